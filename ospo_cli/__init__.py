@@ -1,0 +1,11 @@
+"""ospo: Owen-Shapley Policy Optimization for search queries, as staged, cacheable batch jobs."""
+
+import os
+
+# libgomp reads this once, before torch or faiss load: spinning barriers make small models erratic on shared cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# No stage may reach for a model hub or report anything unless a command asks for it.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+__version__ = "0.1.0"

@@ -1,0 +1,80 @@
+"""What a person can repair: every error names the place, what was found, what was expected and the remedy."""
+
+from __future__ import annotations
+
+
+class OspoError(Exception):
+    """An error that a person can repair; printed as one line, exit status 1, no traceback.
+
+    Args:
+        where: file, row, column, parameter or command at fault.
+        problem: what is wrong, in words.
+        found: what is there.
+        expected: what should be there.
+        remedy: what to do or run next.
+    """
+
+    def __init__(
+        self, where: object, problem: str, *, found: object = None, expected: object = None, remedy: str | None = None
+    ) -> None:
+        self.where, self.problem = str(where), problem
+        self.found, self.expected, self.remedy = found, expected, remedy
+        super().__init__(self.line())
+
+    def line(self) -> str:
+        """Return the one line `where: what is wrong: found ..., expected ...; remedy`, printable and bounded in length."""
+        parts = []
+        if self.found is not None:
+            parts.append(f"found {shorten(self.found)}")
+        if self.expected is not None:
+            parts.append(f"expected {shorten(self.expected, 600)}")
+        text = f"{shorten(self.where, 300)}: {shorten(self.problem, 400)}"
+        if parts:
+            text += ": " + ", ".join(parts)
+        if self.remedy:
+            text += f"; {self.remedy}"
+        return text
+
+
+class TableError(OspoError):
+    """A table that is missing, unreadable or breaks its schema."""
+
+
+class MissingInputError(OspoError):
+    """A file that another command makes is not there."""
+
+
+class ParameterError(OspoError):
+    """A parameter that is unknown, missing, of the wrong type or out of range."""
+
+
+class SourceError(OspoError):
+    """A data set that cannot be turned into documents, prompts and judgments."""
+
+
+class RetrievalError(OspoError):
+    """A retriever that cannot rank; never turned into a reward."""
+
+
+class PolicyError(OspoError):
+    """A policy folder or a sampled row that cannot be used."""
+
+
+class CreditError(OspoError):
+    """Credit that cannot be computed or does not add up."""
+
+
+def shorten(value: object, limit: int = 200) -> str:
+    """Return text on one line, control and bidirectional characters escaped, cut to `limit` characters.
+
+    Text of catalogues and models is hostile: it may hold terminal escapes or right-to-left overrides.
+    """
+    text = value if isinstance(value, str) else str(value)
+    if len(text) > limit:
+        text = text[: limit - 1] + "…"
+    return "".join(character if is_plain(character) else character.encode("unicode_escape").decode() for character in text)
+
+
+def is_plain(character: str) -> bool:
+    """Tell whether a character is safe to print on a terminal: no control, format (bidi, zero width) or line separator."""
+    return character.isprintable() and character not in "\u200e\u200f\u2028\u2029"

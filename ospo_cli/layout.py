@@ -1,0 +1,56 @@
+"""Path conventions: the iteration's number becomes paths, so that a person runs a stage exactly as DVC does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths below the project's folder (where params.yaml lies)."""
+
+    root: Path
+
+    @property
+    def params(self) -> Path:
+        """params.yaml."""
+        return self.root / "params.yaml"
+
+    @property
+    def data(self) -> Path:
+        """Everything that stages write."""
+        return self.root / "data"
+
+    @property
+    def cache(self) -> Path:
+        """Content-addressed shards and stores; outside the stages' outputs, may be deleted at any time."""
+        return self.data / "cache"
+
+    def prepared(self, name: str) -> Path:
+        """`documents.parquet`, `prompts.parquet`, `qrels.parquet`, `pools.parquet`, `teacher_pairs.parquet`, `card.json`."""
+        return self.data / "prepared" / name
+
+    def raw_query_values(self) -> Path:
+        """Raw-query values under the reward (a table of its own: it depends on the retriever)."""
+        return self.data / "raw_query_values.parquet"
+
+    def policy(self, iteration: int) -> Path:
+        """Folder of the policy that update of this iteration writes; 0 is the warm start."""
+        return self.data / "policies" / f"{iteration:03d}"
+
+    def iteration(self, iteration: int, name: str) -> Path:
+        """A file of one iteration, such as `rollouts.parquet`."""
+        return self.data / "iterations" / f"{iteration:03d}" / name
+
+    def evaluation(self, name: str) -> Path:
+        """A file of the evaluation."""
+        return self.data / "evaluation" / name
+
+    def report(self) -> Path:
+        """The self-contained HTML page."""
+        return self.data / "report" / "report.html"
+
+    def pretrained(self, name: str) -> Path:
+        """Folder of a fetched pretrained policy."""
+        return self.data / "pretrained" / name

@@ -1,0 +1,334 @@
+"""The only reader of params.yaml: one frozen dataclass per section, unknown or missing names refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ospo_cli.errors import ParameterError
+
+
+def parameter(
+    default: Any, meaning: str, *, choices: tuple[Any, ...] = (), minimum: float | None = None, maximum: float | None = None
+) -> Any:
+    """Declare a parameter: default, one-line meaning, and what values are allowed (bounds inclusive)."""
+    metadata = {"meaning": meaning, "choices": choices, "minimum": minimum, "maximum": maximum}
+    if isinstance(default, (list, dict)):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Train:
+    """The loop as a whole."""
+
+    seed: int = parameter(0, "root of every random number", minimum=0)
+    iterations: int = parameter(4, "number of rollout-to-update rounds", minimum=0)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The language model."""
+
+    base: str = parameter("config", "config (a new small model from the sizes below) or a pretrained folder in the Hugging Face layout")
+    hidden_size: int = parameter(128, "width of the residual stream (base: config)", minimum=8)
+    intermediate_size: int = parameter(384, "width of the feed-forward layers (base: config)", minimum=8)
+    layers: int = parameter(3, "transformer layers (base: config)", minimum=1)
+    heads: int = parameter(4, "attention heads (base: config)", minimum=1)
+    vocabulary_size: int = parameter(2048, "entries of the byte-level BPE trained on the prepared text (base: config)", minimum=300)
+    lora_rank: int = parameter(0, "rank of the LoRA adapter; 0 trains the full weights", minimum=0)
+    lora_alpha: float = parameter(16.0, "scale of the LoRA adapter", minimum=0)
+    lora_dropout: float = parameter(0.0, "dropout of the LoRA adapter", minimum=0, maximum=0.9)
+    threads: int = parameter(2, "threads of torch; changes the last bits of the weights", minimum=1)
+
+
+@dataclass(frozen=True)
+class PrepareData:
+    """Where documents, prompts and judgments come from."""
+
+    source: str = parameter("demo-shop", "name of the data set's reader", choices=("demo-shop", "esci", "hm", "wands", "beir", "tables"))
+    path: str = parameter("", "folder of the data set, relative to params.yaml; empty for demo-shop")
+    prompt_template: str = parameter("{query}", "user message; may hold {query} and {history}")
+    pool: str = parameter("sampled", "candidates: sampled (per prompt) or catalogue (all documents)", choices=("sampled", "catalogue"))
+    pool_same_category: int = parameter(50, "negatives of a relevant document's category", minimum=0)
+    pool_related: int = parameter(30, "negatives closest in text to a relevant document", minimum=0)
+    pool_random: int = parameter(20, "random negatives", minimum=0)
+    dev_share: float = parameter(0.1, "share of queries for dev, where the source has no such split", minimum=0, maximum=0.9)
+    test_share: float = parameter(0.1, "share of queries for test, where the source has no such split", minimum=0, maximum=0.9)
+    max_prompts: int = parameter(0, "prompts kept per split, by seed; 0 keeps all", minimum=0)
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """How lexical retrievers read text and weigh words."""
+
+    k1: float = parameter(1.2, "saturation of term frequency in BM25", minimum=0)
+    b: float = parameter(0.75, "length normalisation of BM25", minimum=0, maximum=1)
+    idf: str = parameter("lucene", "inverse document frequency of BM25", choices=("lucene", "robertson", "atire"))
+    query_terms: str = parameter("distinct", "distinct: a repeated query word counts once; counted: the textbook sum", choices=("distinct", "counted"))
+    fields: list[str] = parameter([], "text fields that are indexed; empty: all")
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Supervised start of the policy."""
+
+    teacher: str = parameter("source", "pairs: source (made by prepare-data), judgments (made here), file, or none (copy the base)", choices=("source", "judgments", "file", "none"))
+    pairs_file: str = parameter("", "Parquet of prompt_id and completion (teacher: file)")
+    steps: int = parameter(600, "optimiser steps", minimum=0)
+    batch_size: int = parameter(32, "pairs per step", minimum=1)
+    learning_rate: float = parameter(2e-3, "peak of AdamW's learning rate", minimum=0)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Sampling of completions."""
+
+    prompts_per_iteration: int = parameter(128, "prompts drawn from train for each iteration", minimum=1)
+    group_size: int = parameter(8, "completions per prompt, G", minimum=1)
+    temperature: float = parameter(1.0, "softmax temperature", minimum=0.01)
+    max_new_tokens: int = parameter(48, "cap of the completion's length in tokens, end token included", minimum=1)
+    batch_size: int = parameter(256, "completions sampled at once; changes no result", minimum=1)
+    prompts: str = parameter("all", "all, or headroom (raw query's value below headroom_max; a change of reward then samples again)", choices=("all", "headroom"))
+    headroom_max: float = parameter(0.95, "largest raw-query value of a headroom prompt", minimum=0, maximum=1)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Players of the game."""
+
+    level: str = parameter("phrase", "phrase, word, sentence or window", choices=("phrase", "word", "sentence", "window"))
+    window: int = parameter(3, "words per segment (level: window)", minimum=1)
+    max_segments: int = parameter(0, "merge the tail beyond so many segments into the last one; 0 never merges", minimum=0)
+
+
+@dataclass(frozen=True)
+class ScoreCoalitions:
+    """The characteristic function and the reward."""
+
+    retriever: str = parameter("bm25", "search engine of the reward")
+    metric: str = parameter("ndcg@10", "ndcg@K, ndcg@pool, mrr or recall@K")
+    composition: str = parameter("replace", "replace: the answer is the query; append: raw query + answer", choices=("replace", "append"))
+    empty_value: str = parameter("zero", "v of the empty coalition under replace: zero or query (the raw query's value)", choices=("zero", "query"))
+    families: list[str] = parameter(["contiguous", "prefix", "leave-one-out"], "coalitions that are evaluated")
+    contiguous_width: int = parameter(32, "widest window of the contiguous family", minimum=1)
+    contiguous_cap: int = parameter(0, "most coalitions per rollout of the contiguous family (M); 0 is no cap", minimum=0)
+    retrieval_weight: float = parameter(1.0, "weight of the retrieval metric")
+    format_weight: float = parameter(0.1, "weight of the format part")
+    length_weight: float = parameter(0.0, "weight of the length part")
+    length_limit: int = parameter(20, "words that an answer may have before the length part counts", minimum=1)
+    repetition_weight: float = parameter(0.02, "weight of the repetition part, per repeated word")
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """From coalition values to token advantages."""
+
+    estimator: str = parameter("myerson", "share of each segment", choices=("contiguous-mean", "myerson", "leave-one-out", "alone", "uniform", "random"))
+    rule: str = parameter("group-additive", "how shares become token advantages", choices=("uniform", "proportional", "rank", "signed", "group-additive", "share-only", "potential"))
+    beta: float = parameter(0.5, "weight of the standardised share (group-additive)", minimum=0)
+    trace: float = parameter(1.0, "λ of the potential rule", minimum=0, maximum=1)
+    outside: str = parameter("sequence", "tokens of no segment: sequence (group advantage) or zero", choices=("sequence", "zero"))
+    credit_unit: str = parameter("divide", "a segment's mass is divided over its tokens, or copied to each", choices=("divide", "copy"))
+    normalize: str = parameter("std", "group advantage: std (divide by the group's standard deviation) or none", choices=("std", "none"))
+    clip: float | None = parameter(None, "clip token advantages at ± clip · std of the group advantages; null never clips", minimum=0)
+
+
+@dataclass(frozen=True)
+class Update:
+    """The policy-gradient step."""
+
+    learning_rate: float = parameter(1e-3, "AdamW's learning rate", minimum=0)
+    weight_decay: float = parameter(0.0, "AdamW's weight decay", minimum=0)
+    epochs: int = parameter(1, "passes over the iteration's rollouts", minimum=1)
+    groups_per_step: int = parameter(16, "rollout groups per optimiser step", minimum=1)
+    tokens_per_micro_batch: int = parameter(8192, "tokens (padding included) of one forward pass; changes no result but rounding", minimum=1)
+    clip_low: float = parameter(0.2, "ε of the lower clip of the ratio", minimum=0, maximum=1)
+    clip_high: float = parameter(0.2, "ε of the upper clip of the ratio", minimum=0)
+    aggregation: str = parameter("seq_mean", "seq_mean, token_mean or constant", choices=("seq_mean", "token_mean", "constant"))
+    kl_weight: float = parameter(0.0, "β of the k3 penalty to policy 000", minimum=0)
+    max_gradient_norm: float = parameter(1.0, "gradient clipping", minimum=0)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Held-out comparison."""
+
+    split: str = parameter("test", "prompts that are evaluated", choices=("train", "dev", "test"))
+    retrievers: list[str] = parameter(["bm25", "tfidf-char", "lsa"], "first the training one, then ones that the policy never saw")
+    samples: int = parameter(4, "sampled completions per prompt; 0 evaluates greedy decoding alone", minimum=0)
+    max_prompts: int = parameter(256, "prompts that are evaluated, by seed; 0 is all", minimum=0)
+    oracle_edits: int = parameter(8, "greedy single-word edits of the oracle query; 0 leaves the oracle out", minimum=0)
+    bootstrap: int = parameter(2000, "bootstrap resamples of the intervals", minimum=100)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What people look at."""
+
+    title: str = parameter("ospo report", "title of the page")
+    rollouts: int = parameter(60, "rollout groups in the browser of rollouts", minimum=1)
+    queries: int = parameter(40, "queries in the lists of wins and losses", minimum=1)
+
+
+@dataclass(frozen=True)
+class Params:
+    """Everything in params.yaml, one section per stage."""
+
+    train: Train = dataclasses.field(default_factory=Train)
+    policy: Policy = dataclasses.field(default_factory=Policy)
+    prepare_data: PrepareData = dataclasses.field(default_factory=PrepareData)
+    retrieval: Retrieval = dataclasses.field(default_factory=Retrieval)
+    warm_start: WarmStart = dataclasses.field(default_factory=WarmStart)
+    rollout: Rollout = dataclasses.field(default_factory=Rollout)
+    segment: Segment = dataclasses.field(default_factory=Segment)
+    score_coalitions: ScoreCoalitions = dataclasses.field(default_factory=ScoreCoalitions)
+    attribute: Attribute = dataclasses.field(default_factory=Attribute)
+    update: Update = dataclasses.field(default_factory=Update)
+    evaluate: Evaluate = dataclasses.field(default_factory=Evaluate)
+    report: Report = dataclasses.field(default_factory=Report)
+
+
+SECTIONS: dict[str, type] = {field.name: typing.get_type_hints(Params)[field.name] for field in dataclasses.fields(Params)}
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML without silent overwriting: a key that occurs twice is an error."""
+
+
+def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    doubled = sorted({str(key) for key in keys if keys.count(key) > 1})
+    if doubled:
+        raise yaml.constructor.ConstructorError(None, None, f"duplicate key {', '.join(doubled)}", node.start_mark)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def load(path: Path) -> Params:
+    """Read params.yaml; raise ParameterError on a name that is unknown or missing, a wrong type or a value out of range."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506  (a SafeLoader)
+    except FileNotFoundError:
+        raise ParameterError(path, "no such file", remedy="run `ospo init DIR --preset demo` or go to the project's folder") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ParameterError(path, "cannot be read as YAML", found=" ".join(str(error).split())) from None
+    return from_mapping(content, where=str(path))
+
+
+def from_mapping(content: object, where: str = "params.yaml") -> Params:
+    """Return the checked parameters of a mapping section -> name -> value."""
+    if not isinstance(content, dict):
+        raise ParameterError(where, "is not a mapping of sections", found=type(content).__name__, expected=", ".join(SECTIONS))
+    _check_names(where, "section", content, SECTIONS)
+    return Params(**{name: _section(where, name, kind, content[name]) for name, kind in SECTIONS.items()})
+
+
+def to_mapping(params: Params) -> dict[str, dict[str, Any]]:
+    """Return section -> name -> plain value, in declared order."""
+    return dataclasses.asdict(params)
+
+
+def describe() -> list[dict[str, str]]:
+    """Return one row per parameter: name, type, default, allowed, meaning."""
+    rows = []
+    for section, kind in SECTIONS.items():
+        hints = typing.get_type_hints(kind)
+        defaults = kind()
+        for field in dataclasses.fields(kind):
+            rows.append(
+                {
+                    "name": f"{section}.{field.name}",
+                    "type": _type_name(hints[field.name]),
+                    "default": yaml.safe_dump(getattr(defaults, field.name), default_flow_style=True, width=10_000).replace("\n...", "").strip(),
+                    "allowed": _allowed(field.metadata),
+                    "meaning": field.metadata["meaning"],
+                }
+            )
+    return rows
+
+
+def _section(where: str, name: str, kind: type, content: object) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if not isinstance(content, dict):
+        raise ParameterError(f"{where}: {name}", "is not a mapping", found=type(content).__name__, expected=", ".join(fields))
+    _check_names(f"{where}: {name}", "parameter", content, fields)
+    hints = typing.get_type_hints(kind)
+    return kind(**{key: _value(f"{where}: {name}.{key}", hints[key], fields[key].metadata, content[key]) for key in fields})
+
+
+def _check_names(where: str, noun: str, content: dict[Any, Any], known: typing.Iterable[str]) -> None:
+    known = list(known)
+    unknown = [str(key) for key in content if key not in known]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], known, 1)
+        raise ParameterError(where, f"unknown {noun}", found=unknown[0], expected=", ".join(known), remedy=f"did you mean {close[0]}?" if close else None)
+    missing = [key for key in known if key not in content]
+    if missing:
+        raise ParameterError(where, f"missing {noun}", found="nothing", expected=", ".join(missing), remedy="`ospo params` shows the defaults")
+
+
+def _value(where: str, hint: Any, metadata: typing.Mapping[str, Any], value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool) and _accepts_float(hint):
+        value = float(value)
+    if isinstance(value, str) and _accepts_float(hint):  # YAML 1.1 reads 1e-3 as a string
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    if not _matches(hint, value):
+        raise ParameterError(where, "wrong type", found=f"{value!r} ({type(value).__name__})", expected=_type_name(hint))
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ParameterError(where, "is not a finite number", found=value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    low, high, choices = metadata.get("minimum"), metadata.get("maximum"), metadata.get("choices")
+    if number and ((low is not None and value < low) or (high is not None and value > high)):
+        raise ParameterError(where, "out of range", found=value, expected=_allowed(metadata))
+    if choices and value not in choices:
+        raise ParameterError(where, "unknown value", found=value, expected=_allowed(metadata))
+    return value
+
+
+def _accepts_float(hint: Any) -> bool:
+    return hint is float or float in typing.get_args(hint)
+
+
+def _matches(hint: Any, value: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(_matches(argument, value) for argument in arguments)
+    if origin is list:
+        return isinstance(value, list) and all(_matches(arguments[0], item) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_matches(arguments[0], k) and _matches(arguments[1], v) for k, v in value.items())
+    if hint is type(None):
+        return value is None
+    return type(value) is hint
+
+
+def _type_name(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_type_name(argument) for argument in arguments)
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join(_type_name(argument) for argument in arguments)}]"
+    return "null" if hint is type(None) else hint.__name__
+
+
+def _allowed(metadata: typing.Mapping[str, Any]) -> str:
+    if metadata.get("choices"):
+        return ", ".join(str(choice) for choice in metadata["choices"])
+    low, high = metadata.get("minimum"), metadata.get("maximum")
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g}"
+    return f"≥ {low:g}" if low is not None else (f"≤ {high:g}" if high is not None else "")

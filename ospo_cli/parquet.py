@@ -1,0 +1,103 @@
+"""The only reader and writer of Parquet: schema checked on both sides, sorted by key, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import polars as pl
+
+from ospo_cli.errors import MissingInputError, TableError
+from ospo_cli.schemas import Table
+
+
+def read(path: Path, table: Table, made_by: str = "") -> pl.DataFrame:
+    """Return the checked table, columns in declared order; `made_by` is the command that makes the file.
+
+    Raises:
+        MissingInputError: there is no such file.
+        TableError: the file cannot be read or breaks the schema.
+    """
+    if not path.is_file():
+        remedy = f"run `{made_by}`" if made_by else None
+        raise MissingInputError(path, "no such file", expected=f"table {table.name}", remedy=remedy)
+    try:
+        frame = pl.read_parquet(path, hive_partitioning=False, glob=False)
+    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+        remedy = f"delete it and run `{made_by}` again" if made_by else "restore the file"
+        raise TableError(path, "cannot be read as Parquet", found=_first_line(error), expected=f"table {table.name}", remedy=remedy) from None
+    return check(frame, table, where=path, made_by=made_by)
+
+
+def write(frame: pl.DataFrame, path: Path, table: Table) -> None:
+    """Check, sort by key and write; equal frames give equal bytes, a failure leaves what was there before."""
+    frame = check(frame, table, where=path).sort(table.key)
+    with replacing(path) as temporary:
+        frame.write_parquet(temporary, compression="zstd", compression_level=3, statistics=True, row_group_size=131_072)
+
+
+def check(frame: pl.DataFrame, table: Table, where: object, made_by: str = "") -> pl.DataFrame:
+    """Return the frame with columns in declared order; raise TableError where it breaks the table's declaration."""
+    remedy = f"run `{made_by}` again" if made_by else None
+    place = f"{where}: table {table.name}"
+    declared = table.schema
+    missing = [name for name in declared if name not in frame.columns]
+    if missing:
+        raise TableError(place, f"column {missing[0]} is missing", found=", ".join(frame.columns) or "no columns", expected=", ".join(declared), remedy=remedy)
+    extra = [name for name in frame.columns if name not in declared]
+    if extra and table.extra is None:
+        raise TableError(place, "unknown column", found=extra[0], expected=", ".join(declared), remedy=remedy)
+    for name in [*declared, *extra]:
+        expected = declared.get(name, table.extra)
+        if frame.schema[name] != expected:
+            raise TableError(place, f"column {name} has the wrong type", found=frame.schema[name], expected=expected, remedy=remedy)
+    for column in table.columns:
+        series = frame[column.name]
+        if not column.nullable and series.null_count():
+            row = int(series.is_null().arg_true()[0])
+            raise TableError(place, f"column {column.name} has nulls", found=f"{series.null_count()}, first in row {row}", expected="none", remedy=remedy)
+        if series.dtype.is_float() and series.is_nan().any():
+            row = int(series.is_nan().arg_true()[0])
+            raise TableError(place, f"column {column.name} has NaN", found=f"first in row {row}", expected="numbers", remedy=remedy)
+    doubled = frame.select(table.key).filter(pl.struct(table.key).is_duplicated()) if frame.height else frame
+    if frame.height and doubled.height:
+        raise TableError(place, "duplicate key", found=", ".join(f"{k}={v}" for k, v in doubled.row(0, named=True).items()), expected="each key once", remedy=remedy)
+    return frame.select([*declared, *extra])
+
+
+class replacing:
+    """Context manager: a temporary path beside `path` that takes its place when the block ends well, and is removed when not."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Path:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".tmp", dir=self.path.parent)
+            os.close(handle)
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(name, 0o666 & ~umask)
+        except OSError as error:
+            raise TableError(self.path, "cannot be written", found=_first_line(error), remedy="free space or mend the permissions, then run the command again") from None
+        self.temporary = Path(name)
+        return self.temporary
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is None:
+            try:
+                with open(self.temporary, "rb+") as stream:
+                    os.fsync(stream.fileno())
+                os.replace(self.temporary, self.path)
+                return
+            except OSError as failure:
+                error = failure
+        self.temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) or type(error).__module__.startswith("polars"):
+            raise TableError(self.path, "cannot be written", found=_first_line(error), remedy="free space or mend the permissions, then run the command again") from None
+
+
+def _first_line(error: BaseException | None) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

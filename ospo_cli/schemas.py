@@ -1,0 +1,239 @@
+"""Every table: its name, key, columns with type and meaning. The only place that says what a table holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from ospo_cli.errors import OspoError
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: polars type, meaning (axis, unit, index origin) and whether null is allowed."""
+
+    name: str
+    dtype: pl.DataType | type[pl.DataType]
+    meaning: str
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: unique key, declared columns, and the type of further columns where these are allowed."""
+
+    name: str
+    meaning: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+    extra: pl.DataType | type[pl.DataType] | None = None
+
+    @property
+    def schema(self) -> dict[str, pl.DataType | type[pl.DataType]]:
+        """Return column name -> polars type, in declared order."""
+        return {column.name: column.dtype for column in self.columns}
+
+    def empty(self) -> pl.DataFrame:
+        """Return a frame of no rows with the declared columns."""
+        return pl.DataFrame(schema=self.schema)
+
+
+DOCUMENTS = Table(
+    "documents",
+    "the catalogue; every further String column is a text field that retrievers may index",
+    ("doc_id",),
+    (
+        Column("doc_id", pl.String, "identity of the product"),
+        Column("title", pl.String, "name of the product"),
+        Column("category", pl.String, "category, for the pools' same-category negatives; empty where there is none"),
+    ),
+    extra=pl.String,
+)
+PROMPTS = Table(
+    "prompts",
+    "what the policy is asked",
+    ("prompt_id",),
+    (
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("split", pl.String, "train, dev or test"),
+        Column("query", pl.String, "what the user typed"),
+        Column("history", pl.List(pl.String), "titles of past purchases, oldest first; empty where there are none"),
+        Column("prompt", pl.String, "the user message given to the policy's chat template"),
+    ),
+)
+QRELS = Table(
+    "qrels",
+    "judgments",
+    ("prompt_id", "doc_id"),
+    (
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("doc_id", pl.String, "identity of the product"),
+        Column("relevance", pl.Float64, "gain, ≥ 0"),
+    ),
+)
+POOLS = Table(
+    "pools",
+    "candidates of each prompt; no rows at all: every prompt ranks the whole catalogue",
+    ("prompt_id", "doc_id"),
+    (
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("doc_id", pl.String, "identity of the candidate"),
+    ),
+)
+TEACHER_PAIRS = Table(
+    "teacher_pairs",
+    "completions that warm-start imitates",
+    ("prompt_id", "pair_index"),
+    (
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("pair_index", pl.Int32, "from 0 within a prompt"),
+        Column("completion", pl.String, "full completion text with its tags, without the end token"),
+    ),
+)
+RAW_QUERY_VALUES = Table(
+    "raw_query_values",
+    "value of each user query by itself under the reward's retriever",
+    ("prompt_id",),
+    (
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("value", pl.Float64, "retrieval reward of the raw query, 0 to 1"),
+    ),
+)
+ROLLOUTS = Table(
+    "rollouts",
+    "sampled completions; no reward, so that a change of reward never samples again",
+    ("rollout_id",),
+    (
+        Column("rollout_id", pl.String, "iteration:prompt_id:sample_index, unique over all iterations"),
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("sample_index", pl.Int32, "from 0 within a rollout group"),
+        Column("prompt_token_ids", pl.List(pl.Int32), "token ids that the policy was given"),
+        Column("completion", pl.String, "text of token_ids without the end token"),
+        Column("token_ids", pl.List(pl.Int32), "sampled token ids, end token included where it was sampled"),
+        Column("behavior_logprobs", pl.List(pl.Float32), "natural log-probability of each sampled token under the sampling policy"),
+        Column("answer_start", pl.Int32, "first character of the answer within completion, from 0"),
+        Column("answer_end", pl.Int32, "character after the answer"),
+        Column("has_answer_tags", pl.Boolean, "whether a closed <answer> pair was found outside the think block"),
+        Column("finish_reason", pl.String, "stop (end token sampled) or length (cut off)"),
+    ),
+)
+SEGMENTS = Table(
+    "segments",
+    "the players: disjoint spans of the answer, in order",
+    ("rollout_id", "segment_index"),
+    (
+        Column("rollout_id", pl.String, "identity of the rollout"),
+        Column("segment_index", pl.Int32, "from 0 within a rollout"),
+        Column("union_index", pl.Int32, "block of the a-priori partition, from 0"),
+        Column("start", pl.Int32, "first character within completion, from 0"),
+        Column("end", pl.Int32, "character after the last"),
+    ),
+)
+REWARDS = Table(
+    "rewards",
+    "reward of each whole answer and its parts",
+    ("rollout_id",),
+    (
+        Column("rollout_id", pl.String, "identity of the rollout"),
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("reward", pl.Float64, "weighted sum of the parts"),
+        Column("retrieval", pl.Float64, "metric of the ranking, unweighted"),
+        Column("format", pl.Float64, "0 if answer tags and end token are there, else minus their missing share; unweighted"),
+        Column("length", pl.Float64, "minus the words over the limit, as a share of the limit; unweighted"),
+        Column("repetition", pl.Float64, "minus the number of repeated words; unweighted"),
+        Column("is_degenerate_group", pl.Boolean, "all rewards of the rollout group are equal: no advantage, no coalitions"),
+    ),
+)
+COALITION_VALUES = Table(
+    "coalition_values",
+    "the characteristic function v(S), for rollouts of groups that are not degenerate",
+    ("rollout_id", "coalition"),
+    (
+        Column("rollout_id", pl.String, "identity of the rollout"),
+        Column("coalition", pl.String, "bit mask, one character per segment in order: 1 present, 0 absent"),
+        Column("query", pl.String, "text that the retriever was given"),
+        Column("coalition_value", pl.Float64, "v(S): weighted sum of the parts that a text can earn or lose (all but format)"),
+        Column("retrieval", pl.Float64, "metric of the ranking, unweighted"),
+        Column("length", pl.Float64, "as in rewards, of this text; unweighted"),
+        Column("repetition", pl.Float64, "as in rewards, of this text; unweighted"),
+    ),
+)
+ATTRIBUTIONS = Table(
+    "attributions",
+    "what each segment earned",
+    ("rollout_id", "segment_index"),
+    (
+        Column("rollout_id", pl.String, "identity of the rollout"),
+        Column("segment_index", pl.Int32, "from 0 within a rollout"),
+        Column("share", pl.Float64, "φ, in units of reward"),
+        Column("n_contributions", pl.Int32, "marginals that the estimate rests on"),
+        Column("standard_error", pl.Float64, "of share; null where nothing is sampled", nullable=True),
+        Column("special_case", pl.String, "empty, or the named case that applied (such as degenerate-group)"),
+        Column("segment_advantage", pl.Float64, "sum of the advantages of the segment's tokens (weighted by overlap)"),
+    ),
+)
+TOKEN_ADVANTAGES = Table(
+    "token_advantages",
+    "what update learns from",
+    ("rollout_id",),
+    (
+        Column("rollout_id", pl.String, "identity of the rollout"),
+        Column("advantages", pl.List(pl.Float32), "one per sampled token id"),
+    ),
+)
+COMPLETIONS = Table(
+    "completions",
+    "what each evaluated system answered",
+    ("system", "decoding", "prompt_id", "sample_index"),
+    (
+        Column("system", pl.String, "raw-query, oracle, policy-000 (warm start), policy-001, …"),
+        Column("decoding", pl.String, "greedy, sampled, or none where nothing is decoded"),
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("sample_index", pl.Int32, "from 0"),
+        Column("completion", pl.String, "full text; empty where nothing is decoded"),
+        Column("query", pl.String, "text that the retriever was given"),
+    ),
+)
+RUN = Table(
+    "run",
+    "rankings, TREC sense; exported as TREC run files too",
+    ("system", "prompt_id", "retriever", "rank"),
+    (
+        Column("system", pl.String, "as in completions; greedy decoding"),
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("retriever", pl.String, "name of the retriever"),
+        Column("rank", pl.Int32, "from 1"),
+        Column("doc_id", pl.String, "identity of the product"),
+        Column("score", pl.Float64, "score given by the retriever"),
+    ),
+)
+QUERY_METRICS = Table(
+    "query_metrics",
+    "one value per prompt, system, decoding, retriever and metric",
+    ("split", "system", "decoding", "prompt_id", "retriever", "metric"),
+    (
+        Column("split", pl.String, "split of the prompt"),
+        Column("system", pl.String, "as in completions"),
+        Column("decoding", pl.String, "as in completions; sampled values are means over the samples"),
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("retriever", pl.String, "name of the retriever"),
+        Column("metric", pl.String, "ndcg@10, ndcg@pool, mrr, recall@10"),
+        Column("metric_value", pl.Float64, "0 to 1"),
+    ),
+)
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        DOCUMENTS, PROMPTS, QRELS, POOLS, TEACHER_PAIRS, RAW_QUERY_VALUES, ROLLOUTS, SEGMENTS, REWARDS, COALITION_VALUES,
+        ATTRIBUTIONS, TOKEN_ADVANTAGES, COMPLETIONS, RUN, QUERY_METRICS,
+    )
+}  # fmt: skip
+
+
+def table_named(name: str) -> Table:
+    """Return the declared table; raise with the list of names that exist."""
+    if name not in TABLES:
+        raise OspoError(name, "no such table", expected=", ".join(TABLES))
+    return TABLES[name]
