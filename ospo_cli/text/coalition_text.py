@@ -1,0 +1,36 @@
+"""The text of a coalition of segments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def coalition_text(text: str, spans: Sequence[tuple[int, int]] | np.ndarray, present: Sequence[bool] | np.ndarray) -> str:
+    """Return the raw slices of the maximal runs of present segments, separators inside a run included, joined by one space.
+
+    Args:
+        text: the text that the spans refer to (answer or completion).
+        spans: [n, 2] start and end of each segment, characters, in order.
+        present: [n] whether each segment belongs to the coalition.
+
+    The grand coalition's text is the answer but for what stands before its first and after its last segment; the empty one's is "".
+
+    >>> coalition_text("navy, wool coat", [(0, 4), (6, 10), (11, 15)], [True, False, True])
+    'navy coat'
+    """
+    if len(spans) != len(present):
+        raise ValueError(f"{len(spans)} spans, {len(present)} marks")
+    slices: list[str] = []
+    run_start = run_end = -1
+    for (start, end), is_present in zip(spans, present, strict=True):
+        if is_present:
+            run_start = start if run_start < 0 else run_start
+            run_end = end
+        elif run_start >= 0:
+            slices.append(text[run_start:run_end])
+            run_start = -1
+    if run_start >= 0:
+        slices.append(text[run_start:run_end])
+    return " ".join(slices)
