@@ -54,7 +54,7 @@ class Policy:
 class PrepareData:
     """Where documents, prompts and judgments come from."""
 
-    source: str = parameter("demo-shop", "name of the data set's reader", choices=("demo-shop", "esci", "hm", "wands", "beir", "tables"))
+    source: str = parameter("demo-shop", "name of the data set's reader: demo-shop, esci, hm, wands, beir or tables")
     path: str = parameter("", "folder of the data set, relative to params.yaml; empty for demo-shop")
     prompt_template: str = parameter("{query}", "user message; may hold {query} and {history}")
     pool: str = parameter("sampled", "candidates: sampled (per prompt) or catalogue (all documents)", choices=("sampled", "catalogue"))
@@ -63,7 +63,13 @@ class PrepareData:
     pool_random: int = parameter(20, "random negatives", minimum=0)
     dev_share: float = parameter(0.1, "share of queries for dev, where the source has no such split", minimum=0, maximum=0.9)
     test_share: float = parameter(0.1, "share of queries for test, where the source has no such split", minimum=0, maximum=0.9)
+    near_duplicate: float = parameter(0.85, "two queries of different splits this similar (Jaccard index of their character trigrams) leak", minimum=0.5, maximum=1)
     max_prompts: int = parameter(0, "prompts kept per split, by seed; 0 keeps all", minimum=0)
+    columns: dict[str, str] = parameter({}, "own column names, layout's name -> name in the files (source: tables)")
+    gains: dict[str, float] = parameter({}, "gain of a judgment's label, over the source's own (esci: E 1, S .1, C .01, I 0; wands: Exact 1, Partial .5, Irrelevant 0)")
+    locale: str = parameter("us", "marketplace kept (source: esci)")
+    history_length: int = parameter(5, "past purchases in a prompt (source: hm)", minimum=1)
+    cut_off_date: str = parameter("", "first day of the targets, YYYY-MM-DD; empty: the last seven days (source: hm)")
 
 
 @dataclass(frozen=True)
@@ -279,6 +285,8 @@ def _check_names(where: str, noun: str, content: dict[Any, Any], known: typing.I
 
 
 def _value(where: str, hint: Any, metadata: typing.Mapping[str, Any], value: Any) -> Any:
+    if hint == dict[str, float] and isinstance(value, dict):
+        return {key: _value(f"{where}.{key}", float, {}, item) for key, item in value.items()}
     if isinstance(value, int) and not isinstance(value, bool) and _accepts_float(hint):
         value = float(value)
     if isinstance(value, str) and _accepts_float(hint):  # YAML 1.1 reads 1e-3 as a string
