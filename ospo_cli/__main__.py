@@ -1,0 +1,5 @@
+"""`python -m ospo_cli`."""
+
+from ospo_cli.cli import main
+
+main()

@@ -1,0 +1,63 @@
+"""Which module files a stage depends on, read from the import statements; what a change of code must re-run."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def closure(module: str) -> tuple[str, ...]:
+    """Return the package's files that a module imports, directly or not, sorted, relative to the package's parent.
+
+    Imports within functions count, and so do registry entries: strings that name a module of this package.
+    """
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = _file(name)
+        if path is None or name in seen:
+            continue
+        seen.add(name)
+        waiting.extend(_imports(name))
+        if "." in name:
+            waiting.append(name.rpartition(".")[0])
+    return tuple(sorted(str(_file(name).relative_to(PACKAGE.parent).as_posix()) for name in seen))  # type: ignore[union-attr]
+
+
+def content_hash(module: str) -> str:
+    """Return the SHA-256 (hex) over the names and bytes of a module's closure."""
+    digest = hashlib.sha256()
+    for name in closure(module):
+        content = (PACKAGE.parent / name).read_bytes()
+        digest.update(f"{name}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+@cache
+def _file(module: str) -> Path | None:
+    base = PACKAGE.parent.joinpath(*module.split("."))
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+@cache
+def _imports(module: str) -> tuple[str, ...]:
+    path = _file(module)
+    assert path is not None
+    found = []
+    for item in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(item, ast.Import):
+            found += [alias.name for alias in item.names]
+        elif isinstance(item, ast.ImportFrom) and item.module and not item.level:
+            found += [item.module, *(f"{item.module}.{alias.name}" for alias in item.names)]
+        elif isinstance(item, ast.Constant) and isinstance(item.value, str) and item.value.startswith("ospo_cli."):
+            found.append(item.value.partition(":")[0])
+    return tuple(name for name in found if name.split(".")[0] == "ospo_cli" and _file(name) is not None)

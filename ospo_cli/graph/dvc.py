@@ -1,0 +1,107 @@
+"""dvc.yaml, iterations.yaml and code.yaml, made from the declared graph."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import ospo_cli
+from ospo_cli.errors import OspoError
+from ospo_cli.graph import code
+from ospo_cli.graph.nodes import ITERATED, Node, node, plan
+from ospo_cli.parquet import replacing
+from ospo_cli.params import Params
+
+MARK = "# Made by `ospo graph` from params.yaml; run it again after a change of train.iterations or of what a stage reads."
+
+
+def files(root: Path, params: Params) -> dict[str, str]:
+    """Return file name -> text; where the package lies in `root` itself its module files are tracked, else code.yaml stands for them."""
+    tracks_modules = (root / "ospo_cli" / "cli.py").is_file()
+    made = {"dvc.yaml": dvc_yaml(params, tracks_modules), "iterations.yaml": iterations_yaml(params)}
+    if not tracks_modules:
+        made["code.yaml"] = code_yaml(params)
+    return made
+
+
+def write(root: Path, params: Params) -> list[str]:
+    """Write the files that differ and return their names; a dvc.yaml that was not made here is never overwritten."""
+    changed = []
+    made = files(root, params)
+    for name, text in made.items():
+        path = root / name
+        present = path.read_text(encoding="utf-8") if path.is_file() else None
+        if present is not None and present != text and not present.startswith("# Made by `ospo"):
+            raise OspoError(path, "was not made by `ospo graph`, so it is left alone", remedy="move it (DVC reads a dvc.yaml in any folder), then run `ospo graph`")
+        if present != text:
+            changed.append((path, text))
+    for path, text in changed:
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return [path.name for path, _ in changed]
+
+
+def iterations_yaml(params: Params) -> str:
+    """DVC's templates know no arithmetic: the number train.iterations is unrolled here."""
+    entries = {
+        f"{k}": {"number": k, "folder": f"{k:03d}", "previous": f"{k - 1:03d}"} for k in range(1, params.train.iterations + 1)
+    }
+    return f"{MARK}\n" + yaml.safe_dump({"iterations": entries}, sort_keys=False)
+
+
+def code_yaml(params: Params) -> str:
+    """Version of the installed package and, per stage, the hash of the code that it runs."""
+    hashes = {made.stage: code.content_hash(made.module) for made in plan(params)}
+    return f"{MARK}\n" + yaml.safe_dump({"version": ospo_cli.__version__, "stages": hashes}, sort_keys=True)
+
+
+def dvc_yaml(params: Params, tracks_modules: bool) -> str:
+    """The stages as DVC reads them; iterated ones with `foreach` over iterations.yaml."""
+    stages: dict[str, Any] = {}
+    for made in plan(params):
+        if made.iteration is None:
+            stages[made.stage] = _stage(made, tracks_modules)
+        elif made.stage not in stages:
+            stages[made.stage] = {"foreach": "${iterations}", "do": _stage(_templated(made.stage, params), tracks_modules)}
+    content = {
+        "vars": ["iterations.yaml"],
+        "stages": stages,
+        "plots": [
+            {"learning curve": {"x": "iteration", "y": {"data/evaluation/curves.json": ["greedy", "sampled"]}, "title": "nDCG@10 on held-out prompts", "y_label": "nDCG@10"}}
+        ],
+    }
+    return f"{MARK}\n" + yaml.safe_dump(content, sort_keys=False, width=10_000)
+
+
+def _templated(stage: str, params: Params) -> Node:
+    """Return a node of which the paths hold DVC's ${item} in place of the numbers 6 and 7."""
+    assert stage in ITERATED
+    made = node(stage, 7, params)
+
+    def put(path: str) -> str:
+        return path.replace("/007", "/${item.folder}").replace("/006", "/${item.previous}")
+
+    return Node(stage, 7, tuple(map(put, made.inputs)), tuple(map(put, made.outputs)), tuple(map(put, made.metrics)), made.sections)
+
+
+def _stage(made: Node, tracks_modules: bool) -> dict[str, Any]:
+    command = made.command.replace("--iter 7", "--iter ${item.number}")
+    inputs = list(made.inputs)
+    if made.stage in ("evaluate", "report"):  # whole folders, so that dvc.yaml does not change with the number of iterations
+        inputs = list(dict.fromkeys(re.sub(r"^(data/(?:policies|iterations))/.*", r"\1", path) for path in inputs))
+    sections: list[Any] = list(made.sections)
+    if tracks_modules:
+        inputs = [*code.closure(made.module), *inputs]
+    else:
+        sections.append({"code.yaml": [f"stages.{made.stage}"]})
+    stage: dict[str, Any] = {"cmd": command}
+    if inputs:
+        stage["deps"] = inputs
+    stage["params"] = sections
+    stage["outs"] = list(made.outputs)
+    if made.metrics:
+        stage["metrics"] = list(made.metrics)
+    return stage

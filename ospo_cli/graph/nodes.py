@@ -1,0 +1,174 @@
+"""Every stage with what it reads, writes and depends on, for the given parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ospo_cli.errors import MissingInputError, ParameterError
+from ospo_cli.layout import Layout
+from ospo_cli.params import Params
+
+
+@dataclass(frozen=True)
+class Node:
+    """One run of one stage.
+
+    Attributes:
+        stage: command name, such as `score-coalitions`.
+        iteration: from 1; None for stages that run once.
+        inputs: files or folders that are read, relative to the project's folder (absolute if they lie elsewhere).
+        outputs: files or folders that are written, relative to the project's folder.
+        metrics: JSON files that are written, relative to the project's folder.
+        sections: sections of params.yaml, or `section.name`, that the result depends on.
+    """
+
+    stage: str
+    iteration: int | None
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    metrics: tuple[str, ...]
+    sections: tuple[str, ...]
+
+    @property
+    def command(self) -> str:
+        """The command line that runs it."""
+        return f"ospo {self.stage}" + (f" --iter {self.iteration}" if self.iteration is not None else "")
+
+    @property
+    def label(self) -> str:
+        """DVC's name of it, such as `rollout@3`."""
+        return self.stage if self.iteration is None else f"{self.stage}@{self.iteration}"
+
+    @property
+    def module(self) -> str:
+        """Dotted name of the stage's module."""
+        return f"ospo_cli.stages.{self.stage.replace('-', '_')}"
+
+
+ITERATED = ("rollout", "segment", "score-coalitions", "attribute", "update")
+PREPARED = ("documents", "prompts", "qrels", "pools")
+
+
+def plan(params: Params) -> list[Node]:
+    """Return every node of the loop in an order in which each finds its inputs."""
+    nodes = [_prepare_data(params)]
+    if uses_raw_query_values(params):
+        nodes.append(node("score-queries", None, params))
+    nodes.append(node("warm-start", None, params))
+    for iteration in range(1, params.train.iterations + 1):
+        nodes.extend(node(stage, iteration, params) for stage in ITERATED)
+    nodes.append(node("evaluate", None, params))
+    nodes.append(node("report", None, params))
+    return nodes
+
+
+def uses_raw_query_values(params: Params) -> bool:
+    """Tell whether the choice of prompts depends on the raw queries' rewards (then a change of reward samples again)."""
+    return params.rollout.prompts == "headroom"
+
+
+def node(stage: str, iteration: int | None, params: Params) -> Node:
+    """Return the node of a stage and iteration; paths come from `Layout`, so that nobody writes them twice."""
+    layout = Layout(Path())
+
+    def prepared(*names: str) -> tuple[str, ...]:
+        return tuple(str(layout.prepared(f"{name}.parquet")) for name in names)
+
+    def of(k: int, *names: str) -> tuple[str, ...]:
+        return tuple(str(layout.iteration(k, name)) for name in names)
+
+    raw = (str(layout.raw_query_values()),) if uses_raw_query_values(params) else ()
+    if stage == "prepare-data":
+        return _prepare_data(params)
+    if stage == "score-queries":
+        sections = ("retrieval", "score_coalitions")
+        return Node(stage, None, prepared(*PREPARED), (str(layout.raw_query_values()),), (), sections)
+    if stage == "warm-start":
+        policy = str(layout.policy(0))
+        inputs: tuple[str, ...] = prepared("documents", "prompts", "teacher_pairs")
+        sections = ("train.seed", "policy", "warm_start")
+        if params.warm_start.teacher == "judgments":
+            inputs, sections = inputs + prepared("qrels", "pools"), (*sections, "retrieval", "score_coalitions")
+        if params.warm_start.teacher == "file":
+            inputs += (params.warm_start.pairs_file,)
+        if params.policy.base != "config":
+            inputs += (params.policy.base,)
+        return Node(stage, None, inputs, (policy,), (), sections)
+    if stage == "evaluate":
+        policies = tuple(str(layout.policy(k)) for k in range(params.train.iterations + 1))
+        rewards = of(params.train.iterations, "rewards.parquet") if params.train.iterations else ()
+        outputs = tuple(str(layout.evaluation(name)) for name in ("completions.parquet", "run.parquet", "query_metrics.parquet", "trec"))
+        metrics = tuple(str(layout.evaluation(name)) for name in ("summary.json", "curves.json"))
+        sections = ("train", "policy", "retrieval", "rollout", "score_coalitions", "evaluate")
+        return Node(stage, None, prepared(*PREPARED) + policies + rewards, outputs, metrics, sections)
+    if stage == "report":
+        inputs = (*prepared(*PREPARED), str(layout.prepared("card.json")))
+        for k in range(1, params.train.iterations + 1):
+            inputs += of(k, "rollouts.parquet", "segments.parquet", "rewards.parquet", "attributions.parquet")
+            inputs += of(k, "rollout_metrics.json", "segment_metrics.json", "score_metrics.json", "attribute_metrics.json", "update_metrics.json")
+        inputs += tuple(str(layout.evaluation(name)) for name in ("completions.parquet", "query_metrics.parquet", "summary.json"))
+        return Node(stage, None, inputs, (str(layout.report()),), (), tuple(params.__dataclass_fields__))
+    if iteration is None or iteration < 1:
+        raise ParameterError(f"ospo {stage}", "no such iteration", found=iteration, expected="1 or more (policy 000 is the warm start)")
+    behavior = str(layout.policy(iteration - 1))
+    if stage == "rollout":
+        return Node(
+            stage, iteration, (*prepared("prompts"), behavior, *raw), of(iteration, "rollouts.parquet"),
+            of(iteration, "rollout_metrics.json"), ("train.seed", "policy", "rollout"),
+        )  # fmt: skip
+    if stage == "segment":
+        return Node(
+            stage, iteration, of(iteration, "rollouts.parquet"), of(iteration, "segments.parquet"),
+            of(iteration, "segment_metrics.json"), ("segment",),
+        )  # fmt: skip
+    if stage == "score-coalitions":
+        return Node(
+            stage, iteration, prepared(*PREPARED) + of(iteration, "rollouts.parquet", "segments.parquet"),
+            of(iteration, "rewards.parquet", "coalition_values.parquet"), of(iteration, "score_metrics.json"),
+            ("train.seed", "retrieval", "score_coalitions"),
+        )  # fmt: skip
+    if stage == "attribute":
+        return Node(
+            stage, iteration, (*of(iteration, "rollouts.parquet", "segments.parquet", "rewards.parquet", "coalition_values.parquet"), behavior),
+            of(iteration, "attributions.parquet", "token_advantages.parquet"), of(iteration, "attribute_metrics.json"),
+            ("train.seed", "attribute", "score_coalitions.format_weight"),
+        )  # fmt: skip
+    if stage == "update":
+        reference = (str(layout.policy(0)),) if params.update.kl_weight > 0 and iteration > 1 else ()
+        return Node(
+            stage, iteration, (*of(iteration, "rollouts.parquet", "token_advantages.parquet"), behavior, *reference),
+            (str(layout.policy(iteration)),), of(iteration, "update_metrics.json"), ("train.seed", "policy", "rollout.temperature", "update"),
+        )  # fmt: skip
+    raise ParameterError(stage, "no such stage", expected="prepare-data, warm-start, evaluate, report, score-queries, " + ", ".join(ITERATED))
+
+
+def makers(params: Params, iteration: int | None = None) -> Iterator[tuple[str, str]]:
+    """Yield (output path, command that makes it), for the planned iterations and those up to `iteration`."""
+    last = max(params.train.iterations, iteration or 0)
+    for made in [*plan(params), node("score-queries", None, params)]:
+        yield from ((path, made.command) for path in (*made.outputs, *made.metrics))
+    for number in range(params.train.iterations + 1, last + 1):
+        for stage in ITERATED:
+            made = node(stage, number, params)
+            yield from ((path, made.command) for path in (*made.outputs, *made.metrics))
+
+
+def require_inputs(wanted: Node, layout: Layout, params: Params) -> None:
+    """Raise MissingInputError naming the first input that is not there and the command that makes it."""
+    for path in wanted.inputs:
+        if (layout.root / path).exists():
+            continue
+        commands = dict(makers(params, wanted.iteration))
+        remedy = f"run `{commands[path]}` first" if path in commands else "put it there, or correct params.yaml"
+        if path not in commands and path == params.policy.base:
+            remedy = "run `ospo fetch-policy NAME`, or give policy.base a folder in the Hugging Face layout"
+        raise MissingInputError(path, "no such file or folder", expected=f"input of `{wanted.command}`", remedy=remedy)
+
+
+def _prepare_data(params: Params) -> Node:
+    layout = Layout(Path())
+    outputs = tuple(str(layout.prepared(f"{name}.parquet")) for name in (*PREPARED, "teacher_pairs"))
+    inputs = (params.prepare_data.path,) if params.prepare_data.path else ()
+    return Node("prepare-data", None, inputs, outputs, (str(layout.prepared("card.json")),), ("train.seed", "prepare_data"))

@@ -1,0 +1,97 @@
+"""All stages of all iterations in one process: the same tables as `dvc repro`, without DVC."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ospo_cli.graph import code
+from ospo_cli.graph.nodes import Node, plan, require_inputs
+from ospo_cli.layout import Layout
+from ospo_cli.parquet import replacing
+from ospo_cli.params import Params, to_mapping
+
+
+def execute(wanted: Node, layout: Layout, params: Params) -> dict[str, Any]:
+    """Run one stage as the command line does: inputs are looked for before anything heavy is imported."""
+    require_inputs(wanted, layout, params)
+    module = importlib.import_module(wanted.module)
+    arguments = (layout, params) if wanted.iteration is None else (layout, params, wanted.iteration)
+    return module.execute(*arguments)
+
+
+def run(layout: Layout, params: Params, force: bool = False) -> tuple[int, int]:
+    """Run what is not up to date; return (stages run, stages skipped). A manifest per stage tells what a result was made from."""
+    hashes = _Hashes(layout.root)
+    ran = skipped = 0
+    nodes = plan(params)
+    for position, wanted in enumerate(nodes, 1):
+        key = _key(wanted, params, hashes)
+        manifest = layout.data / "manifests" / f"{wanted.label}.json"
+        if not force and _is_current(manifest, key, wanted, hashes):
+            skipped += 1
+            continue
+        sys.stderr.write(f"[{position}/{len(nodes)}] {wanted.command}\n")
+        start_seconds = time.monotonic()
+        execute(wanted, layout, params)
+        hashes.forget(*wanted.outputs, *wanted.metrics)
+        content = {"key": key, "command": wanted.command, "outputs": {path: hashes.of(path) for path in (*wanted.outputs, *wanted.metrics)}}
+        with replacing(manifest) as temporary:
+            temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        sys.stderr.write(f"[{position}/{len(nodes)}] {wanted.command}: {time.monotonic() - start_seconds:.1f} s\n")
+        ran += 1
+    return ran, skipped
+
+
+class _Hashes:
+    """SHA-256 of files and folders, each read once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.known: dict[str, str] = {}
+
+    def of(self, path: str) -> str:
+        if path not in self.known:
+            self.known[path] = _hash(self.root / path)
+        return self.known[path]
+
+    def forget(self, *paths: str) -> None:
+        for path in paths:
+            self.known.pop(path, None)
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            digest.update(f"{file.relative_to(path).as_posix()}\0{_hash(file)}\0".encode())
+    elif path.is_file():
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    else:
+        return "absent"
+    return digest.hexdigest()
+
+
+def _key(wanted: Node, params: Params, hashes: _Hashes) -> str:
+    mapping = to_mapping(params)
+    values = {}
+    for section in wanted.sections:
+        name, _, field = section.partition(".")
+        values[section] = mapping[name][field] if field else mapping[name]
+    inputs = {path: hashes.of(path) for path in wanted.inputs}
+    content = {"inputs": inputs, "params": values, "code": code.content_hash(wanted.module)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _is_current(manifest: Path, key: str, wanted: Node, hashes: _Hashes) -> bool:
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return content.get("key") == key and content.get("outputs") == {path: hashes.of(path) for path in (*wanted.outputs, *wanted.metrics)}
