@@ -1,1 +1,34 @@
+"""Search engines behind one protocol; a new one is a file and a line in RETRIEVERS."""
 
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import polars as pl
+
+from ospo_cli import params
+from ospo_cli.errors import ParameterError
+from ospo_cli.retrievers.base import Catalogue, Retriever
+
+RETRIEVERS: dict[str, str] = {
+    "bm25": "ospo_cli.retrievers.bm25:BM25",
+    "rank-bm25": "ospo_cli.retrievers.rank_bm25:RankBM25",
+    "bm25s": "ospo_cli.retrievers.bm25s:BM25S",
+    "tfidf-char": "ospo_cli.retrievers.tfidf_char:CharacterTfidf",
+    "lsa": "ospo_cli.retrievers.lsa:LatentSemantic",
+}
+
+
+def build(name: str, documents: pl.DataFrame, settings: params.Retrieval, cache: Path) -> Retriever:
+    """Return the retriever of that name over the documents; `cache` is a folder for what may be rebuilt at any time.
+
+    Raises:
+        ParameterError: there is no such retriever, or no such field in the documents.
+        RetrievalError: the catalogue is empty, holds an id twice, or has no word in any indexed field.
+    """
+    if name not in RETRIEVERS:
+        raise ParameterError("retriever", "unknown retriever", found=name, expected=", ".join(RETRIEVERS))
+    module, attribute = RETRIEVERS[name].split(":")
+    retriever: Retriever = getattr(importlib.import_module(module), attribute)(Catalogue.from_documents(documents, settings.fields), settings, cache)
+    return retriever

@@ -1,0 +1,128 @@
+"""What every search engine is given (a catalogue) and gives back (rankings), and the one order of documents."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ospo_cli.errors import ParameterError, RetrievalError
+from ospo_cli.params import Retrieval
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Retrieved documents, best first: int64 indices into the catalogue order (doc_id ascending) and float64 scores, all above 0."""
+
+    documents: NDArray[np.int64]
+    scores: NDArray[np.float64]
+
+
+class Retriever(Protocol):
+    """A search engine over one catalogue.
+
+    Order: score descending, then doc_id ascending; a document whose score is not above 0 is not retrieved.
+    `fingerprint` is the SHA-256 of everything that a ranking depends on: documents and settings.
+    """
+
+    name: str
+    fingerprint: str
+
+    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:
+        """Index the catalogue."""
+        ...
+
+    def rank(self, queries: Sequence[str], pools: Sequence[NDArray[np.int64] | None], k: int) -> list[Ranking]:
+        """Return the first k documents of each query within its pool (None: the whole catalogue); k = 0 is all."""
+        ...
+
+
+@runtime_checkable
+class BatchRetriever(Protocol):
+    """A retriever that ranks many queries over one pool at once (the coalitions of a prompt)."""
+
+    def rank_coalitions(self, queries: Sequence[str], pool: NDArray[np.int64] | None, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return documents int64[queries, ranks] (−1 where nothing more is retrieved) and scores float64[queries, ranks] (0 there)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Documents in the order of their ids, with the text that is indexed: the selected fields, joined by a line break."""
+
+    doc_ids: list[str]
+    texts: list[str]
+
+    @classmethod
+    def from_documents(cls, documents: pl.DataFrame, fields: Sequence[str] = ()) -> Catalogue:
+        """Return the catalogue of table documents; no fields named: every String column but doc_id, category among them."""
+        known = [name for name, dtype in documents.schema.items() if dtype == pl.String and name != "doc_id"]
+        unknown = [name for name in fields if name not in known]
+        if unknown:
+            raise ParameterError("retrieval.fields", "no such text field in documents", found=unknown[0], expected=", ".join(known))
+        if documents.height == 0:
+            raise RetrievalError("documents", "the catalogue is empty", expected="at least one document", remedy="check the source and run `ospo prepare-data` again")
+        if documents["doc_id"].null_count():
+            raise RetrievalError("documents", "a document has no id", expected="doc_id in every row", remedy="run `ospo prepare-data` again")
+        doubled = documents["doc_id"].filter(documents["doc_id"].is_duplicated())
+        if doubled.len():
+            raise RetrievalError("documents", "duplicate id", found=doubled.min(), expected="each doc_id once", remedy="run `ospo prepare-data` again")
+        chosen = [name for name in known if not fields or name in fields]
+        ordered = documents.sort("doc_id")
+        text = pl.concat_str([pl.col(name).fill_null("") for name in chosen], separator="\n")
+        return cls(ordered["doc_id"].to_list(), ordered.select(text.alias("text"))["text"].to_list())
+
+    @cached_property
+    def index_of(self) -> dict[str, int]:
+        """Index in the catalogue order of each doc_id."""
+        return {doc_id: index for index, doc_id in enumerate(self.doc_ids)}
+
+    def fingerprint(self, *settings: object) -> str:
+        """Return the SHA-256 of ids, texts and the settings given."""
+        digest = hashlib.sha256(repr(settings).encode())
+        for doc_id, text in zip(self.doc_ids, self.texts, strict=True):
+            for part in (doc_id.encode(), text.encode()):
+                digest.update(len(part).to_bytes(8, "little"))
+                digest.update(part)
+        return digest.hexdigest()
+
+
+def best_first(documents: NDArray[np.int64], scores: NDArray[np.float64], k: int) -> Ranking:
+    """Return the k best of the documents with a score above 0: score descending, then doc_id ascending; k = 0 is all."""
+    if not np.isfinite(scores).all():
+        raise RetrievalError("retriever", "a score is not a number", found=scores[~np.isfinite(scores)][0], expected="finite scores")
+    is_retrieved = scores > 0
+    documents, scores = documents[is_retrieved], scores[is_retrieved]
+    if 0 < k < len(scores):
+        # Partition by value, then keep every document that ties with the last place: argpartition would choose among them at will.
+        last = np.partition(scores, len(scores) - k)[len(scores) - k]
+        is_candidate = scores >= last
+        documents, scores = documents[is_candidate], scores[is_candidate]
+    order = np.lexsort((documents, -scores))
+    order = order[:k] if k else order
+    return Ranking(documents[order].astype(np.int64), scores[order].astype(np.float64))
+
+
+def candidates(pool: NDArray[np.int64] | None, count: int) -> NDArray[np.int64]:
+    """Return the pool's documents in catalogue order, each once; the whole catalogue for None."""
+    if pool is None:
+        return np.arange(count, dtype=np.int64)
+    chosen = np.unique(np.asarray(pool, dtype=np.int64))
+    if chosen.size and (chosen[0] < 0 or chosen[-1] >= count):
+        raise RetrievalError("pool", "no such document index", found=int(chosen[-1]), expected=f"0 to {count - 1}")
+    return chosen
+
+
+def require_words(count: int) -> None:
+    """Raise RetrievalError when an index would hold no term at all."""
+    if count == 0:
+        raise RetrievalError(
+            "documents", "no word in any indexed field", found="0 terms", expected="at least one word", remedy="check retrieval.fields and the source"
+        )
