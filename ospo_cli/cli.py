@@ -195,6 +195,14 @@ def show_params(
         typer.echo(f"{row['name']}  ({row['type']}, default {row['default']}){allowed}\n    {row['meaning']}")
 
 
+@app.command("tables")
+def tables() -> None:
+    """Print the reference of all tables (Markdown), from their declarations."""
+    from ospo_cli import schemas
+
+    typer.echo(schemas.reference())
+
+
 @app.command("graph")
 def graph(
     project: Project = HERE,

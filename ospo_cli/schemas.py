@@ -237,3 +237,17 @@ def table_named(name: str) -> Table:
     if name not in TABLES:
         raise OspoError(name, "no such table", expected=", ".join(TABLES))
     return TABLES[name]
+
+
+def reference() -> str:
+    """Return the table reference in Markdown, for README."""
+    lines = []
+    for table in TABLES.values():
+        lines += [f"#### `{table.name}`: {table.meaning}", "", "| column | type | meaning |", "|---|---|---|"]
+        for column in table.columns:
+            name = f"**{column.name}**" if column.name in table.key else column.name
+            lines.append(f"| {name} | {column.dtype}{' or null' if column.nullable else ''} | {column.meaning.replace('|', '/')} |")
+        if table.extra is not None:
+            lines.append(f"| any other | {table.extra} | a text field |")
+        lines.append("")
+    return "\n".join(lines)

@@ -7,6 +7,8 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
+from ospo_cli.errors import OspoError
+
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -31,8 +33,11 @@ def closure(module: str) -> tuple[str, ...]:
 
 def content_hash(module: str) -> str:
     """Return the SHA-256 (hex) over the names and bytes of a module's closure."""
+    names = closure(module)
+    if not names:
+        raise OspoError(module, "no such module in this package", remedy="install ospo again")
     digest = hashlib.sha256()
-    for name in closure(module):
+    for name in names:
         content = (PACKAGE.parent / name).read_bytes()
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)

@@ -1,0 +1,95 @@
+"""Presets and own projects: `ospo init` writes params.yaml, dvc.yaml and a short README into a user's directory."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ospo_cli import params as parameters
+from ospo_cli.errors import OspoError, ParameterError
+from ospo_cli.graph import dvc
+from ospo_cli.parquet import replacing
+
+NAMES = ("demo", "smollm2-movies", "tables", "esci-qwen7b", "hm-qwen7b")
+
+DVC_CONFIG = """[core]
+    analytics = false
+    check_update = false
+    autostage = false
+"""
+DVC_IGNORE = "__pycache__\n*.tmp\n/data/cache\n/data/manifests\n"
+
+
+def load(name: str) -> parameters.Params:
+    """Return a preset's parameters: the defaults with the preset's own values over them."""
+    return parameters.from_mapping(_merged(name), where=f"preset {name}")
+
+
+def render(values: parameters.Params) -> str:
+    """Return params.yaml with each parameter's meaning and allowed values beside it."""
+    meanings = {row["name"]: row for row in parameters.describe()}
+    lines = ["# Every number that changes a result. All names are required; `ospo params` lists types, defaults and meanings."]
+    for section, content in parameters.to_mapping(values).items():
+        lines += ["", f"{section}:"]
+        for name, value in content.items():
+            row = meanings[f"{section}.{name}"]
+            text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True).replace("\n...", "").strip()
+            choices = f" [{row['allowed']}]" if row["allowed"] and "," in row["allowed"] else ""
+            lines.append(f"  {name}: {text}".ljust(44) + f"  # {row['meaning']}{choices}")
+    return "\n".join(lines) + "\n"
+
+
+def init(directory: Path, name: str) -> list[str]:
+    """Write a preset into an empty or absent directory; return the lines to print.
+
+    Raises:
+        OspoError: the directory holds files, or there is no such preset.
+    """
+    values = load(name)
+    if directory.exists() and (not directory.is_dir() or any(entry.name != ".git" for entry in directory.iterdir())):
+        raise OspoError(directory, "is not an empty folder", remedy="give a new folder; nothing was written")
+    directory.mkdir(parents=True, exist_ok=True)
+    readme = _text(f"{name}.md")
+    in_git = _in_git(directory)
+    config = DVC_CONFIG if in_git else DVC_CONFIG + "    no_scm = true\n"
+    contents = {
+        "params.yaml": render(values),
+        "README.md": readme,
+        ".gitignore": "/data/\n",
+        ".dvcignore": DVC_IGNORE,
+        ".dvc/config": config,
+        ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
+    }
+    for path, text in contents.items():
+        with replacing(directory / path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    dvc.write(directory, values)
+    lines = [f"wrote {directory}: params.yaml, dvc.yaml, iterations.yaml, code.yaml, README.md (preset {name})"]
+    if not in_git:
+        lines.append("not in a git repository: dvc repro works, dvc exp needs git (git init, then remove no_scm from .dvc/config)")
+    return [*lines, *(line[2:] for line in readme.splitlines() if line.startswith("$ "))]
+
+
+def _merged(name: str) -> dict[str, Any]:
+    if name not in NAMES:
+        raise ParameterError("ospo init", "no such preset", found=name, expected=", ".join(NAMES))
+    content = parameters.to_mapping(parameters.Params())
+    for section, overrides in (yaml.safe_load(_text(f"{name}.yaml")) or {}).items():
+        content.setdefault(section, {}).update(overrides)
+    return content
+
+
+def _text(name: str) -> str:
+    return (resources.files(__name__) / name).read_text(encoding="utf-8")
+
+
+def _in_git(directory: Path) -> bool:
+    try:
+        asked = subprocess.run(["git", "rev-parse", "--is-inside-work-tree"], cwd=directory, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return False
+    return asked.returncode == 0

@@ -1,0 +1,51 @@
+"""The layout is the architecture: floors, names and lightness are proved, not remembered."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_imports_keep_to_the_floors():
+    done = subprocess.run([sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_import_that_goes_up_is_caught(tmp_path):
+    package = tmp_path / "ospo_cli"
+    subprocess.run(["cp", "-r", str(ROOT / "ospo_cli"), str(package)], check=True)
+    subprocess.run(["cp", str(ROOT / "pyproject.toml"), str(tmp_path)], check=True)
+    (package / "maths" / "myerson.py").open("a").write("\nfrom ospo_cli.retrievers import base\n")
+    command = [sys.executable, "-c", "import sys; sys.path.insert(0, '.'); from importlinter.cli import lint_imports_command; lint_imports_command()"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "ospo_cli.maths.myerson -> ospo_cli.retrievers" in done.stdout
+
+
+def test_no_file_has_a_name_that_says_nothing():
+    empty = {"utils", "util", "common", "helpers", "core", "manager", "misc", "base_utils"}
+    assert [path for path in ROOT.glob("ospo_cli/**/*.py") if path.stem in empty] == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["rollout", "--help"], ["params"]])
+def test_help_loads_nothing_heavy(arguments):
+    heavy = "torch transformers peft faiss bm25s polars numpy dvc scipy rich.table".split()
+    program = (
+        "import sys; sys.argv = ['ospo', *sys.argv[1:]]\n"
+        "from ospo_cli import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        f"print('LOADED', [name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "LOADED []", done.stdout[-500:] + done.stderr
+
+
+@pytest.mark.parametrize("stage", ["prepare_data", "segment", "score_coalitions", "attribute", "report"])
+def test_a_stage_that_needs_no_model_never_imports_torch(stage):
+    program = f"import sys, ospo_cli.stages.{stage}; print([name for name in ('torch', 'transformers', 'peft') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr

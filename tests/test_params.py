@@ -1,0 +1,69 @@
+"""Unknown, missing, ill-typed and out-of-range parameters are refused with what exists."""
+
+import copy
+
+import pytest
+
+from ospo_cli import params, presets
+from ospo_cli.errors import ParameterError
+
+
+def changed(section, name, value):
+    content = copy.deepcopy(params.to_mapping(params.Params()))
+    content[section][name] = value
+    return content
+
+
+def test_reading_what_was_rendered_gives_the_same_parameters(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(presets.render(params.Params()))
+    assert params.load(path) == params.Params()
+
+
+def test_an_unknown_name_is_refused_with_the_list_of_what_exists():
+    with pytest.raises(ParameterError, match=r"attribute: unknown parameter: found estimater, expected estimator, rule.*did you mean estimator"):
+        params.from_mapping(changed("attribute", "estimater", "myerson"))
+
+
+def test_an_unknown_section_is_refused():
+    with pytest.raises(ParameterError, match="unknown section: found atribute"):
+        params.from_mapping({**params.to_mapping(params.Params()), "atribute": {}})
+
+
+def test_a_missing_name_is_refused():
+    content = params.to_mapping(params.Params())
+    del content["update"]["learning_rate"]
+    with pytest.raises(ParameterError, match=r"update: missing parameter.*learning_rate"):
+        params.from_mapping(content)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "message"),
+    [
+        ("train", "iterations", "four", "wrong type"),
+        ("train", "iterations", True, "wrong type"),
+        ("train", "iterations", -1, "out of range"),
+        ("rollout", "temperature", float("nan"), "not a finite number"),
+        ("attribute", "rule", "grpo", "unknown value.*expected uniform, proportional"),
+        ("evaluate", "retrievers", ["bm25", 3], "wrong type"),
+        ("attribute", "clip", -2.0, "out of range"),
+    ],
+)
+def test_a_wrong_value_is_refused(section, name, value, message):
+    with pytest.raises(ParameterError, match=message):
+        params.from_mapping(changed(section, name, value))
+
+
+def test_a_number_in_scientific_notation_is_a_number():
+    assert params.from_mapping(changed("update", "learning_rate", "1e-3")).update.learning_rate == 1e-3
+
+
+def test_a_doubled_key_is_refused(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(presets.render(params.Params()).replace("  seed: 0", "  seed: 0\n  seed: 1"))
+    with pytest.raises(ParameterError, match="duplicate key seed"):
+        params.load(path)
+
+
+def test_every_parameter_has_a_meaning():
+    assert all(row["meaning"] for row in params.describe())

@@ -1,0 +1,85 @@
+"""Tables are whole, checked on both sides, and equal bytes for equal rows."""
+
+import errno
+import os
+
+import polars as pl
+import pytest
+
+from ospo_cli import parquet, schemas
+from ospo_cli.errors import MissingInputError, TableError
+
+
+@pytest.fixture
+def qrels():
+    return pl.DataFrame({"prompt_id": ["b", "a"], "doc_id": ["1", "2"], "relevance": [1.0, 0.5]})
+
+
+def test_the_order_of_rows_does_not_change_the_bytes(tmp_path, qrels):
+    parquet.write(qrels, tmp_path / "one.parquet", schemas.QRELS)
+    parquet.write(qrels.reverse(), tmp_path / "two.parquet", schemas.QRELS)
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
+
+
+def test_a_missing_table_names_the_command_that_makes_it(tmp_path):
+    with pytest.raises(MissingInputError, match="run `ospo prepare-data`"):
+        parquet.read(tmp_path / "qrels.parquet", schemas.QRELS, made_by="ospo prepare-data")
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100])
+def test_a_truncated_table_is_one_line_that_names_the_file(tmp_path, qrels, keep):
+    path = tmp_path / "qrels.parquet"
+    parquet.write(qrels, path, schemas.QRELS)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(TableError, match=r"qrels.parquet: cannot be read as Parquet") as caught:
+        parquet.read(path, schemas.QRELS)
+    assert "\n" not in caught.value.line()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.with_columns(pl.col("relevance").cast(pl.Float32)), "column relevance has the wrong type: found Float32, expected Float64"),
+        (lambda f: f.drop("doc_id"), "column doc_id is missing"),
+        (lambda f: f.with_columns(grade=1), "unknown column: found grade"),
+        (lambda f: pl.concat([f, f]), "duplicate key: found prompt_id=b, doc_id=1"),
+        (lambda f: f.with_columns(relevance=pl.lit(float("nan"))), "column relevance has NaN"),
+        (lambda f: f.with_columns(doc_id=pl.lit(None, pl.String)), "column doc_id has nulls"),
+    ],
+)
+def test_a_table_that_breaks_its_declaration_is_refused_on_both_sides(tmp_path, qrels, change, message):
+    broken = change(qrels)
+    broken.write_parquet(tmp_path / "broken.parquet")
+    with pytest.raises(TableError, match=message):
+        parquet.read(tmp_path / "broken.parquet", schemas.QRELS)
+    with pytest.raises(TableError, match=message):
+        parquet.write(broken, tmp_path / "new.parquet", schemas.QRELS)
+    assert not (tmp_path / "new.parquet").exists()
+
+
+def test_a_full_disk_leaves_what_was_there_before(tmp_path, qrels, monkeypatch):
+    path = tmp_path / "qrels.parquet"
+    parquet.write(qrels, path, schemas.QRELS)
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TableError, match="cannot be written: found .*No space left on device"):
+        parquet.write(qrels.head(1), path, schemas.QRELS)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["qrels.parquet"]
+
+
+def test_hostile_text_survives_a_round_trip(tmp_path):
+    texts = ["\x00\x1b[31m", "👩‍👩‍👧", "\u202eabc", "x" * 100_000]
+    frame = pl.DataFrame({"doc_id": list("abcd"), "title": texts, "category": [""] * 4})
+    parquet.write(frame, tmp_path / "documents.parquet", schemas.DOCUMENTS)
+    assert parquet.read(tmp_path / "documents.parquet", schemas.DOCUMENTS)["title"].to_list() == texts
+
+
+def test_an_error_line_shows_control_characters_and_stays_short():
+    line = TableError("f\x1b[2J", "bad\n", found="\u202e" + "y" * 100_000).line()
+    assert line.isprintable()
+    assert len(line) < 1500
