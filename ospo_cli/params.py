@@ -286,7 +286,7 @@ def _check_names(where: str, noun: str, content: dict[Any, Any], known: typing.I
 
 def _value(where: str, hint: Any, metadata: typing.Mapping[str, Any], value: Any) -> Any:
     if hint == dict[str, float] and isinstance(value, dict):
-        return {key: _value(f"{where}.{key}", float, {}, item) for key, item in value.items()}
+        return {str(key): _value(f"{where}.{key}", float, {"minimum": 0}, item) for key, item in value.items()}
     if isinstance(value, int) and not isinstance(value, bool) and _accepts_float(hint):
         value = float(value)
     if isinstance(value, str) and _accepts_float(hint):  # YAML 1.1 reads 1e-3 as a string

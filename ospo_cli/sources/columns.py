@@ -1,0 +1,92 @@
+"""Columns of foreign files as the project's own types: ids, text, numbers; a value that does not fit is named with its row."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from ospo_cli.errors import SourceError
+
+
+def ids(frame: pl.DataFrame, column: str, where: object, unique: bool = False) -> pl.Series:
+    """Return a column of identities as text, surrounding blanks removed.
+
+    Raises:
+        SourceError: a null or blank identity, a type that is no identity, or one that occurs twice where `unique`.
+    """
+    series = frame[column]
+    if not (series.dtype == pl.String or series.dtype.is_integer() or series.dtype in (pl.Categorical, pl.Enum, pl.Null)):
+        raise SourceError(f"{where}: column {column}", "wrong type", found=series.dtype, expected="text or whole numbers", remedy="store ids as text")
+    series = series.cast(pl.String).str.strip_chars()
+    empty = (series.is_null() | (series == "")).fill_null(True)
+    if empty.any():
+        raise SourceError(f"{where}: row {first(empty)}, column {column}", "no id", found=f"{int(empty.sum())} rows without one", expected="an id in every row")
+    if unique:
+        doubled = series.is_duplicated()
+        if doubled.any():
+            value = series.filter(doubled)[0]
+            rows = (series == value).arg_true().head(2).to_list()
+            raise SourceError(
+                f"{where}: column {column}", "duplicate id", found=f"{value} in rows {rows[0] + 1} and {rows[1] + 1}", expected="each id once", remedy="keep one of the rows"
+            )
+    return series
+
+
+def text(series: pl.Series, where: object) -> pl.Series:
+    """Return a column as text without nulls: lists joined by ", ", structs as JSON, numbers, dates and truth values as written by polars."""
+    dtype = series.dtype
+    if isinstance(dtype, pl.List | pl.Array):
+        series = series.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True) if _is_flat(dtype.inner) else _encoded(series, where)
+    elif isinstance(dtype, pl.Struct):
+        series = series.struct.json_encode()
+    elif dtype in (pl.Binary, pl.Object):
+        raise SourceError(f"{where}: column {series.name}", "wrong type", found=dtype, expected="text, numbers, dates, lists or structs", remedy="store it as text or leave it out")
+    return series.cast(pl.String).fill_null("")
+
+
+def required_text(frame: pl.DataFrame, column: str, where: object) -> pl.Series:
+    """Return a column that must be text (or null, which becomes empty)."""
+    if frame[column].dtype not in (pl.String, pl.Categorical, pl.Enum, pl.Null):
+        raise SourceError(f"{where}: column {column}", "wrong type", found=frame[column].dtype, expected="text")
+    return text(frame[column], where)
+
+
+def gains(frame: pl.DataFrame, column: str, where: object, labels: dict[str, float]) -> pl.Series:
+    """Return judgments as gains: a label that `labels` knows becomes its gain, every other value must be a number ≥ 0.
+
+    Raises:
+        SourceError: a value that is neither, null, NaN, infinite or negative; names the row.
+    """
+    series = frame[column]
+    if not (series.dtype.is_numeric() or series.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null)):
+        raise SourceError(f"{where}: column {column}", "wrong type", found=series.dtype, expected="numbers ≥ 0 or labels")
+    if series.dtype.is_numeric() and not labels:
+        numbers = series.cast(pl.Float64)
+    else:
+        written = series.cast(pl.Int8 if series.dtype == pl.Boolean else series.dtype).cast(pl.String).str.strip_chars()
+        numbers = written.cast(pl.Float64, strict=False)
+        if labels:
+            known = written.replace_strict(list(labels), list(labels.values()), default=None, return_dtype=pl.Float64)
+            numbers = known.zip_with(known.is_not_null(), numbers)
+    bad = (numbers.is_null() | ~numbers.is_finite() | (numbers < 0)).fill_null(True)
+    if bad.any():
+        row = first(bad)
+        expected = "a number ≥ 0" + (f" or one of {', '.join(labels)}" if labels else "")
+        raise SourceError(
+            f"{where}: row {row}, column {column}", "is no grade", found=series[row - 1], expected=expected, remedy="mend the row, or give its label a gain in prepare_data.gains"
+        )
+    return numbers
+
+
+def first(mask: pl.Series) -> int:
+    """Return the first true row, counted from 1 (a header does not count)."""
+    return int(mask.arg_true()[0]) + 1
+
+
+def _is_flat(dtype: object) -> bool:
+    return not isinstance(dtype, pl.List | pl.Array | pl.Struct) and dtype not in (pl.Binary, pl.Object)
+
+
+def _encoded(series: pl.Series, where: object) -> pl.Series:
+    if pl.Binary in (series.dtype, getattr(series.dtype, "inner", None)):
+        raise SourceError(f"{where}: column {series.name}", "wrong type", found=series.dtype, expected="text", remedy="store it as text or leave it out")
+    return pl.DataFrame({"value": series}).select(pl.struct("value").struct.json_encode().str.strip_prefix('{"value":').str.strip_suffix("}")).to_series().rename(series.name)

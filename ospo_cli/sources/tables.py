@@ -1,0 +1,200 @@
+"""A team's own catalogue, queries and judgments: uniform tables, or a catalogue with TREC judgments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from ospo_cli.errors import ParameterError, SourceError
+from ospo_cli.params import PrepareData
+from ospo_cli.sources import columns, files
+from ospo_cli.sources.base import SourceData
+
+SPLITS = ("train", "dev", "test")
+TREC = (".qrels", ".txt")
+NAMES = ("product_id", "title", "category", "query_id", "query", "split", "history", "grade", "completion")
+REMEDY = "docs/own-data.md shows the files and their columns"
+
+
+def read(params: PrepareData, seed: int, root: Path) -> SourceData:
+    """Read products, queries and judgments (Parquet, CSV, TSV or JSON lines), or products, queries and TREC qrels.
+
+    Raises:
+        SourceError: a file is missing or cannot be read, a column is missing or of the wrong type, an id is missing or twice there,
+            a grade is no number ≥ 0, a judgment names a query that is not in queries.
+    """
+    del seed  # nothing here is drawn
+    unknown = [name for name in params.columns if name not in NAMES]
+    if unknown:
+        raise ParameterError("prepare_data.columns", "unknown column of the layout", found=unknown[0], expected=", ".join(NAMES))
+    place = files.folder(root, params.path, REMEDY)
+    paths = [files.require(place, "products", remedy=REMEDY), files.require(place, "queries", remedy=REMEDY), _judgments_path(place)]
+    documents = _documents(paths[0], params)
+    prompts = _prompts(paths[1], params)
+    judged, counts = (_trec if paths[2].suffix in TREC else _judgments)(paths[2], params)
+    _check_queries(judged, prompts, paths[2], paths[1])
+    pairs = pools = None
+    if path := files.find(place, "teacher_pairs"):
+        pairs = _pairs(path, params)
+        _check_queries(pairs, prompts, path, paths[1])
+        paths.append(path)
+    if path := files.find(place, "pools"):
+        pools = _pools(path, params)
+        _check_queries(pools, prompts, path, paths[1])
+        paths.append(path)
+    card = {"licence": _licence(place), "inputs": files.hashes(paths, place), "counts": counts, "notes": []}
+    return SourceData(documents, prompts, judged, pairs, pools, card)
+
+
+def _judgments_path(place: Path) -> Path:
+    tables = files.find(place, "judgments")
+    trec = files.find(place, "qrels", TREC)
+    if tables and trec:
+        raise SourceError(place, "two files of judgments", found=f"{tables.name}, {trec.name}", expected="one", remedy="take one of them away")
+    found = tables or trec
+    if found is None:
+        return files.require(place, "judgments", (*files.SUFFIXES, " (or qrels.txt)"), remedy=REMEDY)
+    return found
+
+
+def _renamed(path: Path, params: PrepareData, needed: list[str]) -> pl.DataFrame:
+    """Return a file's rows under the layout's names; `params.columns` says what the file calls them."""
+    own = [params.columns.get(name, name) for name in needed]
+    frame = files.read(path, own)
+    return frame.rename({theirs: ours for ours, theirs in params.columns.items() if theirs in frame.columns and theirs != ours and ours not in frame.columns})
+
+
+def _documents(path: Path, params: PrepareData) -> pl.DataFrame:
+    frame = _renamed(path, params, ["product_id", "title"])
+    if not frame.height:
+        raise SourceError(path, "the catalogue is empty", found="0 products", expected="at least one")
+    for clash in ("doc_id",):
+        if clash in frame.columns:
+            raise SourceError(f"{path}: column {clash}", "has a reserved name", expected="the id in product_id", remedy="rename or drop it")
+    titles = columns.required_text(frame, "title", path)
+    category = columns.text(frame["category"], path) if "category" in frame.columns else pl.repeat("", frame.height, dtype=pl.String, eager=True)
+    rest = [columns.text(frame[name], path).alias(name) for name in frame.columns if name not in ("product_id", "title", "category")]
+    key = columns.ids(frame, "product_id", path, unique=True).alias("doc_id")
+    return pl.DataFrame([key, titles.alias("title"), category.alias("category"), *rest])
+
+
+def _prompts(path: Path, params: PrepareData) -> pl.DataFrame:
+    if path.suffix == ".tsv" and _has_no_header(path, params):
+        frame = _two_columns(path)
+    else:
+        frame = _renamed(path, params, ["query_id", "query"])
+    if not frame.height:
+        raise SourceError(path, "no queries", found="0 rows", expected="at least one")
+    key = columns.ids(frame, "query_id", path, unique=True)
+    return pl.DataFrame(
+        [key.alias("prompt_id"), _split(frame, path), columns.required_text(frame, "query", path).alias("query"), _history(frame, path)]
+    )
+
+
+def _split(frame: pl.DataFrame, path: Path) -> pl.Series:
+    if "split" not in frame.columns:
+        return pl.Series("split", [None] * frame.height, dtype=pl.String)
+    split = columns.required_text(frame, "split", path).str.strip_chars().replace("", None)
+    wrong = (split.is_not_null() & ~split.is_in(SPLITS)).fill_null(False)
+    if wrong.any():
+        row = columns.first(wrong)
+        raise SourceError(f"{path}: row {row}, column split", "unknown split", found=split[row - 1], expected="train, dev, test or nothing")
+    return split.alias("split")
+
+
+def _history(frame: pl.DataFrame, path: Path) -> pl.Series:
+    if "history" not in frame.columns:
+        return pl.Series("history", [[]] * frame.height, dtype=pl.List(pl.String))
+    history = frame["history"]
+    if history.dtype in (pl.String, pl.Null):
+        history = history.cast(pl.String).fill_null("").str.split("|")
+    if history.dtype not in (pl.List(pl.String), pl.List(pl.Null)):
+        raise SourceError(f"{path}: column history", "wrong type", found=history.dtype, expected="list of texts, or text with | between the titles")
+    stripped = pl.element().str.strip_chars()
+    return history.cast(pl.List(pl.String)).list.eval(stripped.filter(stripped.is_not_null() & (stripped != ""))).fill_null([]).alias("history")
+
+
+def _judgments(path: Path, params: PrepareData) -> tuple[pl.DataFrame, dict[str, int]]:
+    frame = _renamed(path, params, ["query_id", "product_id", "grade"])
+    return distinct_judgments(
+        columns.ids(frame, "query_id", path), columns.ids(frame, "product_id", path), columns.gains(frame, "grade", path, params.gains), path
+    )
+
+
+def _trec(path: Path, params: PrepareData) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Read `qid 0 docid grade`, fields apart by blanks or tabs."""
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").splitlines()
+    except (UnicodeDecodeError, OSError) as error:
+        raise files.unreadable(path, error) from None
+    numbered = pl.DataFrame({"number": range(1, len(lines) + 1), "fields": lines}, schema={"number": pl.Int64, "fields": pl.String})
+    numbered = numbered.with_columns(pl.col("fields").str.extract_all(r"\S+")).filter(pl.col("fields").list.len() > 0)
+    wrong = numbered.filter(pl.col("fields").list.len() != 4)
+    if wrong.height:
+        number, fields = wrong.row(0)
+        raise SourceError(f"{path}: line {number}", "wrong number of fields", found=f"{len(fields)} ({' '.join(fields)})", expected="4: query id, 0, product id, grade")
+    frame = numbered.select("number", *[pl.col("fields").list.get(index).alias(name) for index, name in enumerate(("query_id", "iteration", "product_id", "grade"))])
+    # TREC writes -1 or -2 for "junk"; it is refused here like any negative grade, since what it means differs between collections
+    return distinct_judgments(frame["query_id"], frame["product_id"], columns.gains(frame, "grade", path, params.gains), path)
+
+
+def distinct_judgments(query_ids: pl.Series, product_ids: pl.Series, gains: pl.Series, path: Path) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Return qrels with each pair once; equal rows are counted, rows that disagree are an error."""
+    frame = pl.DataFrame([query_ids.alias("prompt_id"), product_ids.alias("doc_id"), gains.alias("relevance")])
+    distinct = frame.unique(maintain_order=True)
+    clash = distinct.filter(pl.struct("prompt_id", "doc_id").is_duplicated())
+    if clash.height:
+        prompt, document, _ = clash.row(0)
+        values = clash.filter((pl.col("prompt_id") == prompt) & (pl.col("doc_id") == document))["relevance"].to_list()
+        raise SourceError(
+            path, "two judgments of one pair disagree", found=f"query {prompt}, product {document}: {values[0]:g} and {values[1]:g}", expected="one grade", remedy="keep one row"
+        )
+    return distinct, {"equal judgments merged": frame.height - distinct.height}
+
+
+def _pairs(path: Path, params: PrepareData) -> pl.DataFrame:
+    frame = _renamed(path, params, ["query_id", "completion"])
+    pairs = pl.DataFrame([columns.ids(frame, "query_id", path).alias("prompt_id"), columns.required_text(frame, "completion", path).alias("completion")])
+    empty = pairs["completion"].str.strip_chars() == ""
+    if empty.any():
+        raise SourceError(f"{path}: row {columns.first(empty)}, column completion", "is empty", expected="the full completion with its tags")
+    return pairs.with_columns(pl.int_range(pl.len()).over("prompt_id").cast(pl.Int32).alias("pair_index")).select("prompt_id", "pair_index", "completion")
+
+
+def _pools(path: Path, params: PrepareData) -> pl.DataFrame:
+    frame = _renamed(path, params, ["query_id", "product_id"])
+    return pl.DataFrame([columns.ids(frame, "query_id", path).alias("prompt_id"), columns.ids(frame, "product_id", path).alias("doc_id")]).unique(maintain_order=True)
+
+
+def _check_queries(frame: pl.DataFrame, prompts: pl.DataFrame, path: Path, queries: Path) -> None:
+    unknown = frame.join(prompts, on="prompt_id", how="anti")
+    if unknown.height:
+        raise SourceError(path, "unknown query", found=f"{unknown['prompt_id'][0]} ({unknown['prompt_id'].n_unique()} such queries)", expected=f"ids of {queries.name}", remedy="add the query or take the rows away")
+
+
+def _has_no_header(path: Path, params: PrepareData) -> bool:
+    with open(path, encoding="utf-8-sig", errors="replace") as stream:
+        cells = stream.readline().rstrip("\r\n").split("\t")
+    return len(cells) == 2 and params.columns.get("query_id", "query_id") not in cells
+
+
+def _two_columns(path: Path) -> pl.DataFrame:
+    """Read TREC topics as `qid<TAB>query`; no quoting, no header."""
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    except (UnicodeDecodeError, OSError) as error:
+        raise files.unreadable(path, error) from None
+    frame = pl.DataFrame({"cells": [line.rstrip("\r") for line in lines]}, schema={"cells": pl.String}).with_row_index("number", 1)
+    frame = frame.filter(pl.col("cells").str.strip_chars() != "").with_columns(pl.col("cells").str.split("\t"))
+    wrong = frame.filter(pl.col("cells").list.len() != 2)
+    if wrong.height:
+        raise SourceError(f"{path}: line {wrong['number'][0]}", "wrong number of fields", found=len(wrong["cells"][0]), expected="2: query id, a tab, the query")
+    return frame.select(pl.col("cells").list.get(0).alias("query_id"), pl.col("cells").list.get(1).alias("query"))
+
+
+def _licence(place: Path) -> str:
+    for name in ("LICENCE", "LICENSE", "LICENSE.txt", "SOURCE.md"):
+        if (place / name).is_file():
+            return f"see {name} beside the data"
+    return "not stated: the data's owner decides"
