@@ -173,6 +173,7 @@ class Evaluate:
     samples: int = parameter(4, "sampled completions per prompt; 0 evaluates greedy decoding alone", minimum=0)
     max_prompts: int = parameter(256, "prompts that are evaluated, by seed; 0 is all", minimum=0)
     oracle_edits: int = parameter(8, "greedy single-word edits of the oracle query; 0 leaves the oracle out", minimum=0)
+    oracle_words: int = parameter(64, "words of the relevant products that the oracle may add, per prompt", minimum=1)
     bootstrap: int = parameter(2000, "bootstrap resamples of the intervals", minimum=100)
 
 
