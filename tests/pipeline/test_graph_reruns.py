@@ -1,0 +1,68 @@
+"""What a change re-runs, and what it does not: through DVC itself, on a miniature."""
+
+import dataclasses
+import re
+
+from ospo_cli import params
+from tests.pipeline import miniature
+from tests.pipeline.conftest import command
+
+
+def ran(done) -> list[str]:
+    return re.findall(r"Running stage '([^']+)'", done.stdout)
+
+
+def change(project, section, **values):
+    old = params.load(project / "params.yaml")
+    miniature.rewrite(project, dataclasses.replace(old, **{section: dataclasses.replace(getattr(old, section), **values)}))
+
+
+def test_a_second_repro_computes_nothing(project):
+    done = command(project, "dvc", "repro")
+    assert ran(done) == []
+
+
+def test_one_process_gives_the_same_bytes_as_dvc_and_skips_what_is_up_to_date(repro, tmp_path):
+    miniature.make(tmp_path / "one", train={"iterations": 1})
+    command(tmp_path / "one", "ospo", "run")
+    again = command(tmp_path / "one", "ospo", "run")
+    assert miniature.tables(tmp_path / "one") == miniature.tables(repro)
+    assert "0 stages run" in again.stderr
+
+
+def test_another_rule_reruns_attribute_and_what_follows_but_not_sampling_or_scoring(project):
+    change(project, "attribute", rule="signed")
+    before = miniature.tables(project)
+    done = command(project, "dvc", "repro")
+    after = miniature.tables(project)
+    assert ran(done) == ["attribute@1", "update@1", "evaluate", "report"]
+    assert before["iterations/001/rollouts.parquet"] == after["iterations/001/rollouts.parquet"]
+    assert before["iterations/001/token_advantages.parquet"] != after["iterations/001/token_advantages.parquet"]
+
+
+def test_another_metric_reruns_from_scoring(project):
+    change(project, "score_coalitions", metric="ndcg@pool")
+    status = command(project, "dvc", "status").stdout
+    changed = re.findall(r"^(\S+):$", status, re.MULTILINE)
+    assert set(changed) == {"score-coalitions@1", "attribute@1", "evaluate", "report"} - (set() if "attribute@1" in changed else {"attribute@1"})
+
+
+def test_another_report_reruns_the_report_alone(project):
+    change(project, "report", title="Another title")
+    done = command(project, "dvc", "repro")
+    assert ran(done) == ["report"]
+    assert "Another title" in (project / "data/report/report.html").read_text(encoding="utf-8")
+
+
+def test_one_more_iteration_keeps_the_first(project):
+    change(project, "train", iterations=2)
+    status = command(project, "dvc", "status").stdout
+    assert "rollout@2" in status
+    assert "rollout@1:" not in status
+    assert "update@1:" not in status
+
+
+def test_metrics_are_shown_by_dvc(project):
+    shown = command(project, "dvc", "metrics", "show", "--json").stdout
+    assert "data/iterations/001/update_metrics.json" in shown
+    assert "data/evaluation/summary.json" in shown
