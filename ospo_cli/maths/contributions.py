@@ -1,0 +1,64 @@
+"""Marginal contributions over whatever coalitions were evaluated. u(S) = v(S) - v(empty)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ospo_cli.maths.coalitions import Masks
+
+Values = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+def marginal_pairs(masks: Masks) -> tuple[Indices, Indices, Indices]:
+    """Return all (row of S, row of S with j, j) where both are rows of bool[m, n]."""
+    m, n = masks.shape
+    # A random 64-bit number per segment makes the hash of S with j one exclusive-or away; matches are compared bit by bit.
+    keys = np.random.Generator(np.random.Philox(key=n)).integers(0, 2**63, size=n, dtype=np.int64)
+    hashes = np.bitwise_xor.reduce(np.where(masks, keys, 0), axis=1) if n else np.zeros(m, dtype=np.int64)
+    order = np.argsort(hashes, kind="stable")
+    row, player = np.nonzero(~masks)
+    wanted = hashes[row] ^ keys[player]
+    place = np.minimum(np.searchsorted(hashes, wanted, sorter=order), m - 1)
+    other = order[place]
+    found = hashes[other] == wanted
+    row, player, other = row[found], player[found], other[found]
+    differs = masks[row] != masks[other]
+    same = (differs.sum(axis=1) == 1) & differs[np.arange(len(row)), player]
+    return row[same], other[same], player[same]
+
+
+def weighted_marginals(masks: Masks, values: Values, weights: Values | None = None) -> tuple[Values, Indices, Values]:
+    """Sum the evaluated marginals of each segment: Σ weight(|S|) · (v(S with j) - v(S)).
+
+    Args:
+        masks: bool[m, n] coalitions.
+        values: [..., m] their values; NaN where not evaluated.
+        weights: [n] by size of S; None for the plain mean of the marginals that exist (0 where a segment has none).
+
+    Returns:
+        [..., n] sums (or means), the number of marginals, and the sample standard deviation of the marginals (NaN below two).
+    """
+    n = masks.shape[1]
+    without, with_player, player = marginal_pairs(masks)
+    marginals = values[..., with_player] - values[..., without]
+    exists = ~np.isnan(marginals)
+    marginals = np.where(exists, marginals, 0.0)
+    of_player = (player[:, None] == np.arange(n)).astype(np.float64)
+    count = np.rint(exists.astype(np.float64) @ of_player).astype(np.int64)
+    mean = (marginals @ of_player) / np.maximum(count, 1)
+    deviation = np.where(exists, marginals - mean[..., player], 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spread = np.sqrt(((deviation**2) @ of_player) / np.where(count > 1, count - 1, np.nan))
+    if weights is None:
+        return mean, count, spread
+    size = masks[without].sum(axis=1)
+    return (marginals * weights[size]) @ of_player, count, spread
+
+
+def shapley_weights(n: int) -> Values:
+    """Return [n] weights 1 / (n · C(n-1, |S|)) of a marginal by the size of S (Shapley 1953)."""
+    return np.array([1.0 / (n * math.comb(n - 1, size)) for size in range(n)])
