@@ -1,0 +1,183 @@
+"""From a data set to documents, prompts, judgments, pools, teacher pairs and a card that says where they come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from ospo_cli import parquet, sources
+from ospo_cli.errors import ParameterError, SourceError
+from ospo_cli.layout import Layout
+from ospo_cli.params import Params, PrepareData
+from ospo_cli.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS, TEACHER_PAIRS
+from ospo_cli.sources.base import SourceData
+from ospo_cli.sources.pools import sampled_pools
+from ospo_cli.sources.splits import assign_splits
+
+PLACEHOLDER = re.compile(r"\{(\w*)\}")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The prepared tables and their card."""
+
+    documents: pl.DataFrame
+    prompts: pl.DataFrame
+    qrels: pl.DataFrame
+    pools: pl.DataFrame
+    teacher_pairs: pl.DataFrame
+    card: dict[str, Any]
+
+
+def execute(layout: Layout, params: Params) -> dict[str, Any]:
+    """Read the source; write the five tables and card.json, all of them or (where the data is at fault) none."""
+    settings = params.prepare_data
+    check_template(settings.prompt_template)
+    data = sources.read(settings, params.train.seed, layout.root)
+    prepared = prepare(data, settings, params.train.seed)
+    tables = {
+        "documents": (prepared.documents, DOCUMENTS),
+        "prompts": (prepared.prompts, PROMPTS),
+        "qrels": (prepared.qrels, QRELS),
+        "pools": (prepared.pools, POOLS),
+        "teacher_pairs": (prepared.teacher_pairs, TEACHER_PAIRS),
+    }
+    for name, (frame, table) in tables.items():
+        parquet.check(frame, table, where=f"source {settings.source}, {name}")
+    for name, (frame, table) in tables.items():
+        parquet.write(frame, layout.prepared(f"{name}.parquet"), table)
+    with parquet.replacing(layout.prepared("card.json")) as temporary:
+        temporary.write_text(json.dumps(prepared.card, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    return dict(prepared.card["counts"])
+
+
+def prepare(data: SourceData, params: PrepareData, seed: int) -> Prepared:
+    """Return checked, split and pooled tables of a source's data.
+
+    Raises:
+        SourceError: no documents, a relevant document that is not in the catalogue or not in the source's own pool, a prompt without a pool,
+            or no train prompt left.
+    """
+    documents = data.documents.sort("doc_id")
+    if not documents.height:
+        raise SourceError(f"source {params.source}", "the catalogue is empty", found="0 documents", expected="at least one")
+    qrels, unknown = _known_judgments(data.qrels, documents, params.source)
+    prompts, unusable = _judged_prompts(data.prompts, qrels, params.source)
+    prompts, splits = assign_splits(prompts, params, seed)
+    prompts = prompts.with_columns(pl.Series("prompt", _messages(prompts, params.prompt_template), dtype=pl.String))
+    qrels = qrels.join(prompts, on="prompt_id", how="semi").sort("prompt_id", "doc_id")
+    pools, filled = _pools(data, documents, prompts, qrels, params, seed)
+    pairs, foreign = _train_pairs(data.teacher_pairs, prompts)
+    sizes = prompts["split"].value_counts()
+    counts = {"documents": documents.height, "prompts": prompts.height, "judgments": qrels.height, "pool rows": pools.height, "teacher pairs": pairs.height}
+    counts |= {f"{split} prompts": int(sizes.filter(pl.col("split") == split)["count"].sum()) for split in ("train", "dev", "test")}
+    card = {
+        "source": params.source,
+        "seed": seed,
+        "options": dataclasses.asdict(params),
+        "licence": "",
+        "inputs": {},
+        "notes": [],
+        **data.card,
+        "counts": counts,
+        "dropped": {**data.card.get("counts", {}), "judgments of unknown products (grade 0)": unknown, **unusable, **splits["dropped"], **foreign},
+        "cut by seed": splits["cut by seed"],
+        "leak check": splits["leak check"],
+        "pools": filled,
+    }
+    return Prepared(documents, prompts.select(list(PROMPTS.schema)), qrels, pools, pairs, card)
+
+
+def check_template(template: str) -> None:
+    """Raise ParameterError where the template lacks {query} or holds another name than {query} and {history}."""
+    names = PLACEHOLDER.findall(template)
+    unknown = [name for name in names if name not in ("query", "history")]
+    if unknown or "query" not in names:
+        raise ParameterError(
+            "prepare_data.prompt_template", "is no template", found=f"{{{unknown[0]}}}" if unknown else template, expected="{query}, and {history} where wanted"
+        )
+
+
+def user_message(template: str, query: str, history: list[str]) -> str:
+    """Return the template with query and history (titles joined by "; ") in their places; braces in them are plain text.
+
+    >>> user_message("Search: {query} (bought: {history})", "red {x}", ["a", "b"])
+    'Search: red {x} (bought: a; b)'
+    """
+    values = {"query": query, "history": "; ".join(history)}
+    return PLACEHOLDER.sub(lambda match: values[match[1]], template)
+
+
+def _messages(prompts: pl.DataFrame, template: str) -> list[str]:
+    return [user_message(template, query, history) for query, history in zip(prompts["query"].to_list(), prompts["history"].to_list(), strict=True)]
+
+
+def _known_judgments(qrels: pl.DataFrame, documents: pl.DataFrame, source: str) -> tuple[pl.DataFrame, int]:
+    strangers = qrels.join(documents.select("doc_id"), on="doc_id", how="anti")
+    missing = strangers.filter(pl.col("relevance") > 0).sort("prompt_id", "doc_id")
+    if missing.height:
+        prompt, document = missing.select("prompt_id", "doc_id").row(0)
+        raise SourceError(
+            f"source {source}, judgments of query {prompt}", "a relevant product is not in the catalogue",
+            found=f"product {document} ({missing.height} such judgments)", expected="a product of the catalogue", remedy="add the product or take the judgments away",
+        )  # fmt: skip
+    return qrels.join(documents.select("doc_id"), on="doc_id", how="semi"), strangers.height
+
+
+def _judged_prompts(prompts: pl.DataFrame, qrels: pl.DataFrame, source: str) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Return the prompts with a query in one line and something relevant; count the others by reason."""
+    prompts = prompts.with_columns(_one_line(pl.col("query")), pl.col("history").list.eval(_one_line(pl.element())))
+    asked = prompts.filter(pl.col("query") != "")
+    judged = asked.join(qrels, on="prompt_id", how="semi")
+    relevant = asked.join(qrels.filter(pl.col("relevance") > 0), on="prompt_id", how="semi")
+    counts = {
+        "prompts with an empty query": prompts.height - asked.height,
+        "prompts without judgments": asked.height - judged.height,
+        "prompts without a relevant product": judged.height - relevant.height,
+    }
+    if not relevant.height:
+        found = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+        raise SourceError(f"source {source}", "no prompt is left", found=found, expected="queries with a relevant product", remedy="check that query ids agree between the files")
+    return relevant, counts
+
+
+def _one_line(text: pl.Expr) -> pl.Expr:
+    """Text with each run of blanks, line ends and control characters as one blank; other characters (emoji, right-to-left marks) stay."""
+    return text.str.replace_all(r"[\s\p{Cc}\x{2028}\x{2029}]+", " ").str.strip_chars()
+
+
+def _pools(
+    data: SourceData, documents: pl.DataFrame, prompts: pl.DataFrame, qrels: pl.DataFrame, params: PrepareData, seed: int
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    if params.pool == "catalogue":
+        return POOLS.empty(), {"made by": "whole catalogue"}
+    if data.pools is None:
+        pools, counts = sampled_pools(documents, qrels, params, seed)
+        return pools.sort("prompt_id", "doc_id"), {"made by": "sampling", **counts}
+    pools = data.pools.join(prompts, on="prompt_id", how="semi").sort("prompt_id", "doc_id")
+    where = f"source {params.source}, pools"
+    unknown = pools.join(documents.select("doc_id"), on="doc_id", how="anti")
+    if unknown.height:
+        prompt, document = unknown.row(0)
+        raise SourceError(f"{where} of query {prompt}", "a candidate is not in the catalogue", found=f"product {document}", expected="a product of the catalogue")
+    missing = qrels.filter(pl.col("relevance") > 0).join(pools, on=("prompt_id", "doc_id"), how="anti")
+    if missing.height:
+        prompt, document = missing.select("prompt_id", "doc_id").row(0)
+        raise SourceError(
+            f"{where} of query {prompt}", "a relevant product is missing from the pool", found=f"product {document} ({missing.height} such)", expected="every relevant product",
+            remedy="add it to the pool, or leave the pools to prepare-data",
+        )  # fmt: skip
+    return pools, {"made by": "source"}
+
+
+def _train_pairs(pairs: pl.DataFrame | None, prompts: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Return the teacher pairs of train prompts; others must not teach."""
+    if pairs is None:
+        return TEACHER_PAIRS.empty(), {}
+    kept = pairs.join(prompts.filter(pl.col("split") == "train"), on="prompt_id", how="semi").sort("prompt_id", "pair_index")
+    return kept, {"teacher pairs outside train": pairs.height - kept.height}
