@@ -1,0 +1,44 @@
+"""The package bm25s behind the protocol: sparse float32 scores, for comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ospo_cli.params import Retrieval
+from ospo_cli.retrievers.base import Catalogue, Ranking, best_first, candidates, require_words
+from ospo_cli.text.words import words
+
+
+class BM25S:
+    """`bm25s.BM25` with k1, b and idf (as its `method`) of the parameters; float32 scores."""
+
+    name = "bm25s"
+
+    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:
+        import bm25s
+
+        self.settings = settings
+        self.fingerprint = catalogue.fingerprint("bm25s-1", settings.k1, settings.b, settings.idf, settings.query_terms)
+        self.count = len(catalogue.doc_ids)
+        corpus = [words(text) for text in catalogue.texts]
+        self.known = {word for text in corpus for word in text}
+        require_words(len(self.known))
+        self.engine = bm25s.BM25(method=settings.idf, k1=settings.k1, b=settings.b)
+        self.engine.index(corpus, show_progress=False)
+
+    def rank(self, queries: Sequence[str], pools: Sequence[NDArray[np.int64] | None], k: int) -> list[Ranking]:
+        """Return the first k documents of each query within its pool; k = 0 is all."""
+        return [self._rank(query, pool, k) for query, pool in zip(queries, pools, strict=True)]
+
+    def _rank(self, query: str, pool: NDArray[np.int64] | None, k: int) -> Ranking:
+        # Known words only (it fails on a query without any), sorted: its sums of floats would depend on the order of the words.
+        found = sorted(word for word in words(query) if word in self.known)
+        terms = sorted(set(found)) if self.settings.query_terms == "distinct" else found
+        members = candidates(pool, self.count)
+        if not terms or not len(members):
+            return Ranking(np.zeros(0, dtype=np.int64), np.zeros(0))
+        return best_first(members, np.asarray(self.engine.get_scores(terms), dtype=np.float64)[members], k)

@@ -1,0 +1,47 @@
+"""The package rank-bm25 behind the protocol: slow, well known, for comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ospo_cli.params import Retrieval
+from ospo_cli.retrievers.base import Catalogue, Ranking, best_first, candidates, require_words
+from ospo_cli.text.words import words
+
+
+class RankBM25:
+    """`rank_bm25.BM25Okapi` with k1 and b of the parameters.
+
+    Its idf is its own (robertson, where a word in more than half of the documents gets a quarter of the mean idf): `retrieval.idf`
+    does nothing here.
+    """
+
+    name = "rank-bm25"
+
+    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:
+        from rank_bm25 import BM25Okapi
+
+        self.settings = settings
+        self.fingerprint = catalogue.fingerprint("rank-bm25-1", settings.k1, settings.b, settings.query_terms)
+        self.count = len(catalogue.doc_ids)
+        corpus = [words(text) for text in catalogue.texts]
+        require_words(sum(map(len, corpus)))  # it divides by the mean length
+        self.engine = BM25Okapi(corpus, k1=settings.k1, b=settings.b)
+
+    def rank(self, queries: Sequence[str], pools: Sequence[NDArray[np.int64] | None], k: int) -> list[Ranking]:
+        """Return the first k documents of each query within its pool; k = 0 is all."""
+        return [self._rank(query, pool, k) for query, pool in zip(queries, pools, strict=True)]
+
+    def _rank(self, query: str, pool: NDArray[np.int64] | None, k: int) -> Ranking:
+        # Sorted: its sums of floats would depend on the order of the words.
+        found = sorted(words(query))
+        terms = sorted(set(found)) if self.settings.query_terms == "distinct" else found
+        members = candidates(pool, self.count)
+        if not terms or not len(members):
+            return Ranking(np.zeros(0, dtype=np.int64), np.zeros(0))
+        scores = self.engine.get_scores(terms) if pool is None else np.array(self.engine.get_batch_scores(terms, members.tolist()))
+        return best_first(members, np.asarray(scores, dtype=np.float64), k)

@@ -1,0 +1,69 @@
+"""TF-IDF over character n-grams: a retriever that forgives spelling, and that a policy trained on BM25 never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ospo_cli.params import Retrieval
+from ospo_cli.retrievers.base import Catalogue, Ranking
+from ospo_cli.retrievers.inverted_index import InvertedIndex, Postings
+from ospo_cli.text.words import words
+
+SIZES = (3, 4)
+
+
+class CharacterTfidf:
+    """Cosine of TF-IDF vectors over the 3- and 4-grams of each word with a space at both ends, but for the query's norm.
+
+    tf is 1 + ln(count) in documents; idf is ln(N/n) + 1. A query's n-grams count as often as they occur in its distinct words
+    (`query_terms: distinct`) or in all of them; k1, b and idf of the parameters are BM25's and do nothing here.
+
+    Source: Salton & Buckley, "Term-weighting approaches in automatic text retrieval" (1988).
+    """
+
+    name = "tfidf-char"
+
+    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:
+        self.settings = settings
+        self.fingerprint = catalogue.fingerprint("tfidf-char-1", SIZES, settings.query_terms)
+        self._grams: dict[str, list[str]] = {}
+        self.index = InvertedIndex((self._split(words(text)) for text in catalogue.texts), _weigh)
+
+    def rank(self, queries: Sequence[str], pools: Sequence[NDArray[np.int64] | None], k: int) -> list[Ranking]:
+        """Return the first k documents of each query within its pool; k = 0 is all."""
+        return self.index.rank([self._bag(query) for query in queries], pools, k)
+
+    def rank_coalitions(
+        self, queries: Sequence[str], pool: NDArray[np.int64] | None, k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return documents int64[queries, ranks] (−1 where nothing more is retrieved) and scores float64[queries, ranks] (0 there)."""
+        return self.index.rank_together([self._bag(query) for query in queries], pool, k)
+
+    def _bag(self, query: str) -> tuple[int, ...]:
+        found = words(query)
+        return self.index.bag(self._split(sorted(set(found)) if self.settings.query_terms == "distinct" else found), distinct=False)
+
+    def _split(self, found: Sequence[str]) -> list[str]:
+        grams: list[str] = []
+        for word in found:
+            known = self._grams.get(word)
+            if known is None:
+                padded = f" {word} "
+                known = [padded[start : start + size] for size in SIZES for start in range(len(padded) - size + 1)]
+                if len(self._grams) < 1 << 18:
+                    self._grams[word] = known
+            grams += known
+        return grams
+
+
+def _weigh(postings: Postings) -> NDArray[np.float64]:
+    # The query's side of the product (count · idf) is folded in, so that a score is a plain sum over the query's n-grams. The scale
+    # 1 / idf(once) keeps weights below 1 and changes no order.
+    idf = (np.log(len(postings.lengths) / postings.document_counts) + 1.0) / (np.log(len(postings.lengths)) + 1.0)
+    weights = (1.0 + np.log(postings.frequencies)) * idf[postings.terms]
+    norms = np.sqrt(np.bincount(postings.documents, weights=weights**2, minlength=len(postings.lengths)))
+    return np.asarray(weights * idf[postings.terms] / norms[postings.documents])
