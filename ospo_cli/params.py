@@ -92,6 +92,11 @@ class WarmStart:
     steps: int = parameter(600, "optimiser steps", minimum=0)
     batch_size: int = parameter(32, "pairs per step", minimum=1)
     learning_rate: float = parameter(2e-3, "peak of AdamW's learning rate", minimum=0)
+    schedule: str = parameter("cosine", "fall of the learning rate after its rise: cosine, linear or constant", choices=("cosine", "linear", "constant"))
+    warmup_steps: int = parameter(20, "steps over which the learning rate rises", minimum=0)
+    weight_decay: float = parameter(0.0, "AdamW's weight decay", minimum=0)
+    max_gradient_norm: float = parameter(1.0, "gradient clipping; 0 never clips", minimum=0)
+    title_characters: int = parameter(45, "longest title that is given as an answer, in whole words (teacher: judgments)", minimum=1)
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,8 @@ class Update:
     clip_high: float = parameter(0.2, "ε of the upper clip of the ratio", minimum=0)
     aggregation: str = parameter("seq_mean", "seq_mean, token_mean or constant", choices=("seq_mean", "token_mean", "constant"))
     kl_weight: float = parameter(0.0, "β of the k3 penalty to policy 000", minimum=0)
-    max_gradient_norm: float = parameter(1.0, "gradient clipping", minimum=0)
+    max_gradient_norm: float = parameter(1.0, "gradient clipping; 0 never clips", minimum=0)
+    max_logprob_mismatch: float = parameter(0.05, "largest difference allowed between the sampler's log-probabilities and the first forward pass's", minimum=0)
 
 
 @dataclass(frozen=True)

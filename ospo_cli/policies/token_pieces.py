@@ -55,11 +55,15 @@ class TokenPieces:
     def from_file(cls, path: Path) -> TokenPieces:
         """Read `tokenizer.json`; raise PolicyError where it is missing or cannot be read."""
         if not path.is_file():
-            raise PolicyError(path, "no such file", expected="the policy's tokenizer.json", remedy="restore the policy folder or make it again")
+            raise PolicyError(
+                path, "no such file", expected="the policy's tokenizer.json", remedy="restore the policy folder or make it again"
+            )
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust side raises plain Exception
-            raise PolicyError(path, "cannot be read as a tokenizer", found=str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+            raise PolicyError(
+                path, "cannot be read as a tokenizer", found=str(error).splitlines()[0] if str(error) else type(error).__name__
+            ) from None
         return cls(tokenizer, path)
 
     @cached_property

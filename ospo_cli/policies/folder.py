@@ -1,0 +1,293 @@
+"""Policy folders: a causal language model in the Hugging Face layout (safetensors and tokenizer.json), or a LoRA adapter over one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ospo_cli.errors import PolicyError
+from ospo_cli.policies.token_pieces import TokenPieces
+
+CARD = "ospo_policy.json"
+OPTIMIZER = "optimizer.safetensors"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+@dataclass
+class LoadedPolicy:
+    """A policy in memory: model on its device in float32, tokenizer, and what sampling needs to know."""
+
+    folder: Path
+    model: Any
+    tokenizer: Any
+    pieces: TokenPieces
+    end_token_id: int
+    context_length: int
+    content_hash: str
+    device: torch.device
+    is_adapter: bool = False
+
+    @property
+    def pad_token_id(self) -> int:
+        """Id that fills unused places; always masked."""
+        pad = self.tokenizer.pad_token_id
+        return self.end_token_id if pad is None else int(pad)
+
+
+def load_policy(folder: Path, threads: int, *, trainable: bool = False, made_by: str = "", project: Path | None = None) -> LoadedPolicy:
+    """Return the policy of a folder; an adapter is merged into its base, or kept apart where it is to be trained.
+
+    Args:
+        folder: model folder, or adapter folder with `ospo_policy.json` that names the base.
+        threads: threads of torch.
+        trainable: full weights (or the adapter's alone) get gradients.
+        made_by: command that makes the folder, for the error where it is missing.
+        project: folder that an adapter's base path is relative to; found among the folder's parents where it is not given.
+
+    Raises:
+        PolicyError: something is missing, unreadable, unsafe (pickle, remote code) or does not belong together.
+    """
+    check_folder(folder, made_by)
+    torch.set_num_threads(threads)
+    is_adapter = (folder / "adapter_config.json").is_file()
+    tokenizer = load_tokenizer(folder)
+    if is_adapter:
+        from ospo_cli.policies import lora
+
+        model = lora.load_adapter(folder, project, trainable=trainable)
+    else:
+        model = load_model(folder)
+        model.requires_grad_(trainable)
+    model.eval()  # dropout only where a training step turns it on
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    end = tokenizer.eos_token_id
+    if end is None:
+        raise PolicyError(folder, "the tokenizer has no end token", expected="eos_token in tokenizer_config.json")
+    context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+    pieces = TokenPieces.from_file(folder / "tokenizer.json")
+    return LoadedPolicy(folder, model, tokenizer, pieces, int(end), int(context), content_hash(folder), device, is_adapter)
+
+
+def save_policy(policy: LoadedPolicy, folder: Path) -> None:
+    """Write the model (or the adapter alone) and the tokenizer into an existing folder."""
+    if policy.is_adapter:
+        from ospo_cli.policies import lora
+
+        lora.save_adapter(policy, folder)
+        return
+    for path in folder.glob("*.safetensors"):
+        path.unlink()  # never written in place: the weights in memory may be mapped from the very file
+    policy.model.save_pretrained(folder, safe_serialization=True)
+    copy_tokenizer(policy.folder, folder)
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer's files from one policy folder to another."""
+    for path in sorted(source.iterdir()):
+        if path.name in _TOKENIZER_FILES and source != target:
+            shutil.copyfile(path, target / path.name)
+
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+)
+
+
+def check_folder(folder: Path, made_by: str = "") -> None:
+    """Raise PolicyError unless the folder holds a tokenizer, a configuration and safetensors weights, and no remote code."""
+    remedy = f"run `{made_by}`" if made_by else "make or fetch the policy again"
+    if not folder.is_dir():
+        raise PolicyError(folder, "no such policy folder", remedy=remedy)
+    names = sorted(path.name for path in folder.iterdir())
+    if "tokenizer.json" not in names:
+        raise PolicyError(
+            folder, "policy folder without tokenizer", found=", ".join(names) or "nothing", expected="tokenizer.json", remedy=remedy
+        )
+    if "config.json" not in names and "adapter_config.json" not in names:
+        raise PolicyError(
+            folder,
+            "policy folder without configuration",
+            found=", ".join(names),
+            expected="config.json or adapter_config.json",
+            remedy=remedy,
+        )
+    weights = [name for name in names if name.endswith(".safetensors") and name != OPTIMIZER]
+    if not weights:
+        pickles = [name for name in names if name.endswith(_PICKLES)]
+        if pickles:
+            raise PolicyError(
+                folder,
+                "weights in pickle form are refused: loading them can run any code",
+                found=", ".join(pickles),
+                expected="*.safetensors",
+                remedy="convert them with safetensors where you trust them",
+            )
+        raise PolicyError(folder, "policy folder without weights", found=", ".join(names), expected="*.safetensors", remedy=remedy)
+    for name in ("config.json", "tokenizer_config.json"):
+        if name in names and "auto_map" in read_json(folder / name):
+            raise PolicyError(
+                folder / name,
+                "asks for code from its own folder (auto_map), which is never run",
+                expected="a model type that transformers knows",
+            )
+
+
+def load_model(folder: Path) -> Any:
+    """Return the folder's causal language model in float32, in evaluation mode."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:  # transformers raises many kinds for a broken folder
+        raise PolicyError(
+            folder, "the model cannot be loaded", found=_first_line(error), remedy="restore the folder or make it again"
+        ) from None
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if loading.get(problem):
+            raise PolicyError(
+                folder,
+                f"weights do not fit the configuration ({problem.replace('_', ' ')})",
+                found=", ".join(sorted(map(str, loading[problem]))),
+            )
+    return model.eval()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return the folder's tokenizer; it must carry a chat template."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
+    except Exception as error:
+        raise PolicyError(
+            folder, "the tokenizer cannot be loaded", found=_first_line(error), remedy="restore the folder or make it again"
+        ) from None
+    if not tokenizer.chat_template:
+        raise PolicyError(
+            folder, "the tokenizer has no chat template", expected="chat_template.jinja or chat_template in tokenizer_config.json"
+        )
+    return tokenizer
+
+
+def render_prompt(policy: LoadedPolicy, user_message: str) -> list[int]:
+    """Return the token ids of the chat template with the user's message, up to where the policy's answer starts.
+
+    Special tokens that the message spells out (a product text may hold `<|im_end|>`) are broken by a space, so that text stays text.
+    """
+    for special in policy.tokenizer.all_special_tokens:
+        if special in user_message:
+            user_message = user_message.replace(special, f"{special[0]} {special[1:]}")
+    messages = [{"role": "user", "content": user_message}]
+    ids = policy.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+    return [int(token_id) for token_id in ids]
+
+
+def content_hash(folder: Path) -> str:
+    """Return the SHA-256 of what decides the policy's answers: weights, configuration, tokenizer; not metrics or moments."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        decides = path.suffix in (".safetensors", ".jinja", ".txt", ".model") or path.name in _DECIDING
+        if path.is_file() and decides and path.name != OPTIMIZER:
+            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+            digest.update(bytes.fromhex(file_hash(path)))
+    return digest.hexdigest()
+
+
+_DECIDING = ("config.json", "generation_config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", CARD)
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object; raise PolicyError where the file is broken."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PolicyError(
+            path, "cannot be read as JSON", found=_first_line(error), remedy="restore the file or make the folder again"
+        ) from None
+    if not isinstance(content, dict):
+        raise PolicyError(path, "is no JSON object", found=type(content).__name__)
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write sorted, indented JSON."""
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class replacing_folder:
+    """Context manager: a temporary folder beside `folder` that takes its place when the block ends well, and is removed when not.
+
+    Between moving an old folder away and the new one in there is a moment without either; a kill just then leaves the old one as
+    `.NAME.old.tmp` and the stage to be run again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> Path:
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            for stale in self.folder.parent.glob(f".{self.folder.name}.*.tmp"):  # left by a kill
+                shutil.rmtree(stale, ignore_errors=True)
+            self.temporary = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}.", suffix=".tmp", dir=self.folder.parent))
+            umask = os.umask(0)
+            os.umask(umask)
+            self.temporary.chmod(0o777 & ~umask)
+        except OSError as error:
+            raise _unwritable(self.folder, error) from None
+        return self.temporary
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is None:
+            try:
+                for path in self.temporary.rglob("*"):
+                    if path.is_file():
+                        with open(path, "rb+") as stream:
+                            os.fsync(stream.fileno())
+                old = self.folder.parent / f".{self.folder.name}.old.tmp"
+                if self.folder.exists():
+                    self.folder.rename(old)
+                self.temporary.rename(self.folder)
+                shutil.rmtree(old, ignore_errors=True)
+                return
+            except OSError as failure:
+                error = failure
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+            raise _unwritable(self.folder, error) from None
+
+
+def _unwritable(folder: Path, error: BaseException | None) -> PolicyError:
+    return PolicyError(
+        folder, "cannot be written", found=_first_line(error), remedy="free space or mend the permissions, then run the command again"
+    )
+
+
+def _first_line(error: BaseException | None) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

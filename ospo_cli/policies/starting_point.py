@@ -1,0 +1,50 @@
+"""What training starts from: a small model from nothing, a copy of a pretrained folder, or a fresh adapter over one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from ospo_cli.params import Policy
+from ospo_cli.policies.folder import OPTIMIZER, LoadedPolicy, check_folder
+
+
+def write_starting_point(folder: Path, project: Path, policy: Policy, seed: int, texts: Callable[[], Iterable[str]]) -> None:
+    """Write the untrained policy 000 that the parameters ask for.
+
+    Args:
+        folder: where it goes.
+        project: folder that `policy.base` is relative to.
+        policy: section policy. With base: config and a LoRA rank the full weights are made here, and update puts adapters over them.
+        seed: root seed.
+        texts: gives the text that the tokenizer of a new small model is trained on.
+    """
+    if policy.base == "config":
+        from ospo_cli.policies.small_llama import write_small_llama
+
+        write_small_llama(texts(), policy, seed, folder)
+        return
+    base = project / policy.base
+    check_folder(base, made_by=_maker(policy.base))
+    if policy.lora_rank:
+        from ospo_cli.policies.lora import write_fresh_adapter
+
+        write_fresh_adapter(folder, base, project, policy, seed)
+        return
+    for path in sorted(base.iterdir()):
+        if path.is_file() and path.name != OPTIMIZER and path.suffix in (".safetensors", ".json", ".jinja", ".txt", ".model"):
+            shutil.copyfile(path, folder / path.name)
+
+
+def _maker(base: str) -> str:
+    return "ospo fetch-policy smollm2-135m" if "smollm2" in base else ""
+
+
+def adapted(policy: LoadedPolicy, project: Path, settings: Policy, seed: int) -> LoadedPolicy:
+    """Return the policy as update is to train it: full weights under a LoRA rank get a fresh adapter over their own folder."""
+    if not settings.lora_rank or policy.is_adapter:
+        return policy
+    from ospo_cli.policies.lora import with_fresh_adapter
+
+    return with_fresh_adapter(policy, project, settings, seed)

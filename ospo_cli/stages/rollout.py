@@ -1,0 +1,171 @@
+"""Sample rollout groups: completions with token ids and log-probabilities, no reward."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from ospo_cli import params as parameters
+from ospo_cli import parquet, schemas
+from ospo_cli.errors import ParameterError
+from ospo_cli.executors.base import Shard
+from ospo_cli.executors.local import LocalExecutor, content_key
+from ospo_cli.layout import Layout
+from ospo_cli.maths import seeding
+from ospo_cli.text.answers import find_answer
+
+if TYPE_CHECKING:
+    from ospo_cli.policies.causal_lm import Sampler
+
+
+def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[str, Any]:
+    """Read prompts and policy k-1; write rollouts and their metrics. Finished shards of a run that was cut off are used."""
+    from ospo_cli.policies.causal_lm import Sampler
+    from ospo_cli.policies.folder import load_policy, render_prompt
+
+    prompts = parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS, made_by="ospo prepare-data")
+    values = None
+    if params.rollout.prompts == "headroom":
+        values = parquet.read(layout.raw_query_values(), schemas.RAW_QUERY_VALUES, made_by="ospo score-queries")
+    chosen = choose_prompts(prompts, values, params.rollout, params.train.seed, iteration)
+    made_by = f"ospo update --iter {iteration - 1}" if iteration > 1 else "ospo warm-start"
+    policy = load_policy(layout.policy(iteration - 1), params.policy.threads, made_by=made_by)
+    sampler = Sampler(policy)
+    settings = params.rollout
+    shards = []
+    per_shard = max(1, settings.batch_size // settings.group_size)
+    rows = [(prompt_id, render_prompt(policy, text)) for prompt_id, text in chosen.select("prompt_id", "prompt").iter_rows()]
+    rows.sort(key=lambda row: (len(row[1]), row[0]))  # prompts of like length share a shard: less padding
+    for start in range(0, len(rows), per_shard):
+        part = rows[start : start + per_shard]
+        key = content_key(
+            "rollouts 1",
+            policy.content_hash,
+            part,
+            settings.group_size,
+            settings.temperature,
+            settings.max_new_tokens,
+            params.train.seed,
+            iteration,
+            params.policy.threads,
+        )
+        shards.append(Shard(key, len(part) * settings.group_size, part))
+    began = time.monotonic()
+    fresh_tokens = 0
+
+    def work(part: Any) -> dict[str, pl.DataFrame]:
+        nonlocal fresh_tokens
+        frame = rollout(sampler, part, settings, params.train.seed, iteration)
+        fresh_tokens += int(frame["token_ids"].list.len().sum())
+        return {"rollouts": frame}
+
+    executor = LocalExecutor(layout.cache / "rollouts")
+    results = executor.map_shards(work, shards, {"rollouts": schemas.ROLLOUTS}, f"rollout {iteration}", "completions")
+    seconds = time.monotonic() - began
+    rollouts = pl.concat([result["rollouts"] for result in results])
+    metrics = describe(rollouts) | {
+        "iteration": iteration,
+        "prompts": chosen.height,
+        "sampling_seconds": seconds,
+        "tokens_per_second": fresh_tokens / seconds if fresh_tokens else None,
+        "shards": len(shards),
+    }
+    parquet.write(rollouts, layout.iteration(iteration, "rollouts.parquet"), schemas.ROLLOUTS)
+    with parquet.replacing(layout.iteration(iteration, "rollout_metrics.json")) as temporary:
+        temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return metrics
+
+
+def choose_prompts(
+    prompts: pl.DataFrame, raw_query_values: pl.DataFrame | None, settings: parameters.Rollout, seed: int, iteration: int
+) -> pl.DataFrame:
+    """Return the train prompts of an iteration, in the order drawn.
+
+    Each epoch is a permutation of its own, dealt out iteration by iteration; what is left at its end is too little for an iteration and
+    is left out, so that no prompt occurs twice in one iteration.
+
+    Args:
+        prompts: table prompts.
+        raw_query_values: restricts to values ≤ settings.headroom_max where given.
+        settings: section rollout.
+        seed: root seed.
+        iteration: from 1.
+
+    Raises:
+        ParameterError: fewer prompts than prompts_per_iteration.
+    """
+    train = prompts.filter(pl.col("split") == "train").sort("prompt_id")
+    if raw_query_values is not None:
+        train = train.join(
+            raw_query_values.filter(pl.col("value") <= settings.headroom_max).select("prompt_id"),
+            on="prompt_id",
+            how="semi",
+            maintain_order="left",
+        )
+    count = settings.prompts_per_iteration
+    if train.height < count:
+        kind = "headroom train prompts" if raw_query_values is not None else "train prompts"
+        raise ParameterError(
+            "rollout.prompts_per_iteration",
+            f"there are fewer {kind}",
+            found=f"{count} of {train.height}",
+            expected=f"at most {train.height}",
+        )
+    per_epoch = train.height // count
+    epoch, slot = divmod(iteration - 1, per_epoch)
+    order = seeding.generator(seed, f"rollout prompts/epoch {epoch}").permutation(train.height)
+    return train[order[slot * count : (slot + 1) * count].tolist()]
+
+
+def rollout(
+    sampler: Sampler, prompts: Sequence[tuple[str, list[int]]], settings: parameters.Rollout, seed: int, iteration: int
+) -> pl.DataFrame:
+    """Return table rollouts for (prompt_id, prompt token ids)."""
+    names = [[f"{iteration:03d}:{prompt_id}:{index:02d}" for index in range(settings.group_size)] for prompt_id, _ in prompts]
+    groups = sampler.sample([ids for _, ids in prompts], names, settings.max_new_tokens, settings.temperature, seed, settings.batch_size)
+    rows = []
+    for (prompt_id, ids), group_names, group in zip(prompts, names, groups, strict=True):
+        for index, (name, row) in enumerate(zip(group_names, group, strict=True)):
+            answer = find_answer(row.text)
+            rows.append(
+                (
+                    name,
+                    prompt_id,
+                    index,
+                    ids,
+                    row.text,
+                    row.token_ids,
+                    row.logprobs,
+                    answer.start,
+                    answer.end,
+                    answer.has_tags,
+                    row.finish_reason,
+                )
+            )
+    return pl.DataFrame(rows, schema=schemas.ROLLOUTS.schema, orient="row")
+
+
+def describe(rollouts: pl.DataFrame) -> dict[str, Any]:
+    """Return counts of a table rollouts; entropy is the mean of -log-probability over the sampled tokens, in nats."""
+    lengths = rollouts["token_ids"].list.len().to_numpy()
+    tokens = int(lengths.sum())
+    logprobs = rollouts["behavior_logprobs"].explode(empty_as_null=False).to_numpy().astype(np.float64)
+    return {
+        "rollouts": rollouts.height,
+        "tokens": tokens,
+        "mean_tokens": tokens / max(rollouts.height, 1),
+        "mean_prompt_tokens": float(rollouts["prompt_token_ids"].list.len().mean() or 0.0),  # type: ignore[arg-type]
+        "entropy": float(-logprobs.mean()) if tokens else 0.0,
+        "stop_share": float((rollouts["finish_reason"] == "stop").mean() or 0.0),  # type: ignore[arg-type]
+        "length_share": float((rollouts["finish_reason"] == "length").mean() or 0.0),  # type: ignore[arg-type]
+        "answer_tags_share": float(rollouts["has_answer_tags"].mean() or 0.0),  # type: ignore[arg-type]
+        "empty_answers": int((rollouts["answer_start"] == rollouts["answer_end"]).sum()),
+        "distinct_completions_per_group": float(
+            rollouts.group_by("prompt_id").agg(pl.col("completion").n_unique())["completion"].mean() or 0.0
+        ),  # type: ignore[arg-type]
+    }

@@ -1,0 +1,239 @@
+"""Give the loop its first policy: supervised training on a teacher's answers, or a plain copy."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from ospo_cli import params as parameters
+from ospo_cli import parquet, schemas
+from ospo_cli.errors import ParameterError, TableError
+from ospo_cli.executors.local import content_key
+from ospo_cli.executors.progress import Progress
+from ospo_cli.layout import Layout
+from ospo_cli.maths import seeding
+
+if TYPE_CHECKING:
+    from ospo_cli.policies.folder import LoadedPolicy
+    from ospo_cli.retrievers.judged_reward import JudgedReward
+
+MADE_BY = "ospo prepare-data"
+
+
+def execute(layout: Layout, params: parameters.Params) -> dict[str, Any]:
+    """Read prompts and teacher pairs; write policy 000 with its metrics. A run that was cut off resumes from its last checkpoint."""
+    from ospo_cli.policies import folder as folders
+    from ospo_cli.policies.starting_point import write_starting_point
+
+    settings = params.warm_start
+    prompts = parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS, made_by=MADE_BY)
+    pairs = _pairs(layout, params, prompts)
+    target = layout.policy(0)
+    metrics: dict[str, Any] = {"teacher": settings.teacher, "pairs": pairs.height, "steps": settings.steps if pairs.height else 0}
+    with folders.replacing_folder(target) as temporary:
+        write_starting_point(temporary, layout.root, params.policy, params.train.seed, lambda: _tokenizer_texts(layout, prompts, pairs))
+        if metrics["steps"]:
+            policy = folders.load_policy(temporary, params.policy.threads, trainable=True, project=layout.root)
+            metrics |= warm_start(policy, prompts, pairs, params, layout.cache / "warm_start")
+            folders.save_policy(policy, temporary)
+        # No durations in this file: it lies in the policy folder, and equal input is to give equal bytes there.
+        folders.write_json(temporary / "warm_start_metrics.json", metrics)
+    return metrics
+
+
+def warm_start(policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame, params: parameters.Params, cache: Path) -> dict[str, Any]:
+    """Train the policy in place on (prompt, completion) pairs; return counts and the curves of the training.
+
+    Args:
+        policy: loaded trainable.
+        prompts: table prompts.
+        pairs: table teacher_pairs.
+        params: sections warm_start and policy, and the seed.
+        cache: folder of the checkpoint.
+
+    Raises:
+        PolicyError: a pair does not fit the context.
+    """
+    from ospo_cli.errors import PolicyError
+    from ospo_cli.policies import supervised
+    from ospo_cli.policies.folder import render_prompt
+    from ospo_cli.policies.training_state import Checkpoint, Training
+
+    settings = params.warm_start
+    texts = dict(prompts.select("prompt_id", "prompt").iter_rows())
+    rendered: dict[str, list[int]] = {}
+    examples = []
+    for prompt_id, index, completion in pairs.sort("prompt_id", "pair_index").select("prompt_id", "pair_index", "completion").iter_rows():
+        if prompt_id not in rendered:
+            rendered[prompt_id] = render_prompt(policy, texts[prompt_id])
+        ids = [*policy.tokenizer.encode(completion, add_special_tokens=False), policy.end_token_id]
+        if len(rendered[prompt_id]) + len(ids) > policy.context_length:
+            where = f"teacher pair {index} of prompt {prompt_id}"
+            raise PolicyError(
+                where,
+                "does not fit the policy's context",
+                found=f"{len(rendered[prompt_id])} + {len(ids)} tokens",
+                expected=f"at most {policy.context_length}",
+            )
+        examples.append((rendered[prompt_id], ids))
+    key = content_key(
+        "warm start 1", policy.content_hash, examples, parameters.to_mapping(params)["warm_start"], params.train.seed, params.policy.threads
+    )
+    checkpoint = Checkpoint(cache / key, float(os.environ.get("OSPO_CHECKPOINT_SECONDS", "60")))
+    training = Training(policy.model, settings.learning_rate, settings.weight_decay, settings.max_gradient_norm)
+    progress = Progress("warm-start", settings.steps, "steps")
+    curves = supervised.train(
+        policy,
+        examples,
+        training,
+        checkpoint,
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        peak=settings.learning_rate,
+        schedule=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        dropout=policy.is_adapter and params.policy.lora_dropout > 0,
+        seed=params.train.seed,
+        progress=lambda note: progress.advance(1, note),
+    )
+    progress.close()
+    checkpoint.remove()
+    tail = curves["loss"][-max(1, len(curves["loss"]) // 10) :]
+    return {
+        "prompts": pairs["prompt_id"].n_unique(),
+        "trained_weights": sum(weight.numel() for weight in training.weights.values()),
+        "mean_prompt_tokens": float(np.mean([len(prompt) for prompt, _ in examples])),
+        "mean_completion_tokens": float(np.mean([len(ids) for _, ids in examples])),
+        "epochs": settings.steps * min(settings.batch_size, len(examples)) / len(examples),
+        "first_loss": curves["loss"][0],
+        "last_loss": float(np.mean(tail)),
+        "curves": curves,
+    }
+
+
+def judged_titles(
+    prompts: pl.DataFrame, documents: pl.DataFrame, qrels: pl.DataFrame, reward: JudgedReward, params: parameters.Params
+) -> pl.DataFrame:
+    """Return teacher pairs that name a relevant document: the title that earns most, composed with the query as the reward does.
+
+    Titles are cut to whole words within `warm_start.title_characters`. Of titles that earn the same the shorter, then the first in
+    the alphabet. Prompts without a relevant document that has a title get no pair.
+    """
+    limit = params.warm_start.title_characters
+    titles = {doc_id: whole_words(title, limit) for doc_id, title in documents.select("doc_id", "title").iter_rows()}
+    relevant = (
+        qrels.filter(pl.col("relevance") > 0)
+        .join(prompts.select("prompt_id", "query"), on="prompt_id", how="inner")
+        .sort("prompt_id", "doc_id")
+    )
+    rows = sorted(
+        {
+            (prompt_id, query, titles[doc_id])
+            for prompt_id, query, doc_id in relevant.select("prompt_id", "query", "doc_id").iter_rows()
+            if titles[doc_id]
+        }
+    )
+    if not rows:
+        raise ParameterError(
+            "warm_start.teacher", "no train prompt has a relevant document with a title", found="judgments", expected="source, file or none"
+        )
+    appended = params.score_coalitions.composition == "append"
+    values = reward.values([row[0] for row in rows], [f"{query} {title}" if appended else title for _, query, title in rows])
+    best: dict[str, tuple[float, int, str]] = {}
+    for (prompt_id, _, title), value in zip(rows, values, strict=True):
+        rank = (-float(value), len(title), title)
+        best[prompt_id] = min(best.get(prompt_id, rank), rank)
+    pairs = [(prompt_id, 0, f"<answer>{title}</answer>") for prompt_id, (_, _, title) in sorted(best.items())]
+    return pl.DataFrame(pairs, schema=schemas.TEACHER_PAIRS.schema, orient="row")
+
+
+def whole_words(text: str, limit: int) -> str:
+    """Return the longest run of whole words from the start that has at most `limit` characters, white space made single.
+
+    >>> whole_words("The Lord of  the Rings", 12)
+    'The Lord of'
+    """
+    kept = ""
+    for word in text.replace("<", " ").replace(">", " ").split():
+        longer = f"{kept} {word}".strip()
+        if len(longer) > limit:
+            break
+        kept = longer
+    return kept
+
+
+def _pairs(layout: Layout, params: parameters.Params, prompts: pl.DataFrame) -> pl.DataFrame:
+    settings = params.warm_start
+    if settings.teacher == "none" or settings.steps == 0:
+        return schemas.TEACHER_PAIRS.empty()
+    if settings.teacher == "judgments":
+        return _judged_pairs(layout, params, prompts)
+    path = layout.prepared("teacher_pairs.parquet")
+    if settings.teacher == "source":
+        pairs = parquet.read(path, schemas.TEACHER_PAIRS, made_by=MADE_BY)
+    else:
+        path = layout.root / settings.pairs_file
+        pairs = _read_pairs_file(path, settings.pairs_file)
+    if pairs.height == 0:
+        raise TableError(
+            path,
+            "holds no teacher pairs",
+            found=f"warm_start.teacher: {settings.teacher}",
+            expected="at least one pair",
+            remedy="set warm_start.teacher to judgments, file or none",
+        )
+    known = pairs.join(prompts.select("prompt_id", "split"), on="prompt_id", how="left")
+    unknown = known.filter(pl.col("split").is_null())
+    if unknown.height:
+        raise TableError(path, "pairs of prompts that do not exist", found=unknown["prompt_id"][0], expected="prompt_id of table prompts")
+    held_out = known.filter(pl.col("split") != "train")
+    if held_out.height:
+        raise TableError(
+            path,
+            "pairs of held-out prompts would leak into training",
+            found=f"{held_out['prompt_id'][0]} ({held_out['split'][0]})",
+            expected="train prompts",
+        )
+    return pairs
+
+
+def _read_pairs_file(path: Path, name: str) -> pl.DataFrame:
+    if not name:
+        raise ParameterError("warm_start.pairs_file", "is empty", expected="a Parquet file of prompt_id and completion (teacher: file)")
+    if not path.is_file():
+        raise ParameterError("warm_start.pairs_file", "no such file", found=path, expected="a Parquet file of prompt_id and completion")
+    try:
+        pairs = pl.read_parquet(path, hive_partitioning=False, glob=False)
+    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+        raise TableError(path, "cannot be read as Parquet", found=str(error).strip().splitlines()[0]) from None
+    if "pair_index" not in pairs.columns and "prompt_id" in pairs.columns:
+        pairs = pairs.with_columns(pl.int_range(pl.len(), dtype=pl.Int32).over("prompt_id").alias("pair_index"))
+    return parquet.check(pairs, schemas.TEACHER_PAIRS, where=path)
+
+
+def _judged_pairs(layout: Layout, params: parameters.Params, prompts: pl.DataFrame) -> pl.DataFrame:
+    from ospo_cli.retrievers.judged_reward import JudgedReward
+
+    documents = parquet.read(layout.prepared("documents.parquet"), schemas.DOCUMENTS, made_by=MADE_BY)
+    qrels = parquet.read(layout.prepared("qrels.parquet"), schemas.QRELS, made_by=MADE_BY)
+    pools = parquet.read(layout.prepared("pools.parquet"), schemas.POOLS, made_by=MADE_BY)
+    train = prompts.filter(pl.col("split") == "train").sort("prompt_id")
+    # No more prompts than the training can see: scoring titles takes time.
+    needed = min(train.height, params.warm_start.steps * params.warm_start.batch_size)
+    order = seeding.generator(params.train.seed, "warm start prompts").permutation(train.height)[:needed]
+    train = train[order.tolist()]
+    reward = JudgedReward(documents, prompts, qrels, pools, params)
+    return judged_titles(train, documents, qrels, reward, params)
+
+
+def _tokenizer_texts(layout: Layout, prompts: pl.DataFrame, pairs: pl.DataFrame) -> list[str]:
+    documents = parquet.read(layout.prepared("documents.parquet"), schemas.DOCUMENTS, made_by=MADE_BY)
+    train = prompts.filter(pl.col("split") == "train").sort("prompt_id")
+    completions = pairs.sort("prompt_id", "pair_index")["completion"].to_list()
+    for tag in ("<think>", "</think>", "<answer>", "</answer>"):  # one token each already: their letters teach no merges
+        completions = [text.replace(tag, " ") for text in completions]
+    return [*train["prompt"].to_list(), *completions, *documents.sort("doc_id")["title"].to_list()]
