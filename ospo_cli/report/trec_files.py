@@ -1,0 +1,60 @@
+"""Rankings and judgments as TREC files, for the tools that the field already has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from ospo_cli import parquet
+
+
+def write(run: pl.DataFrame, qrels: pl.DataFrame, systems: Sequence[str], retrievers: Sequence[str], folder: Path) -> None:
+    """Write SYSTEM.RETRIEVER.run for each of them (empty where nothing was retrieved) and qrels.txt; remove other runs.
+
+    Args:
+        run: table run.
+        qrels: table qrels of the evaluated prompts. Gains that are no whole numbers are written as they are; trec_eval wants whole ones.
+        systems: names of the systems.
+        retrievers: names of the retrievers.
+        folder: where the files go.
+    """
+    written = set()
+    ranked = run.sort("system", "retriever", "prompt_id", "rank").partition_by("system", "retriever", as_dict=True)
+    for system in systems:
+        for retriever in retrievers:
+            path = folder / f"{system}.{retriever}.run"
+            rows = ranked.get((system, retriever))
+            _write_text(path, "" if rows is None else _run_lines(rows, system))
+            written.add(path)
+    for path in set(folder.glob("*.run")) - written:  # of systems that an earlier evaluation had
+        path.unlink()
+    judged = qrels.sort("prompt_id", "doc_id").select("prompt_id", "doc_id", "relevance").iter_rows()
+    _write_text(folder / "qrels.txt", "".join(f"{trec_id(prompt_id)} 0 {trec_id(doc_id)} {gain:g}\n" for prompt_id, doc_id, gain in judged))
+
+
+def trec_id(identity: str) -> str:
+    """Return the id with white space, unprintable letters and % as %XX, since TREC lines are split at spaces.
+
+    >>> trec_id("shoe 100%")
+    'shoe%20100%25'
+    """
+    return "".join(
+        f"%{ord(letter):02X}" if letter.isspace() or letter == "%" or not letter.isprintable() else letter for letter in identity
+    )
+
+
+def _run_lines(rows: pl.DataFrame, system: str) -> str:
+    lines, score = [], np.float32(np.inf)
+    for prompt_id, doc_id, rank, exact in rows.select("prompt_id", "doc_id", "rank", "score").iter_rows():
+        # trec_eval sorts by the score in single precision, ties by descending id: a step of one ulp keeps our order.
+        score = np.float32(exact) if rank == 1 else min(np.float32(exact), np.nextafter(score, np.float32(-np.inf)))
+        lines.append(f"{trec_id(prompt_id)} Q0 {trec_id(doc_id)} {rank} {score:.9g} {system}\n")
+    return "".join(lines)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with parquet.replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")

@@ -1,0 +1,395 @@
+"""Held-out comparison: raw query, warm start, every iteration and an oracle, under the training retriever and unseen ones."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ospo_cli import parquet, schemas
+from ospo_cli.errors import MissingInputError, ParameterError, SourceError
+from ospo_cli.executors.base import Shard
+from ospo_cli.executors.local import LocalExecutor, content_key
+from ospo_cli.layout import Layout
+from ospo_cli.maths import seeding
+from ospo_cli.maths.statistics import bootstrap_mean, paired_difference
+from ospo_cli.params import Params
+from ospo_cli.report import trec_files
+from ospo_cli.report.result_table import print_result
+from ospo_cli.retrievers.base import Catalogue
+from ospo_cli.retrievers.judged_reward import JudgedReward, compose
+from ospo_cli.text.answers import find_answer
+from ospo_cli.text.word_edits import greedy_edits
+from ospo_cli.text.words import words
+
+if TYPE_CHECKING:
+    from ospo_cli.policies.causal_lm import Sampler
+
+__all__ = ["best_of_group", "evaluate", "execute", "print_result", "summarise"]
+
+METRICS = ("ndcg@10", "ndcg@pool", "mrr", "recall@10")
+HEADLINE = "ndcg@10"
+RAW_QUERY, ORACLE = "raw-query", "oracle"
+RUN_DEPTH = 100  # ranks written to table run and the TREC files
+_PROMPTS_PER_SHARD = 64
+_KEYS = ["system", "decoding", "prompt_id"]
+
+
+def execute(layout: Layout, params: Params) -> dict[str, Any]:
+    """Answer the held-out prompts with every system, rank, measure, compare; write tables, TREC files and summaries."""
+    _check_retrievers(params)
+    folders = _policy_folders(layout, params.train.iterations)
+    tables = [
+        parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data")
+        for table in (schemas.DOCUMENTS, schemas.PROMPTS, schemas.QRELS, schemas.POOLS)
+    ]
+    tables[1] = choose_prompts(tables[1], params)
+    prompts, made = tables[1], []
+    rewards = {name: JudgedReward(*tables, params, retriever=name, cache=layout.cache) for name in params.evaluate.retrievers}
+    made.append(_undecoded(RAW_QUERY, prompts["prompt_id"], prompts["query"].to_list()))
+    made += _policy_completions(prompts, folders, layout, params)
+    made += _oracle_completions(rewards[params.score_coalitions.retriever], tables, layout, params)
+    completions = pl.concat(made)
+    query_metrics, run, single = evaluate(completions, rewards, params)
+    summary = summarise(query_metrics, params) | {"headroom": _headroom(single, layout, params)}
+    parquet.write(completions, layout.evaluation("completions.parquet"), schemas.COMPLETIONS)
+    parquet.write(run, layout.evaluation("run.parquet"), schemas.RUN)
+    parquet.write(query_metrics, layout.evaluation("query_metrics.parquet"), schemas.QUERY_METRICS)
+    judged = tables[2].filter(pl.col("prompt_id").is_in(prompts["prompt_id"].to_list()))
+    trec_files.write(run, judged, summary["systems"], summary["retrievers"], layout.evaluation("trec"))
+    _write_json(layout.evaluation("summary.json"), summary)
+    _write_json(layout.evaluation("curves.json"), curves(summary))
+    return summary
+
+
+def evaluate(
+    completions: pl.DataFrame, rewards: dict[str, JudgedReward], params: Params
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Rank every query with every retriever.
+
+    Returns:
+        Table query_metrics (sampled values are means over the samples), table run (what is not sampled), and the training
+        retriever's HEADLINE metric of every single completion (system, decoding, prompt_id, sample_index, value).
+    """
+    pairs = completions.select("prompt_id", "query").unique().sort("prompt_id", "query")
+    pair_ids, pair_queries = pairs["prompt_id"].to_list(), pairs["query"].to_list()
+    shown = completions.filter(pl.col("decoding") != "sampled")
+    measured, runs, single = [], [], pl.DataFrame()
+    for name, reward in rewards.items():
+        metrics = [metric for metric in METRICS if metric != "ndcg@pool" or reward.pool(pair_ids[0]) is not None]
+        values = reward.measures(pair_ids, pair_queries, metrics)
+        rows = completions.join(pairs.with_columns(pl.Series(metric, values[metric]) for metric in metrics), on=["prompt_id", "query"])
+        rows = rows.sort(*_KEYS, "sample_index")
+        if name == params.score_coalitions.retriever:
+            single = rows.select(*_KEYS, "sample_index", pl.col(HEADLINE).alias("value"))
+        means = rows.group_by(_KEYS, maintain_order=True).agg(pl.col(metrics).mean())
+        long = means.unpivot(metrics, index=_KEYS, variable_name="metric", value_name="metric_value")
+        measured.append(long.with_columns(retriever=pl.lit(name), split=pl.lit(params.evaluate.split)))
+        runs.append(_rankings(shown, reward).with_columns(retriever=pl.lit(name)))
+    query_metrics = pl.concat(measured).select(list(schemas.QUERY_METRICS.schema)).sort(schemas.QUERY_METRICS.key)
+    return query_metrics, pl.concat(runs).select(list(schemas.RUN.schema)).sort(schemas.RUN.key), single
+
+
+def summarise(query_metrics: pl.DataFrame, params: Params) -> dict[str, Any]:
+    """Return means with intervals, paired differences to the raw query and to the warm start, and the gaps that have to show."""
+    settings = params.evaluate
+    cells: dict[tuple[str, ...], NDArray[np.float64]] = {}
+    order = ["system", "decoding", "retriever", "metric"]
+    for key, rows in query_metrics.sort(*order, "prompt_id").group_by(order, maintain_order=True):
+        cells[tuple(map(str, key))] = rows["metric_value"].to_numpy()
+    policies = [policy_name(iteration) for iteration in range(params.train.iterations + 1)]
+    present = {key[0] for key in cells}
+    systems = [system for system in (RAW_QUERY, *policies, ORACLE) if system in present]
+
+    def paired(key: tuple[str, ...], base: tuple[str, ...]) -> dict[str, float] | None:
+        if key[0] == base[0] or key not in cells or base not in cells:
+            return None
+        # One generator for all: every system is resampled with the same prompts.
+        return paired_difference(cells[key], cells[base], settings.bootstrap, _draws(params))._asdict()
+
+    values: dict[str, Any] = {}
+    for key in sorted(cells, key=lambda key: (systems.index(key[0]), *key[1:])):
+        cell: dict[str, Any] = bootstrap_mean(cells[key], settings.bootstrap, _draws(params))._asdict() | {"n": len(cells[key])}
+        warm = (policies[0], "greedy" if key[1] == "none" else key[1], *key[2:])
+        for label, base in (("to_raw_query", (RAW_QUERY, "none", *key[2:])), ("to_warm_start", warm)):
+            if (found := paired(key, base)) is not None:
+                cell[label] = found
+        values.setdefault(key[0], {}).setdefault(key[1], {}).setdefault(key[2], {})[key[3]] = cell
+    training, gaps = params.score_coalitions.retriever, []
+    raw, oracle = (RAW_QUERY, "none"), (ORACLE, "none")
+    for decoding in ("greedy", "sampled"):
+        warm, final = (policies[0], decoding), (policies[-1], decoding)
+        for better, worse in ((warm, raw), (final, warm), (final, raw), (oracle, final)):
+            if (found := paired((*better, training, HEADLINE), (*worse, training, HEADLINE))) is not None:
+                gaps.append({"better": better[0], "worse": worse[0], "decoding": decoding} | found)
+    return {
+        "split": settings.split,
+        "prompts": query_metrics["prompt_id"].n_unique(),
+        "samples": settings.samples,
+        "training_retriever": training,
+        "retrievers": list(settings.retrievers),
+        "metric": HEADLINE,
+        "level": 0.95,
+        "resamples": settings.bootstrap,
+        "systems": systems,
+        "values": values,
+        "gaps": gaps,
+    }
+
+
+def best_of_group(values: pl.DataFrame, params: Params) -> dict[str, Any]:
+    """Return the mean over prompts of the best value of a group and of its mean, with intervals (columns prompt_id, value)."""
+    groups = (
+        values.group_by("prompt_id")
+        .agg(pl.col("value").max().alias("best"), pl.col("value").mean().alias("mean"), pl.len())
+        .sort("prompt_id")
+    )
+    intervals = {
+        name: bootstrap_mean(groups[name].to_numpy(), params.evaluate.bootstrap, _draws(params))._asdict() for name in ("best", "mean")
+    }
+    return intervals | {"prompts": groups.height, "group_size": int(groups["len"].to_numpy().max())}
+
+
+def curves(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one row per policy for DVC's plots: the headline metric under the training retriever, with intervals."""
+    rows = []
+    for iteration, system in enumerate(system for system in summary["systems"] if system.startswith("policy-")):
+        row: dict[str, Any] = {"iteration": iteration}
+        for decoding, by_retriever in sorted(summary["values"][system].items()):
+            cell = by_retriever[summary["training_retriever"]][summary["metric"]]
+            row |= {decoding: cell["mean"], f"{decoding}_low": cell["low"], f"{decoding}_high": cell["high"]}
+        rows.append(row)
+    return rows
+
+
+def policy_name(iteration: int) -> str:
+    """Return the system name of a policy: policy-000 is the warm start."""
+    return f"policy-{iteration:03d}"
+
+
+def choose_prompts(prompts: pl.DataFrame, params: Params) -> pl.DataFrame:
+    """Return the prompts of evaluate.split, at most evaluate.max_prompts of them, chosen by seed."""
+    settings = params.evaluate
+    chosen = prompts.filter(pl.col("split") == settings.split).sort("prompt_id")
+    if chosen.height == 0:
+        found = ", ".join(sorted(set(prompts["split"].to_list()))) or "no prompts"
+        raise SourceError(
+            "table prompts", f"no prompt in split {settings.split}", found=found, remedy="set evaluate.split to one that exists"
+        )
+    if not 0 < settings.max_prompts < chosen.height:
+        return chosen
+    names = [f"evaluate:{prompt_id}" for prompt_id in chosen["prompt_id"].to_list()]
+    order = np.argsort(seeding.uniforms(params.train.seed, names, 1)[:, 0], kind="stable")
+    return chosen[sorted(order[: settings.max_prompts].tolist())]
+
+
+def _check_retrievers(params: Params) -> None:
+    names, training = params.evaluate.retrievers, params.score_coalitions.retriever
+    if training not in names or len(set(names)) < len(names):
+        remedy = f"put {training} (score_coalitions.retriever) into the list" if training not in names else "name each once"
+        raise ParameterError(
+            "evaluate.retrievers", "needs the training retriever and no name twice", found=", ".join(names) or "none", remedy=remedy
+        )
+
+
+def _policy_folders(layout: Layout, iterations: int) -> list[Path]:
+    for iteration in range(iterations + 1):
+        folder = layout.policy(iteration)
+        if not (folder.is_dir() and any(folder.iterdir())):
+            command = f"ospo update --iter {iteration}" if iteration else "ospo warm-start"
+            raise MissingInputError(
+                folder, "no such policy folder", expected=f"policies 000 to {iterations:03d}", remedy=f"run `{command}`"
+            )
+    return [layout.policy(iteration) for iteration in range(iterations + 1)]
+
+
+def _undecoded(system: str, prompt_ids: Iterable[str], queries: Sequence[str]) -> pl.DataFrame:
+    rows = [(system, "none", prompt_id, 0, "", query) for prompt_id, query in zip(prompt_ids, queries, strict=True)]
+    return pl.DataFrame(rows, schema=schemas.COMPLETIONS.schema, orient="row")
+
+
+def _policy_completions(prompts: pl.DataFrame, folders: Sequence[Path], layout: Layout, params: Params) -> list[pl.DataFrame]:
+    """Return completions of each policy, greedy and sampled; finished shards are found by the policy's content."""
+    from ospo_cli.policies.folder import check_folder, content_hash
+
+    settings = params.evaluate
+    decodings = {"greedy": 1} | ({"sampled": settings.samples} if settings.samples else {})
+    shards = []
+    for iteration, folder in enumerate(folders):
+        check_folder(folder, f"ospo update --iter {iteration}" if iteration else "ospo warm-start")
+        content = content_hash(folder)
+        for decoding, samples in decodings.items():
+            temperature = params.rollout.temperature if decoding == "sampled" else None
+            sampling = [decoding, samples, temperature, params.rollout.max_new_tokens, params.train.seed, params.policy.threads]
+            for part in prompts.select("prompt_id", "prompt").iter_slices(_PROMPTS_PER_SHARD):
+                key = content_key("evaluate.completions 1", content, sampling, part.rows())
+                shards.append(Shard(key, part.height * samples, (policy_name(iteration), folder, decoding, samples, part)))
+    answers, executor = _Answers(params), LocalExecutor(layout.cache / "evaluate")
+    found = executor.map_shards(answers.sample, shards, {"completions": schemas.COMPLETIONS}, "evaluate", "completions")
+    raw_queries = dict(prompts.select("prompt_id", "query").iter_rows())
+    # Equal weights share their shards, whichever iteration made them: the system's name comes from here.
+    named = [tables["completions"].with_columns(system=pl.lit(shard.payload[0])) for shard, tables in zip(shards, found, strict=True)]
+    return [_composed(frame, raw_queries, params) for frame in named]
+
+
+def _composed(completions: pl.DataFrame, raw_queries: dict[str, str], params: Params) -> pl.DataFrame:
+    queries = []
+    for prompt_id, completion in completions.select("prompt_id", "completion").iter_rows():
+        answer = find_answer(completion)
+        queries.append(compose(raw_queries[prompt_id], completion[answer.start : answer.end], params.score_coalitions.composition))
+    return completions.with_columns(query=pl.Series(queries, dtype=pl.String))
+
+
+class _Answers:
+    """Samples one policy at a time; a policy is loaded when its first unfinished shard comes up."""
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self.sampler: Sampler | None = None
+
+    def sample(self, payload: tuple[str, Path, str, int, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+        """Return table completions of one shard; queries are composed later, so that composition is no part of the cache."""
+        from ospo_cli.policies.causal_lm import Sampler
+        from ospo_cli.policies.folder import load_policy, render_prompt
+
+        system, folder, decoding, samples, prompts = payload
+        if self.sampler is None or self.sampler.policy.folder != folder:
+            self.sampler = None  # freed before the next policy is loaded
+            self.sampler = Sampler(load_policy(folder, self.params.policy.threads))
+        policy, settings = self.sampler.policy, self.params.rollout
+        ids = prompts["prompt_id"].to_list()
+        groups = self.sampler.sample(
+            [render_prompt(policy, prompt) for prompt in prompts["prompt"].to_list()],
+            # No policy in the names: all are sampled with the same uniforms, which makes paired differences narrower.
+            [[f"evaluate:{prompt_id}:{index:02d}" for index in range(samples)] for prompt_id in ids],
+            settings.max_new_tokens,
+            settings.temperature,
+            self.params.train.seed,
+            settings.batch_size,
+            greedy=decoding == "greedy",
+        )
+        rows = [
+            (system, decoding, prompt_id, index, row.text, "")
+            for prompt_id, group in zip(ids, groups, strict=True)
+            for index, row in enumerate(group)
+        ]
+        return {"completions": pl.DataFrame(rows, schema=schemas.COMPLETIONS.schema, orient="row")}
+
+
+def _oracle_completions(reward: JudgedReward, tables: Sequence[pl.DataFrame], layout: Layout, params: Params) -> list[pl.DataFrame]:
+    """Return the oracle's queries: greedy single-word edits of the raw query, scored by the reward's retriever and metric."""
+    if params.evaluate.oracle_edits == 0:
+        return []
+    search = _OracleSearch(reward, tables[0], params)
+    prompts = tables[1].select("prompt_id", "query")
+    targets = [
+        [prompt_id, *(part.tolist() for part in reward.judged(prompt_id)), _listed(reward.pool(prompt_id))]
+        for prompt_id in prompts["prompt_id"]
+    ]
+    scoring = [
+        reward.retriever.fingerprint,
+        asdict(params.score_coalitions),
+        params.retrieval.fields,
+        params.evaluate.oracle_edits,
+        params.evaluate.oracle_words,
+    ]
+    shards = []
+    for first in range(0, prompts.height, _PROMPTS_PER_SHARD):
+        part = prompts[first : first + _PROMPTS_PER_SHARD]
+        key = content_key("evaluate.oracle 1", scoring, targets[first : first + _PROMPTS_PER_SHARD], part.rows())
+        shards.append(Shard(key, part.height, part))
+    executor = LocalExecutor(layout.cache / "evaluate")
+    return [
+        found["completions"] for found in executor.map_shards(search.run, shards, {"completions": schemas.COMPLETIONS}, "oracle", "prompts")
+    ]
+
+
+class _OracleSearch:
+    """Greedy edits with the words of relevant products."""
+
+    def __init__(self, reward: JudgedReward, documents: pl.DataFrame, params: Params) -> None:
+        self.reward, self.documents, self.params = reward, documents, params
+
+    @cached_property
+    def document_words(self) -> list[set[str]]:
+        """Distinct words of each document, in the order of the catalogue."""
+        return [set(words(text)) for text in Catalogue.from_documents(self.documents, self.params.retrieval.fields).texts]
+
+    @cached_property
+    def document_counts(self) -> Counter[str]:
+        """Number of documents that hold each word."""
+        return Counter(word for found in self.document_words for word in found)
+
+    def run(self, prompts: pl.DataFrame) -> dict[str, pl.DataFrame]:
+        """Return the oracle's rows of table completions for these prompts."""
+        ids, raw = prompts["prompt_id"].to_list(), prompts["query"].to_list()
+        composition = self.params.score_coalitions.composition
+        starts = [query.split() if composition == "replace" else [] for query in raw]
+
+        def composed(index: int, chosen: Iterable[str]) -> str:
+            return compose(raw[index], " ".join(chosen), composition)
+
+        def score(indices: list[int], texts: list[tuple[str, ...]]) -> NDArray[np.float64]:
+            return self.reward.values([ids[index] for index in indices], [composed(*pair) for pair in zip(indices, texts, strict=True)])
+
+        found = greedy_edits(starts, [self.candidates(prompt_id) for prompt_id in ids], score, self.params.evaluate.oracle_edits)
+        return {"completions": _undecoded(ORACLE, ids, [composed(index, best.words) for index, best in enumerate(found)])}
+
+    def candidates(self, prompt_id: str) -> list[str]:
+        """Return words of the relevant products, first those that many of them hold and few others; at most evaluate.oracle_words."""
+        weights: Counter[str] = Counter()
+        for index, gain in zip(*self.reward.judged(prompt_id), strict=True):
+            for word in self.document_words[index]:
+                weights[word] += gain
+        total = len(self.document_words)
+        ranked = sorted(weights, key=lambda word: (-weights[word] * math.log(1 + total / self.document_counts[word]), word))
+        return ranked[: self.params.evaluate.oracle_words]
+
+
+def _rankings(shown: pl.DataFrame, reward: JudgedReward) -> pl.DataFrame:
+    """Return system, prompt_id, rank, doc_id, score of each completion."""
+    found = reward.rankings(shown["prompt_id"].to_list(), shown["query"].to_list(), RUN_DEPTH)
+    counts = np.array([len(ranking.documents) for ranking in found], dtype=np.int64)
+    owner = np.repeat(np.arange(shown.height), counts)
+    ranks = np.concatenate([np.arange(1, count + 1, dtype=np.int32) for count in counts]) if counts.size else np.zeros(0, dtype=np.int32)
+    indices = np.concatenate([ranking.documents for ranking in found]).astype(np.int64)
+    return shown.select("system", "prompt_id")[owner].with_columns(
+        rank=pl.Series(ranks, dtype=pl.Int32),
+        doc_id=pl.Series(reward.doc_ids, dtype=pl.String)[indices],
+        score=pl.Series(np.concatenate([ranking.scores for ranking in found]), dtype=pl.Float64),
+    )
+
+
+def _headroom(single: pl.DataFrame, layout: Layout, params: Params) -> dict[str, Any]:
+    """Return best of G of the last iteration's rollouts (train prompts) and of the final policy's evaluation samples."""
+    last, found = params.train.iterations, {}
+    if last:
+        path = layout.iteration(last, "rewards.parquet")
+        rewards = parquet.read(path, schemas.REWARDS, made_by=f"ospo score-coalitions --iter {last}")
+        found["last_rollouts"] = best_of_group(rewards.select("prompt_id", value="retrieval"), params) | {"iteration": last}
+    sampled = single.filter((pl.col("system") == policy_name(last)) & (pl.col("decoding") == "sampled"))
+    if sampled.height:
+        found["final_samples"] = best_of_group(sampled, params)
+    return found
+
+
+def _write_json(path: Path, content: object) -> None:
+    with parquet.replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _draws(params: Params) -> np.random.Generator:
+    return seeding.generator(params.train.seed, "evaluate/bootstrap")
+
+
+def _listed(pool: NDArray[np.int64] | None) -> list[int] | None:
+    return None if pool is None else pool.tolist()

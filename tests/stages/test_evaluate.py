@@ -1,0 +1,288 @@
+"""Evaluation of tiny policies on a made-up shop: agreement with ir_measures, what is cached, what is refused."""
+
+import io
+import json
+import shutil
+
+import ir_measures
+import numpy as np
+import polars as pl
+import pytest
+
+from ospo_cli import parquet, schemas
+from ospo_cli.errors import MissingInputError, ParameterError, SourceError
+from ospo_cli.layout import Layout
+from ospo_cli.report import trec_files
+from ospo_cli.stages import evaluate
+from tests.report import small_project
+
+
+def make(root, values):
+    """Prepared tables, tiny random policies 000 to K and the last iteration's rewards."""
+    from ospo_cli.policies.small_llama import write_small_llama
+
+    layout = Layout(root)
+    small_project.write_prepared(layout)
+    for iteration in range(values.train.iterations + 1):
+        layout.policy(iteration).mkdir(parents=True)
+        write_small_llama(["navy wool coat", "<answer>olive linen tote bag</answer>"], values.policy, iteration, layout.policy(iteration))
+    for iteration in range(1, values.train.iterations + 1):
+        small_project.write_iteration(layout, iteration, values.train.iterations)
+    return layout
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """An evaluated project of one iteration; tests do not change it."""
+    values = small_project.make_params(iterations=1)
+    layout = make(tmp_path_factory.mktemp("evaluated"), values)
+    return layout, values, evaluate.execute(layout, values)
+
+
+@pytest.fixture
+def project(evaluated, tmp_path):
+    """A copy that may be changed."""
+    layout, values, summary = evaluated
+    shutil.copytree(layout.root, tmp_path / "project")
+    return Layout(tmp_path / "project"), values, summary
+
+
+def metric_values(layout, **wanted):
+    frame = parquet.read(layout.evaluation("query_metrics.parquet"), schemas.QUERY_METRICS)
+    return dict(frame.filter(*(pl.col(name) == value for name, value in wanted.items())).select("prompt_id", "metric_value").iter_rows())
+
+
+def files(layout):
+    folder = layout.evaluation("")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("system", ["raw-query", "oracle", "policy-001"])
+@pytest.mark.parametrize("retriever", ["bm25", "tfidf-char"])
+def test_ir_measures_finds_our_metrics_in_the_trec_files(evaluated, tmp_path, system, retriever):
+    layout, _, _ = evaluated
+    trec = layout.evaluation("trec")
+    # ir_measures wants whole gains: all are doubled, which leaves every metric as it is.
+    doubled = "".join(f"{q} {zero} {d} {int(2 * float(gain))}\n" for q, zero, d, gain in map(str.split, (trec / "qrels.txt").open()))
+    (tmp_path / "qrels").write_text(doubled)
+    run = list(ir_measures.read_trec_run(str(trec / f"{system}.{retriever}.run")))
+    qrels = list(ir_measures.read_trec_qrels(str(tmp_path / "qrels")))
+    names = {"ndcg@10": ir_measures.nDCG @ 10, "mrr": ir_measures.RR, "recall@10": ir_measures.R @ 10}
+    for name, measure in names.items():
+        expected = {found.query_id: found.value for found in ir_measures.iter_calc([measure], qrels, run)}
+        ours = metric_values(
+            layout, system=system, retriever=retriever, metric=name, decoding="greedy" if system == "policy-001" else "none"
+        )
+        assert ours.keys() == expected.keys()
+        assert ours == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_oracle_is_never_worse_than_the_raw_query_it_starts_from(evaluated):
+    layout, _, _ = evaluated
+    raw = metric_values(layout, system="raw-query", retriever="bm25", metric="ndcg@10")
+    oracle = metric_values(layout, system="oracle", retriever="bm25", metric="ndcg@10")
+    assert all(oracle[prompt_id] >= raw[prompt_id] for prompt_id in raw)
+    assert sum(oracle.values()) > sum(raw.values())
+
+
+def test_only_prompts_of_the_split_are_evaluated_and_each_system_answers_all_of_them(evaluated):
+    layout, _, summary = evaluated
+    completions = parquet.read(layout.evaluation("completions.parquet"), schemas.COMPLETIONS)
+    prompts = parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS).filter(pl.col("split") == "test")["prompt_id"].to_list()
+    counts = completions.group_by("system", "decoding").agg(pl.col("prompt_id").n_unique(), pl.len().alias("rows"))
+    assert summary["systems"] == ["raw-query", "policy-000", "policy-001", "oracle"]
+    assert set(completions["prompt_id"]) == set(prompts)
+    assert set(counts["prompt_id"]) == {len(prompts)}
+    assert dict(counts.filter(pl.col("decoding") == "sampled").select("system", "rows").iter_rows()) == {
+        f"policy-00{k}": 2 * len(prompts) for k in (0, 1)
+    }
+
+
+def test_a_second_run_writes_the_same_bytes_with_and_without_the_cache(project):
+    layout, values, _ = project
+    before = files(layout)
+    evaluate.execute(layout, values)
+    with_cache = files(layout)
+    shutil.rmtree(layout.cache)
+    evaluate.execute(layout, values)
+    assert before == with_cache == files(layout)
+
+
+def test_with_one_more_iteration_only_its_own_completions_are_sampled(project, monkeypatch):
+    from ospo_cli.policies import causal_lm
+
+    layout, _, _ = project
+    values = small_project.make_params(iterations=2)
+    from ospo_cli.policies.small_llama import write_small_llama
+
+    layout.policy(2).mkdir()
+    write_small_llama(["rust suede weekender"], values.policy, 2, layout.policy(2))
+    small_project.write_iteration(layout, 2, 2)
+    sampled, original = [], causal_lm.Sampler.sample
+
+    def counted(self, *arguments, **options):
+        sampled.append(self.policy.folder.name)
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(causal_lm.Sampler, "sample", counted)
+    summary = evaluate.execute(layout, values)
+    assert sampled == ["002", "002"]
+    assert summary["systems"] == ["raw-query", "policy-000", "policy-001", "policy-002", "oracle"]
+
+
+def test_a_change_of_the_weights_is_sampled_again(project):
+    layout, values, _ = project
+    shutil.copytree(layout.policy(1), layout.policy(0), dirs_exist_ok=True)
+    evaluate.execute(layout, values)
+    completions = parquet.read(layout.evaluation("completions.parquet"), schemas.COMPLETIONS)
+    texts = {
+        system: rows.sort("decoding", "prompt_id", "sample_index")["completion"].to_list()
+        for (system,), rows in completions.group_by("system")
+    }
+    assert texts["policy-000"] == texts["policy-001"]
+
+
+def test_runs_of_systems_that_are_gone_are_removed(project):
+    layout, values, _ = project
+    stale = layout.evaluation("trec") / "policy-007.bm25.run"
+    stale.write_text("")
+    evaluate.execute(layout, values)
+    assert not stale.exists()
+
+
+def test_under_append_every_query_begins_with_the_raw_query(project):
+    layout, _, _ = project
+    values = small_project.make_params(iterations=1, score_coalitions={"composition": "append"})
+    evaluate.execute(layout, values)
+    raw = dict(parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS).select("prompt_id", "query").iter_rows())
+    completions = parquet.read(layout.evaluation("completions.parquet"), schemas.COMPLETIONS)
+    assert all(query.startswith(raw[prompt_id]) for prompt_id, query in completions.select("prompt_id", "query").iter_rows())
+    assert (
+        completions.filter(pl.col("system") == "oracle")["query"].to_list()
+        != completions.filter(pl.col("system") == "raw-query")["query"].to_list()
+    )
+
+
+def test_without_pools_the_whole_catalogue_is_ranked_and_there_is_no_pool_metric(project):
+    layout, values, _ = project
+    small_project.write_prepared(layout, with_pools=False)
+    evaluate.execute(layout, values)
+    metrics = parquet.read(layout.evaluation("query_metrics.parquet"), schemas.QUERY_METRICS)
+    assert set(metrics["metric"]) == {"ndcg@10", "mrr", "recall@10"}
+
+
+def test_a_missing_policy_names_the_command_that_makes_it(project):
+    layout, values, _ = project
+    shutil.rmtree(layout.policy(1))
+    with pytest.raises(MissingInputError, match="run `ospo update --iter 1`"):
+        evaluate.execute(layout, values)
+
+
+def test_a_missing_warm_start_names_its_command_and_nothing_is_written(tmp_path):
+    layout = Layout(tmp_path)
+    small_project.write_prepared(layout)
+    with pytest.raises(MissingInputError, match="run `ospo warm-start`"):
+        evaluate.execute(layout, small_project.make_params(iterations=0))
+    assert not layout.evaluation("").exists()
+
+
+def test_the_last_iterations_rewards_are_asked_for_by_their_command(project):
+    layout, values, _ = project
+    layout.iteration(1, "rewards.parquet").unlink()
+    with pytest.raises(MissingInputError, match="ospo score-coalitions --iter 1"):
+        evaluate.execute(layout, values)
+
+
+def test_an_empty_split_and_a_list_without_the_training_retriever_are_refused(project):
+    layout, _, _ = project
+    with pytest.raises(SourceError, match=r"no prompt in split dev: found test, train"):
+        evaluate.execute(layout, small_project.make_params(iterations=1, evaluate={"split": "dev"}))
+    with pytest.raises(ParameterError, match="put bm25"):
+        evaluate.execute(layout, small_project.make_params(iterations=1, evaluate={"retrievers": ["lsa"]}))
+    with pytest.raises(ParameterError, match="name each once"):
+        evaluate.execute(layout, small_project.make_params(iterations=1, evaluate={"retrievers": ["bm25", "bm25"]}))
+
+
+def test_fewer_prompts_are_a_subset_that_the_seed_decides():
+    prompts = pl.DataFrame({"prompt_id": [f"q{n:03d}" for n in range(40)], "split": "test"})
+    chosen = [
+        evaluate.choose_prompts(prompts, small_project.make_params(train={"seed": seed}, evaluate={"max_prompts": 10}))[
+            "prompt_id"
+        ].to_list()
+        for seed in (0, 0, 1)
+    ]
+    smaller = evaluate.choose_prompts(prompts, small_project.make_params(evaluate={"max_prompts": 5}))["prompt_id"].to_list()
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert len(chosen[0]) == 10
+    assert set(smaller) < set(chosen[0])
+
+
+def test_white_space_in_ids_does_not_break_the_trec_lines(tmp_path):
+    run = pl.DataFrame(
+        {"system": ["oracle"], "prompt_id": ["q 1"], "retriever": ["bm25"], "rank": [1], "doc_id": ["a%b\u00a0c\n"], "score": [1.5]}
+    )
+    qrels = pl.DataFrame({"prompt_id": ["q 1"], "doc_id": ["a%b\u00a0c\n"], "relevance": [1.0]})
+    trec_files.write(run, qrels, ["oracle"], ["bm25"], tmp_path)
+    assert (tmp_path / "oracle.bm25.run").read_text() == "q%201 Q0 a%25b%A0c%0A 1 1.5 oracle\n"
+    assert (tmp_path / "qrels.txt").read_text() == "q%201 0 a%25b%A0c%0A 1\n"
+
+
+def test_gaps_and_differences_are_paired_by_prompt():
+    values = small_project.make_params(iterations=1, evaluate={"retrievers": ["bm25"]})
+    rows = []
+    for system, decoding, shift in [
+        ("raw-query", "none", 0.0),
+        ("policy-000", "greedy", 0.1),
+        ("policy-001", "greedy", 0.3),
+        ("oracle", "none", 0.4),
+    ]:
+        rows += [("test", system, decoding, f"q{n}", "bm25", "ndcg@10", 0.05 * n + shift) for n in range(10)]
+    summary = evaluate.summarise(pl.DataFrame(rows, schema=schemas.QUERY_METRICS.schema, orient="row"), values)
+    found = {(gap["better"], gap["worse"]): round(gap["mean"], 9) for gap in summary["gaps"]}
+    assert found == {
+        ("policy-000", "raw-query"): 0.1, ("policy-001", "policy-000"): 0.2, ("policy-001", "raw-query"): 0.3, ("oracle", "policy-001"): 0.1,
+    }  # fmt: skip
+    # The differences are equal for every prompt, so paired intervals have no width, however much the prompts differ.
+    assert all(gap["high"] - gap["low"] < 1e-9 for gap in summary["gaps"])
+    cell = summary["values"]["policy-001"]["greedy"]["bm25"]["ndcg@10"]
+    assert cell["to_warm_start"]["mean"] == pytest.approx(0.2)
+    assert cell["high"] - cell["low"] > 0.05
+    assert evaluate.curves(summary)[1]["greedy"] == pytest.approx(0.525)
+
+
+def test_best_of_group_lies_above_the_mean_and_counts_groups():
+    values = pl.DataFrame({"prompt_id": ["a", "a", "b", "b"], "value": [0.0, 1.0, 0.5, 0.5]})
+    found = evaluate.best_of_group(values, small_project.make_params())
+    assert (found["best"]["mean"], found["mean"]["mean"], found["prompts"], found["group_size"]) == (0.75, 0.5, 2, 2)
+
+
+def test_the_printed_result_names_every_system_with_intervals(evaluated):
+    _, _, summary = evaluated
+    stream = io.StringIO()
+    evaluate.print_result(summary, stream)
+    text = stream.getvalue()
+    raw = summary["values"]["raw-query"]["none"]["bm25"]["ndcg@10"]
+    assert [line.split("  ")[0] for line in text.splitlines()[3:7]] == ["raw query", "warm start", "iteration 1", "oracle"]
+    assert f"{raw['mean']:.3f} [{raw['low']:.3f}, {raw['high']:.3f}]" in text
+    assert "\x1b" not in text
+
+
+def test_on_a_terminal_the_result_is_coloured(evaluated, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("TERM", "xterm-256color")
+    stream = Terminal()
+    evaluate.print_result(evaluated[2], stream)
+    assert "\x1b[" in stream.getvalue()
+    assert "warm start" in stream.getvalue()
+
+
+def test_the_summary_is_plain_json_with_headroom(evaluated):
+    layout, values, _ = evaluated
+    summary = json.loads(layout.evaluation("summary.json").read_text())
+    rewards = parquet.read(layout.iteration(1, "rewards.parquet"), schemas.REWARDS)
+    best = rewards.group_by("prompt_id").agg(pl.col("retrieval").max())["retrieval"].to_numpy()
+    assert summary["headroom"]["last_rollouts"]["best"]["mean"] == pytest.approx(np.mean(best))
+    assert summary["headroom"]["final_samples"]["group_size"] == values.evaluate.samples
