@@ -30,5 +30,7 @@ def build(name: str, documents: pl.DataFrame, settings: params.Retrieval, cache:
     if name not in RETRIEVERS:
         raise ParameterError("retriever", "unknown retriever", found=name, expected=", ".join(RETRIEVERS))
     module, attribute = RETRIEVERS[name].split(":")
-    retriever: Retriever = getattr(importlib.import_module(module), attribute)(Catalogue.from_documents(documents, settings.fields), settings, cache)
+    retriever: Retriever = getattr(importlib.import_module(module), attribute)(
+        Catalogue.from_documents(documents, settings.fields), settings, cache
+    )
     return retriever

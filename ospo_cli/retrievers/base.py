@@ -48,7 +48,9 @@ class Retriever(Protocol):
 class BatchRetriever(Protocol):
     """A retriever that ranks many queries over one pool at once (the coalitions of a prompt)."""
 
-    def rank_coalitions(self, queries: Sequence[str], pool: NDArray[np.int64] | None, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def rank_coalitions(
+        self, queries: Sequence[str], pool: NDArray[np.int64] | None, k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return documents int64[queries, ranks] (−1 where nothing more is retrieved) and scores float64[queries, ranks] (0 there)."""
         ...
 
@@ -68,12 +70,21 @@ class Catalogue:
         if unknown:
             raise ParameterError("retrieval.fields", "no such text field in documents", found=unknown[0], expected=", ".join(known))
         if documents.height == 0:
-            raise RetrievalError("documents", "the catalogue is empty", expected="at least one document", remedy="check the source and run `ospo prepare-data` again")
+            raise RetrievalError(
+                "documents",
+                "the catalogue is empty",
+                expected="at least one document",
+                remedy="check the source and run `ospo prepare-data` again",
+            )
         if documents["doc_id"].null_count():
-            raise RetrievalError("documents", "a document has no id", expected="doc_id in every row", remedy="run `ospo prepare-data` again")
+            raise RetrievalError(
+                "documents", "a document has no id", expected="doc_id in every row", remedy="run `ospo prepare-data` again"
+            )
         doubled = documents["doc_id"].filter(documents["doc_id"].is_duplicated())
         if doubled.len():
-            raise RetrievalError("documents", "duplicate id", found=doubled.min(), expected="each doc_id once", remedy="run `ospo prepare-data` again")
+            raise RetrievalError(
+                "documents", "duplicate id", found=doubled.min(), expected="each doc_id once", remedy="run `ospo prepare-data` again"
+            )
         chosen = [name for name in known if not fields or name in fields]
         ordered = documents.sort("doc_id")
         text = pl.concat_str([pl.col(name).fill_null("") for name in chosen], separator="\n")
@@ -124,5 +135,9 @@ def require_words(count: int) -> None:
     """Raise RetrievalError when an index would hold no term at all."""
     if count == 0:
         raise RetrievalError(
-            "documents", "no word in any indexed field", found="0 terms", expected="at least one word", remedy="check retrieval.fields and the source"
+            "documents",
+            "no word in any indexed field",
+            found="0 terms",
+            expected="at least one word",
+            remedy="check retrieval.fields and the source",
         )

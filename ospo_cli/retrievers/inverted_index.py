@@ -50,7 +50,9 @@ class InvertedIndex:
         self.count = len(postings.lengths)
         weights = np.rint(weigh(postings) / UNIT) * UNIT
         if not np.isfinite(weights).all():
-            raise RetrievalError("retriever", "the weight of a term is not a number", expected="finite weights", remedy="check the retrieval section")
+            raise RetrievalError(
+                "retriever", "the weight of a term is not a number", expected="finite weights", remedy="check the retrieval section"
+            )
         self.largest_weight = float(weights.max())
         self.starts = np.searchsorted(postings.terms, np.arange(len(self.vocabulary) + 1))
         self.documents, self.weights = postings.documents, weights

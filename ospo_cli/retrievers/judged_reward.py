@@ -75,7 +75,9 @@ class JudgedReward:
     def raw_query(self, prompt_id: str) -> str:
         """Return what the user typed."""
         if prompt_id not in self.raw_queries:
-            raise RetrievalError(f"prompt {prompt_id}", "no such prompt in table prompts", remedy="run `ospo prepare-data`, then what follows it, again")
+            raise RetrievalError(
+                f"prompt {prompt_id}", "no such prompt in table prompts", remedy="run `ospo prepare-data`, then what follows it, again"
+            )
         return self.raw_queries[prompt_id]
 
     def values(self, prompt_ids: Sequence[str], queries: Sequence[str]) -> NDArray[np.float64]:
@@ -108,7 +110,12 @@ class JudgedReward:
             return None
         if prompt_id not in self._pools:
             if prompt_id not in self._pooled:
-                raise RetrievalError(f"prompt {prompt_id}", "has no pool", expected="rows in table pools for every prompt or for none", remedy="run `ospo prepare-data` again")
+                raise RetrievalError(
+                    f"prompt {prompt_id}",
+                    "has no pool",
+                    expected="rows in table pools for every prompt or for none",
+                    remedy="run `ospo prepare-data` again",
+                )
             self._pools[prompt_id] = np.sort(self._indices(prompt_id, "pools", self._pooled[prompt_id]))
         return self._pools[prompt_id]
 
@@ -124,9 +131,12 @@ class JudgedReward:
             relevant = None if frame is None else frame.filter(pl.col("relevance") > 0)
             if relevant is None or relevant.height == 0:
                 raise RetrievalError(
-                    f"prompt {prompt_id}", "has no relevant product", found="no row of table qrels with a relevance above 0", expected="at least one",
+                    f"prompt {prompt_id}",
+                    "has no relevant product",
+                    found="no row of table qrels with a relevance above 0",
+                    expected="at least one",
                     remedy="judge a product for it or leave the query out of the source, then run `ospo prepare-data` again",
-                )  # fmt: skip
+                )
             indices, gains = self._indices(prompt_id, "qrels", relevant), relevant["relevance"].to_numpy()
             pool = self.pool(prompt_id)
             if pool is not None:
@@ -134,11 +144,16 @@ class JudgedReward:
                 indices, gains = indices[is_candidate], gains[is_candidate]
                 if not len(indices):
                     raise RetrievalError(
-                        f"prompt {prompt_id}", "no relevant product is in its pool", found=relevant["doc_id"][0], expected="every target in table pools",
+                        f"prompt {prompt_id}",
+                        "no relevant product is in its pool",
+                        found=relevant["doc_id"][0],
+                        expected="every target in table pools",
                         remedy="run `ospo prepare-data` again",
-                    )  # fmt: skip
+                    )
             if not np.isfinite(gains).all():
-                raise RetrievalError(f"prompt {prompt_id}", "a relevance is not a finite number", expected="gains ≥ 0", remedy="mend the judgments")
+                raise RetrievalError(
+                    f"prompt {prompt_id}", "a relevance is not a finite number", expected="gains ≥ 0", remedy="mend the judgments"
+                )
             order = np.argsort(indices)
             self._gains[prompt_id] = indices[order], gains[order].astype(np.float64)
         return self._gains[prompt_id]
@@ -172,9 +187,12 @@ class JudgedReward:
             return np.array([self._index_of[doc_id] for doc_id in frame["doc_id"].to_list()], dtype=np.int64)
         except KeyError as error:
             raise RetrievalError(
-                f"table {table}, prompt {prompt_id}", "names a product that is not in the catalogue", found=error.args[0], expected="a doc_id of table documents",
+                f"table {table}, prompt {prompt_id}",
+                "names a product that is not in the catalogue",
+                found=error.args[0],
+                expected="a doc_id of table documents",
                 remedy="run `ospo prepare-data` again",
-            ) from None  # fmt: skip
+            ) from None
 
 
 def _grouped(prompt_ids: Sequence[str]) -> dict[str, list[int]]:

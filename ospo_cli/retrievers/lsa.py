@@ -43,7 +43,9 @@ class LatentSemantic:
 
     def rank(self, queries: Sequence[str], pools: Sequence[NDArray[np.int64] | None], k: int) -> list[Ranking]:
         """Return the first k documents of each query within its pool; k = 0 is all."""
-        vectors = np.stack([self._vector(query) for query in queries]) if queries else np.zeros((0, self.document_vectors.shape[1]), np.float32)
+        vectors = (
+            np.stack([self._vector(query) for query in queries]) if queries else np.zeros((0, self.document_vectors.shape[1]), np.float32)
+        )
         whole = [position for position, pool in enumerate(pools) if pool is None and 0 < k < self.index.count]
         results = dict(zip(whole, self._search(vectors[whole], k), strict=True)) if whole else {}
         for position, pool in enumerate(pools):

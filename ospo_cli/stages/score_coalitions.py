@@ -1,0 +1,281 @@
+"""The characteristic function: rewards of whole answers, then values of the coalitions of their segments."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ospo_cli import parquet
+from ospo_cli.errors import CreditError
+from ospo_cli.executors.base import Shard
+from ospo_cli.executors.local import LocalExecutor, content_key
+from ospo_cli.layout import Layout
+from ospo_cli.maths import coalitions, seeding
+from ospo_cli.params import Params, ScoreCoalitions
+from ospo_cli.retrievers.judged_reward import JudgedReward
+from ospo_cli.schemas import COALITION_VALUES, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, ROLLOUTS, SEGMENTS
+from ospo_cli.text.coalition_text import coalition_text
+from ospo_cli.text.words import words
+
+GROUPS_PER_SHARD = 64
+DEGENERATE_STD = 1e-8
+# Two ways to the same sum of a few floats agree far better than this.
+TOLERANCE = 1e-9
+VERSION = "score-coalitions-1"
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Reward parts that a text can earn or lose, one entry per text, unweighted; `value` is their weighted sum."""
+
+    retrieval: NDArray[np.float64]
+    length: NDArray[np.float64]
+    repetition: NDArray[np.float64]
+    value: NDArray[np.float64]
+
+
+def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
+    """Read the prepared tables, rollouts and segments; write rewards, coalition_values and score_metrics.json."""
+    start_seconds = time.monotonic()
+    documents, prompts, qrels, pools = (
+        parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data")
+        for table in (DOCUMENTS, PROMPTS, QRELS, POOLS)
+    )
+    rollouts = parquet.read(layout.iteration(iteration, "rollouts.parquet"), ROLLOUTS, made_by=f"ospo rollout --iter {iteration}")
+    segments = parquet.read(layout.iteration(iteration, "segments.parquet"), SEGMENTS, made_by=f"ospo segment --iter {iteration}")
+    _check_segments(rollouts, segments, made_by=f"ospo segment --iter {iteration}")
+    reward = JudgedReward(documents, prompts, qrels, pools, params, cache=layout.cache)
+    index_seconds = time.monotonic() - start_seconds
+
+    computed = 0
+
+    def score_shard(payload: tuple[pl.DataFrame, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+        nonlocal computed
+        rewards, values, distinct = score_coalitions(*payload, reward, params)
+        computed += distinct
+        return {REWARDS.name: rewards, COALITION_VALUES.name: values}
+
+    shards = _shards(rollouts, segments, reward, params)
+    done = LocalExecutor(layout.cache / "score_coalitions").map_shards(
+        score_shard, shards, {REWARDS.name: REWARDS, COALITION_VALUES.name: COALITION_VALUES}, "score-coalitions", "rollouts"
+    )
+    rewards = pl.concat([tables[REWARDS.name] for tables in done])
+    values = pl.concat([tables[COALITION_VALUES.name] for tables in done])
+    parquet.write(rewards, layout.iteration(iteration, "rewards.parquet"), REWARDS)
+    parquet.write(values, layout.iteration(iteration, "coalition_values.parquet"), COALITION_VALUES)
+    metrics = _metrics(rollouts, rewards, values, reward)
+    metrics |= {"computed_values": computed, "index_seconds": index_seconds, "seconds": time.monotonic() - start_seconds}
+    with parquet.replacing(layout.iteration(iteration, "score_metrics.json")) as temporary:
+        temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return metrics
+
+
+def score_coalitions(
+    rollouts: pl.DataFrame, segments: pl.DataFrame, reward: JudgedReward, params: Params
+) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+    """Return tables rewards and coalition_values of whole rollout groups, and how many distinct (prompt, text) pairs were ranked.
+
+    Rewards come first; the coalitions of degenerate groups (standard deviation of the rewards below 1e-8, or one rollout) and of answers
+    without segments are not evaluated.
+    The order of rollouts, and which groups are given together, change no value.
+
+    Raises:
+        CreditError: the grand coalition is not worth what the whole answer is (reward without its format part).
+        RetrievalError: a prompt has no relevant product, or the retriever fails.
+    """
+    settings = params.score_coalitions
+    rollouts = rollouts.sort("rollout_id")
+    scorer = _Scorer(reward, settings)
+    prompt_ids = rollouts["prompt_id"].to_list()
+    answers = [
+        completion[start:end]
+        for completion, start, end in zip(rollouts["completion"], rollouts["answer_start"], rollouts["answer_end"], strict=True)
+    ]
+    parts = scorer.parts(
+        prompt_ids, [reward.compose(prompt_id, answer) for prompt_id, answer in zip(prompt_ids, answers, strict=True)], answers
+    )
+    missing = (~rollouts["has_answer_tags"]).cast(pl.Float64) + (rollouts["finish_reason"] != "stop").cast(pl.Float64)
+    rewards = pl.DataFrame(
+        {
+            "rollout_id": rollouts["rollout_id"],
+            "prompt_id": rollouts["prompt_id"],
+            "reward": parts.value + settings.format_weight * (missing * -0.5).to_numpy(),
+            "retrieval": parts.retrieval,
+            "format": missing * -0.5 + 0.0,  # + 0: no minus zero
+            "length": parts.length,
+            "repetition": parts.repetition,
+        }
+    ).with_columns(is_degenerate_group=(pl.col("reward").std(ddof=1).fill_null(0.0) < DEGENERATE_STD).over("prompt_id"))
+    values = _coalition_values(rollouts, segments, parts.value, rewards["is_degenerate_group"].to_list(), scorer, params)
+    return rewards.select(*REWARDS.schema), values, scorer.ranked
+
+
+def _coalition_values(
+    rollouts: pl.DataFrame,
+    segments: pl.DataFrame,
+    answer_values: NDArray[np.float64],
+    is_degenerate: list[bool],
+    scorer: _Scorer,
+    params: Params,
+) -> pl.DataFrame:
+    settings = params.score_coalitions
+    spans_of: dict[str, list[tuple[int, int]]] = {}
+    for rollout_id, start, end in segments.sort("rollout_id", "segment_index").select("rollout_id", "start", "end").iter_rows():
+        spans_of.setdefault(rollout_id, []).append((start, end))
+    rollout_ids: list[str] = []
+    prompt_ids: list[str] = []
+    masks: list[str] = []
+    texts: list[str] = []
+    queries: list[str] = []
+    grand: list[tuple[int, int]] = []  # row of rollouts, row of coalition values
+    empty: list[int] = []
+    for row, (rollout_id, prompt_id, completion) in enumerate(rollouts.select("rollout_id", "prompt_id", "completion").iter_rows()):
+        spans = spans_of.get(rollout_id, [])
+        if is_degenerate[row] or not spans:
+            continue
+        generator = seeding.generator(params.train.seed, rollout_id)
+        families = [
+            coalitions.family(name, len(spans), settings.contiguous_width, settings.contiguous_cap, generator) for name in settings.families
+        ]
+        present = coalitions.union_of(*families, np.array([[False] * len(spans), [True] * len(spans)]))
+        empty.append(len(texts))
+        grand.append((row, len(texts) + len(present) - 1))  # rows are ordered by size
+        found = [coalition_text(completion, spans, members) for members in present.tolist()]
+        texts += found
+        queries += [scorer.reward.compose(prompt_id, text) for text in found]
+        masks += coalitions.to_mask_strings(present)
+        rollout_ids += [rollout_id] * len(found)
+        prompt_ids += [prompt_id] * len(found)
+    if settings.empty_value == "query":
+        for index in empty:
+            queries[index] = scorer.reward.raw_query(prompt_ids[index])
+    parts = scorer.parts(prompt_ids, queries, texts)
+    for row, index in grand:
+        if abs(parts.value[index] - answer_values[row]) > TOLERANCE:
+            raise CreditError(
+                f"rollout {rollout_ids[index]}",
+                "its segments together are not worth what its answer is: words outside every segment",
+                found=parts.value[index],
+                expected=answer_values[row],
+                remedy="run `ospo segment` for this iteration again",
+            )
+    columns = {"rollout_id": rollout_ids, "coalition": masks, "query": queries, "coalition_value": parts.value}
+    return pl.DataFrame(
+        columns | {"retrieval": parts.retrieval, "length": parts.length, "repetition": parts.repetition}, schema=COALITION_VALUES.schema
+    )
+
+
+class _Scorer:
+    """Scores texts, each distinct (prompt, query) and each distinct text once, whole answers and coalitions together."""
+
+    def __init__(self, reward: JudgedReward, settings: ScoreCoalitions) -> None:
+        self.reward, self.settings = reward, settings
+        self._known: dict[tuple[str, str], float] = {}
+        self._word_parts: dict[str, tuple[float, float]] = {"": (0.0, 0.0)}
+
+    @property
+    def ranked(self) -> int:
+        """Number of distinct (prompt, query) pairs so far."""
+        return len(self._known)
+
+    def parts(self, prompt_ids: Sequence[str], queries: Sequence[str], texts: Sequence[str]) -> _Parts:
+        """Return the parts of each text; `queries` is what the retriever is given for it."""
+        pairs = list(zip(prompt_ids, queries, strict=True))
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
+        if new:
+            found = self.reward.values([prompt_id for prompt_id, _ in new], [query for _, query in new])
+            self._known.update(zip(new, found.tolist(), strict=True))
+        retrieval = np.array([self._known[pair] for pair in pairs], dtype=np.float64)
+        by_words = np.array([self._of_words(text) for text in texts], dtype=np.float64).reshape(len(texts), 2)
+        length, repetition = by_words[:, 0], by_words[:, 1]
+        settings = self.settings
+        value = settings.retrieval_weight * retrieval + settings.length_weight * length + settings.repetition_weight * repetition
+        return _Parts(retrieval, length, repetition, value)
+
+    def _of_words(self, text: str) -> tuple[float, float]:
+        known = self._word_parts.get(text)
+        if known is None:
+            found = words(text)
+            limit = self.settings.length_limit
+            # 0.0 - x: an answer within the limit, or without repetition, earns 0 and not minus zero.
+            known = (0.0 - max(0, len(found) - limit) / limit, 0.0 - (len(found) - len(set(found))))
+            self._word_parts[text] = known
+        return known
+
+
+def _shards(rollouts: pl.DataFrame, segments: pl.DataFrame, reward: JudgedReward, params: Params) -> list[Shard]:
+    # A rollout group is never cut: all texts of a prompt are in one shard, so that each is ranked once.
+    groups = rollouts["prompt_id"].unique().sort().to_list()
+    settings = (VERSION, params.train.seed, asdict(params.score_coalitions), reward.retriever.fingerprint)
+    shards = []
+    for start in range(0, len(groups), GROUPS_PER_SHARD):
+        chosen = groups[start : start + GROUPS_PER_SHARD]
+        own = rollouts.filter(pl.col("prompt_id").is_in(chosen)).sort("rollout_id")
+        own_segments = segments.filter(pl.col("rollout_id").is_in(own["rollout_id"].to_list())).sort("rollout_id", "segment_index")
+        judgments = [(prompt_id, reward.raw_query(prompt_id), *_judgments(reward, prompt_id)) for prompt_id in chosen]
+        texts = own.select("rollout_id", "prompt_id", "completion", "answer_start", "answer_end", "has_answer_tags", "finish_reason").rows()
+        spans = own_segments.select("rollout_id", "segment_index", "start", "end").rows()
+        shards.append(Shard(content_key(settings, judgments, texts, spans), own.height, (own, own_segments)))
+    return shards
+
+
+def _judgments(reward: JudgedReward, prompt_id: str) -> tuple[list[int], list[float], list[int] | None]:
+    documents, gains = reward.judged(prompt_id)
+    pool = reward.pool(prompt_id)
+    return documents.tolist(), gains.tolist(), None if pool is None else pool.tolist()
+
+
+def _check_segments(rollouts: pl.DataFrame, segments: pl.DataFrame, made_by: str) -> None:
+    remedy = f"run `{made_by}` again"
+    if rollouts.height == 0:
+        raise CreditError(
+            "table rollouts", "holds no rollout", expected="at least one", remedy="check rollout.prompts and rollout.headroom_max"
+        )
+    strangers = segments.join(rollouts, on="rollout_id", how="anti")
+    if strangers.height:
+        raise CreditError(
+            "table segments", "names a rollout that is not in table rollouts", found=strangers["rollout_id"][0], remedy=remedy
+        )
+    placed = segments.join(rollouts.select("rollout_id", "answer_start", "answer_end"), on="rollout_id", how="left").sort(
+        "rollout_id", "segment_index"
+    )
+    outside = placed.filter(
+        (pl.col("start") < pl.col("answer_start"))
+        | (pl.col("end") > pl.col("answer_end"))
+        | (pl.col("end") <= pl.col("start"))
+        | (pl.col("start") < pl.col("end").shift(1).over("rollout_id"))
+    )
+    if outside.height:
+        row = outside.row(0, named=True)
+        raise CreditError(
+            f"table segments, rollout {row['rollout_id']}, segment {row['segment_index']}",
+            "is empty, outside the answer or overlaps the one before it",
+            found=f"{row['start']} to {row['end']}",
+            expected=f"spans in order between {row['answer_start']} and {row['answer_end']}",
+            remedy=remedy,
+        )
+
+
+def _metrics(rollouts: pl.DataFrame, rewards: pl.DataFrame, values: pl.DataFrame, reward: JudgedReward) -> dict[str, Any]:
+    answers = rollouts.select(
+        "prompt_id", pl.col("completion").str.slice(pl.col("answer_start"), pl.col("answer_end") - pl.col("answer_start"))
+    )
+    pairs = {(prompt_id, reward.compose(prompt_id, answer)) for prompt_id, answer in answers.iter_rows()}
+    pairs.update(values.join(rollouts.select("rollout_id", "prompt_id"), on="rollout_id").select("prompt_id", "query").iter_rows())
+    groups = rewards.group_by("prompt_id").agg(pl.col("is_degenerate_group").first(), pl.col("reward").max())
+    return {
+        "asked_values": rewards.height + values.height,
+        "distinct_values": len(pairs),
+        "coalitions": values.height,
+        "rollout_groups": groups.height,
+        "degenerate_groups": int(groups["is_degenerate_group"].sum()),
+        "mean_best_of_group": groups["reward"].mean(),
+        **{f"mean_{name}": rewards[name].mean() for name in ("reward", "retrieval", "format", "length", "repetition")},
+    }

@@ -1,0 +1,32 @@
+"""Score the raw queries by themselves: which prompts leave something to gain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from ospo_cli import parquet
+from ospo_cli.layout import Layout
+from ospo_cli.params import Params
+from ospo_cli.retrievers.judged_reward import JudgedReward
+from ospo_cli.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS, RAW_QUERY_VALUES
+
+
+def execute(layout: Layout, params: Params) -> dict[str, Any]:
+    """Read the prepared tables, write raw_query_values.parquet."""
+    documents, prompts, qrels, pools = (
+        parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data")
+        for table in (DOCUMENTS, PROMPTS, QRELS, POOLS)
+    )
+    values = score_queries(prompts, JudgedReward(documents, prompts, qrels, pools, params, cache=layout.cache))
+    parquet.write(values, layout.raw_query_values(), RAW_QUERY_VALUES)
+    return {"prompts": values.height, "mean_value": values["value"].mean()}
+
+
+def score_queries(prompts: pl.DataFrame, reward: JudgedReward) -> pl.DataFrame:
+    """Return the retrieval reward of what each user typed, as table raw_query_values."""
+    return pl.DataFrame(
+        {"prompt_id": prompts["prompt_id"], "value": reward.values(prompts["prompt_id"].to_list(), prompts["query"].to_list())},
+        schema=RAW_QUERY_VALUES.schema,
+    )
