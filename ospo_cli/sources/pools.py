@@ -13,8 +13,12 @@ SEED_WORDS = 8  # rarest words of an anchor's title that look for related docume
 COMMON = 20_000  # a word in more titles than this relates nothing (and would cost time in catalogues of millions)
 BATCH = 64
 
+_NONE = np.empty(0, dtype=np.int64)
 
-def sampled_pools(documents: pl.DataFrame, qrels: pl.DataFrame, params: PrepareData, seed: int) -> tuple[pl.DataFrame, dict[str, int]]:
+
+def sampled_pools(
+    documents: pl.DataFrame, qrels: pl.DataFrame, params: PrepareData, seed: int, excluded: pl.DataFrame | None = None
+) -> tuple[pl.DataFrame, dict[str, int]]:
     """Return prompt_id, doc_id of each prompt's pool, and counts of the prompts whose negatives had to be filled up at random.
 
     Each pool holds every judged document of its prompt (relevant or not), then distinct further documents: `pool_related` closest in title to the
@@ -24,6 +28,7 @@ def sampled_pools(documents: pl.DataFrame, qrels: pl.DataFrame, params: PrepareD
     Args:
         documents: sorted by doc_id.
         qrels: judgments of known documents; each prompt has a positive one.
+        excluded: prompt_id, doc_id of pairs that no pool may hold; never judged.
     """
     index = pl.DataFrame({"doc_id": documents["doc_id"], "row": pl.int_range(documents.height, eager=True, dtype=pl.Int64)})
     judged = qrels.join(index, on="doc_id").sort("prompt_id", "row")
@@ -34,19 +39,21 @@ def sampled_pools(documents: pl.DataFrame, qrels: pl.DataFrame, params: PrepareD
     ids = grouped["prompt_id"].to_list()
     generators = [generator(seed, f"pool|{name}") for name in ids]
     anchors = np.array([rows[rng.integers(len(rows))] for rows, rng in zip(grouped["best"].to_list(), generators, strict=True)], dtype=np.int64)
-    taken = [np.array(rows, dtype=np.int64) for rows in grouped["row"].to_list()]
+    barred = _barred(excluded, index)
+    taken = [np.array([*rows, *barred.get(name, _NONE)], dtype=np.int64) for name, rows in zip(ids, grouped["row"].to_list(), strict=True)]
     taken, short_of_related = _with_related(taken, anchors, documents, params.pool_related)
     members = _members(documents["category"])
     category_of = documents["category"].to_list()
     short_of_category = 0
     for position, rng in enumerate(generators):
         missing = params.pool_related - short_of_related[position]
-        same = members.get(category_of[anchors[position]], np.empty(0, dtype=np.int64))
+        same = members.get(category_of[anchors[position]], _NONE)
         chosen = _draw(same, params.pool_same_category, taken[position], rng)
         short_of_category += len(chosen) < params.pool_same_category
         count = params.pool_random + params.pool_same_category - len(chosen) + missing
         taken[position] = np.concatenate([taken[position], chosen])
         taken[position] = np.concatenate([taken[position], _draw(documents.height, count, taken[position], rng)])
+    taken = [np.setdiff1d(rows, barred.get(name, _NONE)) for name, rows in zip(ids, taken, strict=True)]
     names = pl.Series("prompt_id", ids, dtype=pl.String).gather(np.repeat(np.arange(len(ids)), [len(rows) for rows in taken]))
     pools = pl.DataFrame([names, documents["doc_id"].gather(np.concatenate(taken))])
     counts = {
@@ -54,6 +61,13 @@ def sampled_pools(documents: pl.DataFrame, qrels: pl.DataFrame, params: PrepareD
         "prompts filled up for want of documents of the same category": int(short_of_category),
     }
     return pools, counts
+
+
+def _barred(excluded: pl.DataFrame | None, index: pl.DataFrame) -> dict[str, NDArray[np.int64]]:
+    if excluded is None:
+        return {}
+    grouped = excluded.join(index, on="doc_id").group_by("prompt_id").agg("row")
+    return {name: rows.to_numpy() for name, rows in zip(grouped["prompt_id"], grouped["row"], strict=True)}
 
 
 def _members(category: pl.Series) -> dict[str, NDArray[np.int64]]:
@@ -67,7 +81,7 @@ def _draw(population: NDArray[np.int64] | int, count: int, taken: NDArray[np.int
     """Return up to `count` distinct rows that are not taken, drawn without replacement; an int stands for all rows below it."""
     size = population if isinstance(population, int) else len(population)
     # As many more as could be taken already: the draw stays small in a catalogue of millions.
-    drawn = rng.choice(size, size=min(size, count + len(taken)), replace=False, shuffle=True) if size and count else np.empty(0, dtype=np.int64)
+    drawn = rng.choice(size, size=min(size, count + len(taken)), replace=False, shuffle=True) if size and count else _NONE
     rows = drawn if isinstance(population, int) else population[drawn]
     return rows[~np.isin(rows, taken)][:count].astype(np.int64)
 

@@ -67,7 +67,7 @@ def prepare(data: SourceData, params: PrepareData, seed: int) -> Prepared:
     if not documents.height:
         raise SourceError(f"source {params.source}", "the catalogue is empty", found="0 documents", expected="at least one")
     qrels, unknown = _known_judgments(data.qrels, documents, params.source)
-    prompts, unusable = _judged_prompts(data.prompts, qrels, params.source)
+    prompts, unusable = _judged_prompts(data.prompts, qrels, params)
     prompts, splits = assign_splits(prompts, params, seed)
     prompts = prompts.with_columns(pl.Series("prompt", _messages(prompts, params.prompt_template), dtype=pl.String))
     qrels = qrels.join(prompts, on="prompt_id", how="semi").sort("prompt_id", "doc_id")
@@ -129,21 +129,27 @@ def _known_judgments(qrels: pl.DataFrame, documents: pl.DataFrame, source: str) 
     return qrels.join(documents.select("doc_id"), on="doc_id", how="semi"), strangers.height
 
 
-def _judged_prompts(prompts: pl.DataFrame, qrels: pl.DataFrame, source: str) -> tuple[pl.DataFrame, dict[str, int]]:
+def _judged_prompts(prompts: pl.DataFrame, qrels: pl.DataFrame, params: PrepareData) -> tuple[pl.DataFrame, dict[str, int]]:
     """Return the prompts with a query in one line and something relevant; count the others by reason."""
     prompts = prompts.with_columns(_one_line(pl.col("query")), pl.col("history").list.eval(_one_line(pl.element())))
     asked = prompts.filter(pl.col("query") != "")
     judged = asked.join(qrels, on="prompt_id", how="semi")
     relevant = asked.join(qrels.filter(pl.col("relevance") > 0), on="prompt_id", how="semi")
+    fitting = relevant
+    if params.relevant_minimum > 1 or params.relevant_maximum:
+        best = qrels.filter(pl.col("relevance") == qrels["relevance"].max()).group_by("prompt_id").len()
+        fits = (pl.col("len") >= params.relevant_minimum) & ((pl.col("len") <= params.relevant_maximum) | (params.relevant_maximum == 0))
+        fitting = relevant.join(best.filter(fits), on="prompt_id", how="semi")
     counts = {
         "prompts with an empty query": prompts.height - asked.height,
         "prompts without judgments": asked.height - judged.height,
         "prompts without a relevant product": judged.height - relevant.height,
+        "prompts with too few or too many relevant products": relevant.height - fitting.height,
     }
-    if not relevant.height:
+    if not fitting.height:
         found = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-        raise SourceError(f"source {source}", "no prompt is left", found=found, expected="queries with a relevant product", remedy="check that query ids agree between the files")
-    return relevant, counts
+        raise SourceError(f"source {params.source}", "no prompt is left", found=found, expected="queries with a relevant product", remedy="check that query ids agree between the files")
+    return fitting, counts
 
 
 def _one_line(text: pl.Expr) -> pl.Expr:
@@ -155,9 +161,10 @@ def _pools(
     data: SourceData, documents: pl.DataFrame, prompts: pl.DataFrame, qrels: pl.DataFrame, params: PrepareData, seed: int
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     if params.pool == "catalogue":
-        return POOLS.empty(), {"made by": "whole catalogue"}
+        inside = 0 if data.excluded is None else data.excluded.join(prompts, on="prompt_id", how="semi").height
+        return POOLS.empty(), {"made by": "whole catalogue", "prompts whose own text is a document that cannot be left out": inside}
     if data.pools is None:
-        pools, counts = sampled_pools(documents, qrels, params, seed)
+        pools, counts = sampled_pools(documents, qrels, params, seed, data.excluded)
         return pools.sort("prompt_id", "doc_id"), {"made by": "sampling", **counts}
     pools = data.pools.join(prompts, on="prompt_id", how="semi").sort("prompt_id", "doc_id")
     where = f"source {params.source}, pools"
