@@ -34,6 +34,7 @@ class LoadedPolicy:
     content_hash: str
     device: torch.device
     is_adapter: bool = False
+    adapter_card: dict[str, Any] | None = None
 
     @property
     def pad_token_id(self) -> int:
@@ -62,9 +63,9 @@ def load_policy(folder: Path, threads: int, *, trainable: bool = False, made_by:
     if is_adapter:
         from ospo_cli.policies import lora
 
-        model = lora.load_adapter(folder, project, trainable=trainable)
+        model, card = lora.load_adapter(folder, project, trainable=trainable)
     else:
-        model = load_model(folder)
+        model, card = load_model(folder), None
         model.requires_grad_(trainable)
     model.eval()  # dropout only where a training step turns it on
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -74,7 +75,7 @@ def load_policy(folder: Path, threads: int, *, trainable: bool = False, made_by:
         raise PolicyError(folder, "the tokenizer has no end token", expected="eos_token in tokenizer_config.json")
     context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
     pieces = TokenPieces.from_file(folder / "tokenizer.json")
-    return LoadedPolicy(folder, model, tokenizer, pieces, int(end), int(context), content_hash(folder), device, is_adapter)
+    return LoadedPolicy(folder, model, tokenizer, pieces, int(end), int(context), content_hash(folder), device, is_adapter, card)
 
 
 def save_policy(policy: LoadedPolicy, folder: Path) -> None:
@@ -86,6 +87,9 @@ def save_policy(policy: LoadedPolicy, folder: Path) -> None:
         return
     for path in folder.glob("*.safetensors"):
         path.unlink()  # never written in place: the weights in memory may be mapped from the very file
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     policy.model.save_pretrained(folder, safe_serialization=True)
     copy_tokenizer(policy.folder, folder)
 
@@ -266,8 +270,10 @@ class replacing_folder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if kind is None:
             try:
+                mode = self.temporary.stat().st_mode & 0o666
                 for path in self.temporary.rglob("*"):
                     if path.is_file():
+                        path.chmod(mode)  # safetensors writes for the owner alone
                         with open(path, "rb+") as stream:
                             os.fsync(stream.fileno())
                 old = self.folder.parent / f".{self.folder.name}.old.tmp"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ospo_cli.params import Policy
 from ospo_cli.policies.folder import OPTIMIZER, LoadedPolicy, check_folder
+from ospo_cli.policies.pretrained import PACKAGED
 
 
 def write_starting_point(folder: Path, project: Path, policy: Policy, seed: int, texts: Callable[[], Iterable[str]]) -> None:
@@ -26,7 +27,8 @@ def write_starting_point(folder: Path, project: Path, policy: Policy, seed: int,
         write_small_llama(texts(), policy, seed, folder)
         return
     base = project / policy.base
-    check_folder(base, made_by=_maker(policy.base))
+    name = Path(policy.base).name
+    check_folder(base, made_by=f"ospo fetch-policy {name}" if name in PACKAGED else "")
     if policy.lora_rank:
         from ospo_cli.policies.lora import write_fresh_adapter
 
@@ -35,10 +37,6 @@ def write_starting_point(folder: Path, project: Path, policy: Policy, seed: int,
     for path in sorted(base.iterdir()):
         if path.is_file() and path.name != OPTIMIZER and path.suffix in (".safetensors", ".json", ".jinja", ".txt", ".model"):
             shutil.copyfile(path, folder / path.name)
-
-
-def _maker(base: str) -> str:
-    return "ospo fetch-policy smollm2-135m" if "smollm2" in base else ""
 
 
 def adapted(policy: LoadedPolicy, project: Path, settings: Policy, seed: int) -> LoadedPolicy:

@@ -125,26 +125,15 @@ def judged_titles(
     """
     limit = params.warm_start.title_characters
     titles = {doc_id: whole_words(title, limit) for doc_id, title in documents.select("doc_id", "title").iter_rows()}
-    relevant = (
-        qrels.filter(pl.col("relevance") > 0)
-        .join(prompts.select("prompt_id", "query"), on="prompt_id", how="inner")
-        .sort("prompt_id", "doc_id")
-    )
-    rows = sorted(
-        {
-            (prompt_id, query, titles[doc_id])
-            for prompt_id, query, doc_id in relevant.select("prompt_id", "query", "doc_id").iter_rows()
-            if titles[doc_id]
-        }
-    )
+    relevant = qrels.filter(pl.col("relevance") > 0).join(prompts.select("prompt_id"), on="prompt_id", how="semi")
+    rows = sorted({(prompt_id, titles[doc_id]) for prompt_id, doc_id in relevant.select("prompt_id", "doc_id").iter_rows() if titles[doc_id]})
     if not rows:
         raise ParameterError(
             "warm_start.teacher", "no train prompt has a relevant document with a title", found="judgments", expected="source, file or none"
         )
-    appended = params.score_coalitions.composition == "append"
-    values = reward.values([row[0] for row in rows], [f"{query} {title}" if appended else title for _, query, title in rows])
+    values = reward.values([prompt_id for prompt_id, _ in rows], [reward.compose(prompt_id, title) for prompt_id, title in rows])
     best: dict[str, tuple[float, int, str]] = {}
-    for (prompt_id, _, title), value in zip(rows, values, strict=True):
+    for (prompt_id, title), value in zip(rows, values, strict=True):
         rank = (-float(value), len(title), title)
         best[prompt_id] = min(best.get(prompt_id, rank), rank)
     pairs = [(prompt_id, 0, f"<answer>{title}</answer>") for prompt_id, (_, _, title) in sorted(best.items())]

@@ -1,0 +1,145 @@
+"""Low-rank adapters over a base policy: a folder of a few megabytes that names its base and the hash of its weights.
+
+Source: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2021; layers and files as peft writes them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ospo_cli.errors import PolicyError
+from ospo_cli.params import Policy
+from ospo_cli.policies import folder as folders
+from ospo_cli.policies.small_llama import torch_generator
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIGURATION = "adapter_config.json"
+
+
+def write_fresh_adapter(target: Path, base: Path, project: Path, policy: Policy, seed: int) -> None:
+    """Write an adapter that changes nothing yet (B is zero), with the base's tokenizer."""
+    model = _wrap(folders.load_model(base), policy, seed)
+    _write(model, target, _card(base, project, policy))
+    folders.copy_tokenizer(base, target)
+
+
+def with_fresh_adapter(policy: folders.LoadedPolicy, project: Path, settings: Policy, seed: int) -> folders.LoadedPolicy:
+    """Return the loaded full-weight policy under an adapter that changes nothing yet; only the adapter trains."""
+    model = _wrap(policy.model, settings, seed).to(policy.device)
+    return dataclasses.replace(policy, model=model, is_adapter=True, adapter_card=_card(policy.folder, project, settings))
+
+
+def load_adapter(folder: Path, project: Path | None, *, trainable: bool) -> tuple[Any, dict[str, Any]]:
+    """Return (model, card): the adapter merged into its base, or a peft model whose adapter alone trains.
+
+    Raises:
+        PolicyError: the base is missing or is not the one that the adapter was trained over.
+    """
+    card = folders.read_json(folder / folders.CARD) if (folder / folders.CARD).is_file() else {}
+    if card.get("kind") != "adapter":
+        raise PolicyError(folder / folders.CARD, "adapter folder that does not name its base", expected="ospo_policy.json with base and base_sha256")
+    base = _base_folder(folder, project, str(card["base"]))
+    folders.check_folder(base)
+    found = weights_hash(base)
+    if found != card["base_sha256"]:
+        raise PolicyError(
+            folder,
+            f"adapter of other base weights than {base}",
+            found=f"base SHA-256 {found[:16]}…",
+            expected=f"{card['base_sha256'][:16]}…",
+            remedy="put the base it was trained over back in place, or train again",
+        )
+    from peft import PeftModel
+
+    try:
+        model = PeftModel.from_pretrained(folders.load_model(base), folder, is_trainable=trainable, local_files_only=True)
+    except PolicyError:
+        raise
+    except Exception as error:  # peft and safetensors raise many kinds for a broken folder
+        raise PolicyError(folder, "the adapter cannot be loaded", found=(str(error).strip() or type(error).__name__).splitlines()[0]) from None
+    return (model if trainable else model.merge_and_unload()), card
+
+
+def save_adapter(policy: folders.LoadedPolicy, folder: Path) -> None:
+    """Write adapter, card and tokenizer."""
+    if policy.adapter_card is None:
+        raise PolicyError(folder, "adapter without a card")
+    _write(policy.model, folder, policy.adapter_card)
+    folders.copy_tokenizer(policy.folder, folder)
+
+
+def weights_hash(base: Path) -> str:
+    """Return the SHA-256 over the base's weight files; one file's own hash where there is one."""
+    paths = sorted(path for path in base.glob("*.safetensors") if path.name != folders.OPTIMIZER)
+    hashes = [folders.file_hash(path) for path in paths]
+    if len(hashes) == 1:
+        return hashes[0]
+    import hashlib
+
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _wrap(model: Any, policy: Policy, seed: int) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=policy.lora_rank,
+        lora_alpha=policy.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=policy.lora_dropout,
+        target_modules="all-linear",
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        wrapped = get_peft_model(model, config)
+    with torch.no_grad():
+        for name, weight in wrapped.named_parameters():
+            if "lora_A" in name:  # as peft draws it, from a generator of its own
+                torch.nn.init.kaiming_uniform_(weight, a=5**0.5, generator=torch_generator(seed, f"lora/{name}"))
+            elif "lora_B" in name:
+                weight.zero_()
+    return wrapped
+
+
+def _write(model: Any, folder: Path, card: dict[str, Any]) -> None:
+    # The path within the project, not this machine's: equal adapters give equal files.
+    model.peft_config["default"].base_model_name_or_path = card["base"]
+    model.save_pretrained(folder, safe_serialization=True)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
+    configuration = folders.read_json(folder / CONFIGURATION)
+    configuration["target_modules"] = sorted(configuration["target_modules"])  # a set: its order changes from process to process
+    configuration["inference_mode"] = True
+    folders.write_json(folder / CONFIGURATION, configuration)
+    folders.write_json(folder / folders.CARD, card)
+
+
+def _card(base: Path, project: Path, policy: Policy) -> dict[str, Any]:
+    inside = base.resolve().is_relative_to(project.resolve())
+    return {
+        "kind": "adapter",
+        "base": os.path.relpath(base.resolve(), project.resolve()) if inside else policy.base,
+        "base_sha256": weights_hash(base),
+        "lora": {"rank": policy.lora_rank, "alpha": policy.lora_alpha, "dropout": policy.lora_dropout},
+    }
+
+
+def _base_folder(folder: Path, project: Path | None, base: str) -> Path:
+    if Path(base).is_absolute():
+        return Path(base)
+    homes = [project] if project is not None else list(folder.resolve().parents)
+    for home in homes:
+        if (home / base).is_dir():
+            return home / base
+    raise PolicyError(folder, "the base that the adapter belongs to is missing", found=f"no folder {base}", remedy=_remedy(base))
+
+
+def _remedy(base: str) -> str | None:
+    name = Path(base).name
+    from ospo_cli.policies.pretrained import PACKAGED
+
+    return f"run `ospo fetch-policy {name}`" if name in PACKAGED else "put it back in place"
