@@ -22,7 +22,9 @@ def exact_shapley(masks: Masks, values: NDArray[np.float64]) -> NDArray[np.float
     """
     n = masks.shape[1]
     if len(np.unique(np.packbits(masks, axis=1), axis=0)) != 2**n or np.isnan(values).any():
-        raise CreditError("Shapley value", "not all coalitions are evaluated", found=len(masks), expected=f"{2**n}", remedy="evaluate the family powerset")
+        raise CreditError(
+            "Shapley value", "not all coalitions are evaluated", found=len(masks), expected=f"{2**n}", remedy="evaluate the family powerset"
+        )
     return weighted_marginals(masks, values, shapley_weights(n))[0]
 
 

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-LIMIT_WORDS = frozenset("under below over above less more than up to between around about within max maximum min minimum least most".split())
+LIMIT_WORDS = frozenset(
+    ["under", "below", "over", "above", "less", "more", "than", "up", "to", "between", "around", "about", "within", "max", "maximum", "min", "minimum", "least", "most"]
+)
 
 # A phrase starts before these, where the one before it has a content word.
 BOUNDARY_WORDS = frozenset(
-    """
-    and or but nor plus & with without for from by in on at to into onto under over below above between within against during before
-    after through around about near per as like than via no not non except excluding including featuring containing a an the this that
-    these those my your his her its our their some any which who whose where when while because so if i we you he she they it less more
-    up
-    """.split()
+    ["and", "or", "but", "nor", "plus", "&", "with", "without", "for", "from", "by", "in", "on", "at", "to", "into", "onto", "under", "over", "below", "above", "between", "within", "against", "during", "before", "after", "through", "around", "about", "near", "per", "as", "like", "than", "via", "no", "not", "non", "except", "excluding", "including", "featuring", "containing", "a", "an", "the", "this", "that", "these", "those", "my", "your", "his", "her", "its", "our", "their", "some", "any", "which", "who", "whose", "where", "when", "while", "because", "so", "if", "i", "we", "you", "he", "she", "they", "it", "less", "more", "up"]
 )
-FUNCTION_WORDS = BOUNDARY_WORDS | LIMIT_WORDS | frozenset("of is are was were be been being am do does did has have had will would can could should may might must".split())
+FUNCTION_WORDS = (
+    BOUNDARY_WORDS
+    | LIMIT_WORDS
+    | frozenset(["of", "is", "are", "was", "were", "be", "been", "being", "am", "do", "does", "did", "has", "have", "had", "will", "would", "can", "could", "should", "may", "might", "must"])
+)
 
 UNITS = frozenset(
-    """
-    inch inches cm mm m meter meters metre metres ft foot feet yd yard yards km mile miles gb tb mb kb ghz mhz hz w watt watts kw v volt
-    volts mah ah amp amps kg g gram grams mg lb lbs pound pounds oz ounce ounces ml l liter liters litre litres qt quart quarts gal gallon
-    gallons pack packs count ct pc pcs piece pieces pair pairs year years yr yrs month months week weeks day days hour hours minute
-    minutes dollar dollars usd eur euro euros gbp percent % degree degrees bit core cores fps dpi mp megapixel megapixels tier ply shelf
-    drawer drawers door doors seat seats
-    """.split()
+    ["inch", "inches", "cm", "mm", "m", "meter", "meters", "metre", "metres", "ft", "foot", "feet", "yd", "yard", "yards", "km", "mile", "miles", "gb", "tb", "mb", "kb", "ghz", "mhz", "hz", "w", "watt", "watts", "kw", "v", "volt", "volts", "mah", "ah", "amp", "amps", "kg", "g", "gram", "grams", "mg", "lb", "lbs", "pound", "pounds", "oz", "ounce", "ounces", "ml", "l", "liter", "liters", "litre", "litres", "qt", "quart", "quarts", "gal", "gallon", "gallons", "pack", "packs", "count", "ct", "pc", "pcs", "piece", "pieces", "pair", "pairs", "year", "years", "yr", "yrs", "month", "months", "week", "weeks", "day", "days", "hour", "hours", "minute", "minutes", "dollar", "dollars", "usd", "eur", "euro", "euros", "gbp", "percent", "%", "degree", "degrees", "bit", "core", "cores", "fps", "dpi", "mp", "megapixel", "megapixels", "tier", "ply", "shelf", "drawer", "drawers", "door", "doors", "seat", "seats"]
 )
 MEASURED_WORDS = frozenset(
-    "ram memory ssd hdd storage battery screen display monitor long wide tall high deep thick old warranty resolution diameter capacity".split()
+    ["ram", "memory", "ssd", "hdd", "storage", "battery", "screen", "display", "monitor", "long", "wide", "tall", "high", "deep", "thick", "old", "warranty", "resolution", "diameter", "capacity"]
 )
 GLUED_PAIRS = frozenset(
     tuple(pair.split())

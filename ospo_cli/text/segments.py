@@ -20,7 +20,7 @@ LEVELS = ("phrase", "word", "sentence", "window")
 LONGEST_PHRASE = 4
 FALLBACK_WORDS = 3
 
-_SEPARATORS = re.escape(",;:!?()[]{}|.\"“”„«»‹›•·、，。；：！？…—–؛،؟।<>")
+_SEPARATORS = re.escape(',;:!?()[]{}|."“”„«»‹›•·、，。；：！？…—–؛،؟।<>')
 # A point, comma or colon between digits (15.6, 1,000, 16:9), a point between letters (node.js) and an inch mark stay inside a word.
 _WORD = re.compile(rf"(?:[^\s{_SEPARATORS}]|(?<=\d)[.,:](?=\d)|(?<=[^\W_])\.(?=[^\W_])|(?<=\d)\"(?!\w))+")
 _QUOTED = re.compile(r"(?<!\w)\"(?=\S)[^\"\n]*(?<=\S)\"(?!\w)|“[^“”\n]*”|„[^„“\n]*“|«[^«»\n]*»")
