@@ -48,23 +48,25 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
     """Answer the held-out prompts with every system, rank, measure, compare; write tables, TREC files and summaries."""
     _check_retrievers(params)
     folders = _policy_folders(layout, params.train.iterations)
-    tables = [
+    documents, prompts, qrels, pools = (
         parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data")
         for table in (schemas.DOCUMENTS, schemas.PROMPTS, schemas.QRELS, schemas.POOLS)
-    ]
-    tables[1] = choose_prompts(tables[1], params)
-    prompts, made = tables[1], []
-    rewards = {name: JudgedReward(*tables, params, retriever=name, cache=layout.cache) for name in params.evaluate.retrievers}
-    made.append(_undecoded(RAW_QUERY, prompts["prompt_id"], prompts["query"].to_list()))
+    )
+    prompts = choose_prompts(prompts, params)
+    rewards = {
+        name: JudgedReward(documents, prompts, qrels, pools, params, retriever=name, cache=layout.cache)
+        for name in params.evaluate.retrievers
+    }
+    made = [_undecoded(RAW_QUERY, prompts["prompt_id"], prompts["query"].to_list())]
     made += _policy_completions(prompts, folders, layout, params)
-    made += _oracle_completions(rewards[params.score_coalitions.retriever], tables, layout, params)
+    made += _oracle_completions(rewards[params.score_coalitions.retriever], documents, prompts, layout, params)
     completions = pl.concat(made)
     query_metrics, run, single = evaluate(completions, rewards, params)
     summary = summarise(query_metrics, params) | {"headroom": _headroom(single, layout, params)}
     parquet.write(completions, layout.evaluation("completions.parquet"), schemas.COMPLETIONS)
     parquet.write(run, layout.evaluation("run.parquet"), schemas.RUN)
     parquet.write(query_metrics, layout.evaluation("query_metrics.parquet"), schemas.QUERY_METRICS)
-    judged = tables[2].filter(pl.col("prompt_id").is_in(prompts["prompt_id"].to_list()))
+    judged = qrels.filter(pl.col("prompt_id").is_in(prompts["prompt_id"].to_list()))
     trec_files.write(run, judged, summary["systems"], summary["retrievers"], layout.evaluation("trec"))
     _write_json(layout.evaluation("summary.json"), summary)
     _write_json(layout.evaluation("curves.json"), curves(summary))
@@ -285,12 +287,14 @@ class _Answers:
         return {"completions": pl.DataFrame(rows, schema=schemas.COMPLETIONS.schema, orient="row")}
 
 
-def _oracle_completions(reward: JudgedReward, tables: Sequence[pl.DataFrame], layout: Layout, params: Params) -> list[pl.DataFrame]:
+def _oracle_completions(
+    reward: JudgedReward, documents: pl.DataFrame, prompts: pl.DataFrame, layout: Layout, params: Params
+) -> list[pl.DataFrame]:
     """Return the oracle's queries: greedy single-word edits of the raw query, scored by the reward's retriever and metric."""
     if params.evaluate.oracle_edits == 0:
         return []
-    search = _OracleSearch(reward, tables[0], params)
-    prompts = tables[1].select("prompt_id", "query")
+    search = _OracleSearch(reward, documents, params)
+    prompts = prompts.select("prompt_id", "query")
     targets = [
         [prompt_id, *(part.tolist() for part in reward.judged(prompt_id)), _listed(reward.pool(prompt_id))]
         for prompt_id in prompts["prompt_id"]
