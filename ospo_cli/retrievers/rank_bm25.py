@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ospo_cli.errors import ParameterError
 from ospo_cli.params import Retrieval
 from ospo_cli.retrievers.base import Catalogue, Ranking, best_first, candidates, require_words
 from ospo_cli.text.words import words
@@ -25,6 +26,10 @@ class RankBM25:
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:
         from rank_bm25 import BM25Okapi
 
+        if settings.k1 == 0:
+            raise ParameterError(
+                "retrieval.k1", "rank-bm25 divides by zero", found=settings.k1, expected="above 0", remedy="take the retriever bm25"
+            )
         self.settings = settings
         self.fingerprint = catalogue.fingerprint("rank-bm25-1", settings.k1, settings.b, settings.query_terms)
         self.count = len(catalogue.doc_ids)

@@ -1,0 +1,302 @@
+"""v(S) and the reward: what is composed, what is shared, what is refused, and what a kill leaves behind."""
+
+import dataclasses
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ospo_cli import parquet, params
+from ospo_cli.errors import CreditError, MissingInputError, RetrievalError
+from ospo_cli.layout import Layout
+from ospo_cli.retrievers.judged_reward import JudgedReward
+from ospo_cli.schemas import COALITION_VALUES, DOCUMENTS, POOLS, PROMPTS, QRELS, RAW_QUERY_VALUES, REWARDS, ROLLOUTS, SEGMENTS
+from ospo_cli.stages import score_coalitions as stage
+from ospo_cli.stages import score_queries
+
+WORDS = ["red", "blue", "wool", "cotton", "coat", "shirt", "boots", "belt", "warm", "rain", "linen", "green"]
+GROUPS, SIZE = 6, 4
+
+
+def changed(**settings):
+    section = dataclasses.replace(params.ScoreCoalitions(), **settings)
+    return dataclasses.replace(params.Params(), score_coalitions=section)
+
+
+def rollout(prompt_id, sample, phrases, tags=True, finish="stop"):
+    """Return a row of rollouts and its rows of segments, one segment per phrase."""
+    before, after = ("<answer>", "</answer>") if tags else ("", "")
+    completion = before + ", ".join(phrases) + after
+    rollout_id = f"001:{prompt_id}:{sample:02d}"
+    spans, position = [], len(before)
+    for index, phrase in enumerate(phrases):
+        spans.append((rollout_id, index, 0, position, position + len(phrase)))
+        position += len(phrase) + 2
+    end = len(completion) - len(after)
+    return (rollout_id, prompt_id, sample, [1], completion, [1], [-0.5], len(before), end, tags, finish), spans
+
+
+def frames(*rows):
+    """Return tables rollouts and segments."""
+    rollouts = pl.DataFrame([row for row, _ in rows], schema=ROLLOUTS.schema, orient="row")
+    return rollouts, pl.DataFrame([span for _, spans in rows for span in spans], schema=SEGMENTS.schema, orient="row")
+
+
+def prepared(pooled=False):
+    rng = np.random.default_rng(41)
+    titles = [" ".join(rng.choice(WORDS, size=rng.integers(2, 6), replace=False)) for _ in range(40)]
+    ids = [f"d{index:02d}" for index in range(40)]
+    documents = pl.DataFrame({"doc_id": ids, "title": titles, "category": [""] * 40}, schema=DOCUMENTS.schema)
+    names = [f"p{index}" for index in range(GROUPS)]
+    prompts = pl.DataFrame(
+        [(name, "train", f"{WORDS[index]} thing", [], "x") for index, name in enumerate(names)], schema=PROMPTS.schema, orient="row"
+    )
+    qrels = pl.DataFrame(
+        [(name, ids[place], 1.0) for name in names for place in np.sort(rng.permutation(40)[:3])], schema=QRELS.schema, orient="row"
+    )
+    pools = pl.DataFrame([(name, doc_id) for name in names for doc_id in ids[:30]] * pooled, schema=POOLS.schema, orient="row")
+    return documents, prompts, qrels, pools
+
+
+def sampled_rows(seed=42):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for group in range(GROUPS):
+        for sample in range(SIZE):
+            phrases = [" ".join(rng.choice(WORDS, size=rng.integers(1, 3), replace=False)) for _ in range(rng.integers(1, 7))]
+            rows.append(rollout(f"p{group}", sample, phrases, tags=bool(rng.integers(4)), finish=str(rng.choice(["stop", "length"]))))
+    return rows
+
+
+def score(rows, values=None, tables=None):
+    values = values or params.Params()
+    reward = JudgedReward(*(tables or prepared()), values)
+    rewards, coalition_values, _ = stage.score_coalitions(*frames(*rows), reward, values)
+    return rewards, coalition_values, reward
+
+
+def project(tmp_path, rows=None, pooled=False):
+    layout = Layout(tmp_path)
+    for table, frame in zip((DOCUMENTS, PROMPTS, QRELS, POOLS), prepared(pooled), strict=True):
+        parquet.write(frame, layout.prepared(f"{table.name}.parquet"), table)
+    rollouts, segments = frames(*(rows or sampled_rows()))
+    parquet.write(rollouts, layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
+    parquet.write(segments, layout.iteration(1, "segments.parquet"), SEGMENTS)
+    return layout
+
+
+def outputs(layout):
+    return [layout.iteration(1, name).read_bytes() for name in ("rewards.parquet", "coalition_values.parquet")]
+
+
+@pytest.mark.parametrize("composition", ["replace", "append"])
+@pytest.mark.parametrize("empty_value", ["zero", "query"])
+def test_each_coalition_is_worth_what_its_text_is_worth_alone(composition, empty_value):
+    values = changed(composition=composition, empty_value=empty_value, length_weight=0.3, length_limit=4, repetition_weight=0.05)
+    _, found, reward = score(sampled_rows(), values)
+    prompt_of = found["rollout_id"].str.split(":").list.get(1).to_list()
+    alone = [reward.values([prompt_id], [query])[0] for prompt_id, query in zip(prompt_of, found["query"], strict=True)]
+    assert found["retrieval"].to_list() == alone
+    weighted = found["retrieval"] + 0.3 * found["length"] + 0.05 * found["repetition"]
+    assert found["coalition_value"].to_numpy() == pytest.approx(weighted.to_numpy(), abs=1e-15)
+
+
+@pytest.mark.parametrize("composition", ["replace", "append"])
+def test_the_grand_coalition_is_worth_the_reward_without_its_format_part(composition):
+    values = changed(composition=composition, format_weight=0.25, length_weight=0.3, length_limit=3)
+    rewards, found, _ = score(sampled_rows(), values)
+    grand = found.filter(~pl.col("coalition").str.contains("0")).join(rewards, on="rollout_id")
+    assert grand.height == (~rewards["is_degenerate_group"]).sum()
+    assert (grand["reward"] - 0.25 * grand["format"]).to_numpy() == pytest.approx(grand["coalition_value"].to_numpy(), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("settings", "query"),
+    [
+        ({}, ""),
+        ({"empty_value": "query"}, "red thing"),
+        ({"composition": "append"}, "red thing"),
+        ({"composition": "append", "empty_value": "query"}, "red thing"),
+    ],
+)
+def test_the_empty_coalition_is_worth_nothing_or_what_the_raw_query_is_worth(settings, query):
+    _, found, reward = score([rollout("p0", 0, ["wool coat", "red"]), rollout("p0", 1, ["boots", "belt"])], changed(**settings))
+    empty = found.filter(~pl.col("coalition").str.contains("1"))
+    assert empty["query"].to_list() == [query] * 2
+    assert empty["coalition_value"].to_list() == reward.values(["p0"] * 2, [query] * 2).tolist()
+
+
+def test_append_gives_the_retriever_the_raw_query_and_then_the_text():
+    _, found, _ = score([rollout("p0", 0, ["wool coat", "red"]), rollout("p0", 1, ["boots", "belt"])], changed(composition="append"))
+    assert found.filter(rollout_id="001:p0:00", coalition="10")["query"].to_list() == ["red thing wool coat"]
+
+
+def test_all_families_that_are_asked_for_are_evaluated_and_the_empty_and_grand_coalition_always():
+    rows = [rollout("p0", 0, ["red", "wool", "coat", "warm"]), rollout("p0", 1, ["boots", "belt"])]
+    found = {
+        name: sorted(score(rows, changed(families=[name]))[1].filter(rollout_id="001:p0:00")["coalition"])
+        for name in ("contiguous", "prefix", "leave-one-out")
+    }
+    assert found == {
+        "contiguous": ["0000", "0001", "0010", "0011", "0100", "0110", "0111", "1000", "1100", "1110", "1111"],
+        "prefix": ["0000", "1000", "1100", "1110", "1111"],
+        "leave-one-out": ["0000", "0111", "1011", "1101", "1110", "1111"],
+    }
+
+
+def test_a_capped_family_depends_on_the_seed_and_the_rollout_alone():
+    rows = [rollout("p0", sample, WORDS[: 9 + sample % 2]) for sample in range(4)]
+    values = changed(families=["contiguous"], contiguous_cap=12)
+    together = score(rows, values)[1]
+    alone = score(rows[:2], values)[1]
+    assert together.filter(pl.col("rollout_id").is_in(["001:p0:00", "001:p0:01"])).equals(alone)
+    other_seed = dataclasses.replace(values, train=params.Train(seed=1))
+    assert not score(rows, other_seed)[1].select("rollout_id", "coalition").equals(together.select("rollout_id", "coalition"))
+
+
+def test_the_parts_of_a_reward_are_what_their_definitions_say():
+    rows = [
+        rollout("p0", 0, ["red red coat", "red"]),
+        rollout("p0", 1, ["wool"], tags=False),
+        rollout("p0", 2, ["belt"], tags=False, finish="length"),
+    ]
+    rewards, _, _ = score(rows, changed(length_limit=2, length_weight=0.5, repetition_weight=0.02, format_weight=0.1))
+    assert rewards["format"].to_list() == [0.0, -0.5, -1.0]
+    assert rewards["length"].to_list() == [-1.0, 0.0, 0.0]
+    assert rewards["repetition"].to_list() == [-2.0, 0.0, 0.0]
+    expected = rewards["retrieval"] + 0.5 * rewards["length"] + 0.02 * rewards["repetition"] + 0.1 * rewards["format"]
+    assert rewards["reward"].to_numpy() == pytest.approx(expected.to_numpy(), abs=1e-15)
+
+
+def test_groups_without_a_difference_are_flagged_and_their_coalitions_never_evaluated():
+    same = [rollout("p0", sample, ["wool coat", "red"]) for sample in range(3)]
+    single = [rollout("p1", 0, ["blue", "shirt"])]
+    differing = [rollout("p2", 0, ["wool coat", "red"]), rollout("p2", 1, ["wool coat", "red"], finish="length")]
+    rewards, found, _ = score([*same, *single, *differing])
+    assert dict(rewards.select("prompt_id", "is_degenerate_group").unique().iter_rows()) == {"p0": True, "p1": True, "p2": False}
+    assert set(found["rollout_id"]) == {"001:p2:00", "001:p2:01"}
+
+
+def test_an_answer_without_segments_has_a_reward_and_no_coalitions():
+    rewards, found, _ = score([rollout("p0", 0, []), rollout("p0", 1, ["wool coat"], finish="length")])
+    assert rewards.filter(rollout_id="001:p0:00")["retrieval"].to_list() == [0.0]
+    assert set(found["rollout_id"]) == {"001:p0:01"}
+
+
+def test_each_distinct_text_of_a_prompt_is_ranked_once(monkeypatch):
+    asked = []
+    values = params.Params()
+    reward = JudgedReward(*prepared(), values)
+    plain = reward.values
+    monkeypatch.setattr(
+        reward, "values", lambda prompt_ids, queries: asked.extend(zip(prompt_ids, queries, strict=True)) or plain(prompt_ids, queries)
+    )
+    rows = [
+        rollout("p0", 0, ["wool", "coat", "wool"]),
+        rollout("p0", 1, ["wool", "coat"]),
+        rollout("p1", 0, ["wool"]),
+        rollout("p1", 1, ["coat"]),
+    ]
+    _, found, ranked = stage.score_coalitions(*frames(*rows), reward, values)
+    assert len(asked) == len(set(asked)) == ranked
+    assert ranked < found.height
+
+
+def test_words_outside_every_segment_are_an_error_that_names_the_rollout():
+    row, spans = rollout("p0", 0, ["red", "wool coat", "boots"])
+    values = changed(repetition_weight=0.0, length_weight=1.0, length_limit=1)
+    with pytest.raises(CreditError, match="rollout 001:p0:00: its segments together are not worth what its answer is"):
+        score([(row, spans[:2]), rollout("p0", 1, ["belt"])], values)
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_shards_change_no_byte(tmp_path, monkeypatch, pooled):
+    one, many = project(tmp_path / "one", pooled=pooled), project(tmp_path / "many", pooled=pooled)
+    written = {table.name: table for table in (REWARDS, COALITION_VALUES)}
+    metrics = stage.execute(one, params.Params(), 1)
+    monkeypatch.setattr(stage, "GROUPS_PER_SHARD", 1)
+    stage.execute(many, params.Params(), 1)
+    assert outputs(one) == outputs(many)
+    assert metrics["asked_values"] == sum(
+        parquet.read(one.iteration(1, f"{name}.parquet"), table).height for name, table in written.items()
+    )
+
+
+def test_finished_shards_are_used_again_and_unfinished_ones_computed_to_the_same_bytes(tmp_path, monkeypatch):
+    whole, cut = project(tmp_path / "whole"), project(tmp_path / "cut")
+    monkeypatch.setattr(stage, "GROUPS_PER_SHARD", 2)
+    stage.execute(whole, params.Params(), 1)
+    plain, calls = stage.score_coalitions, []
+
+    def dies_in_the_third_shard(*arguments):
+        calls.append(1)
+        return plain(*arguments) if len(calls) < 3 else 1 / 0
+
+    monkeypatch.setattr(stage, "score_coalitions", dies_in_the_third_shard)
+    with pytest.raises(ZeroDivisionError):
+        stage.execute(cut, params.Params(), 1)
+    assert not cut.iteration(1, "rewards.parquet").exists()
+    calls.clear()
+    monkeypatch.setattr(stage, "score_coalitions", lambda *arguments: calls.append(1) or plain(*arguments))
+    stage.execute(cut, params.Params(), 1)
+    assert len(calls) == 1
+    assert outputs(cut) == outputs(whole)
+
+
+@pytest.mark.parametrize("change", [{"metric": "mrr"}, {"composition": "append"}, {"families": ["prefix"]}, {"repetition_weight": 0.5}])
+def test_a_change_of_the_reward_uses_no_shard_of_another_reward(tmp_path, monkeypatch, change):
+    layout, fresh = project(tmp_path / "used"), project(tmp_path / "fresh")
+    stage.execute(layout, params.Params(), 1)
+    stage.execute(layout, changed(**change), 1)
+    stage.execute(fresh, changed(**change), 1)
+    assert outputs(layout) == outputs(fresh)
+
+
+def test_the_metrics_count_what_was_asked_and_what_was_ranked(tmp_path):
+    layout = project(tmp_path)
+    first, second = (stage.execute(layout, params.Params(), 1) for _ in range(2))
+    assert first["computed_values"] == first["distinct_values"] == second["distinct_values"]
+    assert second["computed_values"] == 0
+    assert json.loads(layout.iteration(1, "score_metrics.json").read_text())["rollout_groups"] == GROUPS
+
+
+def test_a_missing_table_names_the_command_that_makes_it(tmp_path):
+    layout = project(tmp_path)
+    layout.iteration(1, "segments.parquet").unlink()
+    with pytest.raises(MissingInputError, match="ospo segment --iter 1"):
+        stage.execute(layout, params.Params(), 1)
+
+
+def test_segments_of_another_sampling_are_refused(tmp_path):
+    layout = project(tmp_path)
+    rollouts, segments = frames(*sampled_rows())
+    parquet.write(segments.with_columns(end=pl.col("end") + 40), layout.iteration(1, "segments.parquet"), SEGMENTS)
+    with pytest.raises(CreditError, match=r"rollout 001:p0:00, segment 0.*run `ospo segment --iter 1` again"):
+        stage.execute(layout, params.Params(), 1)
+    parquet.write(rollouts.filter(pl.col("prompt_id") != "p0"), layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
+    with pytest.raises(CreditError, match="names a rollout that is not in table rollouts"):
+        stage.execute(layout, params.Params(), 1)
+
+
+def test_no_rollouts_at_all_are_an_error(tmp_path):
+    layout = project(tmp_path)
+    parquet.write(ROLLOUTS.empty(), layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
+    with pytest.raises(CreditError, match="holds no rollout"):
+        stage.execute(layout, params.Params(), 1)
+
+
+def test_a_query_without_judged_products_stops_the_stage_and_writes_nothing(tmp_path):
+    layout = project(tmp_path)
+    parquet.write(prepared()[2].filter(pl.col("prompt_id") != "p3"), layout.prepared("qrels.parquet"), QRELS)
+    with pytest.raises(RetrievalError, match="prompt p3: has no relevant product"):
+        stage.execute(layout, params.Params(), 1)
+    assert not layout.iteration(1, "rewards.parquet").exists()
+
+
+def test_raw_queries_are_scored_by_themselves(tmp_path):
+    layout = project(tmp_path)
+    score_queries.execute(layout, params.Params())
+    found = parquet.read(layout.raw_query_values(), RAW_QUERY_VALUES)
+    reward = JudgedReward(*prepared(), params.Params())
+    assert found["value"].to_list() == [reward.values([prompt_id], [reward.raw_query(prompt_id)])[0] for prompt_id in found["prompt_id"]]
