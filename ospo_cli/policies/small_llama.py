@@ -83,7 +83,8 @@ def build_model(policy: Policy, vocabulary_size: int, start_token_id: int, end_t
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim > 1:
-                weight.normal_(0.0, 0.02, generator=torch_generator(seed, f"small-llama/{name}"))
+                # Not the usual 0.02: at these widths attention then starts so flat that the demo's warm start never reads its prompt.
+                weight.normal_(0.0, policy.hidden_size**-0.5, generator=torch_generator(seed, f"small-llama/{name}"))
             else:
                 weight.fill_(1.0)
     return model
