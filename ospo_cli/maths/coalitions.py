@@ -39,7 +39,7 @@ def contiguous(n: int, width: int, cap: int, rng: np.random.Generator) -> Masks:
         starts, ends = starts[kept], ends[kept]
     position = np.arange(n)
     inner = (position >= starts[:, None]) & (position <= ends[:, None])
-    return union_of(_empty_and_grand(n), inner)
+    return union_of(empty_and_grand(n), inner)
 
 
 def prefix(n: int) -> Masks:
@@ -51,7 +51,7 @@ def prefix(n: int) -> Masks:
 def leave_one_out(n: int) -> Masks:
     """Return the grand coalition and the n coalitions that miss one segment, and the empty one (shares are relative to its value)."""
     _check(n)
-    return union_of(_empty_and_grand(n), ~np.eye(n, dtype=bool))
+    return union_of(empty_and_grand(n), ~np.eye(n, dtype=bool))
 
 
 def powerset(n: int) -> Masks:
@@ -122,10 +122,20 @@ def from_mask_string(text: str) -> Masks:
     """Return bool[n] of a mask string; raise CreditError where it holds anything but 0 and 1."""
     if text.strip("01"):
         raise CreditError("coalition", "is not a bit mask", found=text, expected="characters 0 and 1")
-    return np.frombuffer(text.encode("ascii"), dtype=np.uint8) == 49
+    bits: Masks = np.frombuffer(text.encode("ascii"), dtype=np.uint8) == 49
+    return bits
 
 
-def _empty_and_grand(n: int) -> Masks:
+def row_of(masks: Masks, mask: Masks) -> int:
+    """Return the row that holds the coalition; raise CreditError where none does."""
+    rows = np.flatnonzero((masks == mask).all(axis=1))
+    if len(rows) == 0:
+        raise CreditError("coalitions", "not among the coalitions", found=to_mask_string(mask))
+    return int(rows[0])
+
+
+def empty_and_grand(n: int) -> Masks:
+    """Return the two coalitions that every estimate needs."""
     return np.stack([np.zeros(n, dtype=bool), np.ones(n, dtype=bool)])
 
 

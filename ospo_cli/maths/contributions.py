@@ -18,7 +18,9 @@ def marginal_pairs(masks: Masks) -> tuple[Indices, Indices, Indices]:
     m, n = masks.shape
     # A random 64-bit number per segment makes the hash of S with j one exclusive-or away; matches are compared bit by bit.
     keys = np.random.Generator(np.random.Philox(key=n)).integers(0, 2**63, size=n, dtype=np.int64)
-    hashes = np.bitwise_xor.reduce(np.where(masks, keys, 0), axis=1) if n else np.zeros(m, dtype=np.int64)
+    hashes = np.zeros(m, dtype=np.int64)
+    for segment in range(n):
+        hashes ^= np.where(masks[:, segment], keys[segment], np.int64(0))
     order = np.argsort(hashes, kind="stable")
     row, player = np.nonzero(~masks)
     wanted = hashes[row] ^ keys[player]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ospo_cli.errors import CreditError
-from ospo_cli.maths.coalitions import Masks
+from ospo_cli.maths.coalitions import Masks, contiguous, empty_and_grand, family, prefix, union_of
 from ospo_cli.maths.contributions import weighted_marginals
 from ospo_cli.maths.myerson import path_myerson
 
@@ -71,7 +71,7 @@ class Estimator:
             shape = (*values.shape[:-1], 0)
             empty = np.zeros(values.shape[:-1])
             return Shares(np.zeros(shape), np.zeros(shape, dtype=np.int64), None, np.full(values.shape[:-1], "", dtype="<U32"), empty)
-        u = values - _value_of(masks, values, np.zeros(n, dtype=bool))[..., None]
+        u = np.asarray(values - np.asarray(_value_of(masks, values, np.zeros(n, dtype=bool)))[..., None])
         grand = _value_of(masks, u, np.ones(n, dtype=bool))
         if self.needs_order and order is None:
             if rng is None:
@@ -157,3 +157,35 @@ ESTIMATORS: dict[str, Estimator] = {
         Estimator("random", ("contiguous",), True, _random, needs_order=True),
     )
 }
+
+
+def needed_coalitions(estimator: Estimator, n: int, width: int, with_prefixes: bool) -> Masks:
+    """Return what is read for n segments: the empty and the grand coalition, the estimator's families without a cap, prefixes."""
+    parts = [family(name, n, width, 0, _unused_generator()) for name in estimator.families]
+    return union_of(empty_and_grand(n), *parts, *([prefix(n)] if with_prefixes else []))
+
+
+def missing_coalitions(estimator: Estimator, masks: Masks, values: Values, width: int, cap: int, with_prefixes: bool) -> NDArray[np.bool_]:
+    """Return [rows, m] which needed values are absent (NaN) though they should have been evaluated.
+
+    Under a cap of the contiguous family, windows may be absent from a row that has as many of them as the cap allows.
+    """
+    missing: NDArray[np.bool_] = np.isnan(values)
+    if cap == 0 or "contiguous" not in estimator.families:
+        return missing
+    n = masks.shape[1]
+    windows = contiguous(n, width, 0, _unused_generator())
+    is_window = _is_among(masks, windows)
+    is_always = _is_among(masks, union_of(empty_and_grand(n), *([prefix(n)] if with_prefixes else [])))
+    has_enough = (~missing[:, is_window]).sum(axis=1) >= min(cap, len(windows))
+    excused = (is_window & ~is_always)[None, :] & has_enough[:, None]
+    return np.asarray(missing & ~excused)
+
+
+def _is_among(masks: Masks, others: Masks) -> NDArray[np.bool_]:
+    known = {mask.tobytes() for mask in others}
+    return np.array([mask.tobytes() in known for mask in masks], dtype=bool)
+
+
+def _unused_generator() -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=0))  # without a cap nothing is drawn

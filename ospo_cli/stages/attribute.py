@@ -18,7 +18,8 @@ from ospo_cli.errors import CreditError
 from ospo_cli.layout import Layout
 from ospo_cli.maths import coalitions, seeding
 from ospo_cli.maths.advantages import GroupAdvantages, group_advantages
-from ospo_cli.maths.estimators import ESTIMATORS, Estimator
+from ospo_cli.maths.coalitions import Masks
+from ospo_cli.maths.estimators import ESTIMATORS, Estimator, missing_coalitions, needed_coalitions
 from ospo_cli.maths.redistribution import NEGLIGIBLE, RULES, Credit, Settings, TokenMap, clipped, redistribute
 from ospo_cli.maths.shaping import prefix_advantages
 from ospo_cli.params import Params
@@ -242,6 +243,7 @@ def _estimate(
     grand = np.full(n_rows, np.nan)
     first_segment = np.cumsum(rows.segments) - rows.segments
     active = np.flatnonzero(~is_degenerate & (rows.segments > 0))
+    width = params.score_coalitions.contiguous_width
     lengths = np.unique(rows.segments[active])
     numbered = pl.DataFrame(
         {"rollout_id": [rows.rollout_ids[row] for row in active], "row": active, "n": rows.segments[active]},
@@ -250,16 +252,16 @@ def _estimate(
     found = coalition_values.select("rollout_id", "coalition", "coalition_value").join(numbered, on="rollout_id", how="inner")
     by_length = found.partition_by("n", as_dict=True) if found.height else {}
     for n in lengths.tolist():
-        masks = _needed(n, estimator, needs_prefix, params)
+        masks = needed_coalitions(estimator, n, width, needs_prefix)
         of_length = active[rows.segments[active] == n]
         part = by_length.get((n,), found.clear())
         values = _dense(part, of_length, masks, n_rows)
-        _check_evaluated(values, masks, of_length, rows, estimator, needs_prefix, params, iteration)
-        grand[of_length] = values[:, _row_of(masks, np.ones(n, dtype=bool))]
+        _check_evaluated(values, masks, [rows.rollout_ids[row] for row in of_length], estimator, needs_prefix, params, iteration)
+        grand[of_length] = values[:, coalitions.row_of(masks, np.ones(n, dtype=bool))]
         place = first_segment[of_length][:, None] + np.arange(n)
         step = max(1, TABLE_CELLS // (n * n + len(masks)))
-        estimated = _needed(n, estimator, False, params)
-        column = [_row_of(masks, mask) for mask in estimated]
+        estimated = needed_coalitions(estimator, n, width, False)
+        column = [coalitions.row_of(masks, mask) for mask in estimated]
         for at in range(0, len(of_length), step):
             chunk = slice(at, at + step)
             order = None
@@ -274,7 +276,7 @@ def _estimate(
             estimate.special_case[of_length[chunk]] = shares.special_case
             estimate.efficiency_gap[of_length[chunk]] = shares.efficiency_gap
         if needs_prefix:
-            prefix_column = [_row_of(masks, mask) for mask in coalitions.prefix(n)]
+            prefix_column = [coalitions.row_of(masks, mask) for mask in coalitions.prefix(n)]
             estimate.prefix_advantage[place] = prefix_advantages(values[:, prefix_column], format_part[of_length], params.attribute.trace)
     if estimator.is_efficient and (estimate.efficiency_gap > EFFICIENCY_TOLERANCE).any():
         row = int(estimate.efficiency_gap.argmax())
@@ -287,16 +289,7 @@ def _estimate(
     return estimate, grand
 
 
-def _needed(n: int, estimator: Estimator, needs_prefix: bool, params: Params) -> NDArray[np.bool_]:
-    """Return the coalitions that are read for answers of n segments: what the families hold without a cap."""
-    families = [*estimator.families, *(["prefix"] if needs_prefix else [])]
-    ends = np.stack([np.zeros(n, dtype=bool), np.ones(n, dtype=bool)])
-    unused = np.random.Generator(np.random.Philox(key=0))  # without a cap nothing is drawn
-    parts = [coalitions.family(name, n, params.score_coalitions.contiguous_width, 0, unused) for name in families]
-    return coalitions.union_of(ends, *parts)
-
-
-def _dense(found: pl.DataFrame, of_length: Indices, masks: NDArray[np.bool_], n_rows: int) -> Values:
+def _dense(found: pl.DataFrame, of_length: Indices, masks: Masks, n_rows: int) -> Values:
     """Return [rows of this length, coalitions] values, NaN where the table has none."""
     columns = pl.DataFrame({"coalition": coalitions.to_mask_strings(masks), "column": np.arange(len(masks))})
     joined = found.join(columns, on="coalition", how="inner")
@@ -308,27 +301,10 @@ def _dense(found: pl.DataFrame, of_length: Indices, masks: NDArray[np.bool_], n_
 
 
 def _check_evaluated(
-    values: Values,
-    masks: NDArray[np.bool_],
-    of_length: Indices,
-    rows: Rows,
-    estimator: Estimator,
-    needs_prefix: bool,
-    params: Params,
-    iteration: int,
+    values: Values, masks: Masks, rollout_ids: list[str], estimator: Estimator, needs_prefix: bool, params: Params, iteration: int
 ) -> None:
-    """Refuse missing coalitions; only windows beyond the cap of the contiguous family may be missing."""
-    cap = params.score_coalitions.contiguous_cap
-    missing = np.isnan(values)
-    if cap and "contiguous" in estimator.families:
-        n = masks.shape[1]
-        unused = np.random.Generator(np.random.Philox(key=0))
-        windows = coalitions.contiguous(n, params.score_coalitions.contiguous_width, 0, unused)
-        always = coalitions.prefix(n) if needs_prefix else np.stack([np.zeros(n, dtype=bool), np.ones(n, dtype=bool)])
-        is_window = np.isin(coalitions.to_mask_strings(masks), coalitions.to_mask_strings(windows))
-        is_always = np.isin(coalitions.to_mask_strings(masks), coalitions.to_mask_strings(always))
-        has_enough = (~missing[:, is_window]).sum(axis=1) >= min(cap, len(windows))
-        missing = missing & ~((is_window & ~is_always) & has_enough[:, None])
+    scored = params.score_coalitions
+    missing = missing_coalitions(estimator, masks, values, scored.contiguous_width, scored.contiguous_cap, needs_prefix)
     if not missing.any():
         return
     row = int(np.flatnonzero(missing.any(axis=1))[0])
@@ -336,16 +312,12 @@ def _check_evaluated(
     more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
     families = [*estimator.families, *(["prefix"] if needs_prefix else [])]
     raise CreditError(
-        f"rollout {rows.rollout_ids[of_length[row]]}",
+        f"rollout {rollout_ids[row]}",
         f"coalitions that estimator {estimator.name}{' and rule potential' if needs_prefix else ''} need were not evaluated",
         found=f"no value of {coalitions.to_mask_string(masks[absent[0]])}{more}",
         expected=f"families {', '.join(families) or 'of any name'}",
         remedy=f"add them to score_coalitions.families and run `ospo score-coalitions --iter {iteration}`",
     )
-
-
-def _row_of(masks: NDArray[np.bool_], mask: NDArray[np.bool_]) -> int:
-    return int(np.flatnonzero((masks == mask).all(axis=1))[0])
 
 
 def _token_map(rows: Rows, pieces: Pieces) -> TokenMap:

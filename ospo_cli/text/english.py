@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-LIMIT_WORDS = frozenset(
-    ["under", "below", "over", "above", "less", "more", "than", "up", "to", "between", "around", "about", "within", "max", "maximum", "min", "minimum", "least", "most"]
-)
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+LIMIT_WORDS = _words("under below over above less more than up to between around about within max maximum min minimum least most")
 
 # A phrase starts before these, where the one before it has a content word.
-BOUNDARY_WORDS = frozenset(
-    ["and", "or", "but", "nor", "plus", "&", "with", "without", "for", "from", "by", "in", "on", "at", "to", "into", "onto", "under", "over", "below", "above", "between", "within", "against", "during", "before", "after", "through", "around", "about", "near", "per", "as", "like", "than", "via", "no", "not", "non", "except", "excluding", "including", "featuring", "containing", "a", "an", "the", "this", "that", "these", "those", "my", "your", "his", "her", "its", "our", "their", "some", "any", "which", "who", "whose", "where", "when", "while", "because", "so", "if", "i", "we", "you", "he", "she", "they", "it", "less", "more", "up"]
+BOUNDARY_WORDS = _words(
+    """
+    and or but nor plus & with without for from by in on at to into onto under over below above between within against during before
+    after through around about near per as like than via no not non except excluding including featuring containing a an the this that
+    these those my your his her its our their some any which who whose where when while because so if i we you he she they it less more
+    up
+    """
 )
 FUNCTION_WORDS = (
     BOUNDARY_WORDS
     | LIMIT_WORDS
-    | frozenset(["of", "is", "are", "was", "were", "be", "been", "being", "am", "do", "does", "did", "has", "have", "had", "will", "would", "can", "could", "should", "may", "might", "must"])
+    | _words("of is are was were be been being am do does did has have had will would can could should may might must")
 )
 
-UNITS = frozenset(
-    ["inch", "inches", "cm", "mm", "m", "meter", "meters", "metre", "metres", "ft", "foot", "feet", "yd", "yard", "yards", "km", "mile", "miles", "gb", "tb", "mb", "kb", "ghz", "mhz", "hz", "w", "watt", "watts", "kw", "v", "volt", "volts", "mah", "ah", "amp", "amps", "kg", "g", "gram", "grams", "mg", "lb", "lbs", "pound", "pounds", "oz", "ounce", "ounces", "ml", "l", "liter", "liters", "litre", "litres", "qt", "quart", "quarts", "gal", "gallon", "gallons", "pack", "packs", "count", "ct", "pc", "pcs", "piece", "pieces", "pair", "pairs", "year", "years", "yr", "yrs", "month", "months", "week", "weeks", "day", "days", "hour", "hours", "minute", "minutes", "dollar", "dollars", "usd", "eur", "euro", "euros", "gbp", "percent", "%", "degree", "degrees", "bit", "core", "cores", "fps", "dpi", "mp", "megapixel", "megapixels", "tier", "ply", "shelf", "drawer", "drawers", "door", "doors", "seat", "seats"]
+UNITS = _words(
+    """
+    inch inches cm mm m meter meters metre metres ft foot feet yd yard yards km mile miles gb tb mb kb ghz mhz hz w watt watts kw v volt
+    volts mah ah amp amps kg g gram grams mg lb lbs pound pounds oz ounce ounces ml l liter liters litre litres qt quart quarts gal gallon
+    gallons pack packs count ct pc pcs piece pieces pair pairs year years yr yrs month months week weeks day days hour hours minute
+    minutes dollar dollars usd eur euro euros gbp percent % degree degrees bit core cores fps dpi mp megapixel megapixels tier ply shelf
+    drawer drawers door doors seat seats
+    """
 )
-MEASURED_WORDS = frozenset(
-    ["ram", "memory", "ssd", "hdd", "storage", "battery", "screen", "display", "monitor", "long", "wide", "tall", "high", "deep", "thick", "old", "warranty", "resolution", "diameter", "capacity"]
+MEASURED_WORDS = _words(
+    "ram memory ssd hdd storage battery screen display monitor long wide tall high deep thick old warranty resolution diameter capacity"
 )
-GLUED_PAIRS = frozenset(
-    tuple(pair.split())
-    for pair in (
-        "slip on", "carry on", "clip on", "roll on", "stick on", "snap on", "pull on", "plug in", "built in", "walk in", "made in", "made from", "made by",
-        "made with", "lace up", "pull over", "push up", "pop up", "pull up", "stand up", "make up", "fold up", "zip up", "roll up", "touch up", "wind up",
-        "such as", "up to", "less than", "more than",
-    )
-)  # fmt: skip
+
+_GLUED = """
+    slip on, carry on, clip on, roll on, stick on, snap on, pull on, plug in, built in, walk in, made in, made from, made by, made with,
+    lace up, pull over, push up, pop up, pull up, stand up, make up, fold up, zip up, roll up, touch up, wind up, such as, up to, less than,
+    more than
+"""
+GLUED_PAIRS = frozenset((first, second) for first, second in (pair.split() for pair in _GLUED.split(",")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ospo_cli.errors import CreditError
 from ospo_cli.text.english import (
@@ -230,4 +231,4 @@ def _cut_long(phrase: list[_Word]) -> list[list[_Word]]:
     cuts = [0]
     for index in range(count):
         cuts.append(cuts[-1] + size + (index < larger))
-    return [phrase[left:right] for left, right in zip(cuts, cuts[1:], strict=False)]
+    return [phrase[left:right] for left, right in pairwise(cuts)]
