@@ -109,7 +109,7 @@ def _wrap(model: Any, policy: Policy, seed: int) -> Any:
 def _write(model: Any, folder: Path, card: dict[str, Any]) -> None:
     # The path within the project, not this machine's: equal adapters give equal files.
     model.peft_config["default"].base_model_name_or_path = card["base"]
-    model.save_pretrained(folder, safe_serialization=True)
+    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
     configuration = folders.read_json(folder / CONFIGURATION)
     configuration["target_modules"] = sorted(configuration["target_modules"])  # a set: its order changes from process to process
