@@ -28,8 +28,8 @@ class SourceData:
         qrels: prompt_id, doc_id, relevance (finite, ≥ 0); only judged pairs.
         teacher_pairs: prompt_id, pair_index, completion, where the source has a teacher.
         pools: prompt_id, doc_id, where the source brings candidates; None: prepare-data makes them.
-        excluded: prompt_id, doc_id of documents that no pool of the prompt may hold (a BEIR query that is itself in the corpus).
         card: plain JSON values: `licence` (str), `inputs` (file name -> sha256), `counts` (what the reader dropped, by reason), `notes`.
+        excluded: prompt_id, doc_id of documents that no pool of the prompt may hold (a BEIR query that is itself in the corpus).
     """
 
     documents: pl.DataFrame
@@ -37,8 +37,8 @@ class SourceData:
     qrels: pl.DataFrame
     teacher_pairs: pl.DataFrame | None = None
     pools: pl.DataFrame | None = None
-    excluded: pl.DataFrame | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
+    excluded: pl.DataFrame | None = None
 
 
 class Source(Protocol):

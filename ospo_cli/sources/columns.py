@@ -72,7 +72,7 @@ def gains(frame: pl.DataFrame, column: str, where: object, labels: dict[str, flo
         row = first(bad)
         expected = "a number ≥ 0" + (f" or one of {', '.join(labels)}" if labels else "")
         raise SourceError(
-            f"{where}: row {row}, column {column}", "is no grade", found=series[row - 1], expected=expected, remedy="mend the row, or give its label a gain in prepare_data.gains"
+            f"{where}: row {row}, column {column}", "is no grade", found="nothing" if series[row - 1] is None else series[row - 1], expected=expected, remedy="mend the row, or give its label a gain in prepare_data.gains"
         )
     return numbers
 

@@ -37,6 +37,12 @@ TEACHER_PAIRS_PER_PROMPT = 3
 POOL_SIZE = 100
 POOL_NEAR_MISSES = 60
 
+# The teacher is imperfect on purpose: what it leaves out or says wrongly is what reinforcement can find.
+TEACHER_NAMES = {"type": 1.0, "colour": 0.4, "material": 0.4, "brand": 0.4, "fit": 0.75, "pattern": 0.75, "occasion": 0.75, "season": 0.75}
+TEACHER_KEEPS_USER_WORD = 0.5
+TEACHER_ERRS = 0.06
+TEACHER_PUFFS = 0.15
+
 _VALUES = {attribute: tuple(USER_WORDS[attribute]) for attribute in ATTRIBUTES}
 _COLUMN = {attribute: index for index, attribute in enumerate(ATTRIBUTES)}
 _TASTE_COLUMNS = [_COLUMN[attribute] for attribute in TASTE]
@@ -68,7 +74,7 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
             pools += [(prompt_id, int(row)) for row in _pool(distance, relevant, generator(seed, f"pool|{prompt_id}"))]
             if split == "train":
                 pairs += [
-                    (prompt_id, index, teacher_completion(products[need.target], need, generator(seed, f"teacher|{prompt_id}|{index}")))
+                    (prompt_id, index, teacher_completion(products[need.target], need, query, generator(seed, f"teacher|{prompt_id}|{index}")))
                     for index in range(TEACHER_PAIRS_PER_PROMPT)
                 ]
     return SourceData(
@@ -128,15 +134,19 @@ def helpful_words(seed: int, split: str = "test") -> dict[str, tuple[str, ...]]:
     return helpful
 
 
-def teacher_completion(product: np.ndarray, need: Need, random: np.random.Generator) -> str:
-    """Return the answer of an imperfect teacher: it names each wanted attribute sometimes, now and then a wrong value or puffery."""
-    phrases = [value(product, "type")]
-    for column in need.columns[1:]:
+def teacher_completion(product: np.ndarray, need: Need, query: str, random: np.random.Generator) -> str:
+    """Return the answer of an imperfect teacher: it leaves wanted attributes out, keeps the user's words, errs, and adds puffery."""
+    asked = set(query.split())
+    phrases = []
+    for column in need.columns:
         attribute = ATTRIBUTES[column]
-        if random.random() < 0.55:
-            wrong = random.random() < 0.1
-            phrases.append(str(random.choice(_VALUES[attribute])) if wrong else value(product, attribute))
-        elif random.random() < 0.2:
+        right = value(product, attribute)
+        if random.random() < TEACHER_NAMES[attribute]:
+            kept = [word for expression in USER_WORDS[attribute][right] for word in expression.split()[-1:] if word in asked]
+            wrong = random.random() < TEACHER_ERRS
+            keeps = random.random() < TEACHER_KEEPS_USER_WORD
+            phrases.append(str(random.choice(_VALUES[attribute])) if wrong else kept[0] if kept and keeps else right)
+        elif random.random() < TEACHER_PUFFS:
             phrases.append(str(random.choice(PUFFERY)))
     return f"<answer>{', '.join(dict.fromkeys(phrases))}</answer>"
 

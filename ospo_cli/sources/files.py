@@ -85,6 +85,8 @@ def read(path: Path, columns: Sequence[str] = (), separator: str | None = None) 
     Raises:
         SourceError: the file cannot be read or lacks one of the columns.
     """
+    if path.is_file() and path.stat().st_size == 0:
+        raise unreadable(path, ValueError("no bytes"))
     try:
         if path.suffix == ".jsonl":
             frame = pl.read_ndjson(path, infer_schema_length=None)
@@ -119,10 +121,10 @@ def _delimited(path: Path, columns: Sequence[str], separator: str) -> pl.DataFra
         )
     except (pa.ArrowException, OSError, ValueError, csv.Error) as error:
         raise unreadable(path, error, separator) from None
-    frame = pl.DataFrame(pl.from_arrow(table))
+    frame = pl.DataFrame(pl.from_arrow(table.select([name for name in names if name not in STRAY])))
     if frame.height and any("\n" in (value or "") for value in frame.row(-1)):
         _check_closed(path, separator)
-    return frame.select([name for name in frame.columns if name not in STRAY])
+    return frame
 
 
 def _check_closed(path: Path, separator: str) -> None:

@@ -54,7 +54,9 @@ def _judgments_path(place: Path) -> Path:
         raise SourceError(place, "two files of judgments", found=f"{tables.name}, {trec.name}", expected="one", remedy="take one of them away")
     found = tables or trec
     if found is None:
-        return files.require(place, "judgments", (*files.SUFFIXES, " (or qrels.txt)"), remedy=REMEDY)
+        present = ", ".join(sorted(entry.name for entry in place.iterdir()))
+        expected = " or ".join([f"judgments{suffix}" for suffix in files.SUFFIXES] + [f"qrels{suffix}" for suffix in TREC])
+        raise SourceError(place, "judgments are missing", found=present, expected=expected, remedy=REMEDY)
     return found
 
 
@@ -69,9 +71,8 @@ def _documents(path: Path, params: PrepareData) -> pl.DataFrame:
     frame = _renamed(path, params, ["product_id", "title"])
     if not frame.height:
         raise SourceError(path, "the catalogue is empty", found="0 products", expected="at least one")
-    for clash in ("doc_id",):
-        if clash in frame.columns:
-            raise SourceError(f"{path}: column {clash}", "has a reserved name", expected="the id in product_id", remedy="rename or drop it")
+    if "doc_id" in frame.columns:
+        raise SourceError(f"{path}: column doc_id", "has a reserved name", expected="the id in product_id", remedy="rename it, or set prepare_data.columns")
     titles = columns.required_text(frame, "title", path)
     category = columns.text(frame["category"], path) if "category" in frame.columns else pl.repeat("", frame.height, dtype=pl.String, eager=True)
     rest = [columns.text(frame[name], path).alias(name) for name in frame.columns if name not in ("product_id", "title", "category")]
