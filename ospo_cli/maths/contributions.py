@@ -17,7 +17,7 @@ def marginal_pairs(masks: Masks) -> tuple[Indices, Indices, Indices]:
     """Return all (row of S, row of S with j, j) where both are rows of bool[m, n]."""
     m, n = masks.shape
     # A random 64-bit number per segment makes the hash of S with j one exclusive-or away; matches are compared bit by bit.
-    keys = np.random.Generator(np.random.Philox(key=n)).integers(0, 2**63, size=n, dtype=np.int64)
+    keys: Indices = np.asarray(np.random.Generator(np.random.Philox(key=n)).integers(0, 2**63, size=n, dtype=np.int64))
     hashes = np.zeros(m, dtype=np.int64)
     for segment in range(n):
         hashes ^= np.where(masks[:, segment], keys[segment], np.int64(0))

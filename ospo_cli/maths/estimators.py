@@ -81,7 +81,7 @@ class Estimator:
         is_sampled = np.isnan(u).any(axis=-1)
         standard_error = None
         if spread is not None and is_sampled.any():
-            standard_error = np.where(is_sampled[..., None], spread / np.sqrt(np.maximum(count, 1)), np.nan)
+            standard_error = np.where(np.asarray(is_sampled)[..., None], spread / np.sqrt(np.maximum(count, 1)), np.nan)
         special = np.where((count == 0).any(axis=-1), "no-contribution", np.where(is_sampled, "sampled-windows", "")).astype("<U32")
         return Shares(share, count, standard_error, special, np.abs(share.sum(axis=-1) - grand))
 
