@@ -55,9 +55,10 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     if not rows.height:
         raise SourceError(where, "no judgments of this locale", found=params.locale, expected="us, es or jp (prepare_data.locale)")
     documents = _documents(products, where if shards else paths[-1])
+    prompts = _prompts(rows, where)
     qrels, merged = _qrels(rows, GAINS | params.gains, where)
     card = {"licence": "Apache-2.0 (Shopping Queries Data Set, Amazon)", "inputs": files.hashes(paths, place), "counts": {"repeated judgments merged": merged}, "notes": []}
-    return SourceData(documents, _prompts(rows, where), qrels, card=card)
+    return SourceData(documents, prompts, qrels, card=card)
 
 
 def _examples(path: Path, params: PrepareData) -> pl.DataFrame:
