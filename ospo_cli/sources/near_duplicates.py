@@ -24,15 +24,16 @@ def near_duplicates(queries: Sequence[str], histories: Sequence[Sequence[str]], 
     """
     spelled = [_spelling(query) for query in queries]
     keys = [f"{_word_set(query)}\n{_word_set(' '.join(history))}" for query, history in zip(spelled, histories, strict=True)]
-    first: dict[str, int] = {}
     chain: list[tuple[int, int]] = []
     last: dict[str, int] = {}
+    first: dict[str, int] = {}  # of prompts without history, by spelling: equal spellings have equal trigrams
     for position, key in enumerate(keys):
         if key in last:
             chain.append((last[key], position))
         last[key] = position
-        first.setdefault(key, position)
-    plain = [position for position in first.values() if not histories[position]]
+        if not histories[position]:
+            first.setdefault(spelled[position], position)
+    plain = list(first.values())
     pairs = np.array(chain, dtype=np.int64).reshape(-1, 2)
     similar = np.array(plain, dtype=np.int64)[_similar([spelled[position] for position in plain], similarity)]
     pairs = np.sort(np.concatenate([pairs, similar.reshape(-1, 2)]), axis=1)
