@@ -1,0 +1,134 @@
+import dataclasses
+
+import polars as pl
+import pytest
+
+from ospo_cli import parquet, schemas
+from ospo_cli.errors import MissingInputError, ParameterError, PolicyError
+from ospo_cli.layout import Layout
+from ospo_cli.policies.token_pieces import TokenPieces
+from ospo_cli.stages import rollout
+from ospo_cli.stages.rollout import choose_prompts
+from ospo_cli.text.answers import find_answer
+from tests.policies.tiny import tiny_params, write_project
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory):
+    layout = write_project(tmp_path_factory.mktemp("rollout"))
+    metrics = rollout.execute(layout, tiny_params(), 1)
+    return layout, metrics, parquet.read(layout.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
+
+
+def some_prompts(count=10):
+    rows = [(f"p{index:02d}", "train" if index % 5 else "dev", "q", [], "q") for index in range(count)]
+    return pl.DataFrame(rows, schema=schemas.PROMPTS.schema, orient="row")
+
+
+def test_every_prompt_gets_one_group_of_numbered_completions(sampled):
+    _, _, rollouts = sampled
+    groups = rollouts.group_by("prompt_id").agg(pl.col("sample_index").sort(), pl.col("rollout_id"))
+    assert groups.height == 6
+    assert set(map(tuple, groups["sample_index"].to_list())) == {(0, 1, 2, 3)}
+    assert rollouts["rollout_id"][0] == f"001:{rollouts['prompt_id'][0]}:00"
+
+
+def test_completions_are_the_text_of_their_ids_and_answers_their_spans(sampled):
+    layout, _, rollouts = sampled
+    pieces = TokenPieces.from_file(layout.policy(0) / "tokenizer.json")
+    for row in rollouts.iter_rows(named=True):
+        answer = find_answer(row["completion"])
+        assert row["completion"] == pieces.text(row["token_ids"])
+        assert (row["answer_start"], row["answer_end"], row["has_answer_tags"]) == (answer.start, answer.end, answer.has_tags)
+        assert len(row["token_ids"]) == len(row["behavior_logprobs"]) <= 12
+
+
+def test_metrics_count_what_the_table_holds(sampled):
+    _, metrics, rollouts = sampled
+    assert metrics["tokens"] == rollouts["token_ids"].list.len().sum()
+    assert metrics["entropy"] == pytest.approx(-rollouts["behavior_logprobs"].explode().mean(), rel=1e-5)
+    assert metrics["stop_share"] + metrics["length_share"] == pytest.approx(1)
+
+
+def test_the_batch_size_changes_no_completion_and_no_probability_beyond_rounding(sampled):
+    layout, _, rollouts = sampled
+    rollout.execute(layout, tiny_params(rollout={"batch_size": 100}), 1)
+    again = parquet.read(layout.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
+    assert again.drop("behavior_logprobs").equals(rollouts.drop("behavior_logprobs"))
+    difference = again["behavior_logprobs"].explode() - rollouts["behavior_logprobs"].explode()
+    assert difference.abs().max() < 1e-4
+
+
+def test_finished_shards_are_used_and_give_equal_bytes(sampled, monkeypatch):
+    layout, _, _ = sampled
+    rollout.execute(layout, tiny_params(), 1)
+    path = layout.iteration(1, "rollouts.parquet")
+    before = path.read_bytes()
+    path.unlink()
+    monkeypatch.setattr(rollout, "rollout", lambda *_: pytest.fail("sampled again"))
+    metrics = rollout.execute(layout, tiny_params(), 1)
+    assert path.read_bytes() == before
+    assert metrics["tokens_per_second"] is None
+
+
+@pytest.mark.parametrize("change", [{"rollout": {"temperature": 0.9}}, {"rollout": {"max_new_tokens": 11}}, {"train": {"seed": 1}}])
+def test_shards_of_other_settings_are_not_used(sampled, monkeypatch, change):
+    layout, _, _ = sampled
+    calls = []
+    real = rollout.rollout
+    monkeypatch.setattr(rollout, "rollout", lambda *arguments: calls.append(1) or real(*arguments))
+    rollout.execute(layout, tiny_params(**change), 1)
+    assert len(calls) == 3
+
+
+def test_one_epoch_of_iterations_draws_every_train_prompt_once():
+    settings = tiny_params(rollout={"prompts_per_iteration": 2}).rollout
+    drawn = [choose_prompts(some_prompts(), None, settings, 0, iteration)["prompt_id"].to_list() for iteration in range(1, 5)]
+    assert sorted(sum(drawn, [])) == [f"p{index:02d}" for index in (1, 2, 3, 4, 6, 7, 8, 9)]
+
+
+def test_the_next_epoch_draws_in_another_order():
+    settings = tiny_params(rollout={"prompts_per_iteration": 8}).rollout
+    first, second = (choose_prompts(some_prompts(), None, settings, 0, iteration)["prompt_id"].to_list() for iteration in (1, 2))
+    assert sorted(first) == sorted(second)
+    assert first != second
+
+
+def test_no_prompt_occurs_twice_in_one_iteration_though_epochs_do_not_divide():
+    settings = tiny_params(rollout={"prompts_per_iteration": 3}).rollout
+    drawn = [choose_prompts(some_prompts(), None, settings, 0, iteration)["prompt_id"] for iteration in range(1, 20)]
+    assert all(prompts.n_unique() == 3 for prompts in drawn)
+
+
+def test_headroom_leaves_out_prompts_whose_raw_query_does_well():
+    values = pl.DataFrame({"prompt_id": [f"p{index:02d}" for index in range(10)], "value": [index / 9 for index in range(10)]})
+    settings = tiny_params(rollout={"prompts_per_iteration": 3, "prompts": "headroom", "headroom_max": 0.5}).rollout
+    drawn = {name for iteration in range(1, 5) for name in choose_prompts(some_prompts(), values, settings, 0, iteration)["prompt_id"]}
+    assert drawn == {"p01", "p02", "p03", "p04"}
+
+
+def test_more_prompts_than_there_are_is_an_error_that_counts_them():
+    with pytest.raises(ParameterError, match="found 9 of 8"):
+        choose_prompts(some_prompts(), None, tiny_params(rollout={"prompts_per_iteration": 9}).rollout, 0, 1)
+
+
+def test_a_missing_predecessor_names_its_command(sampled):
+    layout, _, _ = sampled
+    with pytest.raises(PolicyError, match="run `ospo update --iter 2`"):
+        rollout.execute(layout, tiny_params(), 3)
+
+
+def test_missing_tables_name_their_commands(sampled, tmp_path):
+    layout, _, _ = sampled
+    with pytest.raises(MissingInputError, match="ospo prepare-data"):
+        rollout.execute(Layout(tmp_path), tiny_params(), 1)
+    with pytest.raises(MissingInputError, match="ospo score-queries"):
+        rollout.execute(layout, tiny_params(rollout={"prompts": "headroom"}), 1)
+
+
+def test_a_prompt_longer_than_the_context_is_one_line_that_names_it(sampled):
+    layout, _, _ = sampled
+    params = tiny_params()
+    params = dataclasses.replace(params, rollout=dataclasses.replace(params.rollout, max_new_tokens=4000))
+    with pytest.raises(PolicyError, match="does not fit the context"):
+        rollout.execute(layout, params, 1)

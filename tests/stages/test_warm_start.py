@@ -1,0 +1,204 @@
+import json
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ospo_cli import parquet, schemas
+from ospo_cli.errors import MissingInputError, ParameterError, PolicyError, TableError
+from ospo_cli.layout import Layout
+from ospo_cli.policies import supervised
+from ospo_cli.policies.training_state import Training
+from ospo_cli.stages import rollout, warm_start
+from ospo_cli.stages.warm_start import judged_titles, whole_words
+from tests.policies.tiny import folder_bytes, tiny_params, write_prepared, write_tiny_policy
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    layout = write_prepared(tmp_path_factory.mktemp("warm") / "project")
+    return layout, warm_start.execute(layout, tiny_params(warm_start={"steps": 60}))
+
+
+def test_the_loss_falls_and_the_metrics_lie_in_the_policy_folder(started):
+    layout, metrics = started
+    written = json.loads((layout.policy(0) / "warm_start_metrics.json").read_text())
+    assert metrics["last_loss"] < 0.3 * metrics["first_loss"]
+    assert written == metrics
+    assert len(metrics["curves"]["loss"]) == 60
+
+
+def test_the_policy_answers_in_tags_after_its_warm_start(started):
+    layout, _ = started
+    metrics = rollout.execute(layout, tiny_params(rollout={"max_new_tokens": 30}), 1)
+    assert metrics["answer_tags_share"] > 0.7
+
+
+def test_two_runs_give_equal_bytes(tmp_path):
+    folders = []
+    for name in "ab":
+        layout = write_prepared(tmp_path / name)
+        warm_start.execute(layout, tiny_params())
+        folders.append(folder_bytes(layout.policy(0)))
+    assert folders[0] == folders[1]
+
+
+def test_a_run_cut_off_between_steps_resumes_to_equal_bytes(tmp_path, monkeypatch):
+    through, layout = write_prepared(tmp_path / "through"), write_prepared(tmp_path / "cut")
+    warm_start.execute(through, tiny_params())
+    monkeypatch.setenv("OSPO_CHECKPOINT_SECONDS", "0")
+    real, calls = Training.step, []
+
+    def cut_off(self, rate):
+        calls.append(rate)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return real(self, rate)
+
+    monkeypatch.setattr(Training, "step", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        warm_start.execute(layout, tiny_params())
+    left = [path.name for path in layout.policy(0).parent.iterdir()]
+    warm_start.execute(layout, tiny_params())
+    assert (left, len(calls)) == ([], 6 + 3)
+    assert folder_bytes(layout.policy(0)) == folder_bytes(through.policy(0))
+
+
+def test_without_teacher_a_pretrained_folder_is_copied(tmp_path):
+    layout = write_prepared(tmp_path)
+    base = write_tiny_policy(tmp_path / "pretrained")
+    warm_start.execute(layout, tiny_params(policy={"base": "pretrained"}, warm_start={"teacher": "none"}))
+    copied = folder_bytes(layout.policy(0))
+    assert {name: copied.get(name) for name in folder_bytes(base)} == folder_bytes(base)
+
+
+def test_a_pretrained_folder_under_an_adapter_stays_as_it_is(tmp_path):
+    layout = write_prepared(tmp_path)
+    base = write_tiny_policy(tmp_path / "pretrained")
+    before = folder_bytes(base)
+    metrics = warm_start.execute(layout, tiny_params(policy={"base": "pretrained", "lora_rank": 4}))
+    assert folder_bytes(base) == before
+    assert metrics["trained_weights"] < 20_000
+    assert rollout.execute(layout, tiny_params(), 1)["rollouts"] == 24
+
+
+def test_a_missing_base_names_the_command_that_fetches_it(tmp_path):
+    layout = write_prepared(tmp_path)
+    with pytest.raises(PolicyError, match="ospo fetch-policy smollm2-135m"):
+        warm_start.execute(layout, tiny_params(policy={"base": "data/pretrained/smollm2-135m"}))
+
+
+def test_pairs_come_from_a_file_of_the_users(tmp_path):
+    layout = write_prepared(tmp_path)
+    pl.DataFrame({"prompt_id": ["p00", "p00", "p03"], "completion": ["<answer>a</answer>"] * 3}).write_parquet(tmp_path / "mine.parquet")
+    settings = {"teacher": "file", "pairs_file": "mine.parquet"}
+    metrics = warm_start.execute(layout, tiny_params(warm_start=settings))
+    assert (metrics["pairs"], metrics["prompts"]) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        ({"prompt_id": ["p99"], "completion": ["x"]}, "prompts that do not exist"),
+        ({"prompt_id": ["p15"], "completion": ["x"]}, "held-out prompts would leak"),
+        ({"prompt_id": ["p00"]}, "column completion is missing"),
+        ({"prompt_id": ["p00"], "completion": [3]}, "column completion has the wrong type"),
+    ],
+)
+def test_pairs_that_cannot_be_used_are_refused(tmp_path, frame, message):
+    layout = write_prepared(tmp_path)
+    pl.DataFrame(frame).write_parquet(tmp_path / "mine.parquet")
+    with pytest.raises(TableError, match=message):
+        warm_start.execute(layout, tiny_params(warm_start={"teacher": "file", "pairs_file": "mine.parquet"}))
+    assert not layout.policy(0).exists()
+
+
+def test_missing_pairs_and_prompts_are_named(tmp_path):
+    layout = write_prepared(tmp_path)
+    with pytest.raises(ParameterError, match="pairs_file"):
+        warm_start.execute(layout, tiny_params(warm_start={"teacher": "file"}))
+    with pytest.raises(MissingInputError, match="ospo prepare-data"):
+        warm_start.execute(Layout(tmp_path / "empty"), tiny_params())
+
+
+def test_a_source_without_pairs_says_what_to_set(tmp_path):
+    layout = write_prepared(tmp_path)
+    parquet.write(schemas.TEACHER_PAIRS.empty(), layout.prepared("teacher_pairs.parquet"), schemas.TEACHER_PAIRS)
+    with pytest.raises(TableError, match="warm_start.teacher"):
+        warm_start.execute(layout, tiny_params())
+
+
+class WordOverlap:
+    """A reward that counts the words of the composed text that the wanted text has."""
+
+    def __init__(self, wanted):
+        self.wanted = wanted
+
+    def compose(self, prompt_id, text):
+        return f"{prompt_id} {text}"
+
+    def values(self, prompt_ids, queries):
+        return np.array([len(set(query.split()[1:]) & set(self.wanted.split())) / 4 for query in queries])
+
+
+def titles_for(titles, wanted, limit=45):
+    documents = pl.DataFrame([(f"d{i}", title, "") for i, title in enumerate(titles)], schema=schemas.DOCUMENTS.schema, orient="row")
+    qrels = pl.DataFrame([("p", f"d{i}", 1.0) for i in range(len(titles))], schema=schemas.QRELS.schema, orient="row")
+    prompts = pl.DataFrame([("p", "train", "query", [], "query")], schema=schemas.PROMPTS.schema, orient="row")
+    params = tiny_params(warm_start={"title_characters": limit})
+    return judged_titles(prompts, documents, qrels, WordOverlap(wanted), params)["completion"].to_list()
+
+
+def test_the_teacher_names_the_title_that_earns_most():
+    assert titles_for(["the red coat", "the two towers", "boots"], "the two towers") == ["<answer>the two towers</answer>"]
+
+
+def test_of_titles_that_earn_the_same_the_shorter_is_named():
+    assert titles_for(["towers of the world", "towers"], "towers") == ["<answer>towers</answer>"]
+
+
+def test_titles_are_cut_to_whole_words():
+    assert titles_for(["the lord of the rings"], "x", limit=13) == ["<answer>the lord of</answer>"]
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "expected"),
+    [("a bc", 4, "a bc"), ("a bc", 3, "a"), ("abcd", 3, ""), ("  a \n b ", 9, "a b"), ("</answer>x", 20, "/answer x"), ("", 5, "")],
+)
+def test_whole_words_fit_the_limit(text, limit, expected):
+    assert whole_words(text, limit) == expected
+
+
+def test_the_teacher_from_judgments_runs_on_prepared_tables(tmp_path):
+    layout = write_prepared(tmp_path)
+    metrics = warm_start.execute(layout, tiny_params(warm_start={"teacher": "judgments"}))
+    assert metrics["pairs"] == 14
+
+
+def test_batches_take_every_pair_once_per_epoch_and_put_like_widths_together():
+    widths = np.random.default_rng(0).integers(5, 90, 256).tolist()
+    plan = supervised.batches(widths, 8, 64, seed=0)
+    spread = np.mean([np.ptp(np.asarray(widths)[batch]) for batch in plan])
+    assert sorted(np.concatenate(plan[:32]).tolist()) == sorted(np.concatenate(plan[32:]).tolist()) == list(range(256))
+    assert not np.array_equal(plan[0], plan[32])
+    assert spread < 0.25 * np.ptp(widths)
+
+
+@pytest.mark.parametrize(("schedule", "middle"), [("cosine", 0.5), ("linear", 0.5), ("constant", 1.0)])
+def test_the_learning_rate_rises_then_falls_as_asked(schedule, middle):
+    rates = [supervised.learning_rate_at(step, 101, 1.0, schedule, 1) for step in range(101)]
+    assert rates[0] == 0.5
+    assert max(rates) == 1.0
+    assert rates[51] == pytest.approx(middle)
+
+
+def test_a_checkpoint_of_other_settings_is_not_used(tmp_path, monkeypatch):
+    layout = write_prepared(tmp_path)
+    monkeypatch.setenv("OSPO_CHECKPOINT_SECONDS", "0")
+    monkeypatch.setattr("ospo_cli.policies.training_state.Checkpoint.remove", lambda self: None)
+    warm_start.execute(layout, tiny_params())
+    first = folder_bytes(layout.policy(0))
+    shutil.rmtree(layout.policy(0))
+    warm_start.execute(layout, tiny_params(warm_start={"learning_rate": 1e-4}))
+    assert folder_bytes(layout.policy(0))["model.safetensors"] != first["model.safetensors"]
