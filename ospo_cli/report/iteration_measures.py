@@ -1,0 +1,92 @@
+"""What an iteration's tables and metrics say about the training: one number per measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from ospo_cli.text.words import repeated_words, word_count
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure of the training: name in the data, label, meaning."""
+
+    name: str
+    label: str
+    meaning: str
+
+
+MEASURES = (
+    Measure("reward", "Reward", "mean of the weighted sum over all rollouts"),
+    Measure("retrieval", "Retrieval part", "mean metric of the ranking, unweighted"),
+    Measure("best_of_group", "Best of G", "mean over prompts of the best retrieval part of the rollout group"),
+    Measure("format", "Format part", "0 where answer tags and end token are there; unweighted"),
+    Measure("length", "Length part", "minus the words over the limit, as a share of it; unweighted"),
+    Measure("repetition", "Repetition part", "minus the number of repeated words; unweighted"),
+    Measure("entropy", "Entropy", "nats per token of the sampling policy"),
+    Measure("behavior_kl", "KL to the sampling policy", "nats per token, at the end of the update's steps or their mean"),
+    Measure("reference_kl", "KL to the warm start", "nats per token; only where the penalty is on"),
+    Measure("clipped_fraction", "Clipped fraction", "share of tokens whose ratio the clip cut off"),
+    Measure("gradient_norm", "Gradient norm", "before clipping, mean over steps"),
+    Measure("tokens", "Completion length", "tokens, end token included"),
+    Measure("answer_words", "Answer length", "words"),
+    Measure("segments", "Segments per answer", "players that share the credit; with one, every rule is GRPO"),
+    Measure("repeated_words", "Repeated words", "per answer"),
+    Measure("cut_off_share", "Cut off at the cap", "share of completions without end token"),
+    Measure("untagged_share", "Without answer tags", "share of completions"),
+    Measure("degenerate_share", "Degenerate groups", "share of rollout groups whose rewards are all equal: nothing to learn from"),
+)
+
+
+def measure_iteration(
+    iteration: int,
+    rollouts: pl.DataFrame,
+    segments: pl.DataFrame | None,
+    rewards: pl.DataFrame | None,
+    metrics: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return the measures of one iteration; None where a table or a metric is not there.
+
+    Args:
+        iteration: from 1.
+        rollouts: table rollouts.
+        segments: table segments, or None.
+        rewards: table rewards, or None.
+        metrics: content of the metrics files by stage (rollout, update).
+    """
+    answers = [text[start:end] for text, start, end in rollouts.select("completion", "answer_start", "answer_end").iter_rows()]
+    found: dict[str, Any] = {
+        "iteration": iteration,
+        "rollouts": rollouts.height,
+        "groups": rollouts["prompt_id"].n_unique(),
+        "tokens": _mean(rollouts["token_ids"].list.len()),
+        "answer_words": _mean(pl.Series([word_count(answer) for answer in answers])),
+        "repeated_words": _mean(pl.Series([repeated_words(answer) for answer in answers])),
+        "cut_off_share": _mean(rollouts["finish_reason"] == "length"),
+        "untagged_share": _mean(~rollouts["has_answer_tags"]),
+        "entropy": _number(metrics.get("rollout", {}).get("entropy")),
+    }
+    for name in ("behavior_kl", "clipped_fraction", "gradient_norm"):
+        found[name] = _number(metrics.get("update", {}).get(name))
+    reference = _number(metrics.get("update", {}).get("reference_kl"))
+    found["reference_kl"] = reference or None  # 0 to the bit means that no reference was looked at
+    found["segments"] = segments.height / rollouts.height if segments is not None and rollouts.height else None
+    if rewards is not None:
+        for name in ("reward", "retrieval", "format", "length", "repetition"):
+            found[name] = _mean(rewards[name])
+        groups = rewards.group_by("prompt_id").agg(pl.col("retrieval").max(), pl.col("is_degenerate_group").first())
+        found["best_of_group"] = _mean(groups.sort("prompt_id")["retrieval"])
+        found["degenerate_share"] = _mean(groups["is_degenerate_group"])
+    return found | {measure.name: None for measure in MEASURES if measure.name not in found}
+
+
+def _mean(values: pl.Series) -> float | None:
+    return float(values.cast(pl.Float64).mean()) if values.len() else None  # type: ignore[arg-type]
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value else None

@@ -1,0 +1,155 @@
+"""One self-contained HTML page about everything that exists: evaluation, training, credit, wins and losses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+import ospo_cli
+from ospo_cli import params as parameters
+from ospo_cli import parquet, schemas
+from ospo_cli.errors import MissingInputError, TableError
+from ospo_cli.layout import Layout
+from ospo_cli.maths import seeding
+from ospo_cli.params import Params
+from ospo_cli.report.iteration_measures import measure_iteration
+from ospo_cli.report.page import render
+from ospo_cli.report.rollout_groups import colour_scale, rollout_groups
+from ospo_cli.report.warning_signs import warning_signs
+
+_PREPARED = ("documents", "prompts", "qrels", "pools")
+
+
+def execute(layout: Layout, params: Params) -> dict[str, Any]:
+    """Read what exists, write report.html; only the prepared tables must be there."""
+    data = report(layout, params)
+    page = render(data)
+    with parquet.replacing(layout.report()) as temporary:
+        temporary.write_text(page, encoding="utf-8", newline="\n")
+    crossed = [sign.name for sign in data["signs"] if sign.is_crossed]
+    return {"report": str(layout.report()), "bytes": len(page.encode()), "iterations": len(data["iterations"]), "warnings": crossed}
+
+
+def report(layout: Layout, params: Params) -> dict[str, Any]:
+    """Return everything that the page shows, JSON-able but for the warning signs."""
+    prepared = {
+        name: parquet.read(layout.prepared(f"{name}.parquet"), schemas.table_named(name), made_by="ospo prepare-data") for name in _PREPARED
+    }
+    summary = _json(layout.evaluation("summary.json"), "ospo evaluate")
+    iterations, groups = [], []
+    for iteration in range(1, params.train.iterations + 1):
+        tables = {name: _table(layout, iteration, name) for name in ("rollouts", "segments", "rewards", "attributions")}
+        rollouts = tables["rollouts"]
+        if rollouts is None:
+            continue
+        metrics = {
+            stage: _json(layout.iteration(iteration, f"{stage}_metrics.json"), f"ospo {stage} --iter {iteration}") or {}
+            for stage in ("rollout", "update")
+        }
+        iterations.append(measure_iteration(iteration, rollouts, tables["segments"], tables["rewards"], metrics))
+        share = max(1, params.report.rollouts // max(1, params.train.iterations))
+        chosen = _chosen(sorted(set(rollouts["prompt_id"].to_list())), share, params.train.seed, iteration)
+        found = rollout_groups(chosen, prepared["prompts"], rollouts, tables["segments"], tables["rewards"], tables["attributions"])
+        groups += [group | {"iteration": iteration} for group in found]
+    counts = {
+        "documents": prepared["documents"].height,
+        "prompts": dict(sorted(prepared["prompts"].group_by("split").len().iter_rows())),
+        "judgments": prepared["qrels"].height,
+        "pool_candidates": prepared["pools"].height,
+    }
+    return {
+        "title": params.report.title,
+        "version": ospo_cli.__version__,
+        "params": parameters.to_mapping(params),
+        "defaults": parameters.to_mapping(Params()),
+        "card": _json(layout.prepared("card.json"), "ospo prepare-data"),
+        "counts": counts,
+        "files": [_fingerprint(layout, layout.prepared(f"{name}.parquet")) for name in _PREPARED],
+        "summary": summary,
+        "iterations": iterations,
+        "signs": warning_signs(iterations, params.rollout.max_new_tokens, summary["prompts"] if summary else None),
+        "groups": groups,
+        "colour_scale": colour_scale(groups),
+        "queries": _queries(layout, params, prepared["prompts"]) if summary else None,
+    }
+
+
+def wins_and_losses(values: pl.DataFrame, completions: pl.DataFrame, prompts: pl.DataFrame, final: str, shown: int) -> dict[str, Any]:
+    """Return the prompts with the largest gains and losses of the final policy over the raw query, greedy decoding.
+
+    Args:
+        values: prompt_id, system, metric_value of one retriever and metric; raw-query, policy-000 and the final policy.
+        completions: table completions.
+        prompts: table prompts.
+        final: system name of the final policy.
+        shown: most rows of both lists together.
+    """
+    wide = values.pivot("system", index="prompt_id", values="metric_value").sort("prompt_id")
+    names = {"raw-query": "raw", "policy-000": "warm"} | ({} if final == "policy-000" else {final: "final"})
+    wide = wide.rename({name: new for name, new in names.items() if name in wide.columns})
+    wide = wide.with_columns(pl.col("warm").alias("final")) if final == "policy-000" else wide
+    answers = completions.filter((pl.col("system") == final) & (pl.col("decoding") == "greedy")).select("prompt_id", answer="query")
+    rows = wide.join(answers, on="prompt_id").join(prompts.select("prompt_id", "query"), on="prompt_id")
+    rows = rows.with_columns(difference=pl.col("final") - pl.col("raw")).sort("difference", "prompt_id", descending=[True, False])
+    better, worse = rows.filter(pl.col("difference") > 1e-12), rows.filter(pl.col("difference") < -1e-12)
+    count = max(1, shown // 2)
+    return {
+        "better": better.height,
+        "equal": rows.height - better.height - worse.height,
+        "worse": worse.height,
+        "wins": better.head(count).to_dicts(),
+        "losses": worse.sort("difference", "prompt_id").head(count).to_dicts(),
+    }
+
+
+def _queries(layout: Layout, params: Params, prompts: pl.DataFrame) -> dict[str, Any]:
+    summary = _json(layout.evaluation("summary.json"), "ospo evaluate")
+    assert summary is not None
+    final = [system for system in summary["systems"] if system.startswith("policy-")][-1]
+    metrics = parquet.read(layout.evaluation("query_metrics.parquet"), schemas.QUERY_METRICS, made_by="ospo evaluate")
+    chosen = metrics.filter(
+        (pl.col("retriever") == summary["training_retriever"])
+        & (pl.col("metric") == summary["metric"])
+        & (pl.col("decoding") != "sampled")
+        & pl.col("system").is_in(["raw-query", "policy-000", final])
+    )
+    completions = parquet.read(layout.evaluation("completions.parquet"), schemas.COMPLETIONS, made_by="ospo evaluate")
+    return wins_and_losses(chosen.select("prompt_id", "system", "metric_value"), completions, prompts, final, params.report.queries)
+
+
+def _chosen(prompt_ids: list[str], count: int, seed: int, iteration: int) -> list[str]:
+    if len(prompt_ids) <= count:
+        return prompt_ids
+    order = np.argsort(seeding.uniforms(seed, [f"report:{iteration}:{prompt_id}" for prompt_id in prompt_ids], 1)[:, 0], kind="stable")
+    return sorted(prompt_ids[index] for index in order[:count])
+
+
+def _table(layout: Layout, iteration: int, name: str) -> pl.DataFrame | None:
+    path = layout.iteration(iteration, f"{name}.parquet")
+    try:
+        return parquet.read(path, schemas.table_named(name))
+    except MissingInputError:
+        return None
+
+
+def _json(path: Path, made_by: str) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TableError(path, "cannot be read as JSON", found=error, remedy=f"run `{made_by}` again") from None
+    if not isinstance(content, dict):
+        raise TableError(path, "is no JSON object", found=type(content).__name__, remedy=f"run `{made_by}` again")
+    return content
+
+
+def _fingerprint(layout: Layout, path: Path) -> dict[str, Any]:
+    with open(path, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"path": path.relative_to(layout.root).as_posix(), "bytes": path.stat().st_size, "sha256": digest}
