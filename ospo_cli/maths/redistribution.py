@@ -69,6 +69,18 @@ class TokenMap:
         """[rows] tokens in segments, parts counted as such."""
         return self.sum_of_row(self.length)
 
+    @cached_property
+    def next_segment(self) -> Indices:
+        """[tokens] first segment (of any row) that starts behind each token."""
+        first_token = np.full(len(self.segment_row), len(self.token_row))
+        np.minimum.at(first_token, self.overlap_segment, self.overlap_token)
+        return np.searchsorted(first_token, np.arange(len(self.token_row)), side="right")
+
+    @cached_property
+    def is_behind(self) -> Flags:
+        """[tokens] whether no segment of its row starts behind a token."""
+        return np.append(self.segment_row, -1)[self.next_segment] != self.token_row
+
     def sum_of_row(self, of_segments: Values) -> Values:
         """Return [rows] sums of a quantity of segments."""
         return np.bincount(self.segment_row, weights=of_segments, minlength=self.n_rows).astype(np.float64)
@@ -258,11 +270,29 @@ def _share_only(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[V
 
 
 def _potential(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
-    """Prefix advantages, centred over the rollout group position by position, divided by Â's scale."""
+    """Prefix advantages, centred over the rollout group position by position, divided by Â's scale.
+
+    Under `outside: sequence` a token between segments gets what the next segment gets, one behind the last segment what is still to
+    come there (before the first that is Â): with Â itself, going on and ending would be measured from different baselines, and λ = 1
+    would be biased.
+    """
     if credit.prefix_advantage is None or credit.terminal is None:
         raise ValueError("the potential rule needs prefix advantages")
-    centred = centred_by_position(credit.prefix_advantage, tokens.segment_row, tokens.position, credit.group, credit.terminal)
-    return _with_outside(tokens, credit, settings, centred / credit.scale[tokens.segment_row]), _no_case(tokens)
+    rows = np.arange(tokens.n_rows)
+    # Every row has n + 1 places: before each of its segments, and behind the last.
+    place_row = np.concatenate([tokens.segment_row, rows])
+    position = np.concatenate([tokens.position, tokens.segments])
+    centred = centred_by_position(
+        np.concatenate([credit.prefix_advantage, credit.terminal]), place_row, position, credit.group, credit.terminal
+    )
+    centred = centred / credit.scale[place_row]
+    inside, behind = centred[: len(tokens.segment_row)], centred[len(tokens.segment_row) :]
+    of_token = tokens.to_tokens(inside)
+    if settings.outside == "sequence":
+        padded = np.append(inside, 0.0)  # a token behind everything reads the pad, then is given its row's end
+        of_outside = np.where(tokens.is_behind, behind[tokens.token_row], padded[tokens.next_segment])
+        of_token = of_token + (1.0 - tokens.inside) * of_outside
+    return of_token, _no_case(tokens)
 
 
 RULES: dict[str, Rule] = {

@@ -50,7 +50,7 @@ def problems(draw: st.DrawFn) -> tuple[TokenMap, Credit]:
 
 @pytest.mark.parametrize("rule", KEEPING)
 @pytest.mark.parametrize("how", SETTINGS, ids=lambda how: f"{how.outside}-{how.credit_unit}")
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(problem=problems())
 def test_rules_that_keep_the_sum_spend_exactly_tokens_times_advantage(rule: str, how: Settings, problem: tuple[TokenMap, Credit]) -> None:
     tokens, given_credit = problem
@@ -59,8 +59,8 @@ def test_rules_that_keep_the_sum_spend_exactly_tokens_times_advantage(rule: str,
     assert total == pytest.approx(tokens.tokens * given_credit.advantage, abs=1e-9)
 
 
-@pytest.mark.parametrize("rule", ["proportional", "rank", "signed", "group-additive", "share-only", "potential"])
-@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("rule", ["proportional", "rank", "signed", "group-additive", "share-only"])
+@settings(max_examples=15, deadline=None)
 @given(problem=problems())
 def test_tokens_of_no_segment_keep_the_group_advantage_or_get_nothing(rule: str, problem: tuple[TokenMap, Credit]) -> None:
     tokens, given_credit = problem
@@ -138,6 +138,16 @@ def test_share_only_takes_off_the_mean_of_all_segments_where_answers_do_not_alig
     assert advantages == pytest.approx([0.3, -0.2, -0.1])
 
 
+def test_potential_gives_a_token_between_segments_the_advantage_of_its_own_place() -> None:
+    tokens = token_map([[OUTSIDE, 0, OUTSIDE, 1, OUTSIDE], [0, OUTSIDE]])
+    given_credit = credit([0.2, -0.2], [0, 0, 0], prefix=[0.8, 0.5, 0.4], terminal=[-0.1, 0.0], scale=0.5)
+    advantages = redistribute("potential", tokens, given_credit, Settings()).advantages
+    # Places of the first row .8 .5 -.1, of the second .4 .0 .0; means .6 .25 -.05; everything over .5.
+    assert advantages == pytest.approx([0.4, 0.4, 0.5, 0.5, -0.1, -0.4, -0.5])
+    zero = redistribute("potential", tokens, given_credit, Settings(outside="zero")).advantages
+    assert zero == pytest.approx([0.0, 0.4, 0.0, 0.5, 0.0, -0.4, 0.0])
+
+
 def test_equal_shares_in_a_whole_group_add_nothing() -> None:
     tokens = token_map([[0, 1], [0, 1]])
     advantages = redistribute("group-additive", tokens, credit([1, -1], [0.1 + 0.2, 0.3, 0.3, 0.3]), Settings()).advantages
@@ -194,11 +204,13 @@ def test_proportional_agrees_with_the_obvious_loop(share: list[float], lengths: 
     row = [index for index, length in enumerate(lengths) for _ in range(length)] + [OUTSIDE] * outside
     inside, rest = proportional_tokens(share, lengths, outside, advantage)
     expected = [value for segment in inside for value in segment] + [rest] * outside
-    assert redistribute("proportional", token_map([row]), credit([advantage], share), Settings()).advantages == pytest.approx(expected, abs=1e-9)
+    assert redistribute("proportional", token_map([row]), credit([advantage], share), Settings()).advantages == pytest.approx(
+        expected, abs=1e-9
+    )
 
 
-@pytest.mark.parametrize("rule", list(RULES))
-@settings(max_examples=20, deadline=None)
+@pytest.mark.parametrize("rule", [name for name in RULES if name != "potential"])  # there the place of a token counts
+@settings(max_examples=15, deadline=None)
 @given(problem=problems(), seed=st.integers(0, 100))
 def test_shuffled_tokens_within_rows_change_nothing_else(rule: str, problem: tuple[TokenMap, Credit], seed: int) -> None:
     tokens, given_credit = problem
@@ -212,7 +224,9 @@ def test_shuffled_tokens_within_rows_change_nothing_else(rule: str, problem: tup
 
 def test_rank_depends_on_the_order_of_shares_alone() -> None:
     tokens = token_map([[0, 1, 2]])
-    few, many = (redistribute("rank", tokens, credit([1.0], share), Settings()).advantages for share in ([0.1, 0.2, 0.3], [-5.0, 0.2, 90.0]))
+    few, many = (
+        redistribute("rank", tokens, credit([1.0], share), Settings()).advantages for share in ([0.1, 0.2, 0.3], [-5.0, 0.2, 90.0])
+    )
     assert np.array_equal(few, many)
     assert few == pytest.approx([0.5, 1.0, 1.5])
 
