@@ -70,7 +70,7 @@ def ndcg_rows(gains: NDArray[np.float64], ideal: NDArray[np.float64], k: int) ->
     scale = _discounted(best[None, :])[0]
     if not scale > 0:
         raise ValueError("nDCG needs a judged document with a gain above 0")
-    return np.minimum(_discounted(gains[:, :k]) / scale, 1.0)
+    return np.asarray(np.minimum(_discounted(gains[:, :k]) / scale, 1.0))
 
 
 def mrr(gains: NDArray[np.float64]) -> float:
@@ -104,7 +104,7 @@ def recall_rows(gains: NDArray[np.float64], ideal: NDArray[np.float64], k: int) 
     relevant = int(np.count_nonzero(np.asarray(ideal) > 0))
     if relevant == 0:
         raise ValueError("recall needs a judged document with a gain above 0")
-    return np.count_nonzero(gains[:, :k] > 0, axis=1) / relevant
+    return np.asarray(np.count_nonzero(gains[:, :k] > 0, axis=1) / relevant)
 
 
 def metric_rows(metric: Metric, gains: NDArray[np.float64], ideal: NDArray[np.float64]) -> NDArray[np.float64]:

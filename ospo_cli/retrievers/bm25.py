@@ -42,7 +42,7 @@ class BM25:
         """Return documents int64[queries, ranks] (−1 where nothing more is retrieved) and scores float64[queries, ranks] (0 there)."""
         return self.index.rank_together([self._bag(query) for query in queries], pool, k)
 
-    def _bag(self, query: str) -> tuple[int, ...]:
+    def _bag(self, query: str) -> list[int]:
         return self.index.bag(words(query), self.settings.query_terms == "distinct")
 
     def _weigh(self, postings: Postings) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,7 @@ from ospo_cli.retrievers.base import Ranking, candidates, require_words
 # on the order of the query's words, on batching or on the number of threads, and documents that are equally good tie exactly.
 UNIT = 2.0**-30
 LARGEST_SCORE = 2.0**22
-# Score cells of one block; 2 MiB stays in the cache.
-BLOCK_CELLS = 1 << 18
-# Most cells of the table terms × documents that a batch of queries shares (16 MiB).
+# Most cells of a table that a batch of queries shares (16 MiB).
 DENSE_CELLS = 1 << 21
 
 
@@ -60,15 +59,16 @@ class InvertedIndex:
         self.forward_starts = np.searchsorted(postings.documents[by_document], np.arange(self.count + 1))
         self.forward_terms, self.forward_weights = postings.terms[by_document], weights[by_document]
         self._row_of_term = np.full(len(self.vocabulary), -1, dtype=np.int64)
-        self._cell_of_document = np.full(self.count, -1, dtype=np.int64)
+        self._dense_rows: dict[int, NDArray[np.float64]] = {}
+        self._kth_weights: dict[tuple[int, int], float] = {}
 
-    def bag(self, terms: Iterable[str], distinct: bool) -> tuple[int, ...]:
-        """Return the indices of the known terms, ascending; each once (distinct), or as often as it occurs."""
+    def bag(self, terms: Iterable[str], distinct: bool) -> list[int]:
+        """Return the indices of the known terms in the order of the text; each once (distinct), or as often as it occurs."""
         vocabulary = self.vocabulary
         found = [vocabulary[term] for term in terms if term in vocabulary]
-        return tuple(sorted(set(found) if distinct else found))
+        return list(dict.fromkeys(found)) if distinct else found
 
-    def rank(self, bags: Sequence[tuple[int, ...]], pools: Sequence[NDArray[np.int64] | None], k: int) -> list[Ranking]:
+    def rank(self, bags: Sequence[Sequence[int]], pools: Sequence[NDArray[np.int64] | None], k: int) -> list[Ranking]:
         """Return the first k documents of each bag within its pool; k = 0 is all."""
         results: dict[int, Ranking] = {}
         by_pool: dict[int, list[int]] = {}
@@ -82,72 +82,108 @@ class InvertedIndex:
         return [results[position] for position in range(len(bags))]
 
     def rank_together(
-        self, bags: Sequence[tuple[int, ...]], pool: NDArray[np.int64] | None, k: int
+        self, bags: Sequence[Sequence[int]], pool: NDArray[np.int64] | None, k: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return documents int64[bags, ranks] (−1 where nothing more is retrieved) and scores float64[bags, ranks] (0 there)."""
-        row_of: dict[tuple[int, ...], int] = {}
-        rows = np.fromiter((row_of.setdefault(bag, len(row_of)) for bag in bags), dtype=np.int64, count=len(bags))
-        longest = max(map(len, row_of), default=0)
+        longest = max(map(len, bags), default=0)
         if longest * self.largest_weight >= LARGEST_SCORE:
             raise RetrievalError("query", "too many words", found=longest, expected=f"at most {int(LARGEST_SCORE / self.largest_weight)}")
-        documents, scores = self._rank_distinct(list(row_of), None if pool is None else candidates(pool, self.count), k)
-        return documents[rows], scores[rows]
-
-    def _rank_distinct(
-        self, bags: list[tuple[int, ...]], pool: NDArray[np.int64] | None, k: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        lengths = np.fromiter(map(len, bags), dtype=np.int64, count=len(bags))
-        flat = np.fromiter((term for bag in bags for term in bag), dtype=np.int64, count=int(lengths.sum()))
-        terms, columns = np.unique(flat, return_inverse=True)
-        found, rows, cells, weights = self._entries(terms, pool)
-        if len(bags) > 1 and len(found) * max(len(terms), 0 if k else len(bags)) > DENSE_CELLS:
-            # Queries with little in common: a table of all their terms and documents would be mostly zeros.
-            half = len(bags) // 2
-            return _stacked([self._rank_distinct(part, pool, k) for part in (bags[:half], bags[half:])])
-        width = min(k, len(found)) if k else len(found)
-        documents = np.full((len(bags), width), -1, dtype=np.int64)
-        scores = np.zeros((len(bags), width))
-        if width == 0:
-            return documents, scores
-        counts = np.bincount(np.repeat(np.arange(len(bags)), lengths) * len(terms) + columns, minlength=len(bags) * len(terms))
-        counts = counts.reshape(len(bags), len(terms)).astype(np.float64)
-        table = None
-        if len(bags) > 1:
-            table = np.zeros((len(terms), len(found)))
-            table[rows, cells] = weights
-        step = max(1, BLOCK_CELLS // len(found))
-        for start in range(0, len(bags), step):
-            block = slice(start, start + step)
-            if table is None:
-                cell_scores = np.bincount(cells, weights=weights * counts[0, rows], minlength=len(found))[None, :]
-            else:
-                cell_scores = counts[block] @ table
-            best, scores[block] = best_columns(cell_scores, width)
-            documents[block] = np.where(scores[block] > 0, found[best], -1)
-        return documents, scores
-
-    def _entries(
-        self, terms: NDArray[np.int64], pool: NDArray[np.int64] | None
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        # Documents (ascending) that hold any of the terms; then row (of terms), cell (of documents) and weight of each entry.
         if pool is None:
-            entries, lengths = _slices(self.starts, terms)
-            rows = np.repeat(np.arange(len(terms)), lengths)
-            documents, weights = self.documents[entries], self.weights[entries]
+            return self._walk(bags, k)
+        return self._multiply(bags, candidates(pool, self.count), k)
+
+    def _multiply(self, bags: Sequence[Sequence[int]], pool: NDArray[np.int64], k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        # A pool is small: occurrences[bags, terms] @ weights[terms, documents].
+        lengths = np.fromiter(map(len, bags), dtype=np.int64, count=len(bags))
+        flat = np.fromiter(chain.from_iterable(bags), dtype=np.int64, count=int(lengths.sum()))
+        terms, columns = np.unique(flat, return_inverse=True)
+        if len(bags) > 1 and len(pool) * max(len(terms), len(bags)) > DENSE_CELLS:
+            half = len(bags) // 2
+            return _stacked([self._multiply(part, pool, k) for part in (bags[:half], bags[half:])])
+        self._row_of_term[terms] = np.arange(len(terms))
+        entries, sizes = _slices(self.forward_starts, pool)
+        rows = self._row_of_term[self.forward_terms[entries]]
+        self._row_of_term[terms] = -1
+        is_wanted = rows >= 0
+        rows, weights, cells = rows[is_wanted], self.forward_weights[entries[is_wanted]], np.repeat(np.arange(len(pool)), sizes)[is_wanted]
+        bag_cells = np.repeat(np.arange(len(bags)), lengths) * len(terms) + columns
+        counts = np.bincount(bag_cells, minlength=len(bags) * len(terms)).reshape(len(bags), len(terms)).astype(np.float64)
+        if len(bags) == 1:  # a table of all terms of one very long query would be mostly zeros
+            scores = np.bincount(cells, weights=weights * counts[0, rows], minlength=len(pool)).astype(np.float64)[None, :]
         else:
-            self._row_of_term[terms] = np.arange(len(terms))
-            entries, lengths = _slices(self.forward_starts, pool)
-            rows = self._row_of_term[self.forward_terms[entries]]
-            self._row_of_term[terms] = -1
-            is_wanted = rows >= 0
-            rows, weights = rows[is_wanted], self.forward_weights[entries[is_wanted]]
-            documents = np.repeat(pool, lengths)[is_wanted]
-        self._cell_of_document[documents] = 0
-        found = np.flatnonzero(self._cell_of_document == 0)
-        self._cell_of_document[found] = np.arange(len(found))
-        cells = self._cell_of_document[documents]
-        self._cell_of_document[found] = -1
-        return found, rows, cells, weights
+            table = np.zeros((len(terms), len(pool)))
+            table[rows, cells] = weights
+            scores = counts @ table
+        width = min(k or len(pool), len(pool))
+        if width == 0:
+            return np.full((len(bags), 0), -1, dtype=np.int64), np.zeros((len(bags), 0))
+        best, best_scores = best_columns(scores, width)
+        return np.where(best_scores > 0, pool[best], -1), best_scores
+
+    def _walk(self, bags: Sequence[Sequence[int]], k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        # One array of scores; from bag to bag only the terms that differ are taken off and put on, which is exact. Bags in the order
+        # of their terms share prefixes: windows of one answer that start at the same segment follow each other. A bag's k-th score
+        # is at least that of any part of it, so that few documents have to be looked at.
+        rankings: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = [(np.zeros(0, dtype=np.int64), np.zeros(0))] * len(bags)
+        scores = np.zeros(self.count)
+        path: list[int] = []
+        floors = [0.0]
+        for position in sorted(range(len(bags)), key=lambda position: tuple(bags[position])):
+            bag = bags[position]
+            shared = 0
+            for ours, theirs in zip(path, bag, strict=False):
+                if ours != theirs:
+                    break
+                shared += 1
+            for term in path[shared:]:
+                self._add(scores, term, -1.0)
+            del path[shared:], floors[shared + 1 :]
+            for term in bag[shared:]:
+                self._add(scores, term, 1.0)
+                path.append(term)
+                floors.append(max(floors[-1], self._kth_weight(term, k)))
+            found = (scores >= floors[-1] if floors[-1] > 0 else scores).nonzero()[0]
+            values = scores[found]
+            if k and len(found) > 8 * k:
+                is_candidate = values >= np.partition(values, len(values) - k)[len(values) - k]
+                found, values = found[is_candidate], values[is_candidate]
+            order = np.argsort(-values, kind="stable")[: k or None]
+            rankings[position] = found[order], values[order]
+            if k and len(order) == k:
+                floors[-1] = float(values[order[-1]])
+        width = max((len(found) for found, _ in rankings), default=0)
+        documents, best = np.full((len(bags), width), -1, dtype=np.int64), np.zeros((len(bags), width))
+        for row, (found, values) in enumerate(rankings):
+            documents[row, : len(found)], best[row, : len(found)] = found, values
+        return documents, best
+
+    def _add(self, scores: NDArray[np.float64], term: int, sign: float) -> None:
+        first, last = self.starts[term], self.starts[term + 1]
+        if (last - first) * 8 < self.count:
+            scores[self.documents[first:last]] += sign * self.weights[first:last]
+            return
+        # A frequent term: a dense row is added faster than its postings are scattered.
+        row = self._dense_rows.get(term)
+        if row is None:
+            row = np.zeros(self.count)
+            row[self.documents[first:last]] = self.weights[first:last]
+            if (len(self._dense_rows) + 1) * self.count <= DENSE_CELLS * 4:
+                self._dense_rows[term] = row
+        if sign > 0:
+            scores += row
+        else:
+            scores -= row
+
+    def _kth_weight(self, term: int, k: int) -> float:
+        first, last = int(self.starts[term]), int(self.starts[term + 1])
+        if not 0 < k <= last - first:
+            return 0.0
+        known = self._kth_weights.get((term, k))
+        if known is None:
+            known = float(np.partition(self.weights[first:last], last - first - k)[last - first - k])
+            if len(self._kth_weights) < 1 << 20:
+                self._kth_weights[term, k] = known
+        return known
 
 
 def best_columns(scores: NDArray[np.float64], width: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ class LatentSemantic:
         self.index = InvertedIndex(map(words, catalogue.texts), self._weigh)
         self.term_vectors, projected = _project(self.index)
         self.document_vectors = _rounded(projected)
-        self._faiss = None
+        self._faiss: Any = None
 
     def rank(self, queries: Sequence[str], pools: Sequence[NDArray[np.int64] | None], k: int) -> list[Ranking]:
         """Return the first k documents of each query within its pool; k = 0 is all."""
@@ -76,7 +77,8 @@ class LatentSemantic:
         terms, counts = np.unique(np.array(bag, dtype=np.int64), return_counts=True)
         weights = (1.0 + np.log(counts)) * self.idf[terms]
         # Row after row, so that the sum has one order whatever the query's words stood like.
-        return _rounded(np.add.reduce(weights[:, None] * self.term_vectors[terms], axis=0)[None, :])[0]
+        total = np.add.reduce(weights[:, None] * self.term_vectors[terms], axis=0)
+        return np.asarray(_rounded(total[None, :])[0])
 
     def _weigh(self, postings: Postings) -> NDArray[np.float64]:
         self.idf = np.log(len(postings.lengths) / postings.document_counts) + 1.0

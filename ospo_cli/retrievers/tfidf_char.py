@@ -43,7 +43,7 @@ class CharacterTfidf:
         """Return documents int64[queries, ranks] (−1 where nothing more is retrieved) and scores float64[queries, ranks] (0 there)."""
         return self.index.rank_together([self._bag(query) for query in queries], pool, k)
 
-    def _bag(self, query: str) -> tuple[int, ...]:
+    def _bag(self, query: str) -> list[int]:
         found = words(query)
         return self.index.bag(self._split(sorted(set(found)) if self.settings.query_terms == "distinct" else found), distinct=False)
 

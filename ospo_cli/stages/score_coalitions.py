@@ -129,6 +129,7 @@ def _coalition_values(
     spans_of: dict[str, list[tuple[int, int]]] = {}
     for rollout_id, start, end in segments.sort("rollout_id", "segment_index").select("rollout_id", "start", "end").iter_rows():
         spans_of.setdefault(rollout_id, []).append((start, end))
+    drawn_by_nobody: dict[int, tuple[list[list[bool]], list[str]]] = {}
     rollout_ids: list[str] = []
     prompt_ids: list[str] = []
     masks: list[str] = []
@@ -140,17 +141,13 @@ def _coalition_values(
         spans = spans_of.get(rollout_id, [])
         if is_degenerate[row] or not spans:
             continue
-        generator = seeding.generator(params.train.seed, rollout_id)
-        families = [
-            coalitions.family(name, len(spans), settings.contiguous_width, settings.contiguous_cap, generator) for name in settings.families
-        ]
-        present = coalitions.union_of(*families, np.array([[False] * len(spans), [True] * len(spans)]))
+        present, present_masks = _coalitions(rollout_id, len(spans), params, drawn_by_nobody)
         empty.append(len(texts))
         grand.append((row, len(texts) + len(present) - 1))  # rows are ordered by size
-        found = [coalition_text(completion, spans, members) for members in present.tolist()]
+        found = [coalition_text(completion, spans, members) for members in present]
         texts += found
         queries += [scorer.reward.compose(prompt_id, text) for text in found]
-        masks += coalitions.to_mask_strings(present)
+        masks += present_masks
         rollout_ids += [rollout_id] * len(found)
         prompt_ids += [prompt_id] * len(found)
     if settings.empty_value == "query":
@@ -170,6 +167,26 @@ def _coalition_values(
     return pl.DataFrame(
         columns | {"retrieval": parts.retrieval, "length": parts.length, "repetition": parts.repetition}, schema=COALITION_VALUES.schema
     )
+
+
+def _coalitions(
+    rollout_id: str, segments: int, params: Params, drawn_by_nobody: dict[int, tuple[list[list[bool]], list[str]]]
+) -> tuple[list[list[bool]], list[str]]:
+    # Rows by size: the empty coalition first, the grand one last. Families that used no random number are the same for every rollout
+    # with as many segments, and kept.
+    if segments in drawn_by_nobody:
+        return drawn_by_nobody[segments]
+    settings = params.score_coalitions
+    generator = seeding.generator(params.train.seed, rollout_id)
+    before = repr(generator.bit_generator.state)
+    families = [
+        coalitions.family(name, segments, settings.contiguous_width, settings.contiguous_cap, generator) for name in settings.families
+    ]
+    present = coalitions.union_of(*families, np.array([[False] * segments, [True] * segments]))
+    found = present.tolist(), coalitions.to_mask_strings(present)
+    if repr(generator.bit_generator.state) == before:
+        drawn_by_nobody[segments] = found
+    return found
 
 
 class _Scorer:

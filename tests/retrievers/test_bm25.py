@@ -81,10 +81,9 @@ ENGINE = BM25(Catalogue.from_documents(documents(random_titles(15, COUNT))), par
 
 def test_a_batch_that_is_too_wide_for_one_table_gives_what_small_ones_give(monkeypatch):
     queries = random_queries(16, 60)
-    expected = [array.tolist() for array in ENGINE.rank_coalitions(queries, None, 10)]
+    expected = [array.tolist() for array in ENGINE.rank_coalitions(queries, np.arange(COUNT), 10)]
     monkeypatch.setattr("ospo_cli.retrievers.inverted_index.DENSE_CELLS", 300)
-    monkeypatch.setattr("ospo_cli.retrievers.inverted_index.BLOCK_CELLS", 300)
-    assert [array.tolist() for array in ENGINE.rank_coalitions(queries, None, 10)] == expected
+    assert [array.tolist() for array in ENGINE.rank_coalitions(queries, np.arange(COUNT), 10)] == expected
 
 
 def test_best_columns_order_by_score_then_column():

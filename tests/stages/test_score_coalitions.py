@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ospo_cli import parquet, params
+from ospo_cli import params, parquet
 from ospo_cli.errors import CreditError, MissingInputError, RetrievalError
 from ospo_cli.layout import Layout
 from ospo_cli.retrievers.judged_reward import JudgedReward
