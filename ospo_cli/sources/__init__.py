@@ -30,7 +30,11 @@ def find(name: str) -> Source:
     if name not in SOURCES:
         close = difflib.get_close_matches(name, SOURCES, 1)
         raise ParameterError(
-            "prepare_data.source", "unknown source", found=name, expected=", ".join(SOURCES), remedy=f"did you mean {close[0]}?" if close else None
+            "prepare_data.source",
+            "unknown source",
+            found=name,
+            expected=", ".join(SOURCES),
+            remedy=f"did you mean {close[0]}?" if close else None,
         )
     module, function = SOURCES[name].split(":")
     reader: Source = getattr(importlib.import_module(module), function)

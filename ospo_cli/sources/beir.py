@@ -10,7 +10,6 @@ from ospo_cli.errors import SourceError
 from ospo_cli.params import PrepareData
 from ospo_cli.sources import columns, files
 from ospo_cli.sources.base import SourceData
-from ospo_cli.sources.tables import distinct_judgments
 
 SPLITS = ("train", "dev", "test")
 REMEDY = "get and unpack a collection from https://github.com/beir-cellar/beir (docs/own-data.md)"
@@ -31,12 +30,23 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     if not judged:
         raise SourceError(place / "qrels", "no judgments", expected="train.tsv, dev.tsv or test.tsv", remedy=REMEDY)
     corpus = files.read(paths[0], ["_id", "text"])
-    title = columns.text(corpus["title"], paths[0]) if "title" in corpus.columns else pl.repeat("", corpus.height, dtype=pl.String, eager=True)
+    title = (
+        columns.text(corpus["title"], paths[0]) if "title" in corpus.columns else pl.repeat("", corpus.height, dtype=pl.String, eager=True)
+    )
     documents = pl.DataFrame(
-        [columns.ids(corpus, "_id", paths[0], unique=True).alias("doc_id"), title.alias("title"), columns.required_text(corpus, "text", paths[0]).alias("text")]
+        [
+            columns.ids(corpus, "_id", paths[0], unique=True).alias("doc_id"),
+            title.alias("title"),
+            columns.required_text(corpus, "text", paths[0]).alias("text"),
+        ]
     ).with_columns(pl.lit("").alias("category"))
     queries = files.read(paths[1], ["_id", "text"])
-    texts = pl.DataFrame([columns.ids(queries, "_id", paths[1], unique=True).alias("prompt_id"), columns.required_text(queries, "text", paths[1]).alias("query")])
+    texts = pl.DataFrame(
+        [
+            columns.ids(queries, "_id", paths[1], unique=True).alias("prompt_id"),
+            columns.required_text(queries, "text", paths[1]).alias("query"),
+        ]
+    )
     parts = [_qrels(path, params) for path in judged]
     qrels = pl.concat([part for part, _ in parts])
     merged = sum(count for _, count in parts)
@@ -44,22 +54,34 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     twice = splits.filter(pl.col("prompt_id").is_duplicated())
     if twice.height:
         found = f"query {twice['prompt_id'][0]} in {', '.join(twice.filter(pl.col('prompt_id') == twice['prompt_id'][0])['split'])}"
-        raise SourceError(place / "qrels", "one query is judged in two splits", found=found, expected="each query in one", remedy="keep one of them")
+        raise SourceError(
+            place / "qrels", "one query is judged in two splits", found=found, expected="each query in one", remedy="keep one of them"
+        )
     untold = splits.join(texts, on="prompt_id", how="anti")
     if untold.height:
-        raise SourceError(paths[1], "a judged query has no text", found=f"query {untold['prompt_id'][0]} ({untold.height} such)", expected="an entry for every query of qrels")
+        raise SourceError(
+            paths[1],
+            "a judged query has no text",
+            found=f"query {untold['prompt_id'][0]} ({untold.height} such)",
+            expected="an entry for every query of qrels",
+        )
     own = qrels.filter(pl.col("prompt_id") == pl.col("doc_id")).height
     itself = texts.select("prompt_id", pl.col("prompt_id").alias("doc_id")).join(documents, on="doc_id", how="semi")
     prompts = texts.join(splits, on="prompt_id").with_columns(pl.lit([], dtype=pl.List(pl.String)).alias("history"))
     counts = {"equal judgments merged": merged, "judgments of the query's own id": own}
-    card = {"licence": "not stated in the files: see the collection's page", "inputs": files.hashes([*paths, *judged], place), "counts": counts, "notes": []}
+    card = {
+        "licence": "not stated in the files: see the collection's page",
+        "inputs": files.hashes([*paths, *judged], place),
+        "counts": counts,
+        "notes": [],
+    }
     qrels = qrels.filter(pl.col("prompt_id") != pl.col("doc_id")).select("prompt_id", "doc_id", "relevance")
     return SourceData(documents, prompts.select("prompt_id", "split", "query", "history"), qrels, excluded=itself, card=card)
 
 
 def _qrels(path: Path, params: PrepareData) -> tuple[pl.DataFrame, int]:
     frame = files.read(path, ["query-id", "corpus-id", "score"])
-    qrels, counts = distinct_judgments(
+    qrels, counts = columns.distinct_judgments(
         columns.ids(frame, "query-id", path), columns.ids(frame, "corpus-id", path), columns.gains(frame, "score", path, params.gains), path
     )
     return qrels.with_columns(pl.lit(path.stem).alias("split")), sum(counts.values())

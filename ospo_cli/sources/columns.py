@@ -15,31 +15,48 @@ def ids(frame: pl.DataFrame, column: str, where: object, unique: bool = False) -
     """
     series = frame[column]
     if not (series.dtype == pl.String or series.dtype.is_integer() or series.dtype in (pl.Categorical, pl.Enum, pl.Null)):
-        raise SourceError(f"{where}: column {column}", "wrong type", found=series.dtype, expected="text or whole numbers", remedy="store ids as text")
+        raise SourceError(
+            f"{where}: column {column}", "wrong type", found=series.dtype, expected="text or whole numbers", remedy="store ids as text"
+        )
     series = series.cast(pl.String).str.strip_chars()
     empty = (series.is_null() | (series == "")).fill_null(True)
     if empty.any():
-        raise SourceError(f"{where}: row {first(empty)}, column {column}", "no id", found=f"{int(empty.sum())} rows without one", expected="an id in every row")
+        raise SourceError(
+            f"{where}: row {first(empty)}, column {column}",
+            "no id",
+            found=f"{int(empty.sum())} rows without one",
+            expected="an id in every row",
+        )
     if unique:
         doubled = series.is_duplicated()
         if doubled.any():
             value = series.filter(doubled)[0]
             rows = (series == value).arg_true().head(2).to_list()
             raise SourceError(
-                f"{where}: column {column}", "duplicate id", found=f"{value} in rows {rows[0] + 1} and {rows[1] + 1}", expected="each id once", remedy="keep one of the rows"
+                f"{where}: column {column}",
+                "duplicate id",
+                found=f"{value} in rows {rows[0] + 1} and {rows[1] + 1}",
+                expected="each id once",
+                remedy="keep one of the rows",
             )
     return series
 
 
 def text(series: pl.Series, where: object) -> pl.Series:
-    """Return a column as text without nulls: lists joined by ", ", structs as JSON, numbers, dates and truth values as written by polars."""
+    """Return a column as text without nulls: lists joined by ", ", structs as JSON, numbers, dates, truth values as polars writes them."""
     dtype = series.dtype
     if isinstance(dtype, pl.List | pl.Array):
         series = series.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True) if _is_flat(dtype.inner) else _encoded(series, where)
     elif isinstance(dtype, pl.Struct):
         series = series.struct.json_encode()
     elif dtype in (pl.Binary, pl.Object):
-        raise SourceError(f"{where}: column {series.name}", "wrong type", found=dtype, expected="text, numbers, dates, lists or structs", remedy="store it as text or leave it out")
+        raise SourceError(
+            f"{where}: column {series.name}",
+            "wrong type",
+            found=dtype,
+            expected="text, numbers, dates, lists or structs",
+            remedy="store it as text or leave it out",
+        )
     return series.cast(pl.String).fill_null("")
 
 
@@ -72,9 +89,33 @@ def gains(frame: pl.DataFrame, column: str, where: object, labels: dict[str, flo
         row = first(bad)
         expected = "a number ≥ 0" + (f" or one of {', '.join(labels)}" if labels else "")
         raise SourceError(
-            f"{where}: row {row}, column {column}", "is no grade", found="nothing" if series[row - 1] is None else series[row - 1], expected=expected, remedy="mend the row, or give its label a gain in prepare_data.gains"
+            f"{where}: row {row}, column {column}",
+            "is no grade",
+            found="nothing" if series[row - 1] is None else series[row - 1],
+            expected=expected,
+            remedy="mend the row, or give its label a gain in prepare_data.gains",
         )
     return numbers
+
+
+def distinct_judgments(
+    query_ids: pl.Series, product_ids: pl.Series, relevance: pl.Series, path: object
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Return qrels with each pair once; equal rows are counted, rows that disagree are an error."""
+    frame = pl.DataFrame([query_ids.alias("prompt_id"), product_ids.alias("doc_id"), relevance.alias("relevance")])
+    distinct = frame.unique(maintain_order=True)
+    clash = distinct.filter(pl.struct("prompt_id", "doc_id").is_duplicated())
+    if clash.height:
+        prompt, document, _ = clash.row(0)
+        values = clash.filter((pl.col("prompt_id") == prompt) & (pl.col("doc_id") == document))["relevance"].to_list()
+        raise SourceError(
+            path,
+            "two judgments of one pair disagree",
+            found=f"query {prompt}, product {document}: {values[0]:g} and {values[1]:g}",
+            expected="one grade",
+            remedy="keep one row",
+        )
+    return distinct, {"equal judgments merged": frame.height - distinct.height}
 
 
 def first(mask: pl.Series) -> int:
@@ -88,5 +129,12 @@ def _is_flat(dtype: object) -> bool:
 
 def _encoded(series: pl.Series, where: object) -> pl.Series:
     if pl.Binary in (series.dtype, getattr(series.dtype, "inner", None)):
-        raise SourceError(f"{where}: column {series.name}", "wrong type", found=series.dtype, expected="text", remedy="store it as text or leave it out")
-    return pl.DataFrame({"value": series}).select(pl.struct("value").struct.json_encode().str.strip_prefix('{"value":').str.strip_suffix("}")).to_series().rename(series.name)
+        raise SourceError(
+            f"{where}: column {series.name}", "wrong type", found=series.dtype, expected="text", remedy="store it as text or leave it out"
+        )
+    return (
+        pl.DataFrame({"value": series})
+        .select(pl.struct("value").struct.json_encode().str.strip_prefix('{"value":').str.strip_suffix("}"))
+        .to_series()
+        .rename(series.name)
+    )

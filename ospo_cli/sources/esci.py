@@ -33,7 +33,8 @@ REMEDY = (
 def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     """Read the judgments of one locale and the catalogue of its products.
 
-    The official files bring all products of the locale, the joined variant those that were judged. The split is the published one; dev is cut from train by prepare-data.
+    The official files bring all products of the locale, the joined variant those that were judged. The split is the published one;
+    prepare-data cuts dev from train.
 
     Raises:
         SourceError: a file or column is missing or of the wrong type, a label is unknown, one pair has two labels.
@@ -57,7 +58,12 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     documents = _documents(products, where if shards else paths[-1])
     prompts = _prompts(rows, where)
     qrels, merged = _qrels(rows, GAINS | params.gains, where)
-    card = {"licence": "Apache-2.0 (Shopping Queries Data Set, Amazon)", "inputs": files.hashes(paths, place), "counts": {"repeated judgments merged": merged}, "notes": []}
+    card = {
+        "licence": "Apache-2.0 (Shopping Queries Data Set, Amazon)",
+        "inputs": files.hashes(paths, place),
+        "counts": {"repeated judgments merged": merged},
+        "notes": [],
+    }
     return SourceData(documents, prompts, qrels, card=card)
 
 

@@ -30,7 +30,9 @@ def find(place: Path, stem: str, suffixes: Sequence[str] = SUFFIXES) -> Path | N
     """Return the one file `stem` + suffix in a folder, or None; raise SourceError where two would do."""
     found = [place / f"{stem}{suffix}" for suffix in suffixes if (place / f"{stem}{suffix}").is_file()]
     if len(found) > 1:
-        raise SourceError(place, f"two files for {stem}", found=", ".join(path.name for path in found), expected="one", remedy="take one of them away")
+        raise SourceError(
+            place, f"two files for {stem}", found=", ".join(path.name for path in found), expected="one", remedy="take one of them away"
+        )
     return found[0] if found else None
 
 
@@ -39,7 +41,9 @@ def require(place: Path, stem: str, suffixes: Sequence[str] = SUFFIXES, remedy: 
     path = find(place, stem, suffixes)
     if path is None:
         present = ", ".join(sorted(entry.name for entry in place.iterdir())) or "an empty folder"
-        raise SourceError(place, f"{stem} is missing", found=present, expected=" or ".join(f"{stem}{suffix}" for suffix in suffixes), remedy=remedy)
+        raise SourceError(
+            place, f"{stem} is missing", found=present, expected=" or ".join(f"{stem}{suffix}" for suffix in suffixes), remedy=remedy
+        )
     return path
 
 
@@ -111,7 +115,9 @@ def _delimited(path: Path, columns: Sequence[str], separator: str) -> pl.DataFra
             names = next(csv.reader(stream, delimiter=separator), [])
         doubled = [name for name in names if names.count(name) > 1]
         if doubled:
-            raise SourceError(f"{path}: line 1", "column named twice", found=doubled[0], expected="each name once", remedy="rename one of them")
+            raise SourceError(
+                f"{path}: line 1", "column named twice", found=doubled[0], expected="each name once", remedy="rename one of them"
+            )
         check_columns(names, columns, path)
         table = arrow.read_csv(
             path,
@@ -138,7 +144,11 @@ def _check_closed(path: Path, separator: str) -> None:
         except csv.Error as error:
             if rows.line_num and "end of data" in str(error):
                 raise SourceError(
-                    f"{path}: line {start}", "a quote is opened and never closed", found="the end of the file", expected='"', remedy="close it, or double a quote that is text"
+                    f"{path}: line {start}",
+                    "a quote is opened and never closed",
+                    found="the end of the file",
+                    expected='"',
+                    remedy="close it, or double a quote that is text",
                 ) from None
 
 
@@ -148,10 +158,14 @@ def check_columns(present: Sequence[str], needed: Sequence[str], path: Path, rem
     if not missing:
         return
     if path.suffix in (".csv", ".tsv") and len(present) == 1:
-        other = next((name for sign, name in ((";", "semicolons"), ("\t", "tabs"), (",", "commas"), ("|", "bars")) if sign in present[0]), None)
+        other = next(
+            (name for sign, name in ((";", "semicolons"), ("\t", "tabs"), (",", "commas"), ("|", "bars")) if sign in present[0]), None
+        )
         if other:
             remedy = f"the fields look separated by {other}; save it with commas as .csv or with tabs as .tsv"
-    raise SourceError(path, f"column {missing[0]} is missing", found=", ".join(present) or "no columns", expected=", ".join(needed), remedy=remedy)
+    raise SourceError(
+        path, f"column {missing[0]} is missing", found=", ".join(present) or "no columns", expected=", ".join(needed), remedy=remedy
+    )
 
 
 def unreadable(path: Path, error: Exception, separator: str | None = None) -> SourceError:
@@ -161,13 +175,27 @@ def unreadable(path: Path, error: Exception, separator: str | None = None) -> So
         return SourceError(path, "no such file", expected=kind)
     if path.stat().st_size == 0:
         return SourceError(path, "is empty", found="0 bytes", expected=kind, remedy="restore the file")
+    with open(path, "rb") as stream:
+        if stream.read(40).startswith(b"version https://git-lfs"):
+            return SourceError(
+                path,
+                "is a git-lfs pointer, not the file",
+                expected=kind,
+                remedy="run `git lfs pull` in the clone, or download the file itself",
+            )
     where, found = str(path), (str(error).strip() or type(error).__name__).splitlines()[0]
     if path.suffix == ".jsonl":
         where, found = _broken_json(path) or (where, found)
     elif path.suffix in (".csv", ".tsv"):
         where, found = _broken_line(path, separator or ("\t" if path.suffix == ".tsv" else ",")) or (where, found)
-    remedy = "the file was cut short or is of another kind: fetch or export it again" if path.suffix == ".parquet" else "mend the line or export the file again"
-    return SourceError(where, f"cannot be read as {kind}", found=found, expected=f"{kind} in UTF-8" if path.suffix != ".parquet" else kind, remedy=remedy)
+    remedy = (
+        "the file was cut short or is of another kind: fetch or export it again"
+        if path.suffix == ".parquet"
+        else "mend the line or export the file again"
+    )
+    return SourceError(
+        where, f"cannot be read as {kind}", found=found, expected=f"{kind} in UTF-8" if path.suffix != ".parquet" else kind, remedy=remedy
+    )
 
 
 def _broken_json(path: Path) -> tuple[str, str] | None:

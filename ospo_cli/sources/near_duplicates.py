@@ -17,10 +17,11 @@ BATCH = 20_000
 def near_duplicates(queries: Sequence[str], histories: Sequence[Sequence[str]], similarity: float) -> NDArray[np.int64]:
     """Return pairs [n, 2] of positions (smaller first, sorted) that are near-duplicates of each other.
 
-    Two prompts are near-duplicates when query and history hold the same set of words (case, accents and punctuation aside), or when neither has a
-    history and the Jaccard index of their queries' character trigrams reaches `similarity`. Of prompts that hold the same words only neighbours
-    in order are paired, a chain: connected components say all. Exact, not sampled: prefix filtering (Chaudhuri, Ganti, Kaushik, "A primitive
-    operator for similarity joins in data cleaning", ICDE 2006) only skips pairs that cannot reach the similarity.
+    Two prompts are near-duplicates when query and history hold the same set of words (case, accents and punctuation aside), or when
+    neither has a history and the Jaccard index of their queries' character trigrams reaches `similarity`. Of prompts that hold the same
+    words or are spelled alike a chain of pairs is returned, not all: connected components say all. Exact, not sampled: prefix filtering
+    (Chaudhuri, Ganti, Kaushik, "A primitive operator for similarity joins in data cleaning", ICDE 2006) skips only pairs that cannot reach
+    the similarity.
     """
     spelled = [_spelling(query) for query in queries]
     keys = [f"{_word_set(query)}\n{_word_set(' '.join(history))}" for query, history in zip(spelled, histories, strict=True)]
@@ -55,7 +56,9 @@ def _similar(texts: Sequence[str], similarity: float) -> NDArray[np.int64]:
     if len(texts) < 2:
         return none
     grams = [sorted({f" {text} "[start : start + 3] for start in range(max(1, len(text)))}) for text in texts]
-    rows = pl.DataFrame({"text": pl.int_range(len(texts), eager=True), "gram": grams}, schema_overrides={"gram": pl.List(pl.String)}).explode("gram")
+    rows = pl.DataFrame(
+        {"text": pl.int_range(len(texts), eager=True), "gram": grams}, schema_overrides={"gram": pl.List(pl.String)}
+    ).explode("gram")
     # Rare trigrams first: two sets that reach the similarity share one of their first n − ⌈t·n⌉ + 1.
     order = rows.group_by("gram").len().sort("len", "gram").with_row_index("rank").select("gram", pl.col("rank").cast(pl.Int64))
     rows = rows.join(order, on="gram").select("text", "rank").sort("text", "rank")

@@ -21,9 +21,9 @@ def sampled_pools(
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Return prompt_id, doc_id of each prompt's pool, and counts of the prompts whose negatives had to be filled up at random.
 
-    Each pool holds every judged document of its prompt (relevant or not), then distinct further documents: `pool_related` closest in title to the
-    prompt's anchor (one of its most relevant documents, drawn by seed), `pool_same_category` of the anchor's category, `pool_random` of all. Where
-    related or same-category documents run out, random ones fill their places as far as the catalogue reaches.
+    Each pool holds every judged document of its prompt (relevant or not), then distinct further documents: `pool_related` closest in title
+    to the prompt's anchor (one of its most relevant documents, drawn by seed), `pool_same_category` of the anchor's category, `pool_random`
+    of all. Where related or same-category documents run out, random ones fill their places as far as the catalogue reaches.
 
     Args:
         documents: sorted by doc_id.
@@ -33,20 +33,24 @@ def sampled_pools(
     index = pl.DataFrame({"doc_id": documents["doc_id"], "row": pl.int_range(documents.height, eager=True, dtype=pl.Int64)})
     judged = qrels.join(index, on="doc_id").sort("prompt_id", "row")
     best = judged.filter(pl.col("relevance") == pl.col("relevance").max().over("prompt_id"))
-    grouped = judged.group_by("prompt_id", maintain_order=True).agg("row").join(
-        best.group_by("prompt_id").agg(pl.col("row").sort().alias("best")), on="prompt_id", maintain_order="left"
+    grouped = (
+        judged.group_by("prompt_id", maintain_order=True)
+        .agg("row")
+        .join(best.group_by("prompt_id").agg(pl.col("row").sort().alias("best")), on="prompt_id", maintain_order="left")
     )
     ids = grouped["prompt_id"].to_list()
     generators = [generator(seed, f"pool|{name}") for name in ids]
-    anchors = np.array([rows[rng.integers(len(rows))] for rows, rng in zip(grouped["best"].to_list(), generators, strict=True)], dtype=np.int64)
+    anchors = np.array(
+        [rows[rng.integers(len(rows))] for rows, rng in zip(grouped["best"].to_list(), generators, strict=True)], dtype=np.int64
+    )
     barred = _barred(excluded, index)
     taken = [np.array([*rows, *barred.get(name, _NONE)], dtype=np.int64) for name, rows in zip(ids, grouped["row"].to_list(), strict=True)]
-    taken, short_of_related = _with_related(taken, anchors, documents, params.pool_related)
+    taken, related_found = _with_related(taken, anchors, documents, params.pool_related)
     members = _members(documents["category"])
     category_of = documents["category"].to_list()
     short_of_category = 0
     for position, rng in enumerate(generators):
-        missing = params.pool_related - short_of_related[position]
+        missing = params.pool_related - related_found[position]
         same = members.get(category_of[anchors[position]], _NONE)
         chosen = _draw(same, params.pool_same_category, taken[position], rng)
         short_of_category += len(chosen) < params.pool_same_category
@@ -57,7 +61,7 @@ def sampled_pools(
     names = pl.Series("prompt_id", ids, dtype=pl.String).gather(np.repeat(np.arange(len(ids)), [len(rows) for rows in taken]))
     pools = pl.DataFrame([names, documents["doc_id"].gather(np.concatenate(taken))])
     counts = {
-        "prompts filled up for want of related documents": int((short_of_related < params.pool_related).sum()),
+        "prompts filled up for want of related documents": int((related_found < params.pool_related).sum()),
         "prompts filled up for want of documents of the same category": int(short_of_category),
     }
     return pools, counts
@@ -72,7 +76,9 @@ def _barred(excluded: pl.DataFrame | None, index: pl.DataFrame) -> dict[str, NDA
 
 def _members(category: pl.Series) -> dict[str, NDArray[np.int64]]:
     """Return the rows of each category; documents without one have nothing in common."""
-    frame = pl.DataFrame({"category": category, "row": pl.int_range(category.len(), eager=True, dtype=pl.Int64)}).filter(pl.col("category") != "")
+    frame = pl.DataFrame({"category": category, "row": pl.int_range(category.len(), eager=True, dtype=pl.Int64)}).filter(
+        pl.col("category") != ""
+    )
     grouped = frame.group_by("category").agg(pl.col("row").sort())
     return {name: rows.to_numpy() for name, rows in zip(grouped["category"], grouped["row"], strict=True)}
 
@@ -98,7 +104,10 @@ def _with_related(
     for start in range(0, len(anchors), BATCH):
         scores = (weights[anchors[start : start + BATCH]] @ titles).tocsr()
         for offset in range(scores.shape[0]):
-            rows, values = scores.indices[scores.indptr[offset] : scores.indptr[offset + 1]], scores.data[scores.indptr[offset] : scores.indptr[offset + 1]]
+            rows, values = (
+                scores.indices[scores.indptr[offset] : scores.indptr[offset + 1]],
+                scores.data[scores.indptr[offset] : scores.indptr[offset + 1]],
+            )
             mine = taken[start + offset]
             wanted = count + len(mine)
             if len(values) > wanted:
@@ -112,12 +121,14 @@ def _with_related(
 
 
 def _title_weights(titles: pl.Series):  # type: ignore[no-untyped-def]
-    """Return two sparse matrices: each title's rarest words by inverse document frequency [documents, words], and TF-IDF of titles [words, documents]."""
+    """Return two sparse arrays: idf of each title's rarest words [documents, words], length-normalised idf of all words [words, documents]."""
     from scipy.sparse import csr_array
 
     count = titles.len()
     words = (
-        pl.DataFrame({"row": pl.int_range(count, eager=True, dtype=pl.Int64), "word": titles.str.to_lowercase().str.extract_all(r"[\p{L}\p{N}]+")})
+        pl.DataFrame(
+            {"row": pl.int_range(count, eager=True, dtype=pl.Int64), "word": titles.str.to_lowercase().str.extract_all(r"[\p{L}\p{N}]+")}
+        )
         .explode("word")
         .drop_nulls()
         .unique()

@@ -18,9 +18,10 @@ PRECEDENCE = ("test", "dev", "train")
 def assign_splits(prompts: pl.DataFrame, params: PrepareData, seed: int) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Return the prompts (sorted by id) with a split each, and what was dropped or cut.
 
-    A split that the source gives is kept; of near-duplicates (transitively) in different splits only those of the earliest split stay, test before
-    dev before train, so that test stays as published and dev loses only what test holds. What has no split, or train where dev or test is not given, is cut by seed; near-duplicates
-    stay together there. Prompts that the source leaves without a split count as train against the given ones.
+    A split that the source gives is kept; of near-duplicates (transitively) in different splits only those of the earliest split stay,
+    test before dev before train, so that test stays as published and dev loses only what test holds. What has no split, or train where dev
+    or test is not given, is cut by seed; near-duplicates stay together there. Prompts that the source leaves without a split count as train
+    against the given ones.
 
     Raises:
         SourceError: a leak is left (never to be expected), or nothing is left.
@@ -39,12 +40,16 @@ def assign_splits(prompts: pl.DataFrame, params: PrepareData, seed: int) -> tupl
     is_open = np.array([value is None for value in given]) & keep
     if not is_open.any():
         is_open = keep & (split == "train")
-    shares = [(name, share) for name, share in (("test", params.test_share), ("dev", params.dev_share)) if name not in present and share > 0]
+    shares = [
+        (name, share) for name, share in (("test", params.test_share), ("dev", params.dev_share)) if name not in present and share > 0
+    ]
     cut = _cut(prompts["prompt_id"].to_list(), split, is_open, group, shares, seed)
     result = prompts.with_columns(pl.Series("split", split.tolist(), dtype=pl.String)).filter(pl.Series(keep))
     left = int(sum(keep[a] and keep[b] and split[a] != split[b] for a, b in pairs))
     if left:
-        raise SourceError("prompts", "near-duplicates in two splits are left", found=left, expected="none", remedy="report this as a defect")
+        raise SourceError(
+            "prompts", "near-duplicates in two splits are left", found=left, expected="none", remedy="report this as a defect"
+        )
     result, surplus = _sampled(result, params.max_prompts, seed)
     check = {"near-duplicate pairs found": len(pairs), "near-duplicate pairs across splits left": left, "similarity": params.near_duplicate}
     return result, {"cut by seed": cut, "dropped": {**dropped, "prompts beyond max_prompts": surplus}, "leak check": check}
@@ -59,7 +64,9 @@ def _groups(count: int, pairs: np.ndarray) -> np.ndarray:
     return np.asarray(connected_components(graph, directed=False)[1])
 
 
-def _cut(ids: list[str], split: np.ndarray, is_open: np.ndarray, group: np.ndarray, shares: list[tuple[str, float]], seed: int) -> dict[str, int]:
+def _cut(
+    ids: list[str], split: np.ndarray, is_open: np.ndarray, group: np.ndarray, shares: list[tuple[str, float]], seed: int
+) -> dict[str, int]:
     """Move whole groups of open prompts to dev and test until their shares are reached; return how many went where."""
     positions = np.flatnonzero(is_open)
     members: dict[int, list[int]] = {}
@@ -86,5 +93,9 @@ def _sampled(prompts: pl.DataFrame, limit: int, seed: int) -> tuple[pl.DataFrame
     if not limit:
         return prompts, 0
     draws = uniforms(seed, [f"max_prompts|{name}" for name in prompts["prompt_id"]], 1)[:, 0]
-    kept = prompts.with_columns(pl.Series("draw", draws)).filter(pl.struct("draw", "prompt_id").rank("ordinal").over("split") <= limit).drop("draw")
+    kept = (
+        prompts.with_columns(pl.Series("draw", draws))
+        .filter(pl.struct("draw", "prompt_id").rank("ordinal").over("split") <= limit)
+        .drop("draw")
+    )
     return kept.sort("prompt_id"), prompts.height - kept.height

@@ -51,7 +51,9 @@ def _judgments_path(place: Path) -> Path:
     tables = files.find(place, "judgments")
     trec = files.find(place, "qrels", TREC)
     if tables and trec:
-        raise SourceError(place, "two files of judgments", found=f"{tables.name}, {trec.name}", expected="one", remedy="take one of them away")
+        raise SourceError(
+            place, "two files of judgments", found=f"{tables.name}, {trec.name}", expected="one", remedy="take one of them away"
+        )
     found = tables or trec
     if found is None:
         present = ", ".join(sorted(entry.name for entry in place.iterdir()))
@@ -64,7 +66,13 @@ def _renamed(path: Path, params: PrepareData, needed: list[str]) -> pl.DataFrame
     """Return a file's rows under the layout's names; `params.columns` says what the file calls them."""
     own = [params.columns.get(name, name) for name in needed]
     frame = files.read(path, own)
-    return frame.rename({theirs: ours for ours, theirs in params.columns.items() if theirs in frame.columns and theirs != ours and ours not in frame.columns})
+    return frame.rename(
+        {
+            theirs: ours
+            for ours, theirs in params.columns.items()
+            if theirs in frame.columns and theirs != ours and ours not in frame.columns
+        }
+    )
 
 
 def _documents(path: Path, params: PrepareData) -> pl.DataFrame:
@@ -72,9 +80,16 @@ def _documents(path: Path, params: PrepareData) -> pl.DataFrame:
     if not frame.height:
         raise SourceError(path, "the catalogue is empty", found="0 products", expected="at least one")
     if "doc_id" in frame.columns:
-        raise SourceError(f"{path}: column doc_id", "has a reserved name", expected="the id in product_id", remedy="rename it, or set prepare_data.columns")
+        raise SourceError(
+            f"{path}: column doc_id",
+            "has a reserved name",
+            expected="the id in product_id",
+            remedy="rename it, or set prepare_data.columns",
+        )
     titles = columns.required_text(frame, "title", path)
-    category = columns.text(frame["category"], path) if "category" in frame.columns else pl.repeat("", frame.height, dtype=pl.String, eager=True)
+    category = (
+        columns.text(frame["category"], path) if "category" in frame.columns else pl.repeat("", frame.height, dtype=pl.String, eager=True)
+    )
     rest = [columns.text(frame[name], path).alias(name) for name in frame.columns if name not in ("product_id", "title", "category")]
     key = columns.ids(frame, "product_id", path, unique=True).alias("doc_id")
     return pl.DataFrame([key, titles.alias("title"), category.alias("category"), *rest])
@@ -111,15 +126,25 @@ def _history(frame: pl.DataFrame, path: Path) -> pl.Series:
     if history.dtype in (pl.String, pl.Null):
         history = history.cast(pl.String).fill_null("").str.split("|")
     if history.dtype not in (pl.List(pl.String), pl.List(pl.Null)):
-        raise SourceError(f"{path}: column history", "wrong type", found=history.dtype, expected="list of texts, or text with | between the titles")
+        raise SourceError(
+            f"{path}: column history", "wrong type", found=history.dtype, expected="list of texts, or text with | between the titles"
+        )
     stripped = pl.element().str.strip_chars()
-    return history.cast(pl.List(pl.String)).list.eval(stripped.filter(stripped.is_not_null() & (stripped != ""))).fill_null([]).alias("history")
+    return (
+        history.cast(pl.List(pl.String))
+        .list.eval(stripped.filter(stripped.is_not_null() & (stripped != "")))
+        .fill_null([])
+        .alias("history")
+    )
 
 
 def _judgments(path: Path, params: PrepareData) -> tuple[pl.DataFrame, dict[str, int]]:
     frame = _renamed(path, params, ["query_id", "product_id", "grade"])
-    return distinct_judgments(
-        columns.ids(frame, "query_id", path), columns.ids(frame, "product_id", path), columns.gains(frame, "grade", path, params.gains), path
+    return columns.distinct_judgments(
+        columns.ids(frame, "query_id", path),
+        columns.ids(frame, "product_id", path),
+        columns.gains(frame, "grade", path, params.gains),
+        path,
     )
 
 
@@ -134,44 +159,52 @@ def _trec(path: Path, params: PrepareData) -> tuple[pl.DataFrame, dict[str, int]
     wrong = numbered.filter(pl.col("fields").list.len() != 4)
     if wrong.height:
         number, fields = wrong.row(0)
-        raise SourceError(f"{path}: line {number}", "wrong number of fields", found=f"{len(fields)} ({' '.join(fields)})", expected="4: query id, 0, product id, grade")
-    frame = numbered.select("number", *[pl.col("fields").list.get(index).alias(name) for index, name in enumerate(("query_id", "iteration", "product_id", "grade"))])
-    # TREC writes -1 or -2 for "junk"; it is refused here like any negative grade, since what it means differs between collections
-    return distinct_judgments(frame["query_id"], frame["product_id"], columns.gains(frame, "grade", path, params.gains), path)
-
-
-def distinct_judgments(query_ids: pl.Series, product_ids: pl.Series, gains: pl.Series, path: Path) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Return qrels with each pair once; equal rows are counted, rows that disagree are an error."""
-    frame = pl.DataFrame([query_ids.alias("prompt_id"), product_ids.alias("doc_id"), gains.alias("relevance")])
-    distinct = frame.unique(maintain_order=True)
-    clash = distinct.filter(pl.struct("prompt_id", "doc_id").is_duplicated())
-    if clash.height:
-        prompt, document, _ = clash.row(0)
-        values = clash.filter((pl.col("prompt_id") == prompt) & (pl.col("doc_id") == document))["relevance"].to_list()
         raise SourceError(
-            path, "two judgments of one pair disagree", found=f"query {prompt}, product {document}: {values[0]:g} and {values[1]:g}", expected="one grade", remedy="keep one row"
+            f"{path}: line {number}",
+            "wrong number of fields",
+            found=f"{len(fields)} ({' '.join(fields)})",
+            expected="4: query id, 0, product id, grade",
         )
-    return distinct, {"equal judgments merged": frame.height - distinct.height}
+    frame = numbered.select(
+        "number",
+        *[pl.col("fields").list.get(index).alias(name) for index, name in enumerate(("query_id", "iteration", "product_id", "grade"))],
+    )
+    # TREC writes -1 or -2 for "junk"; it is refused here like any negative grade, since what it means differs between collections
+    return columns.distinct_judgments(frame["query_id"], frame["product_id"], columns.gains(frame, "grade", path, params.gains), path)
 
 
 def _pairs(path: Path, params: PrepareData) -> pl.DataFrame:
     frame = _renamed(path, params, ["query_id", "completion"])
-    pairs = pl.DataFrame([columns.ids(frame, "query_id", path).alias("prompt_id"), columns.required_text(frame, "completion", path).alias("completion")])
+    pairs = pl.DataFrame(
+        [columns.ids(frame, "query_id", path).alias("prompt_id"), columns.required_text(frame, "completion", path).alias("completion")]
+    )
     empty = pairs["completion"].str.strip_chars() == ""
     if empty.any():
-        raise SourceError(f"{path}: row {columns.first(empty)}, column completion", "is empty", expected="the full completion with its tags")
-    return pairs.with_columns(pl.int_range(pl.len()).over("prompt_id").cast(pl.Int32).alias("pair_index")).select("prompt_id", "pair_index", "completion")
+        raise SourceError(
+            f"{path}: row {columns.first(empty)}, column completion", "is empty", expected="the full completion with its tags"
+        )
+    return pairs.with_columns(pl.int_range(pl.len()).over("prompt_id").cast(pl.Int32).alias("pair_index")).select(
+        "prompt_id", "pair_index", "completion"
+    )
 
 
 def _pools(path: Path, params: PrepareData) -> pl.DataFrame:
     frame = _renamed(path, params, ["query_id", "product_id"])
-    return pl.DataFrame([columns.ids(frame, "query_id", path).alias("prompt_id"), columns.ids(frame, "product_id", path).alias("doc_id")]).unique(maintain_order=True)
+    return pl.DataFrame(
+        [columns.ids(frame, "query_id", path).alias("prompt_id"), columns.ids(frame, "product_id", path).alias("doc_id")]
+    ).unique(maintain_order=True)
 
 
 def _check_queries(frame: pl.DataFrame, prompts: pl.DataFrame, path: Path, queries: Path) -> None:
     unknown = frame.join(prompts, on="prompt_id", how="anti")
     if unknown.height:
-        raise SourceError(path, "unknown query", found=f"{unknown['prompt_id'][0]} ({unknown['prompt_id'].n_unique()} such queries)", expected=f"ids of {queries.name}", remedy="add the query or take the rows away")
+        raise SourceError(
+            path,
+            "unknown query",
+            found=f"{unknown['prompt_id'][0]} ({unknown['prompt_id'].n_unique()} such queries)",
+            expected=f"ids of {queries.name}",
+            remedy="add the query or take the rows away",
+        )
 
 
 def _has_no_header(path: Path, params: PrepareData) -> bool:
@@ -190,7 +223,12 @@ def _two_columns(path: Path) -> pl.DataFrame:
     frame = frame.filter(pl.col("cells").str.strip_chars() != "").with_columns(pl.col("cells").str.split("\t"))
     wrong = frame.filter(pl.col("cells").list.len() != 2)
     if wrong.height:
-        raise SourceError(f"{path}: line {wrong['number'][0]}", "wrong number of fields", found=len(wrong["cells"][0]), expected="2: query id, a tab, the query")
+        raise SourceError(
+            f"{path}: line {wrong['number'][0]}",
+            "wrong number of fields",
+            found=len(wrong["cells"][0]),
+            expected="2: query id, a tab, the query",
+        )
     return frame.select(pl.col("cells").list.get(0).alias("query_id"), pl.col("cells").list.get(1).alias("query"))
 
 

@@ -11,7 +11,6 @@ from ospo_cli.params import PrepareData
 from ospo_cli.sources import columns, files
 from ospo_cli.sources.base import SourceData
 from ospo_cli.sources.markup import plain
-from ospo_cli.sources.tables import distinct_judgments
 
 GAINS = {"Exact": 1.0, "Partial": 0.5, "Irrelevant": 0.0}
 REMEDY = "get product.csv, query.csv and label.csv from https://github.com/wayfair/WANDS, folder dataset (docs/own-data.md)"
@@ -43,7 +42,9 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     prompts = pl.DataFrame([columns.ids(queries, "query_id", paths[1], unique=True).alias("prompt_id"), queries["query"]])
     prompts = prompts.with_columns(pl.lit(None, dtype=pl.String).alias("split"), pl.lit([], dtype=pl.List(pl.String)).alias("history"))
     gains = columns.gains(labels, "label", paths[2], GAINS | params.gains)
-    qrels, counts = distinct_judgments(columns.ids(labels, "query_id", paths[2]), columns.ids(labels, "product_id", paths[2]), gains, paths[2])
+    qrels, counts = columns.distinct_judgments(
+        columns.ids(labels, "query_id", paths[2]), columns.ids(labels, "product_id", paths[2]), gains, paths[2]
+    )
     strangers = qrels.join(prompts, on="prompt_id", how="anti")
     if strangers.height:
         raise SourceError(paths[2], "unknown query", found=strangers["prompt_id"][0], expected="query_id of query.csv", remedy=REMEDY)

@@ -60,8 +60,7 @@ def prepare(data: SourceData, params: PrepareData, seed: int) -> Prepared:
     """Return checked, split and pooled tables of a source's data.
 
     Raises:
-        SourceError: no documents, a relevant document that is not in the catalogue or not in the source's own pool, a prompt without a pool,
-            or no train prompt left.
+        SourceError: no documents, a relevant document that is not in the catalogue or not in the source's own pool, or no prompt left.
     """
     documents = data.documents.sort("doc_id")
     if not documents.height:
@@ -74,7 +73,13 @@ def prepare(data: SourceData, params: PrepareData, seed: int) -> Prepared:
     pools, filled = _pools(data, documents, prompts, qrels, params, seed)
     pairs, foreign = _train_pairs(data.teacher_pairs, prompts)
     sizes = prompts["split"].value_counts()
-    counts = {"documents": documents.height, "prompts": prompts.height, "judgments": qrels.height, "pool rows": pools.height, "teacher pairs": pairs.height}
+    counts = {
+        "documents": documents.height,
+        "prompts": prompts.height,
+        "judgments": qrels.height,
+        "pool rows": pools.height,
+        "teacher pairs": pairs.height,
+    }
     counts |= {f"{split} prompts": int(sizes.filter(pl.col("split") == split)["count"].sum()) for split in ("train", "dev", "test")}
     card = {
         "source": params.source,
@@ -85,7 +90,13 @@ def prepare(data: SourceData, params: PrepareData, seed: int) -> Prepared:
         "notes": [],
         **data.card,
         "counts": counts,
-        "dropped": {**data.card.get("counts", {}), "judgments of unknown products (grade 0)": unknown, **unusable, **splits["dropped"], **foreign},
+        "dropped": {
+            **data.card.get("counts", {}),
+            "judgments of unknown products (grade 0)": unknown,
+            **unusable,
+            **splits["dropped"],
+            **foreign,
+        },
         "cut by seed": splits["cut by seed"],
         "leak check": splits["leak check"],
         "pools": filled,
@@ -99,7 +110,10 @@ def check_template(template: str) -> None:
     unknown = [name for name in names if name not in ("query", "history")]
     if unknown or "query" not in names:
         raise ParameterError(
-            "prepare_data.prompt_template", "is no template", found=f"{{{unknown[0]}}}" if unknown else template, expected="{query}, and {history} where wanted"
+            "prepare_data.prompt_template",
+            "is no template",
+            found=f"{{{unknown[0]}}}" if unknown else template,
+            expected="{query}, and {history} where wanted",
         )
 
 
@@ -114,7 +128,10 @@ def user_message(template: str, query: str, history: list[str]) -> str:
 
 
 def _messages(prompts: pl.DataFrame, template: str) -> list[str]:
-    return [user_message(template, query, history) for query, history in zip(prompts["query"].to_list(), prompts["history"].to_list(), strict=True)]
+    return [
+        user_message(template, query, history)
+        for query, history in zip(prompts["query"].to_list(), prompts["history"].to_list(), strict=True)
+    ]
 
 
 def _known_judgments(qrels: pl.DataFrame, documents: pl.DataFrame, source: str) -> tuple[pl.DataFrame, int]:
@@ -123,9 +140,12 @@ def _known_judgments(qrels: pl.DataFrame, documents: pl.DataFrame, source: str) 
     if missing.height:
         prompt, document = missing.select("prompt_id", "doc_id").row(0)
         raise SourceError(
-            f"source {source}, judgments of query {prompt}", "a relevant product is not in the catalogue",
-            found=f"product {document} ({missing.height} such judgments)", expected="a product of the catalogue", remedy="add the product or take the judgments away",
-        )  # fmt: skip
+            f"source {source}, judgments of query {prompt}",
+            "a relevant product is not in the catalogue",
+            found=f"product {document} ({missing.height} such judgments)",
+            expected="a product of the catalogue",
+            remedy="add the product or take the judgments away",
+        )
     return qrels.join(documents.select("doc_id"), on="doc_id", how="semi"), strangers.height
 
 
@@ -148,7 +168,13 @@ def _judged_prompts(prompts: pl.DataFrame, qrels: pl.DataFrame, params: PrepareD
     }
     if not fitting.height:
         found = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-        raise SourceError(f"source {params.source}", "no prompt is left", found=found, expected="queries with a relevant product", remedy="check that query ids agree between the files")
+        raise SourceError(
+            f"source {params.source}",
+            "no prompt is left",
+            found=found,
+            expected="queries with a relevant product",
+            remedy="check that query ids agree between the files",
+        )
     return fitting, counts
 
 
@@ -171,14 +197,22 @@ def _pools(
     unknown = pools.join(documents.select("doc_id"), on="doc_id", how="anti")
     if unknown.height:
         prompt, document = unknown.row(0)
-        raise SourceError(f"{where} of query {prompt}", "a candidate is not in the catalogue", found=f"product {document}", expected="a product of the catalogue")
+        raise SourceError(
+            f"{where} of query {prompt}",
+            "a candidate is not in the catalogue",
+            found=f"product {document}",
+            expected="a product of the catalogue",
+        )
     missing = qrels.filter(pl.col("relevance") > 0).join(pools, on=("prompt_id", "doc_id"), how="anti")
     if missing.height:
         prompt, document = missing.select("prompt_id", "doc_id").row(0)
         raise SourceError(
-            f"{where} of query {prompt}", "a relevant product is missing from the pool", found=f"product {document} ({missing.height} such)", expected="every relevant product",
+            f"{where} of query {prompt}",
+            "a relevant product is missing from the pool",
+            found=f"product {document} ({missing.height} such)",
+            expected="every relevant product",
             remedy="add it to the pool, or leave the pools to prepare-data",
-        )  # fmt: skip
+        )
     return pools, {"made by": "source"}
 
 

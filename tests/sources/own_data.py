@@ -17,7 +17,11 @@ PRODUCTS = {
     "category": ["clothing", "lighting", "kitchen", None],
     "material": ["wool", "steel, brass", "clay", "clay"],
 }
-QUERIES = {"query_id": ["q1", "q2", "q3", "q4"], "query": ["warm coat", "desk lamp", "cup", "blue cup"], "split": ["train", "train", "dev", "test"]}
+QUERIES = {
+    "query_id": ["q1", "q2", "q3", "q4"],
+    "query": ["warm coat", "desk lamp", "cup", "blue cup"],
+    "split": ["train", "train", "dev", "test"],
+}
 JUDGMENTS = {"query_id": ["q1", "q2", "q3", "q3", "q4"], "product_id": ["007", "12", "13", "14", "14"], "grade": [3, 1, 2, 1, 1]}
 
 

@@ -47,7 +47,11 @@ def official(folder, examples=None, products=None):
 def joined(folder):
     """The same rows as tasksource/esci publishes them: one file per split, labels as words, surplus rows."""
     words = {"E": "Exact", "S": "Substitute", "C": "Complement", "I": "Irrelevant"}
-    rows = esci_rows().join(esci_products().drop("__index_level_0__"), on=["product_id", "product_locale"]).with_columns(pl.col("esci_label").replace(words), product_text=pl.lit("x"))
+    rows = (
+        esci_rows()
+        .join(esci_products().drop("__index_level_0__"), on=["product_id", "product_locale"])
+        .with_columns(pl.col("esci_label").replace(words), product_text=pl.lit("x"))
+    )
     for split in ("train", "test"):
         part = rows.filter(pl.col("split") == split).drop("split")
         write(folder / f"{split}-00000-of-00001.parquet", pl.concat([part, part.head(1)]))
@@ -62,7 +66,13 @@ def test_esci_keeps_one_locale_and_the_small_version(tmp_path):
     data = read(official(tmp_path), "esci")
     assert table(data.prompts, "prompt_id", "split", "query") == [("1", "train", "mug"), ("2", "test", "coat")]
     assert data.documents["doc_id"].to_list() == ["A", "B", "C"]
-    assert table(data.qrels, "prompt_id", "doc_id", "relevance") == [("1", "A", 1.0), ("1", "B", 0.1), ("1", "C", 0.01), ("2", "A", 1.0), ("2", "C", 0.0)]
+    assert table(data.qrels, "prompt_id", "doc_id", "relevance") == [
+        ("1", "A", 1.0),
+        ("1", "B", 0.1),
+        ("1", "C", 0.01),
+        ("2", "A", 1.0),
+        ("2", "C", 0.0),
+    ]
 
 
 def test_esci_reads_the_large_version_another_locale_and_other_gains_when_asked(tmp_path):
@@ -87,12 +97,24 @@ def test_the_joined_variant_gives_the_same_prompts_and_judgments(tmp_path):
 
 
 ESCI_BROKEN = {
-    "unknown label": (lambda: {"examples": esci_rows().with_columns(esci_label=pl.lit("X"))}, r"query_id 1, product_id A, column esci_label: unknown value: found X"),
+    "unknown label": (
+        lambda: {"examples": esci_rows().with_columns(esci_label=pl.lit("X"))},
+        r"query_id 1, product_id A, column esci_label: unknown value: found X",
+    ),
     "no split": (lambda: {"examples": esci_rows().drop("split")}, r"column split is missing"),
     "product twice": (lambda: {"products": pl.concat([esci_products(), esci_products()])}, r"column product_id: duplicate id: found A"),
-    "title of the wrong type": (lambda: {"products": esci_products().with_columns(product_title=pl.lit(1))}, r"column product_title: wrong type"),
-    "two labels": (lambda: {"examples": esci_rows().with_columns(product_id=pl.lit("A"))}, r"two judgments of one pair disagree: found query 1, product A"),
-    "two splits": (lambda: {"examples": esci_rows().with_columns(query_id=pl.lit(1), query=pl.lit("mug"))}, r"query_id 1: one query has two texts or splits"),
+    "title of the wrong type": (
+        lambda: {"products": esci_products().with_columns(product_title=pl.lit(1))},
+        r"column product_title: wrong type",
+    ),
+    "two labels": (
+        lambda: {"examples": esci_rows().with_columns(product_id=pl.lit("A"))},
+        r"two judgments of one pair disagree: found query 1, product A",
+    ),
+    "two splits": (
+        lambda: {"examples": esci_rows().with_columns(query_id=pl.lit(1), query=pl.lit("mug"))},
+        r"query_id 1: one query has two texts or splits",
+    ),
 }
 
 
@@ -120,7 +142,7 @@ def article(number):
 
 
 def hm(folder, transactions=None, articles=None):
-    other = "graphical_appearance_name perceived_colour_value_name department_name section_name garment_group_name".split()
+    other = ["graphical_appearance_name", "perceived_colour_value_name", "department_name", "section_name", "garment_group_name"]
     columns = {
         "article_id": [article(number) for number in range(8)],
         "prod_name": NAMES,
@@ -138,7 +160,10 @@ def hm(folder, transactions=None, articles=None):
         ("2020-01-05", "c2", 6), ("2020-02-03", "c2", 7), ("2020-02-03", "c3", 0), ("2020-01-01", "c4", 2), ("2020-02-07", "c4", 3),
     ]  # fmt: skip
     rows = [(day, customer, article(number), 0.1, 2) for day, customer, number in bought]
-    write(folder / "transactions_train.csv", pl.DataFrame(rows, schema=["t_dat", "customer_id", "article_id", "price", "sales_channel_id"], orient="row"))
+    write(
+        folder / "transactions_train.csv",
+        pl.DataFrame(rows, schema=["t_dat", "customer_id", "article_id", "price", "sales_channel_id"], orient="row"),
+    )
     return folder
 
 
@@ -148,7 +173,10 @@ def test_hm_history_is_what_was_bought_before_the_cut_off_and_the_target_comes_a
     assert sorted(prompts) == ["c1", "c2"]  # c3 has no history; c4 buys only another colour of what is in the history
     assert prompts["c1"]["history"] == ["Soft top (top, red)", "Wide jeans (trousers, blue)", "Slim jeans (trousers, black)"]
     assert table(data.qrels, pl.all()) == [("c1", article(4), 1.0), ("c2", article(7), 1.0)]
-    assert data.card["counts"] == {"customers without a purchase before the cut-off": 1, "customers whose next purchases are all in their history": 1}
+    assert data.card["counts"] == {
+        "customers without a purchase before the cut-off": 1,
+        "customers whose next purchases are all in their history": 1,
+    }
 
 
 def test_hm_query_names_the_kind_of_the_target_and_never_its_name(tmp_path):
@@ -193,7 +221,9 @@ def wands(folder, labels=("Exact", "Partial", "Irrelevant")):
         '1\t60" table\tTables\tFurniture / Tables\t"a ""fine"" <b>table</b>"\tcolor:red|legs:4\t5\n2\tlamp\t\t\t\t\t\n3\trug\tRugs\tRugs\tsoft\ta:b\t1.0\n'
     )
     (folder / "query.csv").write_text("query_id\tquery\tquery_class\n0\tred table\tTables\n")
-    (folder / "label.csv").write_text("id\tquery_id\tproduct_id\tlabel\n" + "".join(f"{n}\t0\t{n + 1}\t{label}\n" for n, label in enumerate(labels)))
+    (folder / "label.csv").write_text(
+        "id\tquery_id\tproduct_id\tlabel\n" + "".join(f"{n}\t0\t{n + 1}\t{label}\n" for n, label in enumerate(labels))
+    )
     return folder
 
 
@@ -207,13 +237,26 @@ def test_wands_is_tab_separated_and_its_labels_become_gains(tmp_path):
 
 
 def test_an_unknown_wands_label_is_named(tmp_path):
-    with pytest.raises(SourceError, match=r"label\.csv: row 2, column label: is no grade: found Fair, expected a number ≥ 0 or one of Exact, Partial, Irrelevant"):
+    with pytest.raises(
+        SourceError,
+        match=r"label\.csv: row 2, column label: is no grade: found Fair, expected a number ≥ 0 or one of Exact, Partial, Irrelevant",
+    ):
         read(wands(tmp_path, ("Exact", "Fair")), "wands")
 
 
 def beir(folder, qrels=None):
-    lines(folder / "corpus.jsonl", [{"_id": "d1", "title": "T", "text": "one"}, {"_id": "d2", "title": "", "text": "two"}, {"_id": "q1", "title": "", "text": "the query itself"}])
-    lines(folder / "queries.jsonl", [{"_id": "q1", "text": "first", "metadata": {}}, {"_id": "q2", "text": "second"}, {"_id": "q3", "text": "never judged"}])
+    lines(
+        folder / "corpus.jsonl",
+        [
+            {"_id": "d1", "title": "T", "text": "one"},
+            {"_id": "d2", "title": "", "text": "two"},
+            {"_id": "q1", "title": "", "text": "the query itself"},
+        ],
+    )
+    lines(
+        folder / "queries.jsonl",
+        [{"_id": "q1", "text": "first", "metadata": {}}, {"_id": "q2", "text": "second"}, {"_id": "q3", "text": "never judged"}],
+    )
     for split, rows in (qrels or {"train": "q1\td1\t2\nq1\tq1\t1\n", "test": "q2\td2\t1\n"}).items():
         (folder / "qrels").mkdir(exist_ok=True)
         (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + rows)

@@ -42,7 +42,10 @@ def test_byte_order_mark_quotes_and_stray_index_columns_do_no_harm(tmp_path):
 
 def test_further_columns_become_text_and_nulls_become_empty(tmp_path):
     products = pl.DataFrame(PRODUCTS).with_columns(
-        year=pl.Series([1999, None, 2001, 2002]), tags=pl.Series([["a", "b"], [], None, ["c"]]), made=pl.Series(["2020-01-02"] * 4).str.to_date(), box=pl.struct(w=pl.lit(1))
+        year=pl.Series([1999, None, 2001, 2002]),
+        tags=pl.Series([["a", "b"], [], None, ["c"]]),
+        made=pl.Series(["2020-01-02"] * 4).str.to_date(),
+        box=pl.struct(w=pl.lit(1)),
     )
     documents = read(shop(tmp_path, products=products)).documents
     assert documents.schema == dict.fromkeys(documents.columns, pl.String)
@@ -74,10 +77,17 @@ def test_a_history_is_a_list_or_text_with_bars(tmp_path, history):
 
 def test_teacher_pairs_and_pools_are_read_where_they_are(tmp_path):
     shop(tmp_path)
-    write(tmp_path / "teacher_pairs.csv", {"query_id": ["q1", "q2", "q1"], "completion": ["<answer>a</answer>", "<answer>b</answer>", "<answer>c</answer>"]})
+    write(
+        tmp_path / "teacher_pairs.csv",
+        {"query_id": ["q1", "q2", "q1"], "completion": ["<answer>a</answer>", "<answer>b</answer>", "<answer>c</answer>"]},
+    )
     write(tmp_path / "pools.csv", {"query_id": ["q1", "q1"], "product_id": ["007", "12"]})
     data = read(tmp_path)
-    assert data.teacher_pairs.sort("prompt_id", "pair_index").rows() == [("q1", 0, "<answer>a</answer>"), ("q1", 1, "<answer>c</answer>"), ("q2", 0, "<answer>b</answer>")]
+    assert data.teacher_pairs.sort("prompt_id", "pair_index").rows() == [
+        ("q1", 0, "<answer>a</answer>"),
+        ("q1", 1, "<answer>c</answer>"),
+        ("q2", 0, "<answer>b</answer>"),
+    ]
     assert data.pools.height == 2
 
 
@@ -126,6 +136,7 @@ BROKEN = {
     "products twice": (lambda p: write(p / "products.csv", PRODUCTS), r"two files for products: found products\.parquet, products\.csv"),
     "judgments twice": (lambda p: (p / "qrels.txt").write_text("q1 0 007 1\n"), r"two files of judgments"),
     "truncated Parquet": (lambda p: cut(p / "products.parquet"), r"products\.parquet: cannot be read as Parquet.*cut short"),
+    "git-lfs pointer": (lambda p: (p / "products.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), r"products\.parquet: is a git-lfs pointer.*git lfs pull"),
     "empty file": (as_text("products", ""), r"products\.csv: is empty: found 0 bytes"),
     "no title": (lambda p: write(p / "products.parquet", {"product_id": ["1"]}), r"products\.parquet: column title is missing: found product_id, expected product_id, title"),
     "title of the wrong type": (change("products", title=[1, 2, 3, 4]), r"products\.parquet: column title: wrong type: found Int64, expected text"),
@@ -200,7 +211,13 @@ def test_numbers_as_ids_in_json_lines_are_text(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "documents", "prompts", "judged"),
-    [("msrd-movies", 9750, 14658, 346568), ("chorus-icecat", 19406, 116, 3235), ("cranfield", 1400, 225, 1837), ("retail-demo-store", 2465, 500, 500), ("esci-mini", 216, 201, 216)],
+    [
+        ("msrd-movies", 9750, 14658, 346568),
+        ("chorus-icecat", 19406, 116, 3235),
+        ("cranfield", 1400, 225, 1837),
+        ("retail-demo-store", 2465, 500, 500),
+        ("esci-mini", 216, 201, 216),
+    ],
 )
 @pytest.mark.skipif(not SHARED.is_dir(), reason=ABSENT)
 def test_public_sets_in_the_uniform_layout_are_read_whole(name, documents, prompts, judged):

@@ -28,12 +28,21 @@ def data(queries, splits=None, histories=None, documents=60, judged=None, **rest
     count = len(queries)
     names = [f"d{number:03d}" for number in range(documents)]
     colours = ["red", "blue", "green", "grey", "black"]
-    frame = {"doc_id": names, "title": [f"{colours[n % 5]} thing {n // 5}" for n in range(documents)], "category": [f"c{n % 3}" for n in range(documents)]}
+    frame = {
+        "doc_id": names,
+        "title": [f"{colours[n % 5]} thing {n // 5}" for n in range(documents)],
+        "category": [f"c{n % 3}" for n in range(documents)],
+    }
     pairs = judged if judged is not None else [(f"q{number:04d}", names[number % documents], 1.0) for number in range(count)]
     return SourceData(
         documents=pl.DataFrame(frame),
         prompts=pl.DataFrame(
-            {"prompt_id": [f"q{number:04d}" for number in range(count)], "split": splits or [None] * count, "query": queries, "history": histories or [[]] * count},
+            {
+                "prompt_id": [f"q{number:04d}" for number in range(count)],
+                "split": splits or [None] * count,
+                "query": queries,
+                "history": histories or [[]] * count,
+            },
             schema={"prompt_id": pl.String, "split": pl.String, "query": pl.String, "history": pl.List(pl.String)},
         ),
         qrels=pl.DataFrame(pairs, schema=QRELS.schema, orient="row"),
@@ -50,7 +59,12 @@ def distinct_queries(count, seed=0):
 
 
 def run(folder, root, **changes):
-    execute(Layout(root), dataclasses.replace(Params(), prepare_data=PrepareData(source="tables", path=str(folder), **changes), train=Train(seed=changes.pop("seed", 0))))
+    execute(
+        Layout(root),
+        dataclasses.replace(
+            Params(), prepare_data=PrepareData(source="tables", path=str(folder), **changes), train=Train(seed=changes.pop("seed", 0))
+        ),
+    )
     return {name: parquet.read(Layout(root).prepared(f"{name}.parquet"), table) for name, table in TABLES.items()}
 
 
@@ -69,7 +83,10 @@ def test_equal_input_gives_equal_bytes_and_another_seed_other_pools(tmp_path):
     params = PrepareData(pool_related=5, pool_same_category=5, pool_random=5)
     one, two, other = (prepare(inputs, params, seed) for seed in (0, 0, 1))
     shuffled = dataclasses.replace(
-        inputs, documents=inputs.documents.sample(fraction=1, shuffle=True, seed=1), prompts=inputs.prompts.reverse(), qrels=inputs.qrels.sample(fraction=1, shuffle=True, seed=2)
+        inputs,
+        documents=inputs.documents.sample(fraction=1, shuffle=True, seed=1),
+        prompts=inputs.prompts.reverse(),
+        qrels=inputs.qrels.sample(fraction=1, shuffle=True, seed=2),
     )
     three = prepare(shuffled, params, 0)
     names = [field.name for field in dataclasses.fields(one) if field.name != "card"]
@@ -80,7 +97,9 @@ def test_equal_input_gives_equal_bytes_and_another_seed_other_pools(tmp_path):
     folder = shop(tmp_path / "in")
     for root in (first, second):
         run(folder, root)
-    assert all(Layout(first).prepared(f"{name}.parquet").read_bytes() == Layout(second).prepared(f"{name}.parquet").read_bytes() for name in TABLES)
+    assert all(
+        Layout(first).prepared(f"{name}.parquet").read_bytes() == Layout(second).prepared(f"{name}.parquet").read_bytes() for name in TABLES
+    )
     assert Layout(first).prepared("card.json").read_bytes() == Layout(second).prepared("card.json").read_bytes()
 
 
@@ -95,11 +114,16 @@ def test_a_pool_holds_the_judged_documents_and_as_many_of_each_kind_as_asked():
 
 def test_related_documents_are_those_that_share_the_anchors_rarest_words():
     titles = ["solar lantern", "solar lantern mini", "solar panel", "garden lantern", *[f"plain mug {number}" for number in range(50)]]
-    documents = pl.DataFrame({"doc_id": [f"d{number:02d}" for number in range(len(titles))], "title": titles, "category": [""] * len(titles)})
+    documents = pl.DataFrame(
+        {"doc_id": [f"d{number:02d}" for number in range(len(titles))], "title": titles, "category": [""] * len(titles)}
+    )
     qrels = pl.DataFrame([("q", "d00", 1.0)], schema=QRELS.schema, orient="row")
     pools, counts = sampled_pools(documents, qrels, PrepareData(pool_related=3, pool_same_category=0, pool_random=0), 0)
     assert sorted(pools["doc_id"]) == ["d00", "d01", "d02", "d03"]
-    assert counts == {"prompts filled up for want of related documents": 0, "prompts filled up for want of documents of the same category": 0}
+    assert counts == {
+        "prompts filled up for want of related documents": 0,
+        "prompts filled up for want of documents of the same category": 0,
+    }
 
 
 def test_places_that_run_out_are_filled_at_random_and_counted():
@@ -127,7 +151,9 @@ def test_a_documents_barred_from_a_pool_are_not_in_it():
 def test_the_sources_own_pools_are_kept_and_must_hold_every_target():
     pools = pl.DataFrame({"prompt_id": ["q0000", "q0000"], "doc_id": ["d000", "d005"]})
     assert prepare(data(["alpha"], pools=pools), PrepareData(), 0).pools.equals(pools)
-    with pytest.raises(SourceError, match=r"pools of query q0000: a relevant product is missing from the pool: found product d000 \(1 such\)"):
+    with pytest.raises(
+        SourceError, match=r"pools of query q0000: a relevant product is missing from the pool: found product d000 \(1 such\)"
+    ):
         prepare(data(["alpha"], pools=pools.tail(1)), PrepareData(), 0)
     with pytest.raises(SourceError, match=r"a candidate is not in the catalogue: found product nothing"):
         prepare(data(["alpha"], pools=pools.with_columns(doc_id=pl.lit("nothing"))), PrepareData(), 0)
@@ -135,7 +161,9 @@ def test_the_sources_own_pools_are_kept_and_must_hold_every_target():
 
 def test_a_relevant_product_outside_the_catalogue_is_an_error_that_names_it():
     judged = [("q0000", "d000", 1.0), ("q0000", "gone", 2.0)]
-    with pytest.raises(SourceError, match=r"judgments of query q0000: a relevant product is not in the catalogue: found product gone \(1 such judgments\)"):
+    with pytest.raises(
+        SourceError, match=r"judgments of query q0000: a relevant product is not in the catalogue: found product gone \(1 such judgments\)"
+    ):
         prepare(data(["alpha"], judged=judged), PrepareData(), 0)
 
 
@@ -150,7 +178,11 @@ def test_prompts_that_cannot_be_scored_are_dropped_and_counted_by_reason():
     prepared = prepare(data(["alpha", "beta", "gamma", " \x00\n "], judged=judged), PrepareData(), 0)
     assert prepared.prompts["prompt_id"].to_list() == ["q0000"]
     dropped = prepared.card["dropped"]
-    assert [dropped[f"prompts {reason}"] for reason in ("without judgments", "without a relevant product", "with an empty query")] == [1, 1, 1]
+    assert [dropped[f"prompts {reason}"] for reason in ("without judgments", "without a relevant product", "with an empty query")] == [
+        1,
+        1,
+        1,
+    ]
 
 
 def test_nothing_left_is_an_error_that_says_why():
@@ -170,7 +202,9 @@ def test_queries_become_one_line_and_keep_emoji_and_right_to_left_marks():
 
 
 def test_a_template_holds_query_and_history_and_their_braces_are_text():
-    prepared = prepare(data(["{history} {x}"], histories=[["a {query}", "b"]]), PrepareData(prompt_template="Find {query}; bought: {history}."), 0)
+    prepared = prepare(
+        data(["{history} {x}"], histories=[["a {query}", "b"]]), PrepareData(prompt_template="Find {query}; bought: {history}."), 0
+    )
     assert prepared.prompts["prompt"].to_list() == ["Find {history} {x}; bought: a {query}; b."]
 
 
@@ -178,7 +212,9 @@ def test_an_empty_history_leaves_its_place_empty():
     assert user_message("{query} ({history})", "mug", []) == "mug ()"
 
 
-@pytest.mark.parametrize(("template", "found"), [("no place", "no place"), ("{query} {hist}", "{hist}"), ("{history}", "{history}"), ("{query} {}", "{}")])
+@pytest.mark.parametrize(
+    ("template", "found"), [("no place", "no place"), ("{query} {hist}", "{hist}"), ("{history}", "{history}"), ("{query} {}", "{}")]
+)
 def test_a_template_with_another_name_or_without_query_is_refused(tmp_path, template, found):
     with pytest.raises(ParameterError, match=r"prepare_data\.prompt_template: is no template: found .*expected \{query\}") as caught:
         run(shop(tmp_path / "in"), tmp_path, prompt_template=template)
@@ -186,12 +222,26 @@ def test_a_template_with_another_name_or_without_query_is_refused(tmp_path, temp
 
 
 def test_of_near_duplicates_in_given_splits_only_the_earliest_split_keeps_its_own():
-    queries = ["Blue Suède shoes", "shoes, blue suede", "blue  suede SHOES!", "something else entirely", "wireless noise cancelling headphones", "wireless noise canceling headphones"]
+    queries = [
+        "Blue Suède shoes",
+        "shoes, blue suede",
+        "blue  suede SHOES!",
+        "something else entirely",
+        "wireless noise cancelling headphones",
+        "wireless noise canceling headphones",
+    ]
     splits = ["train", "dev", "test", "train", "test", "train"]
     prepared = prepare(data(queries, splits), PrepareData(dev_share=0, near_duplicate=0.8), 0)
-    assert splits_of(prepared) == {"blue suede SHOES!": "test", "something else entirely": "train", "wireless noise cancelling headphones": "test"}
+    assert splits_of(prepared) == {
+        "blue suede SHOES!": "test",
+        "something else entirely": "train",
+        "wireless noise cancelling headphones": "test",
+    }
     dropped = prepared.card["dropped"]
-    assert (dropped["train prompts that repeat a prompt of an earlier split"], dropped["dev prompts that repeat a prompt of an earlier split"]) == (2, 1)
+    assert (
+        dropped["train prompts that repeat a prompt of an earlier split"],
+        dropped["dev prompts that repeat a prompt of an earlier split"],
+    ) == (2, 1)
     assert prepared.card["leak check"]["near-duplicate pairs across splits left"] == 0
 
 
@@ -239,7 +289,10 @@ def test_max_prompts_keeps_so_many_of_each_split_by_seed():
 
 
 def test_teacher_pairs_teach_train_prompts_only():
-    pairs = pl.DataFrame({"prompt_id": ["q0000", "q0001"], "pair_index": [0, 0], "completion": ["<answer>a</answer>"] * 2}, schema_overrides={"pair_index": pl.Int32})
+    pairs = pl.DataFrame(
+        {"prompt_id": ["q0000", "q0001"], "pair_index": [0, 0], "completion": ["<answer>a</answer>"] * 2},
+        schema_overrides={"pair_index": pl.Int32},
+    )
     prepared = prepare(data(["alpha", "beta"], ["train", "test"], teacher_pairs=pairs), PrepareData(dev_share=0), 0)
     assert prepared.teacher_pairs["prompt_id"].to_list() == ["q0000"]
     assert prepared.card["dropped"]["teacher pairs outside train"] == 1
@@ -264,7 +317,9 @@ def test_near_duplicates_are_those_of_a_slow_comparison_of_all_pairs(queries, si
     for left, right in fast:
         group[root(int(left))] = root(int(right))
     firsts = [position for position, text in enumerate(spelled) if text not in spelled[:position]]
-    slow = {(left, right) for left in firsts for right in firsts if left < right and jaccard(spelled[left], spelled[right]) >= similarity - 1e-9}
+    slow = {
+        (left, right) for left in firsts for right in firsts if left < right and jaccard(spelled[left], spelled[right]) >= similarity - 1e-9
+    }
     assert slow <= {tuple(pair) for pair in fast.tolist()}
     assert all(keys[left] == keys[right] or (left, right) in slow for left, right in fast.tolist())
     assert all(root(left) == root(right) for left in range(len(keys)) for right in range(left) if keys[left] == keys[right])
@@ -298,7 +353,10 @@ def test_on_failure_nothing_is_written_and_nothing_overwritten(tmp_path, case):
 
 def test_hostile_text_and_a_field_of_100_kB_go_through_every_table(tmp_path):
     text = "\x00\x1b[31m \u202eabc\u200f 👩‍🚀 " + "x" * 100_000
-    products, queries = PRODUCTS | {"title": [text, "a", "b", "c"]}, QUERIES | {"query": [text, "lamp", "cup", "blue"], "history": [[text], [], [], []]}
+    products, queries = (
+        PRODUCTS | {"title": [text, "a", "b", "c"]},
+        QUERIES | {"query": [text, "lamp", "cup", "blue"], "history": [[text], [], [], []]},
+    )
     tables = run(shop(tmp_path / "in", products=products, queries=queries), tmp_path, prompt_template="{query} {history}")
     assert tables["documents"].filter(pl.col("doc_id") == "007")["title"][0] == text
     assert tables["prompts"].filter(pl.col("prompt_id") == "q1")["query"][0] == "[31m \u202eabc\u200f 👩‍🚀 " + "x" * 100_000
@@ -321,5 +379,8 @@ def test_fourteen_thousand_movie_queries_are_split_without_a_leak(tmp_path):
     split = prompts["split"].to_numpy()
     assert prompts.filter(pl.col("split") == "dev").height == 1644
     assert (split[pairs[:, 0]] == split[pairs[:, 1]]).all()
-    assert card["dropped"]["train prompts that repeat a prompt of an earlier split"] == 13014 - prompts.filter(pl.col("split") == "train").height
+    assert (
+        card["dropped"]["train prompts that repeat a prompt of an earlier split"]
+        == 13014 - prompts.filter(pl.col("split") == "train").height
+    )
     assert card["dropped"]["judgments of unknown products (grade 0)"] > 0
