@@ -121,7 +121,7 @@ def _with_related(
 
 
 def _title_weights(titles: pl.Series):  # type: ignore[no-untyped-def]
-    """Return two sparse arrays: idf of each title's rarest words [documents, words], length-normalised idf of all words [words, documents]."""
+    """Return two sparse arrays: idf of each title's rarest words [documents, words], length-normalised idf of all [words, documents]."""
     from scipy.sparse import csr_array
 
     count = titles.len()
