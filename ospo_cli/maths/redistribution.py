@@ -79,7 +79,7 @@ class TokenMap:
     @cached_property
     def is_behind(self) -> Flags:
         """[tokens] whether no segment of its row starts behind a token."""
-        return np.append(self.segment_row, -1)[self.next_segment] != self.token_row
+        return np.asarray(np.append(self.segment_row, -1)[self.next_segment] != self.token_row)
 
     def sum_of_row(self, of_segments: Values) -> Values:
         """Return [rows] sums of a quantity of segments."""

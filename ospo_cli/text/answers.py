@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_THINK = re.compile(r"<think>.*?</think>", re.IGNORECASE | re.DOTALL)
 _OPEN_THINK = re.compile(r"<think>", re.IGNORECASE)
 _CLOSE_THINK = re.compile(r"</think>", re.IGNORECASE)
 _OPEN = re.compile(r"<answer>", re.IGNORECASE)
@@ -31,7 +30,7 @@ def find_answer(completion: str) -> Answer:
     >>> find_answer("<think>a</think><answer> navy coat </answer>")
     Answer(start=25, end=34, has_tags=True)
     """
-    blocks = [match.span() for match in _THINK.finditer(completion)]
+    blocks = _think_blocks(completion)
     position = 0
     while opened := _OPEN.search(completion, position):
         block = next(((start, end) for start, end in blocks if start <= opened.start() < end), None)
@@ -43,6 +42,16 @@ def find_answer(completion: str) -> Answer:
             return _stripped(completion, opened.end(), closed.start(), True)
         return _stripped(completion, opened.end(), len(completion), False)
     return _untagged(completion, blocks)
+
+
+def _think_blocks(completion: str) -> list[tuple[int, int]]:
+    """Return the spans of the closed think blocks; by search, since a lazy pattern is quadratic in unclosed tags."""
+    blocks: list[tuple[int, int]] = []
+    position = 0
+    while (opened := _OPEN_THINK.search(completion, position)) and (closed := _CLOSE_THINK.search(completion, opened.end())):
+        blocks.append((opened.start(), closed.end()))
+        position = closed.end()
+    return blocks
 
 
 def _untagged(completion: str, blocks: list[tuple[int, int]]) -> Answer:

@@ -15,7 +15,12 @@ def token_map(rows: Sequence[Sequence[int]], n_segments: Sequence[int] | None = 
     """Each row is a list with the segment of each token, -1 for none."""
     counts = list(n_segments) if n_segments is not None else [max([*row, OUTSIDE]) + 1 for row in rows]
     first = np.cumsum(counts) - counts
-    pairs = [(token, int(first[index]) + segment) for index, row, start in zip(range(len(rows)), rows, np.cumsum([0, *map(len, rows)]), strict=False) for token, segment in enumerate(row, start) if segment != OUTSIDE]
+    pairs = [
+        (token, int(first[index]) + segment)
+        for index, row, start in zip(range(len(rows)), rows, np.cumsum([0, *map(len, rows)]), strict=False)
+        for token, segment in enumerate(row, start)
+        if segment != OUTSIDE
+    ]
     tokens, segments = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     return TokenMap(
         token_row=np.repeat(np.arange(len(rows)), [len(row) for row in rows]),

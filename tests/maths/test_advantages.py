@@ -37,7 +37,9 @@ def test_equal_rewards_are_degenerate_whatever_they_are(reward: float, size: int
 
 @given(rewards=REWARDS, normalize=st.sampled_from(["std", "none"]))
 def test_advantages_of_a_group_sum_to_zero(rewards: list[float], normalize: str) -> None:
-    assert group_advantages(np.array(rewards), np.zeros(len(rewards), dtype=np.int64), normalize).advantage.sum() == pytest.approx(0, abs=1e-7)
+    assert group_advantages(np.array(rewards), np.zeros(len(rewards), dtype=np.int64), normalize).advantage.sum() == pytest.approx(
+        0, abs=1e-7
+    )
 
 
 def test_a_reward_that_is_no_number_is_refused() -> None:

@@ -33,7 +33,10 @@ def test_a_capped_family_depends_on_its_generator_alone() -> None:
 
 @given(n=st.integers(0, 30), width=st.integers(1, 40))
 def test_contiguous_family_is_every_window_up_to_its_width_and_both_ends(n: int, width: int) -> None:
-    expected = {"".join("1" if a <= i < b else "0" for i in range(n)) for a in range(n + 1) for b in range(a, min(a + width, n) + 1)} | {"1" * n, "0" * n}
+    expected = {"".join("1" if a <= i < b else "0" for i in range(n)) for a in range(n + 1) for b in range(a, min(a + width, n) + 1)} | {
+        "1" * n,
+        "0" * n,
+    }
     assert set(coalitions.to_mask_strings(coalitions.contiguous(n, width, 0, generator()))) == expected
 
 

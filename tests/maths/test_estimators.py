@@ -121,7 +121,9 @@ def test_myerson_stays_efficient_when_windows_are_sampled(n: int, seed: int, cap
     values[[mask.tobytes() not in kept for mask in full]] = np.nan
     result = ESTIMATORS["myerson"].shares(full, values)
     assert result.efficiency_gap == pytest.approx(0, abs=1e-9)
-    assert result.special_case == np.where(np.isnan(values).any(), np.where((result.n_contributions == 0).any(), "no-contribution", "sampled-windows"), "")
+    assert result.special_case == np.where(
+        np.isnan(values).any(), np.where((result.n_contributions == 0).any(), "no-contribution", "sampled-windows"), ""
+    )
 
 
 @pytest.mark.parametrize("name", LINEAR)
@@ -272,7 +274,7 @@ def test_sampled_marginals_carry_their_standard_error() -> None:
     assert ESTIMATORS["contiguous-mean"].shares(masks, values).standard_error is None
     values[6] = np.nan
     result = ESTIMATORS["contiguous-mean"].shares(masks, values)
-    u = {text: value for text, value in zip(coalitions.to_mask_strings(masks), values, strict=True)}
+    u = dict(zip(coalitions.to_mask_strings(masks), values, strict=True))
     marginals = [u["1000"], u["1100"] - u["0100"], u["1111"] - u["0111"]]
     assert result.n_contributions[0] == 3
     assert result.standard_error[0] == pytest.approx(np.std(marginals, ddof=1) / np.sqrt(3))

@@ -1,0 +1,51 @@
+"""Texts of coalitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ospo_cli.text.coalition_text import coalition_text
+from ospo_cli.text.segments import segment
+from ospo_cli.text.words import words
+
+ANSWER = "navy, wool coat for men."
+SPANS = [(0, 4), (6, 10), (11, 15), (16, 23)]
+
+
+@pytest.mark.parametrize(
+    ("present", "text"),
+    [
+        ([1, 1, 1, 1], "navy, wool coat for men"),
+        ([0, 0, 0, 0], ""),
+        ([1, 1, 0, 1], "navy, wool for men"),
+        ([1, 0, 1, 0], "navy coat"),
+        ([0, 1, 1, 0], "wool coat"),
+    ],
+)
+def test_runs_keep_their_separators_and_are_joined_by_one_space(present: list[int], text: str) -> None:
+    assert coalition_text(ANSWER, SPANS, np.array(present, dtype=bool)) == text
+
+
+def test_spans_on_the_completion_give_the_same_text_as_spans_on_the_answer() -> None:
+    shifted = [(start + 8, end + 8) for start, end in SPANS]
+    assert coalition_text(f"<answer>{ANSWER}</answer>", shifted, [True, False, True, True]) == coalition_text(
+        ANSWER, SPANS, [True, False, True, True]
+    )
+
+
+def test_duplicated_phrases_are_two_players() -> None:
+    assert coalition_text("red, red", [(0, 3), (5, 8)], [False, True]) == "red"
+
+
+@given(st.lists(st.sampled_from(["navy", "15.6", "usb-c", "é", "🔥", ",", ".", "for", "\n", " ", '"']), max_size=14).map(" ".join))
+def test_the_grand_coalition_has_all_words_of_the_answer(answer: str) -> None:
+    spans = [(span.start, span.end) for span in segment(answer, "phrase", 3)]
+    assert words(coalition_text(answer, spans, [True] * len(spans))) == words(answer)
+
+
+def test_marks_and_spans_must_match() -> None:
+    with pytest.raises(ValueError, match="4 spans, 1 marks"):
+        coalition_text(ANSWER, SPANS, [True])
