@@ -165,8 +165,8 @@ def methods(data: dict[str, Any]) -> str:
     names = sorted({metric for by in summary["values"].values() for at in by.values() for of in at.values() for metric in of})
     names.sort(key=lambda name: name != summary["metric"])
     lead = (
-        "The first retriever gave the reward, the others never did. Beside each mean its interval; below it the paired difference to the raw "
-        "query (r) and to the warm start (w), coloured where its interval excludes 0."
+        "The first retriever gave the reward, the others never did. Beside each mean its interval; below it the paired difference to the "
+        "raw query (r) and to the warm start (w), coloured where its interval excludes 0."
     )
     tables = [
         tag("details", tag("summary", escape(metric_label(name))) + _metric_table(summary, name), open=name == summary["metric"])

@@ -1,0 +1,190 @@
+"""The page: self-contained, equal bytes for equal data, hostile text without effect, numbers that agree with the tables."""
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+
+import polars as pl
+import pytest
+
+from ospo_cli import parquet, schemas
+from ospo_cli.report.page import render
+from ospo_cli.stages.report import report
+from tests.report import small_project
+
+HOSTILE = '</script><img src=x onerror="alert(1)"><b>\u202e\x1b]0;x\x07&amp;\u2028{{7*7}}'
+
+
+class Reader(HTMLParser):
+    """Collects elements, attributes, text outside of scripts, and whether every element is closed."""
+
+    void = frozenset({"meta", "input", "br", "img", "link", "hr"})
+
+    def __init__(self, page):
+        super().__init__()
+        self.elements, self.text, self.stack, self.unbalanced, self.scripts = [], "", [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, name, attributes):
+        self.elements.append((name, dict(attributes)))
+        if name not in self.void:
+            self.stack.append(name)
+        if name == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, name):
+        if not self.stack or self.stack.pop() != name:
+            self.unbalanced.append(name)
+
+    def handle_data(self, data):
+        if self.stack and self.stack[-1] == "script":
+            self.scripts[-1] += data
+        elif self.stack and self.stack[-1] != "style":
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def ordinary(tmp_path_factory):
+    """Data and page of an ordinary project."""
+    layout, values = small_project.write_project(tmp_path_factory.mktemp("ordinary"), iterations=3)
+    data = report(layout, values)
+    return layout, data, render(data)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """Page of a project whose every text tries to break out."""
+    layout, values = small_project.write_project(tmp_path_factory.mktemp("hostile"), iterations=2, hostile=HOSTILE)
+    return render(report(layout, values) | {"title": HOSTILE})
+
+
+@pytest.mark.parametrize("which", ["ordinary", "hostile"])
+def test_the_page_has_only_our_elements_balanced_and_no_handlers(which, request):
+    found = request.getfixturevalue(which)
+    reader = Reader(found if isinstance(found, str) else found[2])
+    names = {name for name, _ in reader.elements}
+    attributes = {key for _, own in reader.elements for key in own}
+    assert reader.unbalanced == []
+    assert reader.stack == []
+    assert not names & {"img", "iframe", "object", "embed", "link", "base"}
+    assert [key for key in attributes if key.startswith("on") or key in ("src", "style", "srcset", "action")] == []
+    assert [own["href"] for _, own in reader.elements if not own.get("href", "#").startswith("#")] == []
+    assert len(reader.scripts) == 2
+
+
+def test_hostile_text_is_shown_as_text(hostile):
+    reader = Reader(hostile)
+    assert '</script><img src=x onerror="alert(1)"><b>' in reader.text
+    assert "⟨U+202E⟩⟨U+001B⟩]0;x⟨U+0007⟩&amp;⟨U+2028⟩" in reader.text
+    assert not set("\u202e\x1b\x07\u2028") & set(hostile)
+
+
+def test_the_data_block_survives_hostile_text(hostile):
+    content = json.loads(Reader(hostile).scripts[0])
+    assert content["groups"][0]["query"].endswith("{{7*7}}")
+    assert "</script>" in content["groups"][0]["query"]
+
+
+def test_the_policy_forbids_every_address_and_allows_our_style_and_script_alone(ordinary):
+    reader = Reader(ordinary[2])
+    policy = next(own["content"] for name, own in reader.elements if own.get("http-equiv") == "Content-Security-Policy")
+    script, style = reader.scripts[1], re.search(r"<style>(.*?)</style>", ordinary[2], re.DOTALL)[1]
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+    assert (
+        policy
+        == f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def test_there_is_no_address_in_the_page(ordinary):
+    assert (
+        re.findall(r"(?:https?:)?//[a-z0-9.]+\.[a-z]{2,}|url\(|@import|fetch\(|XMLHttpRequest|innerHTML|document\.write", ordinary[2]) == []
+    )
+
+
+def test_equal_data_gives_equal_bytes(ordinary, tmp_path):
+    layout, values = small_project.write_project(tmp_path, iterations=3)
+    assert render(report(layout, values)) == ordinary[2]
+
+
+def test_a_field_of_100_kilobytes_is_cut_with_a_mark(tmp_path):
+    layout, values = small_project.write_project(tmp_path, iterations=1, hostile="y" * 100_000, prompts=6)
+    page = render(report(layout, values))
+    assert "characters in all]" in page
+    assert max(map(len, re.findall("y+", page))) <= 2000
+    assert len(page) < 1_000_000
+
+
+def test_the_result_shows_the_numbers_of_the_summary(ordinary):
+    _, data, page = ordinary
+    text = Reader(page).text
+    for system, decoding in (("raw-query", "none"), ("policy-003", "greedy"), ("policy-003", "sampled"), ("oracle", "none")):
+        cell = data["summary"]["values"][system][decoding]["bm25"]["ndcg@10"]
+        assert f"{cell['mean']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" in text
+
+
+def test_the_claim_follows_the_interval_of_the_paired_difference(ordinary):
+    _, data, _ = ordinary
+
+    def claim(low, high, mean):
+        changed = json.loads(json.dumps(data["summary"]))
+        changed["values"]["policy-003"]["greedy"]["bm25"]["ndcg@10"]["to_warm_start"] = {
+            "mean": mean,
+            "low": low,
+            "high": high,
+            "p_value": 0.5,
+        }
+        return re.search(r"<p class='claim'>(.*?)</p>", render(data | {"summary": changed}))[1]
+
+    assert claim(0.01, 0.1, 0.05).startswith("Training raised nDCG@10 by 0.050")
+    assert claim(-0.1, -0.01, -0.05).startswith("Training lowered nDCG@10 by 0.050")
+    assert claim(-0.05, 0.06, 0.01).startswith("No difference to the warm start is shown")
+
+
+def test_wins_are_sorted_and_agree_with_query_metrics(ordinary):
+    layout, data, _ = ordinary
+    metrics = parquet.read(layout.evaluation("query_metrics.parquet"), schemas.QUERY_METRICS)
+    chosen = metrics.filter((pl.col("retriever") == "bm25") & (pl.col("metric") == "ndcg@10") & (pl.col("decoding") != "sampled"))
+    values = {(system, prompt_id): value for system, prompt_id, value in chosen.select("system", "prompt_id", "metric_value").iter_rows()}
+    wins = data["queries"]["wins"]
+    assert [win["difference"] for win in wins] == sorted((win["difference"] for win in wins), reverse=True)
+    assert all(win["difference"] == values["policy-003", win["prompt_id"]] - values["raw-query", win["prompt_id"]] for win in wins)
+    assert data["queries"]["better"] + data["queries"]["equal"] + data["queries"]["worse"] == data["summary"]["prompts"]
+
+
+def test_pieces_of_the_browser_spell_each_completion_and_carry_its_shares(ordinary):
+    layout, data, _ = ordinary
+    group = data["groups"][0]
+    rollouts = parquet.read(layout.iteration(group["iteration"], "rollouts.parquet"), schemas.ROLLOUTS).filter(
+        pl.col("prompt_id") == group["prompt"]
+    )
+    attributions = parquet.read(layout.iteration(group["iteration"], "attributions.parquet"), schemas.ATTRIBUTIONS)
+    by_sample = {row["sample_index"]: row for row in rollouts.iter_rows(named=True)}
+    for rollout in group["rollouts"]:
+        row = by_sample[rollout["sample"]]
+        shares = attributions.filter(pl.col("rollout_id") == row["rollout_id"]).sort("segment_index")["share"].to_list()
+        assert "".join(piece[0] for piece in rollout["pieces"]) == row["completion"]
+        assert [piece[1] for piece in rollout["pieces"] if len(piece) > 1] == pytest.approx(shares, abs=1e-6)
+
+
+def test_the_page_reads_without_script(ordinary):
+    page = re.sub(r"<script.*?</script>", "", ordinary[2], flags=re.DOTALL)
+    text = Reader(page).text
+    assert all(
+        title in text
+        for title in ("Result", "Learning curves", "Methods and retrievers", "Warnings", "Training", "Wins and losses", "What was run")
+    )
+    assert page.count("<svg") > 10
+
+
+def test_changed_parameters_are_marked_with_their_default(ordinary):
+    assert re.search(r'<div class="changed" title="default: 2000"><dt>bootstrap</dt><dd><bdi>200</bdi></dd></div>', ordinary[2])
+
+
+def test_the_legend_has_as_many_steps_as_script_and_style_know(ordinary):
+    _, _, page = ordinary
+    script = Reader(page).scripts[1]
+    assert "const steps = 4;" in script
+    assert all(f'[data-level="{level}"]' in page and f'data-level="{level}"></span>' in page for level in range(-4, 5))

@@ -1,0 +1,81 @@
+"""Each warning: silent on a healthy run, raised by what it names, and never by what was not measured."""
+
+import polars as pl
+import pytest
+
+from ospo_cli import parquet, schemas
+from ospo_cli.report.iteration_measures import MEASURES, measure_iteration
+from ospo_cli.report.warning_signs import warning_signs
+from tests.report import small_project
+
+HEALTHY = {
+    "tokens": 20.0, "cut_off_share": 0.0, "repeated_words": 0.1, "entropy": 1.5, "degenerate_share": 0.2,
+    "untagged_share": 0.0, "clipped_fraction": 0.1, "segments": 5.0,
+}  # fmt: skip
+
+
+def signs(first, last, prompts=200):
+    rows = [HEALTHY | first | {"iteration": 1}, HEALTHY | last | {"iteration": 2}]
+    return {sign.name: sign for sign in warning_signs(rows, token_cap=48, held_out_prompts=prompts)}
+
+
+def test_a_healthy_run_crosses_no_threshold():
+    assert [name for name, sign in signs({}, {}).items() if sign.is_crossed is not False] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last"),
+    [
+        ("Length drift", {}, {"tokens": 40.0}),
+        ("Length drift", {}, {"cut_off_share": 0.06}),
+        ("Length drift", {"tokens": 10.0}, {"tokens": 16.0}),
+        ("Repetition", {}, {"repeated_words": 0.6}),
+        ("Entropy collapse", {}, {"entropy": 0.4}),
+        ("Entropy collapse", {"entropy": 0.06}, {"entropy": 0.04}),
+        ("Degenerate groups", {"degenerate_share": 0.6}, {}),
+        ("Format failures", {}, {"untagged_share": 0.06}),
+        ("Steps too large", {"clipped_fraction": 0.4}, {}),
+        ("Too few segments", {}, {"segments": 1.4}),
+    ],
+)
+def test_what_goes_wrong_crosses_its_threshold_and_no_other(name, first, last):
+    crossed = [found for found, sign in signs(first, last).items() if sign.is_crossed]
+    assert crossed == [name]
+
+
+def test_few_held_out_prompts_are_said():
+    assert signs({}, {}, prompts=99)["Few held-out prompts"].is_crossed
+    assert "Few held-out prompts" not in signs({}, {}, prompts=None)
+
+
+def test_what_was_not_measured_is_neither_fine_nor_a_warning():
+    found = signs({"entropy": None}, {"entropy": None})["Entropy collapse"]
+    assert (found.is_crossed, found.found) == (None, "not measured")
+    assert all(sign.is_crossed is None for sign in warning_signs([], 48, None))
+
+
+def test_measures_are_the_means_of_the_tables(tmp_path):
+    layout, _ = small_project.write_project(tmp_path, iterations=1)
+    tables = {
+        name: parquet.read(layout.iteration(1, f"{name}.parquet"), schemas.TABLES[name]) for name in ("rollouts", "segments", "rewards")
+    }
+    found = measure_iteration(
+        1, tables["rollouts"], tables["segments"], tables["rewards"], {"update": {"clipped_fraction": 0.25, "reference_kl": 0.0}}
+    )
+    rollouts = tables["rollouts"]
+    assert found["reward"] == pytest.approx(tables["rewards"]["reward"].mean())
+    assert found["tokens"] == pytest.approx(rollouts["token_ids"].list.len().mean())
+    assert found["segments"] == pytest.approx(tables["segments"].height / rollouts.height)
+    assert found["untagged_share"] == pytest.approx(1 - rollouts["has_answer_tags"].mean())
+    assert (found["clipped_fraction"], found["reference_kl"], found["entropy"]) == (0.25, None, None)
+    assert found["best_of_group"] >= found["retrieval"]
+    assert {measure.name for measure in MEASURES} <= found.keys()
+
+
+def test_a_table_that_is_not_there_leaves_its_measures_empty(tmp_path):
+    layout, _ = small_project.write_project(tmp_path, iterations=1)
+    rollouts = parquet.read(layout.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
+    found = measure_iteration(1, rollouts, None, None, {})
+    assert [found[name] for name in ("reward", "segments", "degenerate_share")] == [None, None, None]
+    assert measure_iteration(1, rollouts.head(0), None, None, {})["tokens"] is None
+    assert isinstance(pl.DataFrame(found), pl.DataFrame)
