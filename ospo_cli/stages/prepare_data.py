@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -11,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from ospo_cli import parquet, sources
-from ospo_cli.errors import ParameterError, SourceError
+from ospo_cli.errors import ParameterError, SourceError, TableError
 from ospo_cli.layout import Layout
 from ospo_cli.params import Params, PrepareData
 from ospo_cli.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS, TEACHER_PAIRS
@@ -49,10 +50,15 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
     }
     for name, (frame, table) in tables.items():
         parquet.check(frame, table, where=f"source {settings.source}, {name}")
-    for name, (frame, table) in tables.items():
-        parquet.write(frame, layout.prepared(f"{name}.parquet"), table)
-    with parquet.replacing(layout.prepared("card.json")) as temporary:
-        temporary.write_text(json.dumps(prepared.card, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    with contextlib.ExitStack() as stack:  # all files take their places at the end, or none does
+        for name, (frame, table) in tables.items():
+            path = layout.prepared(f"{name}.parquet")
+            try:
+                parquet.write(frame, stack.enter_context(parquet.replacing(path)), table)
+            except TableError as error:
+                raise TableError(path, error.problem, found=error.found, expected=error.expected, remedy=error.remedy) from None
+        card = json.dumps(prepared.card, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        stack.enter_context(parquet.replacing(layout.prepared("card.json"))).write_text(card, encoding="utf-8")
     return dict(prepared.card["counts"])
 
 

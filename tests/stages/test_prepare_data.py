@@ -1,6 +1,7 @@
 """prepare-data: no leak between splits, every target in its pool, equal input gives equal bytes, and nothing written when the data is at fault."""
 
 import dataclasses
+import errno
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ospo_cli import parquet
-from ospo_cli.errors import OspoError, ParameterError, SourceError
+from ospo_cli.errors import OspoError, ParameterError, SourceError, TableError
 from ospo_cli.layout import Layout
 from ospo_cli.params import Params, PrepareData, Train
 from ospo_cli.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS, TEACHER_PAIRS
@@ -349,6 +350,22 @@ def test_on_failure_nothing_is_written_and_nothing_overwritten(tmp_path, case):
             run(tmp_path / "in", root)
     assert {path.name: path.read_bytes() for path in Layout(tmp_path).prepared("").iterdir()} == before
     assert list(fresh.iterdir()) == []
+
+
+def test_a_full_disk_leaves_every_table_as_it_was(tmp_path, monkeypatch):
+    run(shop(tmp_path / "in"), tmp_path)
+    before = {path.name: path.read_bytes() for path in Layout(tmp_path).prepared("").iterdir()}
+    write_parquet = pl.DataFrame.write_parquet
+
+    def full(frame, *arguments, **options):
+        if "relevance" in frame.columns:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_parquet(frame, *arguments, **options)
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    with pytest.raises(TableError, match=r"prepared/qrels\.parquet: cannot be written: found .*No space left on device; free space"):
+        run(tmp_path / "in", tmp_path, prompt_template="other {query}")
+    assert {path.name: path.read_bytes() for path in Layout(tmp_path).prepared("").iterdir()} == before
 
 
 def test_hostile_text_and_a_field_of_100_kB_go_through_every_table(tmp_path):
