@@ -1,0 +1,118 @@
+"""Stage segment: spans on the completion, metrics, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from ospo_cli import parquet
+from ospo_cli.errors import CreditError, MissingInputError
+from ospo_cli.layout import Layout
+from ospo_cli.params import Params, Segment
+from ospo_cli.schemas import ROLLOUTS, SEGMENTS
+from ospo_cli.stages import segment as stage
+from ospo_cli.text.answers import find_answer
+
+ANSWERS = [
+    "<answer>navy wool coat, for men</answer>",
+    "<think>a, b</think><answer>שלום, 🔥 red</answer>",
+    "<answer></answer>",
+    "no tags, at all",
+]
+
+
+def rollouts(completions: list[str]) -> pl.DataFrame:
+    found = [find_answer(completion) for completion in completions]
+    size = len(completions)
+    return pl.DataFrame(
+        {
+            "rollout_id": [f"001:p:{index:02d}" for index in range(size)],
+            "prompt_id": ["p"] * size,
+            "sample_index": list(range(size)),
+            "prompt_token_ids": [[1]] * size,
+            "completion": completions,
+            "token_ids": [[1]] * size,
+            "behavior_logprobs": [[-1.0]] * size,
+            "answer_start": [answer.start for answer in found],
+            "answer_end": [answer.end for answer in found],
+            "has_answer_tags": [answer.has_tags for answer in found],
+            "finish_reason": ["stop"] * size,
+        },
+        schema=ROLLOUTS.schema,
+    )
+
+
+def cut(frame: pl.DataFrame, completions: list[str]) -> list[list[str]]:
+    texts = {f"001:p:{index:02d}": completion for index, completion in enumerate(completions)}
+    return [
+        [
+            texts[rollout_id][start:end]
+            for rollout_id, start, end in frame.filter(pl.col("rollout_id") == name).select("rollout_id", "start", "end").iter_rows()
+        ]
+        for name in texts
+    ]
+
+
+def test_spans_are_those_of_the_completion() -> None:
+    frame, _ = stage.segment(rollouts(ANSWERS), Segment())
+    assert cut(frame, ANSWERS) == [["navy wool coat", "for men"], ["שלום", "🔥 red"], [], ["no tags", "at all"]]
+
+
+def test_metrics_count_what_happened() -> None:
+    _, metrics = stage.segment(rollouts([*ANSWERS, "<answer>one two three four five</answer>"]), Segment())
+    assert {
+        name: metrics[name] for name in ("answers", "empty_answers", "segments", "segments_per_answer_max", "fallback_share", "coverage")
+    } == {
+        "answers": 5,
+        "empty_answers": 1,
+        "segments": 8,
+        "segments_per_answer_max": 2,
+        "fallback_share": 0.2,
+        "coverage": 1.0,
+    }
+
+
+def test_the_tail_beyond_the_most_segments_becomes_one() -> None:
+    completions = ["<answer>a1, b1, c1, d1</answer>", "<answer>a1, b1</answer>"]
+    frame, _ = stage.segment(rollouts(completions), Segment(max_segments=2))
+    assert cut(frame, completions) == [["a1", "b1, c1, d1"], ["a1", "b1"]]
+
+
+@pytest.mark.parametrize("level", ["phrase", "word", "sentence", "window"])
+def test_every_level_makes_a_table_that_keeps_its_declaration(level: str, tmp_path: Path) -> None:
+    frame, _ = stage.segment(rollouts(ANSWERS), Segment(level=level, window=2))
+    parquet.write(frame, tmp_path / "segments.parquet", SEGMENTS)
+    assert parquet.read(tmp_path / "segments.parquet", SEGMENTS).height == frame.height
+
+
+def test_no_rollouts_make_an_empty_table() -> None:
+    frame, metrics = stage.segment(ROLLOUTS.empty(), Segment())
+    assert frame.schema == SEGMENTS.empty().schema
+    assert metrics["answers"] == 0
+
+
+@pytest.mark.parametrize("span", [(-1, 3), (3, 2), (0, 999)])
+def test_an_answer_span_that_leaves_the_completion_is_refused_by_name(span: tuple[int, int]) -> None:
+    broken = rollouts(["navy coat"]).with_columns(answer_start=pl.lit(span[0], dtype=pl.Int32), answer_end=pl.lit(span[1], dtype=pl.Int32))
+    with pytest.raises(CreditError, match=r"rollout 001:p:00: the answer's span leaves the completion"):
+        stage.segment(broken, Segment())
+
+
+def test_execute_writes_table_and_metrics_twice_the_same(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    parquet.write(rollouts(ANSWERS), layout.iteration(2, "rollouts.parquet"), ROLLOUTS)
+    written = []
+    for _ in range(2):
+        metrics = stage.execute(layout, dataclasses.replace(Params()), 2)
+        written.append([layout.iteration(2, name).read_bytes() for name in ("segments.parquet", "segment_metrics.json")])
+    assert written[0] == written[1]
+    assert json.loads(written[0][1]) == metrics
+
+
+def test_missing_rollouts_name_the_command_that_makes_them(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match="run `ospo rollout --iter 3`"):
+        stage.execute(Layout(tmp_path), Params(), 3)
