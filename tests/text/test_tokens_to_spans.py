@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from ospo_cli.text.segments import segment
 from ospo_cli.text.tokens_to_spans import Overlaps, overlaps, token_spans
 from tests.text.byte_level import END, pieces, tokenizer
 
-TEXTS = st.one_of(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=40), st.lists(st.sampled_from(["navy", " wool", ", ", "é", "e\u0301", "漢字", "🔥", "👨‍👩‍👧", "שלום", "\u200f", "\n", "<answer>", "\x00"]), max_size=12).map("".join))  # fmt: skip  # noqa: E501
+TEXTS = st.one_of(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=40), st.lists(st.sampled_from(["navy", " wool", ", ", "é", "e\u0301", "漢字", "🔥", "👨‍👩‍👧", "שלום", "\u200f", "\n", "<answer>", "\x00"]), max_size=12).map("".join))  # fmt: skip
 
 
 def spans_by_prefixes(byte_pieces: list[bytes], text: str) -> list[tuple[int, int]]:
@@ -40,7 +42,7 @@ def test_tokens_of_any_text_have_the_spans_of_their_bytes(vocabulary_size: int, 
 @given(data=st.binary(max_size=24), cuts=st.lists(st.integers(0, 24), max_size=8))
 def test_bytes_that_are_no_utf8_agree_with_pythons_decoder(data: bytes, cuts: list[int]) -> None:
     borders = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    byte_pieces = [data[left:right] for left, right in zip(borders, borders[1:], strict=False)]
+    byte_pieces = [data[left:right] for left, right in pairwise(borders)]
     text = data.decode("utf-8", errors="replace")
     spans = token_spans(byte_pieces, text)
     assert {character for first, last in spans for character in range(first, last)} == set(range(len(text)))
