@@ -150,8 +150,8 @@ class Attribute:
     rule: str = parameter("group-additive", "how shares become token advantages", choices=("uniform", "proportional", "rank", "signed", "group-additive", "share-only", "potential"))
     beta: float = parameter(0.5, "weight of the standardised share (group-additive)", minimum=0)
     trace: float = parameter(1.0, "λ of the potential rule", minimum=0, maximum=1)
-    outside: str = parameter("sequence", "tokens of no segment: sequence (group advantage) or zero", choices=("sequence", "zero"))
-    credit_unit: str = parameter("divide", "a segment's mass is divided over its tokens, or copied to each", choices=("divide", "copy"))
+    outside: str = parameter("sequence", "tokens of no segment: sequence (group advantage; rule potential: that of their place) or zero", choices=("sequence", "zero"))
+    credit_unit: str = parameter("divide", "a segment's mass is divided over its tokens, or copied to each (proportional, rank, signed)", choices=("divide", "copy"))
     normalize: str = parameter("std", "group advantage: std (divide by the group's standard deviation) or none", choices=("std", "none"))
     clip: float | None = parameter(None, "clip token advantages at ± clip · std of the group advantages; null never clips", minimum=0)
 

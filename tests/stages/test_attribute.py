@@ -362,6 +362,13 @@ def test_tables_that_do_not_belong_together_are_refused(name: str, change: Calla
         dataclasses.replace(made, **{name: change(getattr(made, name))}).run()
 
 
+def test_the_parameters_offer_what_is_registered() -> None:
+    choices = {field.name: field.metadata["choices"] for field in dataclasses.fields(Attribute)}
+    assert choices["estimator"] == tuple(ESTIMATORS)
+    assert choices["rule"] == tuple(RULES)
+    assert set(ScoreCoalitions().families) <= set(coalitions.FAMILIES)
+
+
 # Files
 
 
