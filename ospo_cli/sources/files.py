@@ -93,7 +93,7 @@ def read(path: Path, columns: Sequence[str] = (), separator: str | None = None) 
         raise unreadable(path, ValueError("no bytes"))
     try:
         if path.suffix == ".jsonl":
-            frame = pl.read_ndjson(path, infer_schema_length=None)
+            frame = pl.read_ndjson(_without_mark(path), infer_schema_length=None)
         elif path.suffix == ".parquet":
             frame = pl.read_parquet(path, glob=False, hive_partitioning=False)
         else:
@@ -103,6 +103,12 @@ def read(path: Path, columns: Sequence[str] = (), separator: str | None = None) 
     frame = frame.drop([name for name in frame.columns if name in STRAY])
     check_columns(frame.columns, columns, path)
     return frame
+
+
+def _without_mark(path: Path) -> Path | bytes:
+    """Return the path, or the file's bytes without their byte order mark, which polars' reader of JSON lines does not know."""
+    with open(path, "rb") as stream:
+        return stream.read() if stream.read(3) == b"\xef\xbb\xbf" else path
 
 
 def _delimited(path: Path, columns: Sequence[str], separator: str) -> pl.DataFrame:
@@ -202,7 +208,7 @@ def _broken_json(path: Path) -> tuple[str, str] | None:
     with open(path, "rb") as stream:
         for number, line in enumerate(stream, 1):
             try:
-                row = json.loads(line.decode("utf-8-sig")) if line.strip() else {}
+                row = json.loads(line.decode("utf-8-sig"), parse_constant=_no_json) if line.strip() else {}
             except UnicodeDecodeError as error:
                 return f"{path}: line {number}", f"bytes that are not UTF-8 ({error.reason})"
             except ValueError as error:
@@ -210,6 +216,10 @@ def _broken_json(path: Path) -> tuple[str, str] | None:
             if not isinstance(row, dict):
                 return f"{path}: line {number}", f"a JSON {type(row).__name__}, not an object"
     return None
+
+
+def _no_json(constant: str) -> float:
+    raise ValueError(f"{constant}, which is no JSON")
 
 
 def _broken_line(path: Path, separator: str) -> tuple[str, str] | None:

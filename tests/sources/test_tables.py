@@ -163,6 +163,8 @@ BROKEN = {
     "not UTF-8": (as_text("products", "product_id,title\n1,a\n2,caf\xe9\n".encode("latin-1")), r"products\.csv: line 3: .*not UTF-8"),
     "a column twice": (as_text("products", "product_id,title,title\n1,a,b\n"), r"line 1: column named twice: found title"),
     "a broken JSON line": (as_text("products", '{"product_id": "1", "title": "a"}\n{"product_id": "2", "title"\n', ".jsonl"), r"products\.jsonl: line 2: cannot be read as JSON lines"),
+    "NaN in JSON": (as_text("products", '{"product_id": "1", "title": NaN}\n', ".jsonl"), r"products\.jsonl: line 1: .*found NaN, which is no JSON"),
+    "JSON that is not UTF-8": (as_text("products", b'{"product_id": "1", "title": "caf\xe9"}\n', ".jsonl"), r"products\.jsonl: line 1: .*not UTF-8"),
     "JSON that is no object": (as_text("products", '{"product_id": "1", "title": "a"}\n[1]\n', ".jsonl"), r"products\.jsonl: line 2: .*a JSON list"),
     "TREC with three fields": (as_trec("q1 0 007 1\nq2 12 1\n"), r"qrels\.txt: line 2: wrong number of fields: found 3 \(q2 12 1\), expected 4"),
     "TREC with a word for a grade": (as_trec("q1 0 007 high\n"), r"qrels\.txt: row 1, column grade: is no grade: found high"),
@@ -195,6 +197,15 @@ def test_terminal_escapes_of_a_file_are_not_printed(tmp_path):
 def test_an_unknown_name_in_the_column_parameter_is_refused(tmp_path):
     with pytest.raises(ParameterError, match=r"unknown column of the layout: found produkt"):
         read(shop(tmp_path), columns={"produkt": "sku"})
+
+
+def test_json_lines_may_begin_with_a_byte_order_mark_and_hold_blank_lines(tmp_path):
+    shop(tmp_path)
+    (tmp_path / "products.parquet").unlink()
+    (tmp_path / "products.jsonl").write_bytes(
+        '\ufeff{"product_id": "1", "title": "é"}\r\n\r\n{"product_id": "2", "title": "b"}\r\n'.encode()
+    )
+    assert read(tmp_path).documents["title"].to_list() == ["é", "b"]
 
 
 def test_an_unknown_source_is_refused_with_the_list_of_sources(tmp_path):
