@@ -24,7 +24,7 @@ def read(path: Path, table: Table, made_by: str = "") -> pl.DataFrame:
         raise MissingInputError(path, "no such file", expected=f"table {table.name}", remedy=remedy)
     try:
         frame = pl.read_parquet(path, hive_partitioning=False, glob=False)
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         remedy = f"delete it and run `{made_by}` again" if made_by else "restore the file"
         raise TableError(path, "cannot be read as Parquet", found=_first_line(error), expected=f"table {table.name}", remedy=remedy) from None
     return check(frame, table, where=path, made_by=made_by)

@@ -66,7 +66,7 @@ def scan(path: Path) -> pl.LazyFrame:
         else:
             lazy = pl.scan_csv(path, infer_schema=False, glob=False)  # strips a byte order mark
         return lazy.drop([name for name in lazy.collect_schema().names() if name in STRAY])
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         raise unreadable(path, error) from None
 
 
@@ -74,7 +74,7 @@ def collect(lazy: pl.LazyFrame, path: Path) -> pl.DataFrame:
     """Return the rows of a lazy frame over one file; raise SourceError that names the broken line where it can be found."""
     try:
         return lazy.collect(engine="streaming")
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         raise unreadable(path, error) from None
 
 
@@ -98,7 +98,7 @@ def read(path: Path, columns: Sequence[str] = (), separator: str | None = None) 
             frame = pl.read_parquet(path, glob=False, hive_partitioning=False)
         else:
             return _delimited(path, columns, separator or ("\t" if path.suffix == ".tsv" else ","))
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         raise unreadable(path, error) from None
     frame = frame.drop([name for name in frame.columns if name in STRAY])
     check_columns(frame.columns, columns, path)
@@ -174,7 +174,7 @@ def check_columns(present: Sequence[str], needed: Sequence[str], path: Path, rem
     )
 
 
-def unreadable(path: Path, error: Exception, separator: str | None = None) -> SourceError:
+def unreadable(path: Path, error: BaseException, separator: str | None = None) -> SourceError:
     """Return the error of a file that polars could not read, with the line at fault where it can be found."""
     kind = {".parquet": "Parquet", ".jsonl": "JSON lines"}.get(path.suffix, "delimited text")
     if not path.is_file():

@@ -208,6 +208,16 @@ def test_json_lines_may_begin_with_a_byte_order_mark_and_hold_blank_lines(tmp_pa
     assert read(tmp_path).documents["title"].to_list() == ["é", "b"]
 
 
+def test_a_panic_of_the_reader_is_an_unreadable_file(tmp_path, monkeypatch):
+    def panic(*arguments, **options):
+        raise pl.exceptions.PanicException("not yet implemented")
+
+    shop(tmp_path)
+    monkeypatch.setattr(pl, "read_parquet", panic)
+    with pytest.raises(SourceError, match=r"products\.parquet: cannot be read as Parquet: found not yet implemented"):
+        read(tmp_path)
+
+
 def test_an_unknown_source_is_refused_with_the_list_of_sources(tmp_path):
     with pytest.raises(OspoError, match=r"unknown source: found table, expected demo-shop, tables.*did you mean tables\?"):
         read(tmp_path, source="table")
