@@ -42,7 +42,9 @@ def mean_contiguous_marginal(n: int, game: Game, width: int) -> np.ndarray:
     evaluated = {frozenset(range(a, b)) for a in range(n) for b in range(a + 1, min(a + width, n) + 1)} | {frozenset(), frozenset(range(n))}
     means = []
     for player in range(n):
-        marginals = [game(members | {player}) - game(members) for members in evaluated if player not in members and members | {player} in evaluated]
+        marginals = [
+            game(members | {player}) - game(members) for members in evaluated if player not in members and members | {player} in evaluated
+        ]
         means.append(sum(marginals) / len(marginals))
     return np.array(means)
 
@@ -51,4 +53,6 @@ def proportional_tokens(share: list[float], lengths: list[int], outside: int, ad
     """Token advantages of one row under proportional, outside: sequence, divide: per segment a list, and what each other token gets."""
     positive = [max(value, 0.0) for value in share]
     inside = sum(lengths)
-    return [[inside * part / sum(positive) * advantage / length] * length for part, length in zip(positive, lengths, strict=True)], advantage
+    return [
+        [inside * part / sum(positive) * advantage / length] * length for part, length in zip(positive, lengths, strict=True)
+    ], advantage
