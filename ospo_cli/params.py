@@ -43,7 +43,7 @@ class Policy:
     intermediate_size: int = parameter(384, "width of the feed-forward layers (base: config)", minimum=8)
     layers: int = parameter(3, "transformer layers (base: config)", minimum=1)
     heads: int = parameter(4, "attention heads (base: config)", minimum=1)
-    vocabulary_size: int = parameter(2048, "entries of the byte-level BPE trained on the prepared text (base: config)", minimum=300)
+    vocabulary_size: int = parameter(1024, "entries of the byte-level BPE trained on the prepared text (base: config)", minimum=300)
     lora_rank: int = parameter(0, "rank of the LoRA adapter; 0 trains the full weights", minimum=0)
     lora_alpha: float = parameter(16.0, "scale of the LoRA adapter", minimum=0)
     lora_dropout: float = parameter(0.0, "dropout of the LoRA adapter", minimum=0, maximum=0.9)
@@ -56,7 +56,7 @@ class PrepareData:
 
     source: str = parameter("demo-shop", "name of the data set's reader: demo-shop, esci, hm, wands, beir or tables")
     path: str = parameter("", "folder of the data set, relative to params.yaml; empty for demo-shop")
-    prompt_template: str = parameter("{query}", "user message; may hold {query} and {history}")
+    prompt_template: str = parameter("{query}\nbought: {history}", "user message; may hold {query} and {history}")
     pool: str = parameter("sampled", "candidates: sampled (per prompt) or catalogue (all documents)", choices=("sampled", "catalogue"))
     pool_same_category: int = parameter(50, "negatives of a relevant document's category", minimum=0)
     pool_related: int = parameter(30, "negatives closest in text to a relevant document", minimum=0)
@@ -94,7 +94,7 @@ class WarmStart:
     pairs_file: str = parameter("", "Parquet of prompt_id and completion (teacher: file)")
     steps: int = parameter(600, "optimiser steps", minimum=0)
     batch_size: int = parameter(32, "pairs per step", minimum=1)
-    learning_rate: float = parameter(2e-3, "peak of AdamW's learning rate", minimum=0)
+    learning_rate: float = parameter(3e-3, "peak of AdamW's learning rate", minimum=0)
     schedule: str = parameter("cosine", "fall of the learning rate after its rise: cosine, linear or constant", choices=("cosine", "linear", "constant"))
     warmup_steps: int = parameter(20, "steps over which the learning rate rises", minimum=0)
     weight_decay: float = parameter(0.0, "AdamW's weight decay", minimum=0)
@@ -160,7 +160,7 @@ class Attribute:
 class Update:
     """The policy-gradient step."""
 
-    learning_rate: float = parameter(1e-3, "AdamW's learning rate", minimum=0)
+    learning_rate: float = parameter(5e-4, "AdamW's learning rate", minimum=0)
     weight_decay: float = parameter(0.0, "AdamW's weight decay", minimum=0)
     epochs: int = parameter(1, "passes over the iteration's rollouts", minimum=1)
     groups_per_step: int = parameter(16, "rollout groups per optimiser step", minimum=1)

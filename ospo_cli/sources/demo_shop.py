@@ -38,10 +38,12 @@ POOL_SIZE = 100
 POOL_NEAR_MISSES = 60
 
 # The teacher is imperfect on purpose: what it leaves out or says wrongly is what reinforcement can find.
-TEACHER_NAMES = {"type": 1.0, "colour": 0.4, "material": 0.4, "brand": 0.4, "fit": 0.75, "pattern": 0.75, "occasion": 0.75, "season": 0.75}
-TEACHER_KEEPS_USER_WORD = 0.5
-TEACHER_ERRS = 0.06
-TEACHER_PUFFS = 0.15
+TEACHER_READS_HISTORY = 0.4
+TEACHER_NAMES_TASTE = 0.85  # of those answers for which it has read the history
+TEACHER_NAMES_STATED = 0.8
+TEACHER_KEEPS_USER_WORD = 0.35
+TEACHER_ERRS = 0.04
+TEACHER_PUFFS = 0.1
 
 _VALUES = {attribute: tuple(USER_WORDS[attribute]) for attribute in ATTRIBUTES}
 _COLUMN = {attribute: index for index, attribute in enumerate(ATTRIBUTES)}
@@ -74,7 +76,11 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
             pools += [(prompt_id, int(row)) for row in _pool(distance, relevant, generator(seed, f"pool|{prompt_id}"))]
             if split == "train":
                 pairs += [
-                    (prompt_id, index, teacher_completion(products[need.target], need, query, generator(seed, f"teacher|{prompt_id}|{index}")))
+                    (
+                        prompt_id,
+                        index,
+                        teacher_completion(products[need.target], need, query, generator(seed, f"teacher|{prompt_id}|{index}")),
+                    )
                     for index in range(TEACHER_PAIRS_PER_PROMPT)
                 ]
     return SourceData(
@@ -135,18 +141,23 @@ def helpful_words(seed: int, split: str = "test") -> dict[str, tuple[str, ...]]:
 
 
 def teacher_completion(product: np.ndarray, need: Need, query: str, random: np.random.Generator) -> str:
-    """Return the answer of an imperfect teacher: it leaves wanted attributes out, keeps the user's words, errs, and adds puffery."""
+    """Return the answer of an imperfect teacher: it forgets the history, leaves wishes out, keeps users' words, errs, adds puffery."""
     asked = set(query.split())
+    taste = TEACHER_NAMES_TASTE if random.random() < TEACHER_READS_HISTORY else 0.0
     phrases = []
     for column in need.columns:
         attribute = ATTRIBUTES[column]
-        right = value(product, attribute)
-        if random.random() < TEACHER_NAMES[attribute]:
-            kept = [word for expression in USER_WORDS[attribute][right] for word in expression.split()[-1:] if word in asked]
-            wrong = random.random() < TEACHER_ERRS
-            keeps = random.random() < TEACHER_KEEPS_USER_WORD
-            phrases.append(str(random.choice(_VALUES[attribute])) if wrong else kept[0] if kept and keeps else right)
-        elif random.random() < TEACHER_PUFFS:
+        named, keeps, errs, puffs = random.random(4) < (
+            1.0 if attribute == "type" else taste if attribute in TASTE else TEACHER_NAMES_STATED,
+            TEACHER_KEEPS_USER_WORD,
+            TEACHER_ERRS,
+            TEACHER_PUFFS,
+        )
+        said = [words[-1] for words in map(str.split, USER_WORDS[attribute][value(product, attribute)]) if words[-1] in asked]
+        wrong = str(random.choice(_VALUES[attribute]))
+        if named:
+            phrases.append(wrong if errs else said[0] if said and keeps else value(product, attribute))
+        elif puffs:
             phrases.append(str(random.choice(PUFFERY)))
     return f"<answer>{', '.join(dict.fromkeys(phrases))}</answer>"
 
