@@ -43,8 +43,8 @@ def count(value: int) -> str:
 def short(value: float | None) -> str:
     """Return a measure of unknown size in about three digits.
 
-    >>> short(1234), short(0.00012), short(3.14159), short(0)
-    ('1234', '1.2e−4', '3.14', '0')
+    >>> short(1234), short(0.00012), short(1), short(0)
+    ('1234', '1.2e−4', '1.00', '0')
     """
     if value is None:
         return "–"
@@ -54,7 +54,7 @@ def short(value: float | None) -> str:
     elif size >= 100:
         text = f"{value:.0f}"
     elif size >= 0.001:
-        text = f"{value:.3g}" if size >= 1 else f"{value:.3f}"
+        text = f"{value:#.3g}" if size >= 1 else f"{value:.3f}"
     else:
         mantissa, exponent = f"{value:.1e}".split("e")
         text = f"{mantissa}e{int(exponent)}"

@@ -19,7 +19,11 @@
     if (!Number(text)) return text;
     return (value < 0 ? "−" : "+") + text;
   };
-  const plain = (value, digits = 3) => (value === null ? "–" : value.toFixed(digits).replace("-", "−"));
+  const plain = (value, digits = 3) => {
+    if (value === null) return "–";
+    const text = value.toFixed(digits);
+    return Number(text) ? text.replace("-", "−") : text.replace("-", "");
+  };
 
   function element(name, className, content) {
     const made = document.createElement(name);

@@ -128,7 +128,7 @@ def curves(data: dict[str, Any]) -> str:
         tag(
             "figure",
             tag("figcaption", f"{escape(name)} <small>never seen in training</small>")
-            + _chart(summary, name, f"{metric} by iteration, {name}", 430, 240, 108),
+            + _chart(summary, name, f"{metric} by iteration, {name}", 470, 250, 112),
         )
         for name in others
     )

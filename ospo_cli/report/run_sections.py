@@ -30,7 +30,7 @@ def _claim(summary: Mapping[str, Any], rows: Mapping[str, Any], final: str) -> s
     metric = escape(metric_label(summary["metric"]))
     last = rows[final]["greedy"] or rows[final]["sampled"]
     warm = last.get("to_warm_start")
-    place = f"on {count(summary['prompts'])} held-out prompts"
+    place = f"on {count(summary['prompts'])} held\u2011out prompts"
     if warm is None:
         return f"The warm start reaches {metric} {plain(last['mean'])} {place}."
     if warm["low"] > 0:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +22,9 @@ from ospo_cli.maths.statistics import bootstrap_mean, paired_difference
 from ospo_cli.params import Params
 from ospo_cli.report import trec_files
 from ospo_cli.report.result_table import print_result
-from ospo_cli.retrievers.base import Catalogue
 from ospo_cli.retrievers.judged_reward import JudgedReward, compose
+from ospo_cli.retrievers.oracle import OracleSearch
 from ospo_cli.text.answers import find_answer
-from ospo_cli.text.word_edits import greedy_edits
-from ospo_cli.text.words import words
 
 if TYPE_CHECKING:
     from ospo_cli.policies.causal_lm import Sampler
@@ -53,6 +48,7 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
         for table in (schemas.DOCUMENTS, schemas.PROMPTS, schemas.QRELS, schemas.POOLS)
     )
     prompts = choose_prompts(prompts, params)
+    qrels, pools = _of(prompts, qrels, "qrels"), _of(prompts, pools, "pools")
     rewards = {
         name: JudgedReward(documents, prompts, qrels, pools, params, retriever=name, cache=layout.cache)
         for name in params.evaluate.retrievers
@@ -66,8 +62,7 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
     parquet.write(completions, layout.evaluation("completions.parquet"), schemas.COMPLETIONS)
     parquet.write(run, layout.evaluation("run.parquet"), schemas.RUN)
     parquet.write(query_metrics, layout.evaluation("query_metrics.parquet"), schemas.QUERY_METRICS)
-    judged = qrels.filter(pl.col("prompt_id").is_in(prompts["prompt_id"].to_list()))
-    trec_files.write(run, judged, summary["systems"], summary["retrievers"], layout.evaluation("trec"))
+    trec_files.write(run, qrels, summary["systems"], summary["retrievers"], layout.evaluation("trec"))
     _write_json(layout.evaluation("summary.json"), summary)
     _write_json(layout.evaluation("curves.json"), curves(summary))
     return summary
@@ -194,6 +189,15 @@ def choose_prompts(prompts: pl.DataFrame, params: Params) -> pl.DataFrame:
     return chosen[sorted(order[: settings.max_prompts].tolist())]
 
 
+def _of(prompts: pl.DataFrame, table: pl.DataFrame, name: str) -> pl.DataFrame:
+    rows = table.filter(pl.col("prompt_id").is_in(prompts["prompt_id"].to_list()))
+    if table.height and not rows.height:  # no pools at all would mean that the whole catalogue is ranked
+        raise SourceError(
+            f"table {name}", "has no row for any evaluated prompt", expected="rows for each", remedy="run `ospo prepare-data` again"
+        )
+    return rows
+
+
 def _check_retrievers(params: Params) -> None:
     names, training = params.evaluate.retrievers, params.score_coalitions.retriever
     if training not in names or len(set(names)) < len(names):
@@ -293,7 +297,7 @@ def _oracle_completions(
     """Return the oracle's queries: greedy single-word edits of the raw query, scored by the reward's retriever and metric."""
     if params.evaluate.oracle_edits == 0:
         return []
-    search = _OracleSearch(reward, documents, params)
+    search = OracleSearch(reward, documents, params)
     prompts = prompts.select("prompt_id", "query")
     targets = [
         [prompt_id, *(part.tolist() for part in reward.judged(prompt_id)), _listed(reward.pool(prompt_id))]
@@ -311,52 +315,14 @@ def _oracle_completions(
         part = prompts[first : first + _PROMPTS_PER_SHARD]
         key = content_key("evaluate.oracle 1", scoring, targets[first : first + _PROMPTS_PER_SHARD], part.rows())
         shards.append(Shard(key, part.height, part))
+
+    def answer(part: pl.DataFrame) -> dict[str, pl.DataFrame]:
+        return {"completions": _undecoded(ORACLE, part["prompt_id"], search.queries(part))}
+
     executor = LocalExecutor(layout.cache / "evaluate")
     return [
-        found["completions"] for found in executor.map_shards(search.run, shards, {"completions": schemas.COMPLETIONS}, "oracle", "prompts")
+        found["completions"] for found in executor.map_shards(answer, shards, {"completions": schemas.COMPLETIONS}, "oracle", "prompts")
     ]
-
-
-class _OracleSearch:
-    """Greedy edits with the words of relevant products."""
-
-    def __init__(self, reward: JudgedReward, documents: pl.DataFrame, params: Params) -> None:
-        self.reward, self.documents, self.params = reward, documents, params
-
-    @cached_property
-    def document_words(self) -> list[set[str]]:
-        """Distinct words of each document, in the order of the catalogue."""
-        return [set(words(text)) for text in Catalogue.from_documents(self.documents, self.params.retrieval.fields).texts]
-
-    @cached_property
-    def document_counts(self) -> Counter[str]:
-        """Number of documents that hold each word."""
-        return Counter(word for found in self.document_words for word in found)
-
-    def run(self, prompts: pl.DataFrame) -> dict[str, pl.DataFrame]:
-        """Return the oracle's rows of table completions for these prompts."""
-        ids, raw = prompts["prompt_id"].to_list(), prompts["query"].to_list()
-        composition = self.params.score_coalitions.composition
-        starts = [query.split() if composition == "replace" else [] for query in raw]
-
-        def composed(index: int, chosen: Iterable[str]) -> str:
-            return compose(raw[index], " ".join(chosen), composition)
-
-        def score(indices: list[int], texts: list[tuple[str, ...]]) -> NDArray[np.float64]:
-            return self.reward.values([ids[index] for index in indices], [composed(*pair) for pair in zip(indices, texts, strict=True)])
-
-        found = greedy_edits(starts, [self.candidates(prompt_id) for prompt_id in ids], score, self.params.evaluate.oracle_edits)
-        return {"completions": _undecoded(ORACLE, ids, [composed(index, best.words) for index, best in enumerate(found)])}
-
-    def candidates(self, prompt_id: str) -> list[str]:
-        """Return words of the relevant products, first those that many of them hold and few others; at most evaluate.oracle_words."""
-        weights: Counter[str] = Counter()
-        for index, gain in zip(*self.reward.judged(prompt_id), strict=True):
-            for word in self.document_words[index]:
-                weights[word] += gain
-        total = len(self.document_words)
-        ranked = sorted(weights, key=lambda word: (-weights[word] * math.log(1 + total / self.document_counts[word]), word))
-        return ranked[: self.params.evaluate.oracle_words]
 
 
 def _rankings(shown: pl.DataFrame, reward: JudgedReward) -> pl.DataFrame:
