@@ -34,7 +34,7 @@ def _headline_table(summary: dict[str, Any]) -> str:
     ticks = nice_ticks(min(cell["low"] for cell in cells), max(cell["high"] for cell in cells))
     span = (ticks[0], ticks[-1])
     final = [system for system in summary["systems"] if system.startswith("policy-")][-1]
-    body = []
+    body, has_samples = [], any(row["sampled"] for row in rows)
     for row in rows:
         style = _STYLES.get(row["system"], "greedy")
         shown = row["greedy"] or row["sampled"]
@@ -43,13 +43,15 @@ def _headline_table(summary: dict[str, Any]) -> str:
             tag("th", escape(row["label"]), scope="row"),
             tag("td", interval_bar(shown["mean"], shown["low"], shown["high"], span, style, told), class_="graphic"),
             tag("td", _estimate(row["greedy"]), class_="number", data_label="greedy" if row["sampled"] else "as it is"),
-            tag("td", _estimate(row["sampled"]), class_="number" + ("" if row["sampled"] else " none"), data_label="sampled"),
+            tag("td", _estimate(row["sampled"]), class_="number" + ("" if row["sampled"] else " none"), data_label="sampled")
+            if has_samples
+            else "",
             _difference_cell(shown.get("to_raw_query"), "to raw query"),
             _difference_cell(shown.get("to_warm_start") if row["system"] != "raw-query" else None, "to warm start"),
         ]
         body.append(tag("tr", "".join(columns), class_="final" if row["system"] == final else None))
     axis = tag("span", plain(span[0], 2)) + tag("span", plain(span[1], 2))
-    heads = ["System", tag("div", axis, class_="axis"), "greedy", "sampled", "Δ raw query", "Δ warm start"]
+    heads = ["System", tag("div", axis, class_="axis"), "greedy", *(["sampled"] if has_samples else []), "Δ raw query", "Δ warm start"]
     head = "".join(
         tag("th", name if index == 1 else escape(name), scope="col", class_="number" if index > 1 else None)
         for index, name in enumerate(heads)

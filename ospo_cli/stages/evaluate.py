@@ -29,7 +29,7 @@ from ospo_cli.text.answers import find_answer
 if TYPE_CHECKING:
     from ospo_cli.policies.causal_lm import Sampler
 
-__all__ = ["best_of_group", "evaluate", "execute", "print_result", "summarise"]
+__all__ = ["best_of_group", "curves", "evaluate", "execute", "print_result", "summarise"]
 
 METRICS = ("ndcg@10", "ndcg@pool", "mrr", "recall@10")
 HEADLINE = "ndcg@10"
@@ -65,6 +65,7 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
     trec_files.write(run, qrels, summary["systems"], summary["retrievers"], layout.evaluation("trec"))
     _write_json(layout.evaluation("summary.json"), summary)
     _write_json(layout.evaluation("curves.json"), curves(summary))
+    _write_json(layout.evaluation("metrics.json"), headline(summary))
     return summary
 
 
@@ -166,6 +167,18 @@ def curves(summary: dict[str, Any]) -> list[dict[str, Any]]:
             row |= {decoding: cell["mean"], f"{decoding}_low": cell["low"], f"{decoding}_high": cell["high"]}
         rows.append(row)
     return rows
+
+
+def headline(summary: dict[str, Any]) -> dict[str, float]:
+    """Return the few numbers that `dvc metrics show` compares between experiments: headline metric, training retriever."""
+    policies = [system for system in summary["systems"] if system.startswith("policy-")]
+    names = {RAW_QUERY: "raw_query", policies[0]: "warm_start", policies[-1]: "final", ORACLE: "oracle"}
+    found = {}
+    for system, name in names.items():
+        for decoding, by_retriever in summary["values"].get(system, {}).items():
+            suffix = "" if decoding == "none" else f"_{decoding}"
+            found[f"{name}{suffix}"] = by_retriever[summary["training_retriever"]][summary["metric"]]["mean"]
+    return found
 
 
 def policy_name(iteration: int) -> str:

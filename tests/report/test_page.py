@@ -188,3 +188,13 @@ def test_the_legend_has_as_many_steps_as_script_and_style_know(ordinary):
     script = Reader(page).scripts[1]
     assert "const steps = 4;" in script
     assert all(f'[data-level="{level}"]' in page and f'data-level="{level}"></span>' in page for level in range(-4, 5))
+
+
+def test_without_sampled_answers_there_is_no_column_for_them(tmp_path):
+    layout, values = small_project.write_project(tmp_path, iterations=1)
+    data = report(layout, values)
+    for by_decoding in data["summary"]["values"].values():
+        by_decoding.pop("sampled", None)
+    headline = re.search(r'<table class="headline">.*?</table>', render(data), re.DOTALL)[0]
+    assert "greedy" in headline
+    assert "sampled" not in headline

@@ -250,6 +250,13 @@ def test_gaps_and_differences_are_paired_by_prompt():
     assert evaluate.curves(summary)[1]["greedy"] == pytest.approx(0.525)
 
 
+def test_the_headline_is_flat_and_agrees_with_the_summary(evaluated):
+    layout, _, summary = evaluated
+    found = json.loads(layout.evaluation("metrics.json").read_text())
+    assert set(found) == {"raw_query", "warm_start_greedy", "warm_start_sampled", "final_greedy", "final_sampled", "oracle"}
+    assert found["final_sampled"] == summary["values"]["policy-001"]["sampled"]["bm25"]["ndcg@10"]["mean"]
+
+
 def test_best_of_group_lies_above_the_mean_and_counts_groups():
     values = pl.DataFrame({"prompt_id": ["a", "a", "b", "b"], "value": [0.0, 1.0, 0.5, 0.5]})
     found = evaluate.best_of_group(values, small_project.make_params())
