@@ -47,7 +47,7 @@ class Policy:
     lora_rank: int = parameter(0, "rank of the LoRA adapter; 0 trains the full weights", minimum=0)
     lora_alpha: float = parameter(16.0, "scale of the LoRA adapter", minimum=0)
     lora_dropout: float = parameter(0.0, "dropout of the LoRA adapter", minimum=0, maximum=0.9)
-    threads: int = parameter(2, "threads of torch; changes the last bits of the weights", minimum=1)
+    threads: int = parameter(1, "threads of torch; changes the last bits of the weights", minimum=1)
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Update:
     weight_decay: float = parameter(0.0, "AdamW's weight decay", minimum=0)
     epochs: int = parameter(1, "passes over the iteration's rollouts", minimum=1)
     groups_per_step: int = parameter(16, "rollout groups per optimiser step", minimum=1)
-    tokens_per_micro_batch: int = parameter(8192, "tokens (padding included) of one forward pass; changes no result but rounding", minimum=1)
+    tokens_per_micro_batch: int = parameter(2048, "tokens (padding included) of one forward pass; changes no result but rounding", minimum=1)
     clip_low: float = parameter(0.2, "ε of the lower clip of the ratio", minimum=0, maximum=1)
     clip_high: float = parameter(0.2, "ε of the upper clip of the ratio", minimum=0)
     aggregation: str = parameter("seq_mean", "seq_mean, token_mean or constant", choices=("seq_mean", "token_mean", "constant"))

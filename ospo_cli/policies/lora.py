@@ -5,8 +5,11 @@ Source: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2021; lay
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +45,9 @@ def load_adapter(folder: Path, project: Path | None, *, trainable: bool) -> tupl
     """
     card = folders.read_json(folder / folders.CARD) if (folder / folders.CARD).is_file() else {}
     if card.get("kind") != "adapter":
-        raise PolicyError(folder / folders.CARD, "adapter folder that does not name its base", expected="ospo_policy.json with base and base_sha256")
+        raise PolicyError(
+            folder / folders.CARD, "adapter folder that does not name its base", expected="ospo_policy.json with base and base_sha256"
+        )
     base = _base_folder(folder, project, str(card["base"]))
     folders.check_folder(base)
     found = weights_hash(base)
@@ -57,11 +62,14 @@ def load_adapter(folder: Path, project: Path | None, *, trainable: bool) -> tupl
     from peft import PeftModel
 
     try:
-        model = PeftModel.from_pretrained(folders.load_model(base), folder, is_trainable=trainable, local_files_only=True)
+        with _quiet():
+            model = PeftModel.from_pretrained(folders.load_model(base), folder, is_trainable=trainable, local_files_only=True)
     except PolicyError:
         raise
     except Exception as error:  # peft and safetensors raise many kinds for a broken folder
-        raise PolicyError(folder, "the adapter cannot be loaded", found=(str(error).strip() or type(error).__name__).splitlines()[0]) from None
+        raise PolicyError(
+            folder, "the adapter cannot be loaded", found=(str(error).strip() or type(error).__name__).splitlines()[0]
+        ) from None
     return (model if trainable else model.merge_and_unload()), card
 
 
@@ -95,7 +103,7 @@ def _wrap(model: Any, policy: Policy, seed: int) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _quiet():
         wrapped = get_peft_model(model, config)
     with torch.no_grad():
         for name, weight in wrapped.named_parameters():
@@ -104,6 +112,14 @@ def _wrap(model: Any, policy: Policy, seed: int) -> Any:
             elif "lora_B" in name:
                 weight.zero_()
     return wrapped
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # peft 0.21 reads a name that transformers 5 renamed; its warning is no news for users.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _write(model: Any, folder: Path, card: dict[str, Any]) -> None:

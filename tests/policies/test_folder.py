@@ -74,7 +74,10 @@ def test_a_loaded_policy_saves_the_bytes_it_was_read_from(tiny_folder, tmp_path)
     folders.save_policy(folders.load_policy(tiny_folder, threads=1), tmp_path)
     read, saved = folder_bytes(tiny_folder), folder_bytes(tmp_path)
     assert [name for name in read if name != "model.safetensors" and saved.get(name) != read[name]] == []
-    assert folders.load_policy(tmp_path, threads=1).model.state_dict().keys() == folders.load_policy(tiny_folder, threads=1).model.state_dict().keys()
+    assert (
+        folders.load_policy(tmp_path, threads=1).model.state_dict().keys()
+        == folders.load_policy(tiny_folder, threads=1).model.state_dict().keys()
+    )
 
 
 def test_a_folder_is_replaced_whole_when_the_block_ends_well(tmp_path):

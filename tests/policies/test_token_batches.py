@@ -12,7 +12,9 @@ def random_groups(seed=0, vocabulary=280, lengths=((7, (3, 5, 1)), (2, (4, 4, 4,
     rng = np.random.default_rng(seed)
     groups, first = [], 0
     for prompt, completions in lengths:
-        groups.append(Group(rng.integers(2, vocabulary, prompt).tolist(), [rng.integers(2, vocabulary, n).tolist() for n in completions], first))
+        groups.append(
+            Group(rng.integers(2, vocabulary, prompt).tolist(), [rng.integers(2, vocabulary, n).tolist() for n in completions], first)
+        )
         first += len(completions)
     return groups
 

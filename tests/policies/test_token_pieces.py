@@ -8,7 +8,15 @@ from ospo_cli.policies.small_llama import END, START, train_tokenizer
 from ospo_cli.policies.token_pieces import TokenPieces, byte_of_letter
 from tests.policies.tiny import TEXTS
 
-NASTY = ["navy wool coat", " two  spaces\n\ttab", "naïve café 北京 🧥👨‍👩‍👧", "‮right-to-left‬", "<answer>Ünïcode</answer>", "\x00\x07\x1b[31m", ""]
+NASTY = [
+    "navy wool coat",
+    " two  spaces\n\ttab",
+    "naïve café 北京 🧥👨‍👩‍👧",
+    "‮right-to-left‬",
+    "<answer>Ünïcode</answer>",
+    "\x00\x07\x1b[31m",
+    "",
+]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +56,9 @@ def test_half_a_character_becomes_a_replacement_character_in_the_text_but_not_in
 def test_pieces_read_from_a_file_are_those_of_the_tokenizer(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     pieces = TokenPieces.from_file(tmp_path / "tokenizer.json")
-    assert [pieces.piece(i) for i in range(len(tokenizer))] == [TokenPieces(tokenizer.backend_tokenizer).piece(i) for i in range(len(tokenizer))]
+    assert [pieces.piece(i) for i in range(len(tokenizer))] == [
+        TokenPieces(tokenizer.backend_tokenizer).piece(i) for i in range(len(tokenizer))
+    ]
 
 
 def test_byte_fallback_tokens_spell_bytes_and_spaces():

@@ -80,7 +80,9 @@ def test_the_gradient_is_clipped_to_its_bound_and_zero_never_clips():
         training = Training(torch.nn.Linear(2, 1, bias=False), 1.0, 0.0, bound)
         training.model(torch.full((1, 2), 3.0)).sum().backward()
         kept = {}
-        training.optimizer.register_step_pre_hook(lambda *_, kept=kept, training=training: kept.update(norm=training.model.weight.grad.norm().item()))
+        training.optimizer.register_step_pre_hook(
+            lambda *_, kept=kept, training=training: kept.update(norm=training.model.weight.grad.norm().item())
+        )
         norms.append((training.step(1.0), kept["norm"]))
     assert norms == [(pytest.approx(18**0.5), pytest.approx(0.5, rel=1e-4)), (pytest.approx(18**0.5), pytest.approx(18**0.5))]
 

@@ -78,7 +78,9 @@ def write_advantages(layout: Layout, iteration: int, word: str = "a") -> pl.Data
     """Write token advantages that favour completions with many of a letter; return the table."""
     rollouts = parquet.read(layout.iteration(iteration, "rollouts.parquet"), schemas.ROLLOUTS)
     reward = rollouts["completion"].str.count_matches(word, literal=True).cast(pl.Float64)
-    scored = rollouts.with_columns(reward.alias("reward")).with_columns((pl.col("reward") - pl.col("reward").mean().over("prompt_id")).alias("a"))
+    scored = rollouts.with_columns(reward.alias("reward")).with_columns(
+        (pl.col("reward") - pl.col("reward").mean().over("prompt_id")).alias("a")
+    )
     lists = [[row["a"]] * len(row["token_ids"]) for row in scored.iter_rows(named=True)]
     table = pl.DataFrame({"rollout_id": scored["rollout_id"], "advantages": pl.Series(lists, dtype=pl.List(pl.Float32))})
     parquet.write(table, layout.iteration(iteration, "token_advantages.parquet"), schemas.TOKEN_ADVANTAGES)

