@@ -18,6 +18,8 @@ UNIT = 2.0**-30
 LARGEST_SCORE = 2.0**22
 # Most cells of a table that a batch of queries shares (16 MiB).
 DENSE_CELLS = 1 << 21
+# A term of more than one in so many documents is added as a dense row.
+DENSE_SHARE = 12
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class InvertedIndex:
         self.forward_starts = np.searchsorted(postings.documents[by_document], np.arange(self.count + 1))
         self.forward_terms, self.forward_weights = postings.terms[by_document], weights[by_document]
         self._row_of_term = np.full(len(self.vocabulary), -1, dtype=np.int64)
+        self._starts: list[int] = self.starts.tolist()
+        # Work of adding a term: its postings, or a pass over all documents where these are many.
+        self._costs: list[int] = np.minimum(np.diff(self.starts), self.count // DENSE_SHARE).tolist()
         self._dense_rows: dict[int, NDArray[np.float64]] = {}
         self._kth_weights: dict[tuple[int, int], float] = {}
 
@@ -135,11 +140,17 @@ class InvertedIndex:
                 if ours != theirs:
                     break
                 shared += 1
-            for term in path[shared:]:
-                self._add(scores, term, -1.0)
+            # What left is taken off, unless it is less work to begin again.
+            if sum(self._costs[term] for term in path[:shared]) < sum(self._costs[term] for term in path[shared:]):
+                scores.fill(0.0)
+                for term in path[:shared]:
+                    self._add(scores, term)
+            else:
+                for term in path[shared:]:
+                    self._take_off(scores, term)
             del path[shared:], floors[shared + 1 :]
             for term in bag[shared:]:
-                self._add(scores, term, 1.0)
+                self._add(scores, term)
                 path.append(term)
                 floors.append(max(floors[-1], self._kth_weight(term, k)))
             found = (scores >= floors[-1] if floors[-1] > 0 else scores).nonzero()[0]
@@ -157,25 +168,35 @@ class InvertedIndex:
             documents[row, : len(found)], best[row, : len(found)] = found, values
         return documents, best
 
-    def _add(self, scores: NDArray[np.float64], term: int, sign: float) -> None:
-        first, last = self.starts[term], self.starts[term + 1]
-        if (last - first) * 8 < self.count:
-            scores[self.documents[first:last]] += sign * self.weights[first:last]
-            return
-        # A frequent term: a dense row is added faster than its postings are scattered.
-        row = self._dense_rows.get(term)
+    def _add(self, scores: NDArray[np.float64], term: int) -> None:
+        row = self._dense_row(term)
         if row is None:
-            row = np.zeros(self.count)
-            row[self.documents[first:last]] = self.weights[first:last]
-            if (len(self._dense_rows) + 1) * self.count <= DENSE_CELLS * 4:
-                self._dense_rows[term] = row
-        if sign > 0:
+            entries = slice(self._starts[term], self._starts[term + 1])
+            scores[self.documents[entries]] += self.weights[entries]
+        else:
             scores += row
+
+    def _take_off(self, scores: NDArray[np.float64], term: int) -> None:
+        row = self._dense_row(term)
+        if row is None:
+            entries = slice(self._starts[term], self._starts[term + 1])
+            scores[self.documents[entries]] -= self.weights[entries]
         else:
             scores -= row
 
+    def _dense_row(self, term: int) -> NDArray[np.float64] | None:
+        # Weights of a frequent term for all documents: added faster than its postings are scattered.
+        if self._costs[term] < self.count // DENSE_SHARE:
+            return None
+        row = self._dense_rows.get(term)
+        if row is None and (len(self._dense_rows) + 1) * self.count <= DENSE_CELLS * 4:
+            entries = slice(self._starts[term], self._starts[term + 1])
+            row = self._dense_rows[term] = np.zeros(self.count)
+            row[self.documents[entries]] = self.weights[entries]
+        return row
+
     def _kth_weight(self, term: int, k: int) -> float:
-        first, last = int(self.starts[term]), int(self.starts[term + 1])
+        first, last = self._starts[term], self._starts[term + 1]
         if not 0 < k <= last - first:
             return 0.0
         known = self._kth_weights.get((term, k))
