@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import polars as pl
@@ -242,6 +245,38 @@ def test_finished_shards_are_used_again_and_unfinished_ones_computed_to_the_same
     stage.execute(cut, params.Params(), 1)
     assert len(calls) == 1
     assert outputs(cut) == outputs(whole)
+
+
+KILLED_IN_THE_THIRD_SHARD = """
+import os, signal, sys
+from pathlib import Path
+from ospo_cli import params
+from ospo_cli.layout import Layout
+from ospo_cli.stages import score_coalitions as stage
+
+plain, calls = stage.score_coalitions, []
+
+def killed(*arguments):
+    calls.append(1)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(*arguments)
+
+stage.GROUPS_PER_SHARD, stage.score_coalitions = 2, killed
+stage.execute(Layout(Path(sys.argv[1])), params.Params(), 1)
+"""
+
+
+def test_a_process_killed_in_the_third_shard_leaves_two_that_the_next_one_uses(tmp_path, monkeypatch):
+    whole, cut = project(tmp_path / "whole"), project(tmp_path / "cut")
+    done = subprocess.run([sys.executable, "-c", KILLED_IN_THE_THIRD_SHARD, str(cut.root)], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not cut.iteration(1, "rewards.parquet").exists()
+    assert len(list(cut.cache.rglob("rewards.parquet"))) == 2
+    monkeypatch.setattr(stage, "GROUPS_PER_SHARD", 2)
+    metrics = [stage.execute(layout, params.Params(), 1) for layout in (whole, cut)]
+    assert outputs(cut) == outputs(whole)
+    assert 0 < metrics[1]["computed_values"] < metrics[0]["computed_values"]
 
 
 @pytest.mark.parametrize("change", [{"metric": "mrr"}, {"composition": "append"}, {"families": ["prefix"]}, {"repetition_weight": 0.5}])
