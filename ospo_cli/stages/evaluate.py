@@ -18,7 +18,7 @@ from ospo_cli.executors.base import Shard
 from ospo_cli.executors.local import LocalExecutor, content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
-from ospo_cli.maths.statistics import bootstrap_mean, paired_difference
+from ospo_cli.maths.statistics import Resamples
 from ospo_cli.params import Params
 from ospo_cli.report import trec_files
 from ospo_cli.report.result_table import print_result
@@ -108,15 +108,16 @@ def summarise(query_metrics: pl.DataFrame, params: Params) -> dict[str, Any]:
     present = {key[0] for key in cells}
     systems = [system for system in (RAW_QUERY, *policies, ORACLE) if system in present]
 
+    draws = _draws(query_metrics["prompt_id"].n_unique(), params)
+
     def paired(key: tuple[str, ...], base: tuple[str, ...]) -> dict[str, float] | None:
         if key[0] == base[0] or key not in cells or base not in cells:
             return None
-        # One generator for all: every system is resampled with the same prompts.
-        return paired_difference(cells[key], cells[base], settings.bootstrap, _draws(params))._asdict()
+        return draws.difference(cells[key], cells[base])._asdict()
 
     values: dict[str, Any] = {}
     for key in sorted(cells, key=lambda key: (systems.index(key[0]), *key[1:])):
-        cell: dict[str, Any] = bootstrap_mean(cells[key], settings.bootstrap, _draws(params))._asdict() | {"n": len(cells[key])}
+        cell: dict[str, Any] = draws.mean(cells[key])._asdict() | {"n": len(cells[key])}
         warm = (policies[0], "greedy" if key[1] == "none" else key[1], *key[2:])
         for label, base in (("to_raw_query", (RAW_QUERY, "none", *key[2:])), ("to_warm_start", warm)):
             if (found := paired(key, base)) is not None:
@@ -151,9 +152,8 @@ def best_of_group(values: pl.DataFrame, params: Params) -> dict[str, Any]:
         .agg(pl.col("value").max().alias("best"), pl.col("value").mean().alias("mean"), pl.len())
         .sort("prompt_id")
     )
-    intervals = {
-        name: bootstrap_mean(groups[name].to_numpy(), params.evaluate.bootstrap, _draws(params))._asdict() for name in ("best", "mean")
-    }
+    draws = _draws(groups.height, params)
+    intervals = {name: draws.mean(groups[name].to_numpy())._asdict() for name in ("best", "mean")}
     return intervals | {"prompts": groups.height, "group_size": int(groups["len"].to_numpy().max())}
 
 
@@ -370,8 +370,8 @@ def _write_json(path: Path, content: object) -> None:
         temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _draws(params: Params) -> np.random.Generator:
-    return seeding.generator(params.train.seed, "evaluate/bootstrap")
+def _draws(prompts: int, params: Params) -> Resamples:
+    return Resamples(prompts, params.evaluate.bootstrap, seeding.generator(params.train.seed, "evaluate/bootstrap"))
 
 
 def _listed(pool: NDArray[np.int64] | None) -> list[int] | None:
