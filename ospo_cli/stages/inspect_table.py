@@ -24,6 +24,7 @@ _PREPARED_TABLES = ("documents", "prompts", "qrels", "pools", "teacher_pairs")
 _CELL = 36
 _LINE = 120  # rows that need more are shown column by column
 _RECORD = 160
+_FEW = 5  # so many distinct texts are listed
 
 
 def inspect(
@@ -179,7 +180,8 @@ def _described(frame: pl.DataFrame, name: str) -> list[str]:
     elif dtype == pl.Boolean:
         told = f"{values.mean():.1%} true"
     else:
-        told = f"{values.n_unique():,} distinct"
+        distinct = values.drop_nulls().unique().sort().to_list() if values.n_unique() <= _FEW else []
+        told = ", ".join(_cell(value, 20) or "(empty)" for value in distinct) or f"{values.n_unique():,} distinct"
     nulls = values.null_count()
     return [visible(name, 60), kind, told + (f", {nulls:,} null" if nulls else "")]
 
