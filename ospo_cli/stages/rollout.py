@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,10 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
     if params.rollout.prompts == "headroom":
         values = parquet.read(layout.raw_query_values(), schemas.RAW_QUERY_VALUES, made_by="ospo score-queries")
     chosen = choose_prompts(prompts, values, params.rollout, params.train.seed, iteration)
+    if chosen.height < params.rollout.prompts_per_iteration:
+        sys.stderr.write(
+            f"rollout {iteration}: {chosen.height} prompts, all there are (rollout.prompts_per_iteration asks for {params.rollout.prompts_per_iteration})\n"
+        )
     made_by = f"ospo update --iter {iteration - 1}" if iteration > 1 else "ospo warm-start"
     policy = load_policy(layout.policy(iteration - 1), params.policy.threads, made_by=made_by)
     sampler = Sampler(policy)
@@ -87,7 +92,7 @@ def choose_prompts(
     """Return the train prompts of an iteration, in the order drawn.
 
     Each epoch is a permutation of its own, dealt out iteration by iteration; what is left at its end is too little for an iteration and
-    is left out, so that no prompt occurs twice in one iteration.
+    is left out, so that no prompt occurs twice in one iteration. Where there are fewer than prompts_per_iteration, all are taken.
 
     Args:
         prompts: table prompts.
@@ -97,7 +102,7 @@ def choose_prompts(
         iteration: from 1.
 
     Raises:
-        ParameterError: fewer prompts than prompts_per_iteration.
+        ParameterError: there is no prompt to take.
     """
     train = prompts.filter(pl.col("split") == "train").sort("prompt_id")
     if raw_query_values is not None:
@@ -107,15 +112,12 @@ def choose_prompts(
             how="semi",
             maintain_order="left",
         )
-    count = settings.prompts_per_iteration
-    if train.height < count:
-        kind = "headroom train prompts" if raw_query_values is not None else "train prompts"
+    if not train.height:
+        kind = "train prompts with headroom" if raw_query_values is not None else "train prompts"
         raise ParameterError(
-            "rollout.prompts_per_iteration",
-            f"there are fewer {kind}",
-            found=f"{count} of {train.height}",
-            expected=f"at most {train.height}",
+            "rollout", f"there are no {kind}", expected="at least one", remedy="see data/prepared/card.json for the splits"
         )
+    count = min(settings.prompts_per_iteration, train.height)
     per_epoch = train.height // count
     epoch, slot = divmod(iteration - 1, per_epoch)
     order = seeding.generator(seed, f"rollout prompts/epoch {epoch}").permutation(train.height)
