@@ -43,11 +43,23 @@ class InvertedIndex:
     Args:
         bags: terms of each document, in catalogue order.
         weigh: postings -> float64[entries], ≥ 0; a weight of 0 never retrieves.
+        split: the parts of a term, which then are the terms (each distinct term of the bags is split once).
     """
 
-    def __init__(self, bags: Iterable[Sequence[str]], weigh: Callable[[Postings], NDArray[np.float64]]) -> None:
-        self.vocabulary: dict[str, int] = {}
-        postings = _count(bags, self.vocabulary)
+    def __init__(
+        self,
+        bags: Iterable[Sequence[str]],
+        weigh: Callable[[Postings], NDArray[np.float64]],
+        split: Callable[[str], Sequence[str]] | None = None,
+    ) -> None:
+        words: dict[str, int] = {}
+        postings = _count(bags, words)
+        self.vocabulary = words
+        if split is not None:
+            self.vocabulary = {}
+            postings = _split(
+                postings, [[self.vocabulary.setdefault(part, len(self.vocabulary)) for part in split(word)] for word in words]
+            )
         self.count = len(postings.lengths)
         weights = np.rint(weigh(postings) / UNIT) * UNIT
         if not np.isfinite(weights).all():
@@ -242,6 +254,23 @@ def _count(bags: Iterable[Sequence[str]], vocabulary: dict[str, int]) -> Posting
     terms, documents = np.divmod(keys, len(sizes))
     document_counts = np.bincount(terms, minlength=len(vocabulary)).astype(np.float64)
     return Postings(terms, documents, frequencies.astype(np.float64), document_counts, lengths.astype(np.float64))
+
+
+def _split(postings: Postings, parts: list[list[int]]) -> Postings:
+    # Every posting becomes one per part of its term; those of the same part and document are added up.
+    count = len(postings.lengths)
+    starts = np.concatenate(([0], np.cumsum([len(found) for found in parts]))).astype(np.int64)
+    chosen, sizes = _slices(starts, postings.terms)
+    keys = np.fromiter(chain.from_iterable(parts), dtype=np.int64, count=int(starts[-1]))[chosen] * count + np.repeat(
+        postings.documents, sizes
+    )
+    frequencies = np.repeat(postings.frequencies, sizes)
+    order = np.argsort(keys, kind="stable")
+    keys, frequencies = keys[order], frequencies[order]
+    firsts = np.flatnonzero(np.diff(keys, prepend=-1))
+    terms, documents = np.divmod(keys[firsts], count)
+    lengths = np.bincount(postings.documents, weights=postings.frequencies * sizes, minlength=count).astype(np.float64)
+    return Postings(terms, documents, np.add.reduceat(frequencies, firsts), np.bincount(terms).astype(np.float64), lengths)
 
 
 def _slices(starts: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

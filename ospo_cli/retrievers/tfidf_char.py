@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,7 @@ class CharacterTfidf:
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:
         self.settings = settings
         self.fingerprint = catalogue.fingerprint("tfidf-char-1", SIZES, settings.query_terms)
-        self._grams: dict[str, list[str]] = {}
-        self.index = InvertedIndex((self._split(words(text)) for text in catalogue.texts), _weigh)
+        self.index = InvertedIndex(map(words, catalogue.texts), _weigh, split=_grams)
 
     def rank(self, queries: Sequence[str], pools: Sequence[NDArray[np.int64] | None], k: int) -> list[Ranking]:
         """Return the first k documents of each query within its pool; k = 0 is all."""
@@ -45,19 +45,14 @@ class CharacterTfidf:
 
     def _bag(self, query: str) -> list[int]:
         found = words(query)
-        return self.index.bag(self._split(sorted(set(found)) if self.settings.query_terms == "distinct" else found), distinct=False)
+        chosen = dict.fromkeys(found) if self.settings.query_terms == "distinct" else found
+        return self.index.bag([gram for word in chosen for gram in _grams(word)], distinct=False)
 
-    def _split(self, found: Sequence[str]) -> list[str]:
-        grams: list[str] = []
-        for word in found:
-            known = self._grams.get(word)
-            if known is None:
-                padded = f" {word} "
-                known = [padded[start : start + size] for size in SIZES for start in range(len(padded) - size + 1)]
-                if len(self._grams) < 1 << 18:
-                    self._grams[word] = known
-            grams += known
-        return grams
+
+@lru_cache(maxsize=1 << 16)
+def _grams(word: str) -> tuple[str, ...]:
+    padded = f" {word} "
+    return tuple(padded[start : start + size] for size in SIZES for start in range(len(padded) - size + 1))
 
 
 def _weigh(postings: Postings) -> NDArray[np.float64]:
