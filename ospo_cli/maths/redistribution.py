@@ -70,16 +70,13 @@ class TokenMap:
         return self.sum_of_row(self.length)
 
     @cached_property
-    def next_segment(self) -> Indices:
-        """[tokens] first segment (of any row) that starts behind each token."""
+    def place(self) -> Indices:
+        """[tokens] first segment of its row that each token touches, else the first behind it, else -1."""
         first_token = np.full(len(self.segment_row), len(self.token_row))
         np.minimum.at(first_token, self.overlap_segment, self.overlap_token)
-        return np.searchsorted(first_token, np.arange(len(self.token_row)), side="right")
-
-    @cached_property
-    def is_behind(self) -> Flags:
-        """[tokens] whether no segment of its row starts behind a token."""
-        return np.asarray(np.append(self.segment_row, -1)[self.next_segment] != self.token_row)
+        found = np.searchsorted(first_token, np.arange(len(self.token_row)))
+        np.minimum.at(found, self.overlap_token, self.overlap_segment)
+        return np.where(np.append(self.segment_row, -1)[found] == self.token_row, found, -1)
 
     def sum_of_row(self, of_segments: Values) -> Values:
         """Return [rows] sums of a quantity of segments."""
@@ -272,9 +269,9 @@ def _share_only(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[V
 def _potential(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
     """Prefix advantages, centred over the rollout group position by position, divided by Â's scale.
 
-    Under `outside: sequence` a token between segments gets what the next segment gets, one behind the last segment what is still to
-    come there (before the first that is Â): with Â itself, going on and ending would be measured from different baselines, and λ = 1
-    would be biased.
+    Under `outside: sequence` every token gets the value of its place as a whole: a token between segments what the next segment gets, one
+    behind the last segment what is still to come there (before the first that is Â). With Â itself, going on and ending would be measured
+    from different baselines, and λ = 1 would be biased.
     """
     if credit.prefix_advantage is None or credit.terminal is None:
         raise ValueError("the potential rule needs prefix advantages")
@@ -287,12 +284,10 @@ def _potential(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Va
     )
     centred = centred / credit.scale[place_row]
     inside, behind = centred[: len(tokens.segment_row)], centred[len(tokens.segment_row) :]
-    of_token = tokens.to_tokens(inside)
-    if settings.outside == "sequence":
-        padded = np.append(inside, 0.0)  # a token behind everything reads the pad, then is given its row's end
-        of_outside = np.where(tokens.is_behind, behind[tokens.token_row], padded[tokens.next_segment])
-        of_token = of_token + (1.0 - tokens.inside) * of_outside
-    return of_token, _no_case(tokens)
+    if settings.outside == "zero":
+        return tokens.to_tokens(inside), _no_case(tokens)
+    # Index -1 reads the pad, whose place the row's end takes.
+    return np.where(tokens.place >= 0, np.append(inside, 0.0)[tokens.place], behind[tokens.token_row]), _no_case(tokens)
 
 
 RULES: dict[str, Rule] = {

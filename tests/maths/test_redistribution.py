@@ -148,6 +148,24 @@ def test_potential_gives_a_token_between_segments_the_advantage_of_its_own_place
     assert zero == pytest.approx([0.0, 0.4, 0.0, 0.5, 0.0, -0.4, 0.0])
 
 
+def test_potential_gives_a_token_cut_by_a_border_the_advantage_of_the_first_segment_that_it_touches() -> None:
+    # The first token is half separator, the second holds the ends of both segments: either is one action, taken at one place.
+    tokens = TokenMap(
+        np.zeros(3, dtype=int), np.zeros(2, dtype=int), np.array([0, 1, 1, 2]), np.array([0, 0, 1, 1]), np.array([0.5, 0.4, 0.4, 1.0]), 1
+    )
+    other = token_map([[0, 1]])
+    both = TokenMap(
+        np.concatenate([tokens.token_row, other.token_row + 1]),
+        np.concatenate([tokens.segment_row, other.segment_row + 1]),
+        np.concatenate([tokens.overlap_token, other.overlap_token + 3]),
+        np.concatenate([tokens.overlap_segment, other.overlap_segment + 2]),
+        np.concatenate([tokens.overlap_weight, other.overlap_weight]),
+        2,
+    )
+    given_credit = credit([0.5, -0.5], [0, 0, 0, 0], prefix=[0.8, 0.5, 0.4, 0.1])
+    assert redistribute("potential", both, given_credit, Settings()).advantages == pytest.approx([0.2, 0.2, 0.2, -0.2, -0.2])
+
+
 def test_equal_shares_in_a_whole_group_add_nothing() -> None:
     tokens = token_map([[0, 1], [0, 1]])
     advantages = redistribute("group-additive", tokens, credit([1, -1], [0.1 + 0.2, 0.3, 0.3, 0.3]), Settings()).advantages

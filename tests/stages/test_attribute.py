@@ -192,6 +192,13 @@ def test_grpo_is_the_group_advantage_on_every_token() -> None:
     assert [set(row) for row in found] == [{np.float32(value)} for value in expected]
 
 
+@pytest.mark.parametrize("normalize", ["std", "none"])
+def test_potential_measures_the_first_token_as_grpo_does(normalize: str) -> None:
+    made = usual(finish="length")
+    first = [made.run(rule=rule, normalize=normalize).token_advantages["advantages"].list.first() for rule in ("potential", "uniform")]
+    assert first[0].to_numpy() == pytest.approx(first[1].to_numpy(), abs=1e-6)
+
+
 # Properties of every combination
 
 
