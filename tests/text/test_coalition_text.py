@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, settings
 
 from ospo_cli.text.coalition_text import coalition_text
-from ospo_cli.text.segments import segment
+from ospo_cli.text.segments import LEVELS, segment
 from ospo_cli.text.words import words
+from tests.text.hostile_texts import ANSWERS
 
 ANSWER = "navy, wool coat for men."
 SPANS = [(0, 4), (6, 10), (11, 15), (16, 23)]
@@ -40,10 +40,18 @@ def test_duplicated_phrases_are_two_players() -> None:
     assert coalition_text("red, red", [(0, 3), (5, 8)], [False, True]) == "red"
 
 
-@given(st.lists(st.sampled_from(["navy", "15.6", "usb-c", "é", "🔥", ",", ".", "for", "\n", " ", '"']), max_size=14).map(" ".join))
-def test_the_grand_coalition_has_all_words_of_the_answer(answer: str) -> None:
-    spans = [(span.start, span.end) for span in segment(answer, "phrase", 3)]
+@pytest.mark.parametrize("level", LEVELS)
+@settings(max_examples=60, deadline=None)
+@given(answer=ANSWERS)
+def test_the_grand_coalition_has_all_words_of_the_answer(level: str, answer: str) -> None:
+    spans = [(span.start, span.end) for span in segment(answer, level, 2)]
     assert words(coalition_text(answer, spans, [True] * len(spans))) == words(answer)
+
+
+@settings(max_examples=60, deadline=None)
+@given(answer=ANSWERS)
+def test_words_cut_apart_are_the_words_that_retrievers_count(answer: str) -> None:
+    assert [word for span in segment(answer, "word") for word in words(answer[span.start : span.end])] == words(answer)
 
 
 def test_marks_and_spans_must_match() -> None:
