@@ -18,6 +18,8 @@ UNIT = 2.0**-30
 LARGEST_SCORE = 2.0**22
 # Most cells of a table that a batch of queries shares (16 MiB).
 DENSE_CELLS = 1 << 21
+# Beyond so many candidates scores are kept for the whole catalogue.
+LARGEST_SMALL_POOL = 1000
 # A term of more than one in so many documents is added as a dense row.
 DENSE_SHARE = 12
 
@@ -106,8 +108,9 @@ class InvertedIndex:
         if longest * self.largest_weight >= LARGEST_SCORE:
             raise RetrievalError("query", "too many words", found=longest, expected=f"at most {int(LARGEST_SCORE / self.largest_weight)}")
         if pool is None:
-            return self._walk(bags, k)
-        return self._multiply(bags, candidates(pool, self.count), k)
+            return self._walk(bags, None, k)
+        pool = candidates(pool, self.count)
+        return self._walk(bags, pool, k) if len(pool) > LARGEST_SMALL_POOL else self._multiply(bags, pool, k)
 
     def _multiply(self, bags: Sequence[Sequence[int]], pool: NDArray[np.int64], k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         # A pool is small: occurrences[bags, terms] @ weights[terms, documents].
@@ -137,11 +140,15 @@ class InvertedIndex:
         best, best_scores = best_columns(scores, width)
         return np.where(best_scores > 0, pool[best], -1), best_scores
 
-    def _walk(self, bags: Sequence[Sequence[int]], k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def _walk(self, bags: Sequence[Sequence[int]], pool: NDArray[np.int64] | None, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         # One array of scores; from bag to bag only the terms that differ are taken off and put on, which is exact. Bags in the order
         # of their terms share prefixes: windows of one answer that start at the same segment follow each other. A bag's k-th score
         # is at least that of any part of it, so that few documents have to be looked at.
         rankings: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = [(np.zeros(0, dtype=np.int64), np.zeros(0))] * len(bags)
+        is_candidate = np.ones(self.count, dtype=bool)
+        if pool is not None:
+            is_candidate[:] = False
+            is_candidate[pool] = True
         scores = np.zeros(self.count)
         path: list[int] = []
         floors = [0.0]
@@ -164,12 +171,14 @@ class InvertedIndex:
             for term in bag[shared:]:
                 self._add(scores, term)
                 path.append(term)
-                floors.append(max(floors[-1], self._kth_weight(term, k)))
+                floors.append(max(floors[-1], self._kth_weight(term, k) if pool is None else 0.0))
             found = (scores >= floors[-1] if floors[-1] > 0 else scores).nonzero()[0]
+            if pool is not None:
+                found = found[is_candidate[found]]
             values = scores[found]
             if k and len(found) > 8 * k:
-                is_candidate = values >= np.partition(values, len(values) - k)[len(values) - k]
-                found, values = found[is_candidate], values[is_candidate]
+                is_high = values >= np.partition(values, len(values) - k)[len(values) - k]
+                found, values = found[is_high], values[is_high]
             order = np.argsort(-values, kind="stable")[: k or None]
             rankings[position] = found[order], values[order]
             if k and len(order) == k:

@@ -86,6 +86,15 @@ def test_a_batch_that_is_too_wide_for_one_table_gives_what_small_ones_give(monke
     assert [array.tolist() for array in ENGINE.rank_coalitions(queries, np.arange(COUNT), 10)] == expected
 
 
+@pytest.mark.parametrize("k", [0, 1, 10])
+@pytest.mark.parametrize("pool", [np.arange(COUNT), np.arange(1, COUNT, 3)])
+def test_large_pools_are_ranked_as_small_ones_are(monkeypatch, pool, k):
+    queries = random_queries(18, 60)
+    expected = [ranking.documents.tolist() for ranking in ENGINE.rank(queries, [pool] * 60, k)]
+    monkeypatch.setattr("ospo_cli.retrievers.inverted_index.LARGEST_SMALL_POOL", 0)
+    assert [ranking.documents.tolist() for ranking in ENGINE.rank(queries, [pool] * 60, k)] == expected
+
+
 def test_best_columns_order_by_score_then_column():
     rng = np.random.default_rng(17)
     table = rng.integers(0, 6, size=(200, 37)) * 0.25
