@@ -99,7 +99,9 @@ class WarmStart:
     warmup_steps: int = parameter(20, "steps over which the learning rate rises", minimum=0)
     weight_decay: float = parameter(0.0, "AdamW's weight decay", minimum=0)
     max_gradient_norm: float = parameter(1.0, "gradient clipping; 0 never clips", minimum=0)
-    title_characters: int = parameter(45, "longest title that is given as an answer, in whole words (teacher: judgments)", minimum=1)
+    title_characters: int = parameter(45, "longest title or entry in an answer, in whole words (teacher: judgments)", minimum=1)
+    title_fields: list[str] = parameter([], "text fields whose first entries, split at commas, follow the title (teacher: judgments)")
+    value_tolerance: float = parameter(0.05, "loss of value accepted to name a document that is relevant to more prompts (teacher: judgments)", minimum=0)
 
 
 @dataclass(frozen=True)

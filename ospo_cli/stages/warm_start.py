@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,31 +116,61 @@ def warm_start(policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame,
     }
 
 
-def judged_titles(
+def judged_answers(
     prompts: pl.DataFrame, documents: pl.DataFrame, qrels: pl.DataFrame, reward: JudgedReward, params: parameters.Params
 ) -> pl.DataFrame:
-    """Return teacher pairs that name a relevant document: the title that earns most, composed with the query as the reward does.
+    """Return teacher pairs that name a relevant document: its title, then the first entries of `warm_start.title_fields`.
 
-    Titles are cut to whole words within `warm_start.title_characters`. Of titles that earn the same the shorter, then the first in
-    the alphabet. Prompts without a relevant document that has a title get no pair.
+    Which document helps most depends on the whole list of judgments and can hardly be learned from a query; so of the documents whose
+    answer earns nearly as much as the best (within `warm_start.value_tolerance`) the one that is relevant to most of the train prompts is
+    named, then the better, then the shorter answer, then the first in the alphabet. Prompts without a relevant document that has a
+    title get no pair.
+
+    Args:
+        prompts: rows of table prompts that get pairs.
+        documents: table documents.
+        qrels: judgments of train prompts alone: how often a document is relevant is counted over all of them.
+        reward: composes an answer with the query and scores it.
+        params: section warm_start.
     """
-    limit = params.warm_start.title_characters
-    titles = {doc_id: whole_words(title, limit) for doc_id, title in documents.select("doc_id", "title").iter_rows()}
-    relevant = qrels.filter(pl.col("relevance") > 0).join(prompts.select("prompt_id"), on="prompt_id", how="semi")
-    rows = sorted(
-        {(prompt_id, titles[doc_id]) for prompt_id, doc_id in relevant.select("prompt_id", "doc_id").iter_rows() if titles[doc_id]}
-    )
+    settings = params.warm_start
+    answers = _answers(documents, settings)
+    relevant = qrels.filter(pl.col("relevance") > 0)
+    counts = dict(relevant.group_by("doc_id").len().iter_rows())
+    popularity: dict[str, int] = {}
+    for doc_id, count in counts.items():
+        popularity[answers[doc_id]] = max(count, popularity.get(answers[doc_id], 0))
+    asked = relevant.join(prompts.select("prompt_id"), on="prompt_id", how="semi").select("prompt_id", "doc_id")
+    rows = sorted({(prompt_id, answers[doc_id]) for prompt_id, doc_id in asked.iter_rows() if answers[doc_id]})
     if not rows:
         raise ParameterError(
             "warm_start.teacher", "no train prompt has a relevant document with a title", found="judgments", expected="source, file or none"
         )
-    values = reward.values([prompt_id for prompt_id, _ in rows], [reward.compose(prompt_id, title) for prompt_id, title in rows])
-    best: dict[str, tuple[float, int, str]] = {}
-    for (prompt_id, title), value in zip(rows, values, strict=True):
-        rank = (-float(value), len(title), title)
-        best[prompt_id] = min(best.get(prompt_id, rank), rank)
-    pairs = [(prompt_id, 0, f"<answer>{title}</answer>") for prompt_id, (_, _, title) in sorted(best.items())]
+    values = reward.values([prompt_id for prompt_id, _ in rows], [reward.compose(prompt_id, answer) for prompt_id, answer in rows])
+    candidates: dict[str, list[tuple[float, str]]] = {}
+    for (prompt_id, answer), value in zip(rows, values.tolist(), strict=True):
+        candidates.setdefault(prompt_id, []).append((value, answer))
+    pairs = []
+    for prompt_id, found in sorted(candidates.items()):
+        enough = max(value for value, _ in found) - settings.value_tolerance
+        kept = [(-popularity[answer], -value, len(answer), answer) for value, answer in found if value >= enough]
+        pairs.append((prompt_id, 0, f"<answer>{min(kept)[-1]}</answer>"))
     return pl.DataFrame(pairs, schema=schemas.TEACHER_PAIRS.schema, orient="row")
+
+
+def _answers(documents: pl.DataFrame, settings: parameters.WarmStart) -> dict[str, str]:
+    missing = [name for name in settings.title_fields if name not in documents.columns]
+    if missing:
+        raise ParameterError("warm_start.title_fields", "no such text field", found=missing[0], expected=", ".join(documents.columns[1:]))
+    answers = {}
+    for row in documents.select("doc_id", "title", *settings.title_fields).iter_rows():
+        entries = [whole_words(_BRACKETS.sub(" ", entry.split(",")[0]), settings.title_characters) for entry in row[2:]]
+        title = whole_words(row[1], settings.title_characters)
+        answers[row[0]] = ", ".join(dict.fromkeys(entry for entry in (title, *entries) if entry)) if title else ""
+    return answers
+
+
+_BRACKETS = re.compile(r"\([^()]*\)")
 
 
 def whole_words(text: str, limit: int) -> str:
@@ -213,12 +244,13 @@ def _judged_pairs(layout: Layout, params: parameters.Params, prompts: pl.DataFra
     qrels = parquet.read(layout.prepared("qrels.parquet"), schemas.QRELS, made_by=MADE_BY)
     pools = parquet.read(layout.prepared("pools.parquet"), schemas.POOLS, made_by=MADE_BY)
     train = prompts.filter(pl.col("split") == "train").sort("prompt_id")
+    known = qrels.join(train.select("prompt_id"), on="prompt_id", how="semi")
     # No more prompts than the training can see: scoring titles takes time.
     needed = min(train.height, params.warm_start.steps * params.warm_start.batch_size)
     order = seeding.generator(params.train.seed, "warm start prompts").permutation(train.height)[:needed]
     train = train[order.tolist()]
-    reward = JudgedReward(documents, prompts, qrels, pools, params)
-    return judged_titles(train, documents, qrels, reward, params)
+    reward = JudgedReward(documents, prompts, qrels, pools, params, cache=layout.cache)
+    return judged_answers(train, documents, known, reward, params)
 
 
 def _tokenizer_texts(layout: Layout, prompts: pl.DataFrame, pairs: pl.DataFrame) -> list[str]:

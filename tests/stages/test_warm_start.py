@@ -11,7 +11,7 @@ from ospo_cli.layout import Layout
 from ospo_cli.policies import supervised
 from ospo_cli.policies.training_state import Training
 from ospo_cli.stages import rollout, warm_start
-from ospo_cli.stages.warm_start import judged_titles, whole_words
+from ospo_cli.stages.warm_start import judged_answers, whole_words
 from tests.policies.tiny import folder_bytes, tiny_params, write_prepared, write_tiny_policy
 
 
@@ -142,24 +142,40 @@ class WordOverlap:
         return np.array([len(set(query.split()[1:]) & set(self.wanted.split())) / 4 for query in queries])
 
 
-def titles_for(titles, wanted, limit=45):
-    documents = pl.DataFrame([(f"d{i}", title, "") for i, title in enumerate(titles)], schema=schemas.DOCUMENTS.schema, orient="row")
-    qrels = pl.DataFrame([("p", f"d{i}", 1.0) for i in range(len(titles))], schema=schemas.QRELS.schema, orient="row")
+def answers_for(titles, wanted, also_relevant=(), **settings):
+    schema = {**schemas.DOCUMENTS.schema, "year": pl.String}
+    documents = pl.DataFrame([(f"d{i}", title, "", f"{1990 + i} (est.), x") for i, title in enumerate(titles)], schema=schema, orient="row")
+    judged = [("p", f"d{i}", 1.0) for i in range(len(titles))] + [("other", f"d{i}", 1.0) for i in also_relevant]
+    qrels = pl.DataFrame(judged, schema=schemas.QRELS.schema, orient="row")
     prompts = pl.DataFrame([("p", "train", "query", [], "query")], schema=schemas.PROMPTS.schema, orient="row")
-    params = tiny_params(warm_start={"title_characters": limit})
-    return judged_titles(prompts, documents, qrels, WordOverlap(wanted), params)["completion"].to_list()
+    return judged_answers(prompts, documents, qrels, WordOverlap(wanted), tiny_params(warm_start=settings))["completion"].to_list()
 
 
 def test_the_teacher_names_the_title_that_earns_most():
-    assert titles_for(["the red coat", "the two towers", "boots"], "the two towers") == ["<answer>the two towers</answer>"]
+    assert answers_for(["the red coat", "the two towers", "boots"], "the two towers") == ["<answer>the two towers</answer>"]
 
 
 def test_of_titles_that_earn_the_same_the_shorter_is_named():
-    assert titles_for(["towers of the world", "towers"], "towers") == ["<answer>towers</answer>"]
+    assert answers_for(["towers of the world", "towers"], "towers") == ["<answer>towers</answer>"]
 
 
 def test_titles_are_cut_to_whole_words():
-    assert titles_for(["the lord of the rings"], "x", limit=13) == ["<answer>the lord of</answer>"]
+    assert answers_for(["the lord of the rings"], "x", title_characters=13) == ["<answer>the lord of</answer>"]
+
+
+def test_a_document_relevant_to_more_prompts_is_named_where_little_is_lost():
+    titles, wanted = ["red wool coat", "red coat"], "red wool coat"
+    assert answers_for(titles, wanted, also_relevant=[1], value_tolerance=0.3) == ["<answer>red coat</answer>"]
+    assert answers_for(titles, wanted, also_relevant=[1], value_tolerance=0.2) == ["<answer>red wool coat</answer>"]
+
+
+def test_first_entries_of_further_fields_follow_the_title_without_brackets():
+    assert answers_for(["boots", "coat"], "coat", title_fields=["year"]) == ["<answer>coat, 1991</answer>"]
+
+
+def test_an_unknown_field_lists_the_fields():
+    with pytest.raises(ParameterError, match=r"found director, expected title, category, year"):
+        answers_for(["boots"], "boots", title_fields=["director"])
 
 
 @pytest.mark.parametrize(
