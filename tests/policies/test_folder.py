@@ -94,14 +94,19 @@ def test_a_failure_leaves_the_old_folder_and_nothing_else(tmp_path):
     target = tmp_path / "policy"
     target.mkdir()
     (target / "old").write_text("old")
-    with pytest.raises(ZeroDivisionError), folders.replacing_folder(target) as temporary:
-        (temporary / "new").write_text("half")
-        _ = 1 / 0
+
+    def write_and_fail():
+        with folders.replacing_folder(target) as temporary:
+            (temporary / "new").write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_and_fail()
     assert folder_bytes(tmp_path) == {"policy/old": b"old"}
 
 
 def test_a_full_disk_is_one_line_with_a_remedy(tmp_path):
-    with pytest.raises(PolicyError, match="cannot be written.*No space left.*free space"), folders.replacing_folder(tmp_path / "policy"):
+    with pytest.raises(PolicyError, match=r"cannot be written.*No space left.*free space"), folders.replacing_folder(tmp_path / "policy"):
         raise OSError(28, "No space left on device")
     assert folder_bytes(tmp_path) == {}
 

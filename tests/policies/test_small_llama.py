@@ -32,5 +32,5 @@ def test_special_tokens_in_a_message_stay_text(tmp_path):
 
 
 def test_sizes_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(ParameterError, match="policy.hidden_size"):
+    with pytest.raises(ParameterError, match=r"policy.hidden_size"):
         write_small_llama(TEXTS, tiny_params(policy={"heads": 3}).policy, 0, tmp_path)

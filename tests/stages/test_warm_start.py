@@ -125,7 +125,7 @@ def test_missing_pairs_and_prompts_are_named(tmp_path):
 def test_a_source_without_pairs_says_what_to_set(tmp_path):
     layout = write_prepared(tmp_path)
     parquet.write(schemas.TEACHER_PAIRS.empty(), layout.prepared("teacher_pairs.parquet"), schemas.TEACHER_PAIRS)
-    with pytest.raises(TableError, match="warm_start.teacher"):
+    with pytest.raises(TableError, match=r"warm_start.teacher"):
         warm_start.execute(layout, tiny_params())
 
 
