@@ -134,7 +134,7 @@ class ScoreCoalitions:
     metric: str = parameter("ndcg@10", "ndcg@K, ndcg@pool, mrr or recall@K")
     composition: str = parameter("replace", "replace: the answer is the query; append: raw query + answer", choices=("replace", "append"))
     empty_value: str = parameter("zero", "v of the empty coalition under replace: zero or query (the raw query's value)", choices=("zero", "query"))
-    families: list[str] = parameter(["contiguous", "prefix", "leave-one-out"], "coalitions that are evaluated")
+    families: list[str] = parameter(["contiguous", "prefix", "leave-one-out"], "coalitions that are evaluated", choices=("contiguous", "prefix", "leave-one-out", "powerset"))
     contiguous_width: int = parameter(32, "widest window of the contiguous family", minimum=1)
     contiguous_cap: int = parameter(0, "most coalitions per rollout of the contiguous family (M); 0 is no cap", minimum=0)
     retrieval_weight: float = parameter(1.0, "weight of the retrieval metric")
@@ -314,7 +314,7 @@ def _value(where: str, hint: Any, metadata: typing.Mapping[str, Any], value: Any
     low, high, choices = metadata.get("minimum"), metadata.get("maximum"), metadata.get("choices")
     if number and ((low is not None and value < low) or (high is not None and value > high)):
         raise ParameterError(where, "out of range", found=value, expected=_allowed(metadata))
-    if choices and value not in choices:
+    if choices and any(item not in choices for item in (value if isinstance(value, list) else [value])):
         raise ParameterError(where, "unknown value", found=value, expected=_allowed(metadata))
     return value
 

@@ -67,3 +67,8 @@ def test_a_doubled_key_is_refused(tmp_path):
 
 def test_every_parameter_has_a_meaning():
     assert all(row["meaning"] for row in params.describe())
+
+
+def test_an_unknown_item_of_a_list_is_refused():
+    with pytest.raises(ParameterError, match="families: unknown value.*expected contiguous, prefix"):
+        params.from_mapping(changed("score_coalitions", "families", ["contiguous", "prefixes"]))

@@ -133,7 +133,7 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
         return Node(
             stage, iteration, (*of(iteration, "rollouts.parquet", "segments.parquet", "rewards.parquet", "coalition_values.parquet"), behavior),
             of(iteration, "attributions.parquet", "token_advantages.parquet"), of(iteration, "attribute_metrics.json"),
-            ("train.seed", "attribute", "score_coalitions.format_weight"),
+            ("train.seed", "attribute", *(f"score_coalitions.{name}" for name in ("format_weight", "contiguous_width", "contiguous_cap"))),
         )  # fmt: skip
     if stage == "update":
         reference = (str(layout.policy(0)),) if params.update.kl_weight > 0 and iteration > 1 else ()
