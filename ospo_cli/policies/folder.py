@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +222,13 @@ _DECIDING = ("config.json", "generation_config.json", "adapter_config.json", "to
 
 
 def file_hash(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file."""
+    """Return the SHA-256 (hex) of a file; read once per process as long as the file stays the same."""
+    state = path.stat()
+    return _file_hash(path, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _file_hash(path: Path, inode: int, size: int, modified: int) -> str:
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -25,6 +25,9 @@ CONTEXT_LENGTH = 2048
 
 def write_small_llama(texts: Iterable[str], policy: Policy, seed: int, folder: Path) -> None:
     """Write a model folder: tokenizer trained on `texts`, Llama with the sizes of `policy`, weights from `seed`."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     tokenizer = train_tokenizer(texts, policy.vocabulary_size)
     model = build_model(policy, len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, seed)
     tokenizer.save_pretrained(folder)
