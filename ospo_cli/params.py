@@ -92,7 +92,7 @@ class WarmStart:
 
     teacher: str = parameter("source", "pairs: source (made by prepare-data), judgments (made here), file, or none (copy the base)", choices=("source", "judgments", "file", "none"))
     pairs_file: str = parameter("", "Parquet of prompt_id and completion (teacher: file)")
-    steps: int = parameter(600, "optimiser steps", minimum=0)
+    steps: int = parameter(900, "optimiser steps", minimum=0)
     batch_size: int = parameter(32, "pairs per step", minimum=1)
     learning_rate: float = parameter(3e-3, "peak of AdamW's learning rate", minimum=0)
     schedule: str = parameter("cosine", "fall of the learning rate after its rise: cosine, linear or constant", choices=("cosine", "linear", "constant"))
@@ -108,7 +108,7 @@ class WarmStart:
 class Rollout:
     """Sampling of completions."""
 
-    prompts_per_iteration: int = parameter(128, "prompts drawn from train for each iteration", minimum=1)
+    prompts_per_iteration: int = parameter(384, "prompts drawn from train for each iteration", minimum=1)
     group_size: int = parameter(8, "completions per prompt, G", minimum=1)
     temperature: float = parameter(1.0, "softmax temperature", minimum=0.01)
     max_new_tokens: int = parameter(48, "cap of the completion's length in tokens, end token included", minimum=1)

@@ -38,8 +38,8 @@ POOL_SIZE = 100
 POOL_NEAR_MISSES = 60
 
 # The teacher is imperfect on purpose: what it leaves out or says wrongly is what reinforcement can find.
-TEACHER_READS_HISTORY = 0.4
-TEACHER_NAMES_TASTE = 0.85  # of those answers for which it has read the history
+TEACHER_READS_HISTORY = 0.33
+TEACHER_NAMES_TASTE = 0.9  # of those answers for which it has read the history
 TEACHER_NAMES_STATED = 0.8
 TEACHER_KEEPS_USER_WORD = 0.35
 TEACHER_ERRS = 0.04
@@ -220,7 +220,7 @@ def _query(product: np.ndarray, attributes: Sequence[str], random: np.random.Gen
 
 
 def _history(products: np.ndarray, target: int, random: np.random.Generator) -> list[int]:
-    """Return 3-5 other products that share two or three of the taste's values; empty if these are not each the most frequent."""
+    """Return 3-5 other products that share two or three of the taste's values; empty unless each of these leads by two."""
     taste = products[target, _TASTE_COLUMNS]
     shared = (products[:, _TASTE_COLUMNS] == taste).sum(axis=1)
     shared[target] = 0
@@ -231,7 +231,7 @@ def _history(products: np.ndarray, target: int, random: np.random.Generator) -> 
     history = [int(item) for item in random.choice(candidates, size=count, replace=False)]
     for column, wanted in zip(_TASTE_COLUMNS, taste, strict=True):
         frequency = np.bincount(products[history, column], minlength=wanted + 1)
-        if (frequency >= frequency[wanted]).sum() > 1 or frequency[wanted] < 2:
+        if frequency[wanted] < max(frequency[:wanted].max(initial=0), frequency[wanted + 1 :].max(initial=0)) + 2:
             return []
     return history
 
