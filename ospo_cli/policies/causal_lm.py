@@ -13,6 +13,8 @@ from ospo_cli.errors import PolicyError
 from ospo_cli.maths import seeding
 from ospo_cli.policies.folder import LoadedPolicy
 
+OPEN_SHARE = 15 / 16
+
 
 @dataclass(frozen=True)
 class SampledRow:
@@ -96,28 +98,34 @@ class Sampler:
         self.decoder.select(owner)
         tokens = torch.full((len(names), max_new_tokens), -1, dtype=torch.int64)
         logprobs = torch.zeros((len(names), max_new_tokens), dtype=torch.float32)
-        alive = torch.arange(len(names))
+        # Rows of the batch: which completion each is, and whether it still goes on. Finished ones are dropped in lots, since dropping
+        # copies the cache.
+        rows = torch.arange(len(names))
+        is_open = torch.ones(len(names), dtype=torch.bool)
         for position in range(max_new_tokens):
-            token, logprob = draw(logits, temperature, None if greedy else draws[alive.to(draws.device), position])
-            if not bool(torch.isfinite(logprob).all()):
-                bad = int(torch.nonzero(~torch.isfinite(logprob))[0, 0])
+            found = draw(logits, temperature, None if greedy else draws[rows.to(draws.device), position])
+            token, logprob = found[0].cpu(), found[1].cpu()
+            if not bool(torch.isfinite(logprob[is_open]).all()):
+                bad = int(rows[is_open & ~torch.isfinite(logprob)][0])
                 raise PolicyError(
                     self.policy.folder,
-                    f"the model gives NaN or infinite logits for {names[int(alive[bad])]} at position {position}",
+                    f"the model gives NaN or infinite logits for {names[bad]} at position {position}",
                     remedy="train again with a lower learning rate",
                 )
-            tokens[alive, position], logprobs[alive, position] = token.cpu(), logprob.cpu()
-            going = torch.nonzero(token != self.policy.end_token_id)[:, 0]
-            if position + 1 == max_new_tokens or len(going) == 0:
+            tokens[rows[is_open], position], logprobs[rows[is_open], position] = token[is_open], logprob[is_open]
+            is_open &= token != self.policy.end_token_id
+            going = int(is_open.sum())
+            if position + 1 == max_new_tokens or going == 0:
                 break
-            if len(going) < len(token):
-                self.decoder.select(going)
-                alive, token = alive[going.cpu()], token[going]
-            logits = self.decoder.step(token)
+            if going <= len(rows) * OPEN_SHARE:
+                kept = torch.nonzero(is_open)[:, 0]
+                self.decoder.select(kept.to(self.policy.device))
+                rows, token, is_open = rows[kept], token[kept], is_open[kept]
+            logits = self.decoder.step(token.to(self.policy.device))
         self.decoder.clear()
-        rows = [self._row(ids, values) for ids, values in zip(tokens.tolist(), logprobs.tolist(), strict=True)]
+        made = [self._row(ids, values) for ids, values in zip(tokens.tolist(), logprobs.tolist(), strict=True)]
         ends = np.cumsum([len(group) for group in row_ids])
-        return [rows[end - len(group) : end] for end, group in zip(ends.tolist(), row_ids, strict=True)]
+        return [made[end - len(group) : end] for end, group in zip(ends.tolist(), row_ids, strict=True)]
 
     def _row(self, ids: list[int], logprobs: list[float]) -> SampledRow:
         length = ids.index(-1) if -1 in ids else len(ids)
@@ -149,13 +157,13 @@ class HuggingFaceDecoder:
 
     def prefill(self, prompts: Sequence[Sequence[int]], pad: int, device: torch.device, max_new_tokens: int) -> torch.Tensor:
         """Read the prompts; return the logits [prompts, vocabulary] of the first new token."""
-        from transformers import DynamicCache
+        from ospo_cli.policies.roomy_cache import roomy_cache
 
         width = max(len(prompt) for prompt in prompts)
         ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
         self.mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
         positions = (self.mask.cumsum(1) - 1).clamp_(min=0)
-        self.cache = DynamicCache(config=self.model.config)
+        self.cache = roomy_cache(self.model.config, width + max_new_tokens)
         output = self.model(
             input_ids=ids, attention_mask=self.mask, position_ids=positions, past_key_values=self.cache, use_cache=True, logits_to_keep=1
         )
