@@ -248,7 +248,9 @@ def _policy_completions(prompts: pl.DataFrame, folders: Sequence[Path], layout: 
         content = content_hash(folder)
         for decoding, samples in decodings.items():
             temperature = params.rollout.temperature if decoding == "sampled" else None
-            sampling = [decoding, samples, temperature, params.rollout.max_new_tokens, params.train.seed, params.policy.threads]
+            sampling = [decoding, samples, temperature, params.rollout.max_new_tokens, params.train.seed]
+            # Batches and threads change sums in their last bits, and so now and then a draw.
+            sampling += [params.rollout.batch_size, params.policy.threads]
             for part in prompts.select("prompt_id", "prompt").iter_slices(_PROMPTS_PER_SHARD):
                 key = content_key("evaluate.completions 1", content, sampling, part.rows())
                 shards.append(Shard(key, part.height * samples, (policy_name(iteration), folder, decoding, samples, part)))
