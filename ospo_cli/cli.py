@@ -38,9 +38,15 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         place = error.filename or "file system"
-        _fail(OspoError(place, "the system refused", found=error.strerror or error, remedy="mend that, then run the same command again").line())
+        _fail(
+            OspoError(
+                place, "the system refused", found=error.strerror or error, remedy="mend that, then run the same command again"
+            ).line()
+        )
     except MemoryError:
-        _fail(OspoError("memory", "not enough", remedy="use a smaller batch size (rollout.batch_size, update.tokens_per_micro_batch)").line())
+        _fail(
+            OspoError("memory", "not enough", remedy="use a smaller batch size (rollout.batch_size, update.tokens_per_micro_batch)").line()
+        )
 
 
 def _fail(line: str, status: int = 1) -> None:

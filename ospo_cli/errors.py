@@ -14,9 +14,7 @@ class OspoError(Exception):
         remedy: what to do or run next.
     """
 
-    def __init__(
-        self, where: object, problem: str, *, found: object = None, expected: object = None, remedy: str | None = None
-    ) -> None:
+    def __init__(self, where: object, problem: str, *, found: object = None, expected: object = None, remedy: str | None = None) -> None:
         self.where, self.problem = str(where), problem
         self.found, self.expected, self.remedy = found, expected, remedy
         super().__init__(self.line())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -63,12 +64,18 @@ class PrepareData:
     pool_random: int = parameter(20, "random negatives", minimum=0)
     dev_share: float = parameter(0.1, "share of queries for dev, where the source has no such split", minimum=0, maximum=0.9)
     test_share: float = parameter(0.1, "share of queries for test, where the source has no such split", minimum=0, maximum=0.9)
-    near_duplicate: float = parameter(0.85, "two queries of different splits this similar (Jaccard index of their character trigrams) leak", minimum=0.5, maximum=1)
+    near_duplicate: float = parameter(
+        0.85, "two queries of different splits this similar (Jaccard index of their character trigrams) leak", minimum=0.5, maximum=1
+    )
     max_prompts: int = parameter(0, "prompts kept per split, by seed; 0 keeps all", minimum=0)
-    relevant_minimum: int = parameter(1, "prompts are kept with at least so many documents of the data set's highest gain, or any gain where this is 1", minimum=1)
+    relevant_minimum: int = parameter(
+        1, "prompts are kept with at least so many documents of the data set's highest gain, or any gain where this is 1", minimum=1
+    )
     relevant_maximum: int = parameter(0, "and with at most so many; 0 is no limit", minimum=0)
     columns: dict[str, str] = parameter({}, "own column names, layout's name -> name in the files (source: tables)")
-    gains: dict[str, float] = parameter({}, "gain of a judgment's label, over the source's own (esci: E 1, S .1, C .01, I 0; wands: Exact 1, Partial .5, Irrelevant 0)")
+    gains: dict[str, float] = parameter(
+        {}, "gain of a judgment's label, over the source's own (esci: E 1, S .1, C .01, I 0; wands: Exact 1, Partial .5, Irrelevant 0)"
+    )
     locale: str = parameter("us", "marketplace kept (source: esci)")
     small_version: bool = parameter(True, "keep only the reduced set of difficult queries, which task 1 is about (source: esci)")
     history_length: int = parameter(5, "past purchases in a prompt (source: hm)", minimum=1)
@@ -82,7 +89,9 @@ class Retrieval:
     k1: float = parameter(1.2, "saturation of term frequency in BM25", minimum=0)
     b: float = parameter(0.75, "length normalisation of BM25", minimum=0, maximum=1)
     idf: str = parameter("lucene", "inverse document frequency of BM25", choices=("lucene", "robertson", "atire"))
-    query_terms: str = parameter("distinct", "distinct: a repeated query word counts once; counted: the textbook sum", choices=("distinct", "counted"))
+    query_terms: str = parameter(
+        "distinct", "distinct: a repeated query word counts once; counted: the textbook sum", choices=("distinct", "counted")
+    )
     fields: list[str] = parameter([], "text fields that are indexed; empty: all")
 
 
@@ -90,18 +99,26 @@ class Retrieval:
 class WarmStart:
     """Supervised start of the policy."""
 
-    teacher: str = parameter("source", "pairs: source (made by prepare-data), judgments (made here), file, or none (copy the base)", choices=("source", "judgments", "file", "none"))
+    teacher: str = parameter(
+        "source",
+        "pairs: source (made by prepare-data), judgments (made here), file, or none (copy the base)",
+        choices=("source", "judgments", "file", "none"),
+    )
     pairs_file: str = parameter("", "Parquet of prompt_id and completion (teacher: file)")
     steps: int = parameter(900, "optimiser steps", minimum=0)
     batch_size: int = parameter(32, "pairs per step", minimum=1)
     learning_rate: float = parameter(3e-3, "peak of AdamW's learning rate", minimum=0)
-    schedule: str = parameter("cosine", "fall of the learning rate after its rise: cosine, linear or constant", choices=("cosine", "linear", "constant"))
+    schedule: str = parameter(
+        "cosine", "fall of the learning rate after its rise: cosine, linear or constant", choices=("cosine", "linear", "constant")
+    )
     warmup_steps: int = parameter(20, "steps over which the learning rate rises", minimum=0)
     weight_decay: float = parameter(0.0, "AdamW's weight decay", minimum=0)
     max_gradient_norm: float = parameter(1.0, "gradient clipping; 0 never clips", minimum=0)
     title_characters: int = parameter(45, "longest title or entry in an answer, in whole words (teacher: judgments)", minimum=1)
     title_fields: list[str] = parameter([], "text fields whose first entries, split at commas, follow the title (teacher: judgments)")
-    value_tolerance: float = parameter(0.05, "loss of value accepted to name a document that is relevant to more prompts (teacher: judgments)", minimum=0)
+    value_tolerance: float = parameter(
+        0.05, "loss of value accepted to name a document that is relevant to more prompts (teacher: judgments)", minimum=0
+    )
 
 
 @dataclass(frozen=True)
@@ -113,7 +130,9 @@ class Rollout:
     temperature: float = parameter(1.0, "softmax temperature", minimum=0.01)
     max_new_tokens: int = parameter(48, "cap of the completion's length in tokens, end token included", minimum=1)
     batch_size: int = parameter(256, "completions sampled at once; changes no result", minimum=1)
-    prompts: str = parameter("all", "all, or headroom (raw query's value below headroom_max; a change of reward then samples again)", choices=("all", "headroom"))
+    prompts: str = parameter(
+        "all", "all, or headroom (raw query's value below headroom_max; a change of reward then samples again)", choices=("all", "headroom")
+    )
     headroom_max: float = parameter(0.95, "largest raw-query value of a headroom prompt", minimum=0, maximum=1)
 
 
@@ -133,8 +152,14 @@ class ScoreCoalitions:
     retriever: str = parameter("bm25", "search engine of the reward")
     metric: str = parameter("ndcg@10", "ndcg@K, ndcg@pool, mrr or recall@K")
     composition: str = parameter("replace", "replace: the answer is the query; append: raw query + answer", choices=("replace", "append"))
-    empty_value: str = parameter("zero", "v of the empty coalition under replace: zero or query (the raw query's value)", choices=("zero", "query"))
-    families: list[str] = parameter(["contiguous", "prefix", "leave-one-out"], "coalitions that are evaluated", choices=("contiguous", "prefix", "leave-one-out", "powerset"))
+    empty_value: str = parameter(
+        "zero", "v of the empty coalition under replace: zero or query (the raw query's value)", choices=("zero", "query")
+    )
+    families: list[str] = parameter(
+        ["contiguous", "prefix", "leave-one-out"],
+        "coalitions that are evaluated",
+        choices=("contiguous", "prefix", "leave-one-out", "powerset"),
+    )
     contiguous_width: int = parameter(32, "widest window of the contiguous family", minimum=1)
     contiguous_cap: int = parameter(0, "most coalitions per rollout of the contiguous family (M); 0 is no cap", minimum=0)
     retrieval_weight: float = parameter(1.0, "weight of the retrieval metric")
@@ -148,12 +173,24 @@ class ScoreCoalitions:
 class Attribute:
     """From coalition values to token advantages."""
 
-    estimator: str = parameter("myerson", "share of each segment", choices=("contiguous-mean", "myerson", "leave-one-out", "alone", "uniform", "random"))
-    rule: str = parameter("group-additive", "how shares become token advantages", choices=("uniform", "proportional", "rank", "signed", "group-additive", "share-only", "potential"))
+    estimator: str = parameter(
+        "myerson", "share of each segment", choices=("contiguous-mean", "myerson", "leave-one-out", "alone", "uniform", "random")
+    )
+    rule: str = parameter(
+        "group-additive",
+        "how shares become token advantages",
+        choices=("uniform", "proportional", "rank", "signed", "group-additive", "share-only", "potential"),
+    )
     beta: float = parameter(0.5, "weight of the standardised share (group-additive)", minimum=0)
     trace: float = parameter(1.0, "λ of the potential rule", minimum=0, maximum=1)
-    outside: str = parameter("sequence", "tokens of no segment: sequence (group advantage; rule potential: that of their place) or zero", choices=("sequence", "zero"))
-    credit_unit: str = parameter("divide", "a segment's mass is divided over its tokens, or copied to each (proportional, rank, signed)", choices=("divide", "copy"))
+    outside: str = parameter(
+        "sequence",
+        "tokens of no segment: sequence (group advantage; rule potential: that of their place) or zero",
+        choices=("sequence", "zero"),
+    )
+    credit_unit: str = parameter(
+        "divide", "a segment's mass is divided over its tokens, or copied to each (proportional, rank, signed)", choices=("divide", "copy")
+    )
     normalize: str = parameter("std", "group advantage: std (divide by the group's standard deviation) or none", choices=("std", "none"))
     clip: float | None = parameter(None, "clip token advantages at ± clip · std of the group advantages; null never clips", minimum=0)
 
@@ -166,13 +203,17 @@ class Update:
     weight_decay: float = parameter(0.0, "AdamW's weight decay", minimum=0)
     epochs: int = parameter(1, "passes over the iteration's rollouts", minimum=1)
     groups_per_step: int = parameter(16, "rollout groups per optimiser step", minimum=1)
-    tokens_per_micro_batch: int = parameter(2048, "tokens (padding included) of one forward pass; changes no result but rounding", minimum=1)
+    tokens_per_micro_batch: int = parameter(
+        2048, "tokens (padding included) of one forward pass; changes no result but rounding", minimum=1
+    )
     clip_low: float = parameter(0.2, "ε of the lower clip of the ratio", minimum=0, maximum=1)
     clip_high: float = parameter(0.2, "ε of the upper clip of the ratio", minimum=0)
     aggregation: str = parameter("seq_mean", "seq_mean, token_mean or constant", choices=("seq_mean", "token_mean", "constant"))
     kl_weight: float = parameter(0.0, "β of the k3 penalty to policy 000", minimum=0)
     max_gradient_norm: float = parameter(1.0, "gradient clipping; 0 never clips", minimum=0)
-    max_logprob_mismatch: float = parameter(0.05, "largest difference allowed between the sampler's log-probabilities and the first forward pass's", minimum=0)
+    max_logprob_mismatch: float = parameter(
+        0.05, "largest difference allowed between the sampler's log-probabilities and the first forward pass's", minimum=0
+    )
 
 
 @dataclass(frozen=True)
@@ -181,6 +222,7 @@ class Evaluate:
 
     split: str = parameter("test", "prompts that are evaluated", choices=("train", "dev", "test"))
     retrievers: list[str] = parameter(["bm25", "tfidf-char", "lsa"], "first the training one, then ones that the policy never saw")
+    every: int = parameter(1, "the warm start, each so-many-th policy and the last are evaluated", minimum=1)
     samples: int = parameter(4, "sampled completions per prompt; 0 evaluates greedy decoding alone", minimum=0)
     max_prompts: int = parameter(256, "prompts that are evaluated, by seed; 0 is all", minimum=0)
     oracle_edits: int = parameter(8, "greedy single-word edits of the oracle query; 0 leaves the oracle out", minimum=0)
@@ -213,6 +255,11 @@ class Params:
     update: Update = dataclasses.field(default_factory=Update)
     evaluate: Evaluate = dataclasses.field(default_factory=Evaluate)
     report: Report = dataclasses.field(default_factory=Report)
+
+    @property
+    def evaluated_iterations(self) -> list[int]:
+        """Iterations whose policies are evaluated: 0 (the warm start), every evaluate.every-th and the last, ascending."""
+        return sorted({*range(0, self.train.iterations, self.evaluate.every), self.train.iterations})
 
 
 SECTIONS: dict[str, type] = {field.name: typing.get_type_hints(Params)[field.name] for field in dataclasses.fields(Params)}
@@ -268,7 +315,9 @@ def describe() -> list[dict[str, str]]:
                 {
                     "name": f"{section}.{field.name}",
                     "type": _type_name(hints[field.name]),
-                    "default": yaml.safe_dump(getattr(defaults, field.name), default_flow_style=True, width=10_000).replace("\n...", "").strip(),
+                    "default": yaml.safe_dump(getattr(defaults, field.name), default_flow_style=True, width=10_000)
+                    .replace("\n...", "")
+                    .strip(),
                     "allowed": _allowed(field.metadata),
                     "meaning": field.metadata["meaning"],
                 }
@@ -290,10 +339,14 @@ def _check_names(where: str, noun: str, content: dict[Any, Any], known: typing.I
     unknown = [str(key) for key in content if key not in known]
     if unknown:
         close = difflib.get_close_matches(unknown[0], known, 1)
-        raise ParameterError(where, f"unknown {noun}", found=unknown[0], expected=", ".join(known), remedy=f"did you mean {close[0]}?" if close else None)
+        raise ParameterError(
+            where, f"unknown {noun}", found=unknown[0], expected=", ".join(known), remedy=f"did you mean {close[0]}?" if close else None
+        )
     missing = [key for key in known if key not in content]
     if missing:
-        raise ParameterError(where, f"missing {noun}", found="nothing", expected=", ".join(missing), remedy="`ospo params` shows the defaults")
+        raise ParameterError(
+            where, f"missing {noun}", found="nothing", expected=", ".join(missing), remedy="`ospo params` shows the defaults"
+        )
 
 
 def _value(where: str, hint: Any, metadata: typing.Mapping[str, Any], value: Any) -> Any:
@@ -302,10 +355,8 @@ def _value(where: str, hint: Any, metadata: typing.Mapping[str, Any], value: Any
     if isinstance(value, int) and not isinstance(value, bool) and _accepts_float(hint):
         value = float(value)
     if isinstance(value, str) and _accepts_float(hint):  # YAML 1.1 reads 1e-3 as a string
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     if not _matches(hint, value):
         raise ParameterError(where, "wrong type", found=f"{value!r} ({type(value).__name__})", expected=_type_name(hint))
     if isinstance(value, float) and not math.isfinite(value):

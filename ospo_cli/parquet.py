@@ -26,7 +26,9 @@ def read(path: Path, table: Table, made_by: str = "") -> pl.DataFrame:
         frame = pl.read_parquet(path, hive_partitioning=False, glob=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         remedy = f"delete it and run `{made_by}` again" if made_by else "restore the file"
-        raise TableError(path, "cannot be read as Parquet", found=_first_line(error), expected=f"table {table.name}", remedy=remedy) from None
+        raise TableError(
+            path, "cannot be read as Parquet", found=_first_line(error), expected=f"table {table.name}", remedy=remedy
+        ) from None
     return check(frame, table, where=path, made_by=made_by)
 
 
@@ -44,7 +46,13 @@ def check(frame: pl.DataFrame, table: Table, where: object, made_by: str = "") -
     declared = table.schema
     missing = [name for name in declared if name not in frame.columns]
     if missing:
-        raise TableError(place, f"column {missing[0]} is missing", found=", ".join(frame.columns) or "no columns", expected=", ".join(declared), remedy=remedy)
+        raise TableError(
+            place,
+            f"column {missing[0]} is missing",
+            found=", ".join(frame.columns) or "no columns",
+            expected=", ".join(declared),
+            remedy=remedy,
+        )
     extra = [name for name in frame.columns if name not in declared]
     if extra and table.extra is None:
         raise TableError(place, "unknown column", found=extra[0], expected=", ".join(declared), remedy=remedy)
@@ -56,13 +64,21 @@ def check(frame: pl.DataFrame, table: Table, where: object, made_by: str = "") -
         series = frame[column.name]
         if not column.nullable and series.null_count():
             row = int(series.is_null().arg_true()[0])
-            raise TableError(place, f"column {column.name} has nulls", found=f"{series.null_count()}, first in row {row}", expected="none", remedy=remedy)
+            raise TableError(
+                place, f"column {column.name} has nulls", found=f"{series.null_count()}, first in row {row}", expected="none", remedy=remedy
+            )
         if series.dtype.is_float() and series.is_nan().any():
             row = int(series.is_nan().arg_true()[0])
             raise TableError(place, f"column {column.name} has NaN", found=f"first in row {row}", expected="numbers", remedy=remedy)
     doubled = frame.select(table.key).filter(pl.struct(table.key).is_duplicated()) if frame.height else frame
     if frame.height and doubled.height:
-        raise TableError(place, "duplicate key", found=", ".join(f"{k}={v}" for k, v in doubled.row(0, named=True).items()), expected="each key once", remedy=remedy)
+        raise TableError(
+            place,
+            "duplicate key",
+            found=", ".join(f"{k}={v}" for k, v in doubled.row(0, named=True).items()),
+            expected="each key once",
+            remedy=remedy,
+        )
     return frame.select([*declared, *extra])
 
 
@@ -81,7 +97,12 @@ class replacing:
             os.umask(umask)
             os.chmod(name, 0o666 & ~umask)
         except OSError as error:
-            raise TableError(self.path, "cannot be written", found=_first_line(error), remedy="free space or mend the permissions, then run the command again") from None
+            raise TableError(
+                self.path,
+                "cannot be written",
+                found=_first_line(error),
+                remedy="free space or mend the permissions, then run the command again",
+            ) from None
         self.temporary = Path(name)
         return self.temporary
 
@@ -96,7 +117,12 @@ class replacing:
                 error = failure
         self.temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) or type(error).__module__.startswith("polars"):
-            raise TableError(self.path, "cannot be written", found=_first_line(error), remedy="free space or mend the permissions, then run the command again") from None
+            raise TableError(
+                self.path,
+                "cannot be written",
+                found=_first_line(error),
+                remedy="free space or mend the permissions, then run the command again",
+            ) from None
 
 
 def _first_line(error: BaseException | None) -> str:

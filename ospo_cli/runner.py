@@ -13,8 +13,8 @@ from typing import Any
 from ospo_cli.graph import code
 from ospo_cli.graph.nodes import Node, plan, require_inputs
 from ospo_cli.layout import Layout
-from ospo_cli.parquet import replacing
 from ospo_cli.params import Params, to_mapping
+from ospo_cli.parquet import replacing
 
 
 def execute(wanted: Node, layout: Layout, params: Params) -> dict[str, Any]:

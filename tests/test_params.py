@@ -21,7 +21,9 @@ def test_reading_what_was_rendered_gives_the_same_parameters(tmp_path):
 
 
 def test_an_unknown_name_is_refused_with_the_list_of_what_exists():
-    with pytest.raises(ParameterError, match=r"attribute: unknown parameter: found estimater, expected estimator, rule.*did you mean estimator"):
+    with pytest.raises(
+        ParameterError, match=r"attribute: unknown parameter: found estimater, expected estimator, rule.*did you mean estimator"
+    ):
         params.from_mapping(changed("attribute", "estimater", "myerson"))
 
 
@@ -70,5 +72,5 @@ def test_every_parameter_has_a_meaning():
 
 
 def test_an_unknown_item_of_a_list_is_refused():
-    with pytest.raises(ParameterError, match="families: unknown value.*expected contiguous, prefix"):
+    with pytest.raises(ParameterError, match=r"families: unknown value.*expected contiguous, prefix"):
         params.from_mapping(changed("score_coalitions", "families", ["contiguous", "prefixes"]))

@@ -39,7 +39,10 @@ def test_a_truncated_table_is_one_line_that_names_the_file(tmp_path, qrels, keep
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: f.with_columns(pl.col("relevance").cast(pl.Float32)), "column relevance has the wrong type: found Float32, expected Float64"),
+        (
+            lambda f: f.with_columns(pl.col("relevance").cast(pl.Float32)),
+            "column relevance has the wrong type: found Float32, expected Float64",
+        ),
         (lambda f: f.drop("doc_id"), "column doc_id is missing"),
         (lambda f: f.with_columns(grade=1), "unknown column: found grade"),
         (lambda f: pl.concat([f, f]), "duplicate key: found prompt_id=b, doc_id=1"),
@@ -66,7 +69,7 @@ def test_a_full_disk_leaves_what_was_there_before(tmp_path, qrels, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(TableError, match="cannot be written: found .*No space left on device"):
+    with pytest.raises(TableError, match=r"cannot be written: found .*No space left on device"):
         parquet.write(qrels.head(1), path, schemas.QRELS)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["qrels.parquet"]

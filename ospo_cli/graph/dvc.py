@@ -12,8 +12,8 @@ import ospo_cli
 from ospo_cli.errors import OspoError
 from ospo_cli.graph import code
 from ospo_cli.graph.nodes import ITERATED, Node, node, plan
-from ospo_cli.parquet import replacing
 from ospo_cli.params import Params
+from ospo_cli.parquet import replacing
 
 MARK = "# Made by `ospo graph` from params.yaml; run it again after a change of train.iterations or of what a stage reads."
 
@@ -35,7 +35,11 @@ def write(root: Path, params: Params) -> list[str]:
         path = root / name
         present = path.read_text(encoding="utf-8") if path.is_file() else None
         if present is not None and present != text and not present.startswith("# Made by `ospo"):
-            raise OspoError(path, "was not made by `ospo graph`, so it is left alone", remedy="move it (DVC reads a dvc.yaml in any folder), then run `ospo graph`")
+            raise OspoError(
+                path,
+                "was not made by `ospo graph`, so it is left alone",
+                remedy="move it (DVC reads a dvc.yaml in any folder), then run `ospo graph`",
+            )
         if present != text:
             changed.append((path, text))
     for path, text in changed:
@@ -46,9 +50,7 @@ def write(root: Path, params: Params) -> list[str]:
 
 def iterations_yaml(params: Params) -> str:
     """DVC's templates know no arithmetic: the number train.iterations is unrolled here."""
-    entries = {
-        f"{k}": {"number": k, "folder": f"{k:03d}", "previous": f"{k - 1:03d}"} for k in range(1, params.train.iterations + 1)
-    }
+    entries = {f"{k}": {"number": k, "folder": f"{k:03d}", "previous": f"{k - 1:03d}"} for k in range(1, params.train.iterations + 1)}
     return f"{MARK}\n" + yaml.safe_dump({"iterations": entries}, sort_keys=False)
 
 
@@ -70,7 +72,14 @@ def dvc_yaml(params: Params, tracks_modules: bool) -> str:
         "vars": ["iterations.yaml"],
         "stages": stages,
         "plots": [
-            {"learning curve": {"x": "iteration", "y": {"data/evaluation/curves.json": ["greedy", "sampled"]}, "title": "nDCG@10 on held-out prompts", "y_label": "nDCG@10"}}
+            {
+                "learning curve": {
+                    "x": "iteration",
+                    "y": {"data/evaluation/curves.json": ["greedy", "sampled"]},
+                    "title": "nDCG@10 on held-out prompts",
+                    "y_label": "nDCG@10",
+                }
+            }
         ],
     }
     return f"{MARK}\n" + yaml.safe_dump(content, sort_keys=False, width=10_000)

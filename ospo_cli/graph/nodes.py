@@ -83,12 +83,13 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
     if stage == "prepare-data":
         return _prepare_data(params)
     if stage == "score-queries":
-        sections = ("retrieval", "score_coalitions")
-        return Node(stage, None, prepared(*PREPARED), (str(layout.raw_query_values()),), (), sections)
+        return Node(
+            stage, None, prepared(*PREPARED), (str(layout.raw_query_values()),), (), ("retrieval", "score_coalitions"),
+        )  # fmt: skip
     if stage == "warm-start":
         policy = str(layout.policy(0))
         inputs: tuple[str, ...] = prepared("documents", "prompts", "teacher_pairs")
-        sections = ("train.seed", "policy", "warm_start")
+        sections: tuple[str, ...] = ("train.seed", "policy", "warm_start")
         if params.warm_start.teacher == "judgments":
             inputs, sections = inputs + prepared("qrels", "pools"), (*sections, "retrieval", "score_coalitions")
         if params.warm_start.teacher == "file":
@@ -97,7 +98,7 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
             inputs += (params.policy.base,)
         return Node(stage, None, inputs, (policy,), (), sections)
     if stage == "evaluate":
-        policies = tuple(str(layout.policy(k)) for k in range(params.train.iterations + 1))
+        policies = tuple(str(layout.policy(k)) for k in params.evaluated_iterations)
         rewards = of(params.train.iterations, "rewards.parquet") if params.train.iterations else ()
         outputs = tuple(str(layout.evaluation(name)) for name in ("completions.parquet", "run.parquet", "query_metrics.parquet", "trec"))
         metrics = tuple(str(layout.evaluation(name)) for name in ("summary.json", "curves.json"))
@@ -107,7 +108,9 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
         inputs = (*prepared(*PREPARED), str(layout.prepared("card.json")))
         for k in range(1, params.train.iterations + 1):
             inputs += of(k, "rollouts.parquet", "segments.parquet", "rewards.parquet", "attributions.parquet")
-            inputs += of(k, "rollout_metrics.json", "segment_metrics.json", "score_metrics.json", "attribute_metrics.json", "update_metrics.json")
+            inputs += of(
+                k, "rollout_metrics.json", "segment_metrics.json", "score_metrics.json", "attribute_metrics.json", "update_metrics.json"
+            )
         inputs += tuple(str(layout.evaluation(name)) for name in ("completions.parquet", "query_metrics.parquet", "summary.json"))
         return Node(stage, None, inputs, (str(layout.report()),), (), tuple(params.__dataclass_fields__))
     if iteration is None or iteration < 1:
@@ -131,7 +134,8 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
         )  # fmt: skip
     if stage == "attribute":
         return Node(
-            stage, iteration, (*of(iteration, "rollouts.parquet", "segments.parquet", "rewards.parquet", "coalition_values.parquet"), behavior),
+            stage, iteration,
+            (*of(iteration, "rollouts.parquet", "segments.parquet", "rewards.parquet", "coalition_values.parquet"), behavior),
             of(iteration, "attributions.parquet", "token_advantages.parquet"), of(iteration, "attribute_metrics.json"),
             ("train.seed", "attribute", *(f"score_coalitions.{name}" for name in ("format_weight", "contiguous_width", "contiguous_cap"))),
         )  # fmt: skip
@@ -139,9 +143,12 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
         reference = (str(layout.policy(0)),) if params.update.kl_weight > 0 and iteration > 1 else ()
         return Node(
             stage, iteration, (*of(iteration, "rollouts.parquet", "token_advantages.parquet"), behavior, *reference),
-            (str(layout.policy(iteration)),), of(iteration, "update_metrics.json"), ("train.seed", "policy", "rollout.temperature", "update"),
+            (str(layout.policy(iteration)),), of(iteration, "update_metrics.json"),
+            ("train.seed", "policy", "rollout.temperature", "update"),
         )  # fmt: skip
-    raise ParameterError(stage, "no such stage", expected="prepare-data, warm-start, evaluate, report, score-queries, " + ", ".join(ITERATED))
+    raise ParameterError(
+        stage, "no such stage", expected="prepare-data, warm-start, evaluate, report, score-queries, " + ", ".join(ITERATED)
+    )
 
 
 def makers(params: Params, iteration: int | None = None) -> Iterator[tuple[str, str]]:

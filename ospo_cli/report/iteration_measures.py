@@ -19,6 +19,11 @@ class Measure:
     label: str
     meaning: str
 
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a part of a whole, shown in percent."""
+        return self.name.endswith(("_share", "_fraction"))
+
 
 MEASURES = (
     Measure("reward", "Reward", "mean of the weighted sum over all rollouts"),

@@ -50,6 +50,7 @@
     } else {
       if (made.dataset.level !== "0") made.classList.add(share > 0 ? "earned" : "cost");
       made.append(element("sup", "", signed(share, 2)));
+      if (text.length <= 24) made.classList.add("short"); // the number stays on its word's line
       made.setAttribute("aria-label", `${text}: share ${signed(share)}, advantage ${signed(advantage ?? 0)}`);
     }
     made.addEventListener("pointerenter", () => tell(made, share, advantage));
@@ -181,8 +182,19 @@
     choose(next);
     [...list.children].find((button) => button.group === next).focus();
   });
+  // Begin where there is most to see: the group of the last iteration whose rewards differ most.
+  const spread = (group) => {
+    const values = rewards(group);
+    const mean = values.reduce((a, b) => a + b, 0) / Math.max(1, values.length);
+    return values.reduce((a, b) => a + (b - mean) ** 2, 0);
+  };
+  const last = Math.max(...groups.map((group) => group.iteration));
+  const latest = groups.filter((group) => group.iteration === last);
+  chosen = latest.reduce((best, group) => (spread(group) > spread(best) ? group : best), latest[0]);
   filters.addEventListener("input", filter);
   filters.addEventListener("submit", (event) => event.preventDefault());
   panel.addEventListener("scroll", hush);
   filter();
+  const start = [...list.children].find((button) => button.group === chosen);
+  if (start) list.scrollTop = start.offsetTop - list.offsetTop;
 })();

@@ -145,8 +145,8 @@ def _chart(summary: dict[str, Any], retriever: str, label: str, width: int, heig
     lines = []
     for decoding in ("greedy", "sampled"):
         points = [
-            (float(iteration), cell["mean"], cell["low"], cell["high"])
-            for iteration, system in enumerate(policies)
+            (float(system.removeprefix("policy-")), cell["mean"], cell["low"], cell["high"])
+            for system in policies
             if (cell := values[system].get(decoding, {}).get(retriever, {}).get(metric))
         ]
         if points:
@@ -214,30 +214,30 @@ def _metric_cell(cell: dict[str, Any] | None) -> str:
 
 
 def queries(data: dict[str, Any]) -> str:
-    """Return the largest gains and losses per query, final policy (greedy) against raw query."""
-    found = data["queries"]
-    if found is None:
+    """Return the largest gains and losses per query: the final policy (greedy) against the warm start, and against the raw query."""
+    if not data["queries"]:
         return ""
     summary = data["summary"]
-    total = found["better"] + found["equal"] + found["worse"]
+    lead = (
+        f"What single prompts gained and lost by the final policy's greedy answers, {escape(metric_label(summary['metric']))} under "
+        f"{escape(summary['training_retriever'])}. What training did stands against the warm start."
+    )
+    return _head("Wins and losses", lead) + "".join(_compared_queries(found) for found in data["queries"])
+
+
+def _compared_queries(found: dict[str, Any]) -> str:
     shares = [(name, found[name]) for name in ("better", "equal", "worse")]
     bars, start = [], 0.0
     for name, number in shares:
-        width = 100 * number / max(total, 1)
+        width = 100 * number / max(1, sum(number for _, number in shares))
         bars.append(tag("rect", tag("title", f"{name}: {number}"), x=f"{start:.3f}", width=f"{width:.3f}", height="10", class_=name))
         start += width
-    bar = "".join(bars)
-    split = tag(
-        "svg", bar, viewBox="0 0 100 10", preserveAspectRatio="none", role="img", aria_label="prompts better, equal, worse", class_="split"
-    )
-    words = " · ".join(f"<b>{count(number)}</b> {name}" for name, number in shares)
-    lead = (
-        f"Greedy answers of the final policy against the raw query, {escape(metric_label(summary['metric']))} under "
-        f"{escape(summary['training_retriever'])}. {words}."
-    )
-    parts = [_head("Wins and losses", lead), split]
+    label = "prompts better, equal, worse"
+    split = tag("svg", "".join(bars), viewBox="0 0 100 10", preserveAspectRatio="none", role="img", aria_label=label, class_="split")
+    words = " · ".join(f"<span><b>{count(number)}</b> {name}</span>" for name, number in shares)
+    parts = [f"<div class='against'><h3>Against the {escape(system_label(found['base']))}</h3><p>{words}</p></div>", split]
     for name, rows in (("Largest gains", found["wins"]), ("Largest losses", found["losses"])):
-        parts.append(f"<h3>{name}</h3>" + (_query_table(rows) if rows else "<p class='note'>None.</p>"))
+        parts.append(f"<h4>{name}</h4>" + (_query_table(rows) if rows else "<p class='note'>None.</p>"))
     return "".join(parts)
 
 

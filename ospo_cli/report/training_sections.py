@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ospo_cli.report.charts import trend
-from ospo_cli.report.iteration_measures import MEASURES
+from ospo_cli.report.iteration_measures import MEASURES, Measure
 from ospo_cli.report.markup import escape, tag
 from ospo_cli.report.number_text import count, plain, short, signed
 
@@ -46,10 +46,17 @@ def training(data: dict[str, Any]) -> str:
         values = [(row["iteration"], row[measure.name]) for row in rows]
         known = [value for _, value in values if value is not None]
         if len(known) > 1 and max(known) == min(known):
-            flat.append(f"{escape(measure.label.lower())} <b>{_measured(known[-1])}</b>")
+            flat.append(f"{escape(measure.label.lower())} <b>{_measured(known[-1], measure)}</b>")
             continue
-        change = f"<small>{signed(known[-1] - known[0])}</small>" if len(known) > 1 else ""
-        head = f"<h3>{escape(measure.label)}</h3><p class='big'>{_measured(known[-1])} {change}</p>"
+        moved = known[-1] - known[0]
+        change = (
+            ""
+            if len(known) < 2
+            else f"<small>{signed(100 * moved, 1)} points</small>"
+            if measure.is_share
+            else f"<small>{signed(moved)}</small>"
+        )
+        head = f"<h3>{escape(measure.label)}</h3><p class='big'>{_measured(known[-1], measure)} {change}</p>"
         meaning = f"<p class='note'>{escape(measure.meaning)}</p>"
         panels.append(tag("div", head + trend(values, f"{measure.label} by iteration") + meaning, class_="panel"))
     unchanged = f"<p class='note flat'>The same in every iteration: {', '.join(flat)}.</p>" if flat else ""
@@ -58,7 +65,7 @@ def training(data: dict[str, Any]) -> str:
         tag(
             "tr",
             tag("th", escape(measure.label), scope="row")
-            + "".join(tag("td", _measured(row[measure.name]), class_="number") for row in rows),
+            + "".join(tag("td", _measured(row[measure.name], measure), class_="number") for row in rows),
         )
         for measure in shown
     )
@@ -104,5 +111,7 @@ def credit(data: dict[str, Any]) -> str:
     return f"<h2>Credit</h2><p class='lead'>{lead}</p>{legend}{controls}{frame}"
 
 
-def _measured(value: float | None) -> str:
+def _measured(value: float | None, measure: Measure) -> str:
+    if value is not None and measure.is_share:
+        return f"{100 * value:.1f}%"
     return short(value) if value is None or abs(value) >= 1 or value == 0 else (plain(value) if abs(value) >= 0.001 else short(value))

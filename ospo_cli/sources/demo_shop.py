@@ -1,8 +1,8 @@
 """The demo shop: a generated catalogue, users with other words than the catalogue's, and taste that only past purchases show.
 
 Every product has one value of each attribute in `ATTRIBUTES`. Products come in lines: a base product and variants that differ
-from it in one to three attributes, so that every target has many near misses. A user wants a type, two to four stated attributes and the colour, material and
-brand of their taste. Relevant are the products that have all of these.
+from it in one to three attributes, so that every target has many near misses. A user wants a type, two to four stated attributes and the
+colour, material and brand of their taste. Relevant are the products that have all of these.
 """
 
 from __future__ import annotations

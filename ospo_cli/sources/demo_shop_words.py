@@ -26,6 +26,10 @@ DEPARTMENT_OF_TYPE = {
 }
 
 # Catalogue word -> words of users. A query holds one of these, or (types alone, sometimes) the catalogue word itself.
+BRANDS = (
+    "Aldermoor", "Brindlewick", "Calverly", "Dunsworth", "Elmbrook", "Farrowgate", "Kestrelby", "Larkfen", "Mossvale", "Norrick",
+)  # fmt: skip
+
 USER_WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "type": {
         "sneakers": ("kicks", "trainers"),
@@ -45,23 +49,9 @@ USER_WORDS: dict[str, dict[str, tuple[str, ...]]] = {
         "backpack": ("rucksack", "knapsack"),
         "scarf": ("shawl", "neckwarmer"),
     },
-    "colour": {name: () for name in ("navy", "crimson", "ivory", "olive", "charcoal", "teal", "mustard", "lavender", "coral", "beige")},
-    "material": {name: () for name in ("wool", "linen", "cotton", "leather", "corduroy", "silk", "suede", "velvet", "canvas", "fleece")},
-    "brand": {
-        name: ()
-        for name in (
-            "Aldermoor",
-            "Brindlewick",
-            "Calverly",
-            "Dunsworth",
-            "Elmbrook",
-            "Farrowgate",
-            "Kestrelby",
-            "Larkfen",
-            "Mossvale",
-            "Norrick",
-        )
-    },  # fmt: skip
+    "colour": dict.fromkeys(("navy", "crimson", "ivory", "olive", "charcoal", "teal", "mustard", "lavender", "coral", "beige"), ()),
+    "material": dict.fromkeys(("wool", "linen", "cotton", "leather", "corduroy", "silk", "suede", "velvet", "canvas", "fleece"), ()),
+    "brand": dict.fromkeys(BRANDS, ()),
     "fit": {
         "slim": ("snug", "hugging"),
         "relaxed": ("roomy", "baggy"),

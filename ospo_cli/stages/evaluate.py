@@ -42,7 +42,7 @@ _KEYS = ["system", "decoding", "prompt_id"]
 def execute(layout: Layout, params: Params) -> dict[str, Any]:
     """Answer the held-out prompts with every system, rank, measure, compare; write tables, TREC files and summaries."""
     _check_retrievers(params)
-    folders = _policy_folders(layout, params.train.iterations)
+    folders = _policy_folders(layout, params.evaluated_iterations)
     documents, prompts, qrels, pools = (
         parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data")
         for table in (schemas.DOCUMENTS, schemas.PROMPTS, schemas.QRELS, schemas.POOLS)
@@ -104,7 +104,7 @@ def summarise(query_metrics: pl.DataFrame, params: Params) -> dict[str, Any]:
     order = ["system", "decoding", "retriever", "metric"]
     for key, rows in query_metrics.sort(*order, "prompt_id").group_by(order, maintain_order=True):
         cells[tuple(map(str, key))] = rows["metric_value"].to_numpy()
-    policies = [policy_name(iteration) for iteration in range(params.train.iterations + 1)]
+    policies = [policy_name(iteration) for iteration in params.evaluated_iterations]
     present = {key[0] for key in cells}
     systems = [system for system in (RAW_QUERY, *policies, ORACLE) if system in present]
 
@@ -160,8 +160,10 @@ def best_of_group(values: pl.DataFrame, params: Params) -> dict[str, Any]:
 def curves(summary: dict[str, Any]) -> list[dict[str, Any]]:
     """Return one row per policy for DVC's plots: the headline metric under the training retriever, with intervals."""
     rows = []
-    for iteration, system in enumerate(system for system in summary["systems"] if system.startswith("policy-")):
-        row: dict[str, Any] = {"iteration": iteration}
+    for system in summary["systems"]:
+        if not system.startswith("policy-"):
+            continue
+        row: dict[str, Any] = {"iteration": int(system.removeprefix("policy-"))}
         for decoding, by_retriever in sorted(summary["values"][system].items()):
             cell = by_retriever[summary["training_retriever"]][summary["metric"]]
             row |= {decoding: cell["mean"], f"{decoding}_low": cell["low"], f"{decoding}_high": cell["high"]}
@@ -220,15 +222,15 @@ def _check_retrievers(params: Params) -> None:
         )
 
 
-def _policy_folders(layout: Layout, iterations: int) -> list[Path]:
-    for iteration in range(iterations + 1):
-        folder = layout.policy(iteration)
+def _policy_folders(layout: Layout, iterations: Sequence[int]) -> dict[int, Path]:
+    folders = {iteration: layout.policy(iteration) for iteration in iterations}
+    for iteration, folder in folders.items():
         if not (folder.is_dir() and any(folder.iterdir())):
             command = f"ospo update --iter {iteration}" if iteration else "ospo warm-start"
             raise MissingInputError(
-                folder, "no such policy folder", expected=f"policies 000 to {iterations:03d}", remedy=f"run `{command}`"
+                folder, "no such policy folder", expected=f"policies {', '.join(f'{k:03d}' for k in folders)}", remedy=f"run `{command}`"
             )
-    return [layout.policy(iteration) for iteration in range(iterations + 1)]
+    return folders
 
 
 def _undecoded(system: str, prompt_ids: Iterable[str], queries: Sequence[str]) -> pl.DataFrame:
@@ -236,14 +238,14 @@ def _undecoded(system: str, prompt_ids: Iterable[str], queries: Sequence[str]) -
     return pl.DataFrame(rows, schema=schemas.COMPLETIONS.schema, orient="row")
 
 
-def _policy_completions(prompts: pl.DataFrame, folders: Sequence[Path], layout: Layout, params: Params) -> list[pl.DataFrame]:
+def _policy_completions(prompts: pl.DataFrame, folders: dict[int, Path], layout: Layout, params: Params) -> list[pl.DataFrame]:
     """Return completions of each policy, greedy and sampled; finished shards are found by the policy's content."""
     from ospo_cli.policies.folder import check_folder, content_hash
 
     settings = params.evaluate
     decodings = {"greedy": 1} | ({"sampled": settings.samples} if settings.samples else {})
     shards = []
-    for iteration, folder in enumerate(folders):
+    for iteration, folder in folders.items():
         check_folder(folder, f"ospo update --iter {iteration}" if iteration else "ospo warm-start")
         content = content_hash(folder)
         for decoding, samples in decodings.items():

@@ -75,42 +75,43 @@ def report(layout: Layout, params: Params) -> dict[str, Any]:
         "signs": warning_signs(iterations, params.rollout.max_new_tokens, summary["prompts"] if summary else None),
         "groups": groups,
         "colour_scale": colour_scale(groups),
-        "queries": _queries(layout, params, prepared["prompts"]) if summary else None,
+        "queries": _queries(layout, params, prepared["prompts"], summary) if summary else [],
     }
 
 
-def wins_and_losses(values: pl.DataFrame, completions: pl.DataFrame, prompts: pl.DataFrame, final: str, shown: int) -> dict[str, Any]:
-    """Return the prompts with the largest gains and losses of the final policy over the raw query, greedy decoding.
+def wins_and_losses(
+    values: pl.DataFrame, completions: pl.DataFrame, prompts: pl.DataFrame, final: str, base: str, shown: int
+) -> dict[str, Any]:
+    """Return the prompts with the largest gains and losses of the final policy over another system, greedy decoding.
 
     Args:
         values: prompt_id, system, metric_value of one retriever and metric; raw-query, policy-000 and the final policy.
         completions: table completions.
         prompts: table prompts.
         final: system name of the final policy.
-        shown: most rows of both lists together.
+        base: what it is compared with: raw-query or policy-000.
+        shown: most rows of each list.
     """
-    wide = values.pivot("system", index="prompt_id", values="metric_value").sort("prompt_id")
-    names = {"raw-query": "raw", "policy-000": "warm"} | ({} if final == "policy-000" else {final: "final"})
-    wide = wide.rename({name: new for name, new in names.items() if name in wide.columns})
-    wide = wide.with_columns(pl.col("warm").alias("final")) if final == "policy-000" else wide
+    wide = values.pivot("system", index="prompt_id", values="metric_value")
     answers = completions.filter((pl.col("system") == final) & (pl.col("decoding") == "greedy")).select("prompt_id", answer="query")
     rows = wide.join(answers, on="prompt_id").join(prompts.select("prompt_id", "query"), on="prompt_id")
-    rows = rows.with_columns(difference=pl.col("final") - pl.col("raw")).sort("difference", "prompt_id", descending=[True, False])
+    rows = rows.select(
+        "prompt_id", "query", "answer", raw="raw-query", warm="policy-000", final=final, difference=pl.col(final) - pl.col(base)
+    )  # fmt: skip
     better, worse = rows.filter(pl.col("difference") > 1e-12), rows.filter(pl.col("difference") < -1e-12)
-    count = max(1, shown // 2)
     return {
+        "base": base,
         "better": better.height,
         "equal": rows.height - better.height - worse.height,
         "worse": worse.height,
-        "wins": better.head(count).to_dicts(),
-        "losses": worse.sort("difference", "prompt_id").head(count).to_dicts(),
+        "wins": better.sort("difference", "prompt_id", descending=[True, False]).head(shown).to_dicts(),
+        "losses": worse.sort("difference", "prompt_id").head(shown).to_dicts(),
     }
 
 
-def _queries(layout: Layout, params: Params, prompts: pl.DataFrame) -> dict[str, Any]:
-    summary = _json(layout.evaluation("summary.json"), "ospo evaluate")
-    assert summary is not None
+def _queries(layout: Layout, params: Params, prompts: pl.DataFrame, summary: dict[str, Any]) -> list[dict[str, Any]]:
     final = [system for system in summary["systems"] if system.startswith("policy-")][-1]
+    bases = ["raw-query"] if final == "policy-000" else ["policy-000", "raw-query"]
     metrics = parquet.read(layout.evaluation("query_metrics.parquet"), schemas.QUERY_METRICS, made_by="ospo evaluate")
     chosen = metrics.filter(
         (pl.col("retriever") == summary["training_retriever"])
@@ -119,7 +120,8 @@ def _queries(layout: Layout, params: Params, prompts: pl.DataFrame) -> dict[str,
         & pl.col("system").is_in(["raw-query", "policy-000", final])
     )
     completions = parquet.read(layout.evaluation("completions.parquet"), schemas.COMPLETIONS, made_by="ospo evaluate")
-    return wins_and_losses(chosen.select("prompt_id", "system", "metric_value"), completions, prompts, final, params.report.queries)
+    values, shown = chosen.select("prompt_id", "system", "metric_value"), max(1, params.report.queries // (2 * len(bases)))
+    return [wins_and_losses(values, completions, prompts, final, base, shown) for base in bases]
 
 
 def _chosen(prompt_ids: list[str], count: int, seed: int, iteration: int) -> list[str]:

@@ -36,7 +36,8 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
     chosen = choose_prompts(prompts, values, params.rollout, params.train.seed, iteration)
     if chosen.height < params.rollout.prompts_per_iteration:
         sys.stderr.write(
-            f"rollout {iteration}: {chosen.height} prompts, all there are (rollout.prompts_per_iteration asks for {params.rollout.prompts_per_iteration})\n"
+            f"rollout {iteration}: {chosen.height} prompts, all there are "
+            f"(rollout.prompts_per_iteration asks for {params.rollout.prompts_per_iteration})\n"
         )
     made_by = f"ospo update --iter {iteration - 1}" if iteration > 1 else "ospo warm-start"
     policy = load_policy(layout.policy(iteration - 1), params.policy.threads, made_by=made_by)

@@ -10,7 +10,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_imports_keep_to_the_floors():
-    done = subprocess.run([sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -19,7 +24,11 @@ def test_an_import_that_goes_up_is_caught(tmp_path):
     subprocess.run(["cp", "-r", str(ROOT / "ospo_cli"), str(package)], check=True)
     subprocess.run(["cp", str(ROOT / "pyproject.toml"), str(tmp_path)], check=True)
     (package / "maths" / "myerson.py").open("a").write("\nfrom ospo_cli.retrievers import base\n")
-    command = [sys.executable, "-c", "import sys; sys.path.insert(0, '.'); from importlinter.cli import lint_imports_command; lint_imports_command()"]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; sys.path.insert(0, '.'); from importlinter.cli import lint_imports_command; lint_imports_command()",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert "ospo_cli.maths.myerson -> ospo_cli.retrievers" in done.stdout
@@ -32,7 +41,7 @@ def test_no_file_has_a_name_that_says_nothing():
 
 @pytest.mark.parametrize("arguments", [["--help"], ["rollout", "--help"], ["params"]])
 def test_help_loads_nothing_heavy(arguments):
-    heavy = "torch transformers peft faiss bm25s polars numpy dvc scipy rich.table".split()
+    heavy = ["torch", "transformers", "peft", "faiss", "bm25s", "polars", "numpy", "dvc", "scipy", "rich.table"]
     program = (
         "import sys; sys.argv = ['ospo', *sys.argv[1:]]\n"
         "from ospo_cli import cli\n"

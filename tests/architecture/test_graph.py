@@ -29,8 +29,7 @@ def test_dvc_tracks_exactly_the_module_files_that_a_fresh_interpreter_can_reach(
     content = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
     tracked = [dep for dep in content["stages"]["attribute"]["do"]["deps"] if dep.endswith(".py")]
     program = (
-        "import sys, ospo_cli.stages.attribute\n"
-        "print('\\n'.join(sorted(name for name in sys.modules if name.split('.')[0] == 'ospo_cli')))"
+        "import sys, ospo_cli.stages.attribute\nprint('\\n'.join(sorted(name for name in sys.modules if name.split('.')[0] == 'ospo_cli')))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = {name.replace(".", "/") for name in done.stdout.split()}

@@ -21,9 +21,21 @@ def cut(path, keep):
 
 
 BROKEN = {
-    "missing table": ("segment --iter 1", lambda p: (p / FIRST / "rollouts.parquet").unlink(), r"rollouts\.parquet: no such file.*run `ospo rollout --iter 1`"),
-    "truncated table": ("segment --iter 1", lambda p: cut(p / FIRST / "rollouts.parquet", 200), r"rollouts\.parquet: cannot be read as Parquet"),
-    "not Parquet at all": ("score-coalitions --iter 1", lambda p: (p / PREPARED / "qrels.parquet").write_text("prompt_id,doc_id\n"), r"qrels\.parquet: cannot be read as Parquet"),
+    "missing table": (
+        "segment --iter 1",
+        lambda p: (p / FIRST / "rollouts.parquet").unlink(),
+        r"rollouts\.parquet: no such file.*run `ospo rollout --iter 1`",
+    ),
+    "truncated table": (
+        "segment --iter 1",
+        lambda p: cut(p / FIRST / "rollouts.parquet", 200),
+        r"rollouts\.parquet: cannot be read as Parquet",
+    ),
+    "not Parquet at all": (
+        "score-coalitions --iter 1",
+        lambda p: (p / PREPARED / "qrels.parquet").write_text("prompt_id,doc_id\n"),
+        r"qrels\.parquet: cannot be read as Parquet",
+    ),
     "column of the wrong type": (
         "segment --iter 1",
         lambda p: edit(p / FIRST / "rollouts.parquet", lambda f: f.with_columns(pl.col("answer_start").cast(pl.String))),
@@ -39,7 +51,11 @@ BROKEN = {
         lambda p: edit(p / FIRST / "rollouts.parquet", lambda f: pl.concat([f, f.head(1)])),
         r"table rollouts: duplicate key",
     ),
-    "empty catalogue": ("score-coalitions --iter 1", lambda p: edit(p / PREPARED / "documents.parquet", lambda f: f.head(0)), r"(?i)catalogue|document"),
+    "empty catalogue": (
+        "score-coalitions --iter 1",
+        lambda p: edit(p / PREPARED / "documents.parquet", lambda f: f.head(0)),
+        r"(?i)catalogue|document",
+    ),
     "a query without judged products": (
         "score-coalitions --iter 1",
         lambda p: edit(
@@ -86,15 +102,27 @@ BROKEN = {
         lambda p: (p / "data/policies/000/tokenizer.json").unlink(),
         r"data/policies/000.*tokenizer",
     ),
-    "a policy without weights": ("rollout --iter 1", lambda p: (p / "data/policies/000/model.safetensors").unlink(), r"data/policies/000.*(weights|safetensors)"),
+    "a policy without weights": (
+        "rollout --iter 1",
+        lambda p: (p / "data/policies/000/model.safetensors").unlink(),
+        r"data/policies/000.*(weights|safetensors)",
+    ),
     "weights cut short": ("rollout --iter 1", lambda p: cut(p / "data/policies/000/model.safetensors", 1000), r"data/policies/000"),
-    "an iteration without its predecessor": ("rollout --iter 3", lambda p: None, r"data/policies/002: no such file or folder.*run `ospo update --iter 2` first"),
+    "an iteration without its predecessor": (
+        "rollout --iter 3",
+        lambda p: None,
+        r"data/policies/002: no such file or folder.*run `ospo update --iter 2` first",
+    ),
     "an unknown parameter": (
         "segment --iter 1",
         lambda p: (p / "params.yaml").write_text((p / "params.yaml").read_text().replace("  level: ", "  levl: ")),
         r"params\.yaml: segment: unknown parameter: found levl, expected level, window",
     ),
-    "params.yaml that is no YAML": ("segment --iter 1", lambda p: (p / "params.yaml").write_text("a: [1,"), r"params\.yaml: cannot be read as YAML"),
+    "params.yaml that is no YAML": (
+        "segment --iter 1",
+        lambda p: (p / "params.yaml").write_text("a: [1,"),
+        r"params\.yaml: cannot be read as YAML",
+    ),
     "an unknown retriever": (
         "score-coalitions --iter 1",
         lambda p: (p / "params.yaml").write_text((p / "params.yaml").read_text().replace("retriever: bm25", "retriever: bm52")),
@@ -105,12 +133,20 @@ BROKEN = {
         lambda p: (p / "params.yaml").write_text((p / "params.yaml").read_text().replace("metric: ndcg@10", "metric: ndgc@10")),
         r"ndgc@10.*ndcg@",
     ),
-    "a summary that is no JSON": ("result", lambda p: (p / "data/evaluation/summary.json").write_text("{"), r"summary\.json: cannot be read as JSON"),
+    "a summary that is no JSON": (
+        "result",
+        lambda p: (p / "data/evaluation/summary.json").write_text("{"),
+        r"summary\.json: cannot be read as JSON",
+    ),
 }
 
 
 def files(project):
-    return {str(path.relative_to(project)): path.read_bytes() for path in sorted(project.rglob("*")) if path.is_file() and not {".git", ".dvc", "cache"} & set(path.parts)}
+    return {
+        str(path.relative_to(project)): path.read_bytes()
+        for path in sorted(project.rglob("*"))
+        if path.is_file() and not {".git", ".dvc", "cache"} & set(path.parts)
+    }
 
 
 @pytest.mark.parametrize("name", BROKEN)

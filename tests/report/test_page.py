@@ -148,10 +148,15 @@ def test_wins_are_sorted_and_agree_with_query_metrics(ordinary):
     metrics = parquet.read(layout.evaluation("query_metrics.parquet"), schemas.QUERY_METRICS)
     chosen = metrics.filter((pl.col("retriever") == "bm25") & (pl.col("metric") == "ndcg@10") & (pl.col("decoding") != "sampled"))
     values = {(system, prompt_id): value for system, prompt_id, value in chosen.select("system", "prompt_id", "metric_value").iter_rows()}
-    wins = data["queries"]["wins"]
-    assert [win["difference"] for win in wins] == sorted((win["difference"] for win in wins), reverse=True)
-    assert all(win["difference"] == values["policy-003", win["prompt_id"]] - values["raw-query", win["prompt_id"]] for win in wins)
-    assert data["queries"]["better"] + data["queries"]["equal"] + data["queries"]["worse"] == data["summary"]["prompts"]
+    assert [found["base"] for found in data["queries"]] == ["policy-000", "raw-query"]
+    for found in data["queries"]:
+        gains, losses = ([row["difference"] for row in found[name]] for name in ("wins", "losses"))
+        assert gains == sorted(gains, reverse=True)
+        assert losses == sorted(losses)
+        assert all(
+            row["difference"] == values["policy-003", row["prompt_id"]] - values[found["base"], row["prompt_id"]] for row in found["wins"]
+        )
+        assert found["better"] + found["equal"] + found["worse"] == data["summary"]["prompts"]
 
 
 def test_pieces_of_the_browser_spell_each_completion_and_carry_its_shares(ordinary):
