@@ -82,7 +82,7 @@ def train(
     seed: int,
     iteration: int,
     dropout: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str, bool], None] | None = None,
 ) -> list[dict[str, float]]:
     """Train in place; return one dict of measures per step.
 
@@ -97,7 +97,7 @@ def train(
     policy.model.train(dropout)
     for measures in steps:
         if progress:
-            progress(_note(measures))
+            progress(_note(measures), True)
     for step in range(finished, len(plan)):
         groups = [rows.groups[index] for index in plan[step]]
         with seeded_dropout(seed, f"update dropout/{iteration}/{step}", dropout):
@@ -114,7 +114,7 @@ def train(
         steps.append(measures)
         checkpoint.offer(training, step + 1, {"steps": steps})
         if progress:
-            progress(_note(measures))
+            progress(_note(measures), False)
     policy.model.eval()
     return steps
 

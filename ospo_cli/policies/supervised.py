@@ -67,7 +67,7 @@ def train(
     warmup_steps: int,
     dropout: bool,
     seed: int,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str, bool], None] | None = None,
 ) -> dict[str, list[float]]:
     """Train in place; return the curves: loss per completion token in nats, share of tokens predicted, gradient norm.
 
@@ -77,7 +77,7 @@ def train(
         training: the policy's weights and optimiser.
         checkpoint: where a cut-off run resumes.
         dropout: whether the adapter's dropout is on.
-        progress: called after each step with a short note.
+        progress: called for each step with a short note, and whether the step was done before a cut.
     """
     finished, notes = checkpoint.restore(training)
     curves: dict[str, list[float]] = notes.get("curves", {"loss": [], "gradient_norm": [], "learning_rate": []})
@@ -85,7 +85,7 @@ def train(
     policy.model.train(dropout)
     for step in range(finished):
         if progress:
-            progress(f"loss {curves['loss'][step]:.3f}")
+            progress(f"loss {curves['loss'][step]:.3f}", True)
     for step in range(finished, steps):
         groups = [Group(pairs[index][0], [pairs[index][1]]) for index in plan[step]]
         batch = token_batches.build(groups, policy.pad_token_id, policy.device)
@@ -104,7 +104,7 @@ def train(
             curves[name].append(number)
         checkpoint.offer(training, step + 1, {"curves": curves})
         if progress:
-            progress(f"loss {value:.3f}")
+            progress(f"loss {value:.3f}", False)
     policy.model.eval()
     return curves
 

@@ -103,7 +103,7 @@ def update(
         seed=params.train.seed,
         iteration=iteration,
         dropout=policy.is_adapter and params.policy.lora_dropout > 0,
-        progress=lambda note: progress.advance(1, note),
+        progress=lambda note, reused: progress.advance(1, note, reused),
     )
     progress.close()
     tokens = int(sum(step["tokens"] for step in steps))

@@ -99,7 +99,7 @@ def warm_start(policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame,
         warmup_steps=settings.warmup_steps,
         dropout=policy.is_adapter and params.policy.lora_dropout > 0,
         seed=params.train.seed,
-        progress=lambda note: progress.advance(1, note),
+        progress=lambda note, reused: progress.advance(1, note, reused),
     )
     progress.close()
     checkpoint.remove()
