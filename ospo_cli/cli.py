@@ -135,13 +135,19 @@ def report(project: Project = HERE) -> None:
 def run(
     project: Project = HERE,
     force: Annotated[bool, typer.Option("--force", help="Run every stage, also those that are up to date.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan: each stage, and whether it would run.")] = False,
 ) -> None:
     """Run all stages of all iterations in one process; what is up to date is skipped."""
     from ospo_cli import params, runner
     from ospo_cli.layout import Layout
 
     layout = Layout(project)
-    ran, skipped = runner.run(layout, params.load(layout.params), force)
+    parameters = params.load(layout.params)
+    if dry_run:
+        for wanted, state in runner.outlook(layout, parameters):
+            typer.echo(f"{wanted.command}: {shorten(state, 1000)}")
+        return
+    ran, skipped = runner.run(layout, parameters, force)
     sys.stderr.write(f"ospo run: {ran} stages run, {skipped} up to date\n")
     _print_result(layout)
 

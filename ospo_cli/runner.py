@@ -48,6 +48,22 @@ def run(layout: Layout, params: Params, force: bool = False) -> tuple[int, int]:
     return ran, skipped
 
 
+def outlook(layout: Layout, params: Params) -> list[tuple[Node, str]]:
+    """Return every stage with what `run` would do: "up to date", "run", or "needs PATH" where an input is missing that no stage makes."""
+    hashes, found = _Hashes(layout.root), []
+    made: set[str] = set()
+    stale: set[str] = set()
+    for wanted in plan(params):
+        absent = [path for path in wanted.inputs if path not in made and not (layout.root / path).exists()]
+        manifest = layout.data / "manifests" / f"{wanted.label}.json"
+        is_current = not stale & set(wanted.inputs) and _is_current(manifest, _key(wanted, params, hashes), wanted, hashes)
+        made.update(wanted.outputs, wanted.metrics)
+        if not is_current:
+            stale.update(wanted.outputs, wanted.metrics)
+        found.append((wanted, f"needs {absent[0]}" if absent else "up to date" if is_current else "run"))
+    return found
+
+
 class _Hashes:
     """SHA-256 of files and folders, each read once."""
 

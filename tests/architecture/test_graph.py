@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ospo_cli import params, presets
+from ospo_cli import params, presets, runner
 from ospo_cli.errors import MissingInputError, OspoError
 from ospo_cli.graph import code, dvc
 from ospo_cli.graph.nodes import node, plan, require_inputs
 from ospo_cli.layout import Layout
 
+QWEN = "data/pretrained/Qwen2.5-7B-Instruct"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -57,6 +58,15 @@ def test_a_preset_makes_a_project_whose_graph_is_up_to_date(name, tmp_path):
     made = dvc.files(tmp_path / "project", values)
     assert sorted(made) == ["code.yaml", "dvc.yaml", "iterations.yaml"]
     assert all((tmp_path / "project" / file).read_text(encoding="utf-8") == text for file, text in made.items())
+
+
+@pytest.mark.parametrize(("name", "needed"), [("esci-qwen7b", ["esci", QWEN]), ("hm-qwen7b", ["hm", QWEN]), ("demo", [])])
+def test_the_plan_of_a_preset_lists_every_stage_and_what_a_user_must_bring(name, needed, tmp_path):
+    presets.init(tmp_path / "project", name)
+    values = presets.load(name)
+    found = runner.outlook(Layout(tmp_path / "project"), values)
+    assert [wanted for wanted, _ in found] == plan(values)
+    assert [state for _, state in found if state != "run"] == [f"needs {path}" for path in needed]
 
 
 def test_code_yaml_names_a_hash_per_stage_and_they_differ():

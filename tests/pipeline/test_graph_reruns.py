@@ -28,6 +28,14 @@ def test_one_process_gives_the_same_bytes_as_dvc_and_skips_what_is_up_to_date(re
     again = command(tmp_path / "one", "ospo", "run")
     assert miniature.tables(tmp_path / "one") == miniature.tables(repro)
     assert "0 stages run" in again.stderr
+    change(tmp_path / "one", "attribute", rule="signed")
+    outlook = command(tmp_path / "one", "ospo", "run", "--dry-run").stdout.splitlines()
+    assert [line.removesuffix(": run") for line in outlook if not line.endswith(": up to date")] == [
+        "ospo attribute --iter 1",
+        "ospo update --iter 1",
+        "ospo evaluate",
+        "ospo report",
+    ]
 
 
 def test_another_rule_reruns_attribute_and_what_follows_but_not_sampling_or_scoring(project):
