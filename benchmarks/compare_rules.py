@@ -1,10 +1,10 @@
 """Credit rules on the demo shop: the same warm start and first rollouts per seed, several rules and learning rates, paired tests.
 
-Run: python benchmarks/compare_rules.py FOLDER [--seeds 0 1 2] [--methods uniform myerson+group-additive …] [--learning-rates 5e-4 1e-3]
+Run: python benchmarks/compare_rules.py FOLDER [--seeds 0 1 2] [--methods uniform myerson+group-additive …] [--learning-rates 5e-4 …]
 
 FOLDER keeps one project per seed and method; run it again and only what is missing is computed. Every seed is a shop, a warm start and a
 training of its own. A method is RULE or ESTIMATOR+RULE; the first is what the others are compared with. Of each method the learning rate
-with the best mean training reward is shown (chosen on train prompts, so that test prompts choose nothing), with all of them below.
+with the best reward in the last iteration's rollouts is compared (train prompts: test prompts choose nothing); all of them stand below.
 Intervals resample prompts; the spread (±) is the standard deviation over seeds.
 """
 
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--learning-rates", type=float, nargs="+", default=[5e-4, 1e-3])
+    parser.add_argument("--learning-rates", type=float, nargs="+", default=[2.5e-4, 5e-4, 1e-3])
     options = parser.parse_args()
     found: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for seed in options.seeds:
@@ -79,7 +79,7 @@ def run(project: Path, values: parameters.Params, base: Path | None) -> None:
     if not project.is_dir():
         if base is not None:
             # Links: stages replace files and never write into them.
-            shutil.copytree(base, project, copy_function=os.link)
+            shutil.copytree(base, project, copy_function=os.link, ignore=shutil.ignore_patterns("run.log"))
         project.mkdir(parents=True, exist_ok=True)
     text = presets.render(values)
     path = project / "params.yaml"
@@ -114,6 +114,7 @@ def outcome(project: Path) -> dict[str, Any]:
     return {
         "cells": cells,
         "training_reward": float(np.mean([score["mean_reward"] for score in scores])),
+        "last_reward": float(scores[-1]["mean_reward"]),
         "tokens": sum(rollout["tokens"] for rollout in rollouts),
         "texts": sum(score["distinct_values"] for score in scores),
     }
@@ -127,12 +128,13 @@ def print_tables(found: dict[tuple[str, float], list[dict[str, Any]]], options: 
     for name, decoding in (("raw query", "none"), ("warm start", "greedy"), ("warm start", "sampled"), ("oracle", "none")):
         print(f"{name} ({decoding}): {_mean(first, name, decoding)}" if decoding != "none" else f"{name}: {_mean(first, name, decoding)}")
     best = {
-        method: max(options.learning_rates, key=lambda rate, method=method: _training(found[method, rate])) for method in options.methods
+        method: max(options.learning_rates, key=lambda rate, method=method: _average(found[method, rate], "last_reward"))
+        for method in options.methods
     }
     draws = Resamples(prompts, 2000, seeding.generator(0, "compare rules"))
     reference = found[options.methods[0], best[options.methods[0]]]
     head = ("method", "learning rate", "greedy", f"minus {options.methods[0]}", "sampled", f"minus {options.methods[0]}")
-    print("\n| " + " | ".join((*head, "training reward", "tokens sampled", "texts scored")) + " |\n|" + " --- |" * 9)
+    print("\n| " + " | ".join((*head, "mean training reward", "tokens sampled", "texts scored")) + " |\n|" + " --- |" * 9)
     for method in options.methods:
         rows = found[method, best[method]]
         cells = [method, f"{best[method]:g}"]
@@ -141,11 +143,12 @@ def print_tables(found: dict[tuple[str, float], list[dict[str, Any]]], options: 
             paired = draws.difference(_pooled(rows, decoding), _pooled(reference, decoding))
             is_reference = rows is reference
             cells.append("" if is_reference else f"{paired.mean:+.3f} [{paired.low:+.3f}, {paired.high:+.3f}] p {paired.p_value:.4f}")
-        cells += [f"{_training(rows):.3f}", f"{_total(rows, 'tokens'):,}", f"{_total(rows, 'texts'):,}"]
+        cells += [f"{_average(rows, 'training_reward'):.3f}", f"{_average(rows, 'tokens'):,.0f}", f"{_average(rows, 'texts'):,.0f}"]
         print("| " + " | ".join(cells) + " |")
-    print("\n| method | learning rate | greedy | sampled | training reward |\n|" + " --- |" * 5)
+    print("\n| method | learning rate | greedy | sampled | mean training reward | in the last iteration |\n|" + " --- |" * 6)
     for (method, rate), rows in found.items():
-        print(f"| {method} | {rate:g} | {_mean(rows, 'final', 'greedy')} | {_mean(rows, 'final', 'sampled')} | {_training(rows):.3f} |")
+        ends = f"{_mean(rows, 'final', 'greedy')} | {_mean(rows, 'final', 'sampled')}"
+        print(f"| {method} | {rate:g} | {ends} | {_average(rows, 'training_reward'):.3f} | {_average(rows, 'last_reward'):.3f} |")
 
 
 def _mean(rows: list[dict[str, Any]], name: str, decoding: str) -> str:
@@ -158,12 +161,8 @@ def _pooled(rows: list[dict[str, Any]], decoding: str) -> np.ndarray:
     return np.concatenate([row["cells"]["final", decoding] for row in rows])
 
 
-def _training(rows: list[dict[str, Any]]) -> float:
-    return float(np.mean([row["training_reward"] for row in rows]))
-
-
-def _total(rows: list[dict[str, Any]], name: str) -> int:
-    return sum(row[name] for row in rows)
+def _average(rows: list[dict[str, Any]], name: str) -> float:
+    return float(np.mean([row[name] for row in rows]))
 
 
 if __name__ == "__main__":
