@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--learning-rates", type=float, nargs="+", default=[2.5e-4, 5e-4, 1e-3])
+    parser.add_argument("--learning-rates", type=float, nargs="+", default=[2.5e-4, 5e-4])
     options = parser.parse_args()
     found: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for seed in options.seeds:

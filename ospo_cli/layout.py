@@ -51,6 +51,10 @@ class Layout:
         """The self-contained HTML page."""
         return self.data / "report" / "report.html"
 
+    def warnings(self) -> Path:
+        """The warning signs that were crossed."""
+        return self.data / "report" / "warnings.json"
+
     def pretrained(self, name: str) -> Path:
         """Folder of a fetched pretrained policy."""
         return self.data / "pretrained" / name

@@ -106,6 +106,7 @@ class WarmStart:
     )
     pairs_file: str = parameter("", "Parquet of prompt_id and completion (teacher: file)")
     steps: int = parameter(900, "optimiser steps", minimum=0)
+    max_epochs: float = parameter(0.0, "stop after so many passes over the pairs where that is fewer steps; 0 is no limit", minimum=0)
     batch_size: int = parameter(32, "pairs per step", minimum=1)
     learning_rate: float = parameter(3e-3, "peak of AdamW's learning rate", minimum=0)
     schedule: str = parameter(

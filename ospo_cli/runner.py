@@ -40,7 +40,7 @@ def run(layout: Layout, params: Params, force: bool = False) -> tuple[int, int]:
         start_seconds = time.monotonic()
         execute(wanted, layout, params)
         hashes.forget(*wanted.outputs, *wanted.metrics)
-        content = {"key": key, "command": wanted.command, "outputs": {path: hashes.of(path) for path in (*wanted.outputs, *wanted.metrics)}}
+        content = {"key": key, "command": wanted.command, "outputs": {path: hashes.of(path) for path in wanted.outputs}}
         with replacing(manifest) as temporary:
             temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         sys.stderr.write(f"[{position}/{len(nodes)}] {wanted.command}: {time.monotonic() - start_seconds:.1f} s\n")
@@ -110,4 +110,8 @@ def _is_current(manifest: Path, key: str, wanted: Node, hashes: _Hashes) -> bool
         content = json.loads(manifest.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return content.get("key") == key and content.get("outputs") == {path: hashes.of(path) for path in (*wanted.outputs, *wanted.metrics)}
+    # Metrics hold durations: there they must be, but another run of the same stage (dvc repro) may have written them.
+    outputs = {path: hashes.of(path) for path in wanted.outputs}
+    return (
+        content.get("key") == key and content.get("outputs") == outputs and all((hashes.root / path).is_file() for path in wanted.metrics)
+    )

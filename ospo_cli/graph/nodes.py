@@ -20,7 +20,7 @@ class Node:
         iteration: from 1; None for stages that run once.
         inputs: files or folders that are read, relative to the project's folder (absolute if they lie elsewhere).
         outputs: files or folders that are written, relative to the project's folder.
-        metrics: JSON files that are written, relative to the project's folder.
+        metrics: flat JSON files of numbers that are written besides; they hold durations, so they differ from run to run.
         sections: sections of params.yaml, or `section.name`, that the result depends on.
     """
 
@@ -100,8 +100,8 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
     if stage == "evaluate":
         policies = tuple(str(layout.policy(k)) for k in params.evaluated_iterations)
         rewards = of(params.train.iterations, "rewards.parquet") if params.train.iterations else ()
-        outputs = tuple(str(layout.evaluation(name)) for name in ("completions.parquet", "run.parquet", "query_metrics.parquet", "trec"))
-        metrics = tuple(str(layout.evaluation(name)) for name in ("summary.json", "curves.json"))
+        names = ("completions.parquet", "run.parquet", "query_metrics.parquet", "trec", "summary.json", "curves.json")
+        outputs, metrics = tuple(str(layout.evaluation(name)) for name in names), (str(layout.evaluation("metrics.json")),)
         sections = ("train", "policy", "retrieval", "rollout", "score_coalitions", "evaluate")
         return Node(stage, None, prepared(*PREPARED) + policies + rewards, outputs, metrics, sections)
     if stage == "report":
@@ -112,7 +112,8 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
                 k, "rollout_metrics.json", "segment_metrics.json", "score_metrics.json", "attribute_metrics.json", "update_metrics.json"
             )
         inputs += tuple(str(layout.evaluation(name)) for name in ("completions.parquet", "query_metrics.parquet", "summary.json"))
-        return Node(stage, None, inputs, (str(layout.report()),), (), tuple(params.__dataclass_fields__))
+        outputs = (str(layout.report()), str(layout.warnings()))
+        return Node(stage, None, inputs, outputs, (), tuple(params.__dataclass_fields__))
     if iteration is None or iteration < 1:
         raise ParameterError(f"ospo {stage}", "no such iteration", found=iteration, expected="1 or more (policy 000 is the warm start)")
     behavior = str(layout.policy(iteration - 1))
@@ -143,7 +144,7 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
         reference = (str(layout.policy(0)),) if params.update.kl_weight > 0 and iteration > 1 else ()
         return Node(
             stage, iteration, (*of(iteration, "rollouts.parquet", "token_advantages.parquet"), behavior, *reference),
-            (str(layout.policy(iteration)),), of(iteration, "update_metrics.json"),
+            (str(layout.policy(iteration)), *of(iteration, "update_steps.json")), of(iteration, "update_metrics.json"),
             ("train.seed", "policy", "rollout.temperature", "update"),
         )  # fmt: skip
     raise ParameterError(
@@ -169,6 +170,8 @@ def require_inputs(wanted: Node, layout: Layout, params: Params) -> None:
             continue
         commands = dict(makers(params, wanted.iteration))
         remedy = f"run `{commands[path]}` first" if path in commands else "put it there, or correct params.yaml"
+        if wanted.iteration is None and path.startswith(("data/policies", "data/iterations")):
+            remedy += "; under dvc repro: run `ospo graph`, which unrolls train.iterations, then dvc repro"
         if path not in commands and path == params.policy.base:
             remedy = "run `ospo fetch-policy NAME`, or give policy.base a folder in the Hugging Face layout"
         raise MissingInputError(path, "no such file or folder", expected=f"input of `{wanted.command}`", remedy=remedy)
@@ -176,6 +179,6 @@ def require_inputs(wanted: Node, layout: Layout, params: Params) -> None:
 
 def _prepare_data(params: Params) -> Node:
     layout = Layout(Path())
-    outputs = tuple(str(layout.prepared(f"{name}.parquet")) for name in (*PREPARED, "teacher_pairs"))
+    outputs = (*(str(layout.prepared(f"{name}.parquet")) for name in (*PREPARED, "teacher_pairs")), str(layout.prepared("card.json")))
     inputs = (params.prepare_data.path,) if params.prepare_data.path else ()
-    return Node("prepare-data", None, inputs, outputs, (str(layout.prepared("card.json")),), ("train.seed", "prepare_data"))
+    return Node("prepare-data", None, inputs, outputs, (), ("train.seed", "prepare_data"))

@@ -59,7 +59,7 @@ def init(directory: Path, name: str) -> list[str]:
     contents = {
         "params.yaml": render(values),
         "README.md": readme,
-        ".gitignore": "/data/\n",
+        ".gitignore": "/data/\n/dvc_plots/\n",
         ".dvcignore": DVC_IGNORE,
         ".dvc/config": config,
         ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",

@@ -190,7 +190,9 @@
   };
   const last = Math.max(...groups.map((group) => group.iteration));
   const latest = groups.filter((group) => group.iteration === last);
-  chosen = latest.reduce((best, group) => (spread(group) > spread(best) ? group : best), latest[0]);
+  const widest = (some) => some.reduce((best, group) => (spread(group) > spread(best) ? group : best), some[0]);
+  chosen = widest(latest);
+  if (spread(chosen) === 0) chosen = widest(groups);
   filters.addEventListener("input", filter);
   filters.addEventListener("submit", (event) => event.preventDefault());
   panel.addEventListener("scroll", hush);

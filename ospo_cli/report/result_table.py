@@ -67,7 +67,9 @@ def _difference(cell: dict[str, Any] | None) -> str:
 
 def _gap_line(gap: dict[str, Any]) -> str:
     names = f"{system_label(gap['better'])} - {system_label(gap['worse'])} ({gap['decoding']})"
-    return f"{names}: {_difference(gap)}, p = {gap['p_value']:.4f}" + ("" if gap["low"] > 0 else "  (not above 0)")
+    return f"{names}: {_difference(gap)}, p = {gap['p_value']:.4f}" + (
+        "" if gap["low"] > 0 else "  (below 0)" if gap["high"] < 0 else "  (0 is in the interval)"
+    )
 
 
 def _print_rich(stream: TextIO, heading: str, header: list[str], rows: list[list[str]], gaps: list[dict[str, Any]]) -> None:

@@ -33,11 +33,13 @@ def _claim(summary: Mapping[str, Any], rows: Mapping[str, Any], final: str) -> s
     place = f"on {count(summary['prompts'])} held\u2011out prompts"
     if warm is None:
         return f"The warm start reaches {metric} {plain(last['mean'])} {place}."
+    raw = last.get("to_raw_query")
+    worse = f" The raw query is better still, by {plain(-raw['mean'])}." if raw is not None and raw["high"] < 0 else ""
     if warm["low"] > 0:
-        return f"Training raised {metric} by {plain(warm['mean'])} over the warm start {place}."
+        return f"Training raised {metric} by {plain(warm['mean'])} over the warm start {place}.{worse}"
     if warm["high"] < 0:
-        return f"Training lowered {metric} by {plain(-warm['mean'])} against the warm start {place}."
-    return f"No difference to the warm start is shown {place}: {metric} {signed(warm['mean'])} {interval(warm, with_sign=True)}."
+        return f"Training lowered {metric} by {plain(-warm['mean'])} against the warm start {place}.{worse}"
+    return f"No difference to the warm start is shown {place}: {metric} {signed(warm['mean'])} {interval(warm, with_sign=True)}.{worse}"
 
 
 def _tiles(summary: Mapping[str, Any], rows: Mapping[str, Any], final: str) -> str:
@@ -54,7 +56,7 @@ def _tiles(summary: Mapping[str, Any], rows: Mapping[str, Any], final: str) -> s
 
 def _facts(data: dict[str, Any]) -> str:
     params, counts = data["params"], data["counts"]
-    scoring, attribute, rollout = params["score_coalitions"], params["attribute"], params["rollout"]
+    scoring, attribute = params["score_coalitions"], params["attribute"]
     prompts = ", ".join(f"{count(number)} {escape(split)}" for split, number in counts["prompts"].items())
     facts = [
         ("data", escape(params["prepare_data"]["source"])),
@@ -63,10 +65,17 @@ def _facts(data: dict[str, Any]) -> str:
         ("candidates", f"{count(counts['pool_candidates'])} in pools" if counts["pool_candidates"] else "whole catalogue"),
         ("reward", f"{escape(metric_label(scoring['metric']))}, {escape(scoring['retriever'])}, {escape(scoring['composition'])}"),
         ("credit", f"{escape(attribute['estimator'])}, {escape(attribute['rule'])}"),
-        ("rollouts", f"{count(rollout['prompts_per_iteration'])} × {rollout['group_size']} × {params['train']['iterations']} iterations"),
+        ("rollouts", _sampled(data["iterations"])),
         ("seed", str(params["train"]["seed"])),
     ]
     return tag("dl", "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts), class_="facts")
+
+
+def _sampled(iterations: list[dict[str, Any]]) -> str:
+    if not iterations:
+        return "none"
+    most = iterations[-1]
+    return f"{count(most['groups'])} prompts × {count(most['rollouts'] // max(1, most['groups']))} × {len(iterations)} iterations"
 
 
 def run(data: dict[str, Any]) -> str:

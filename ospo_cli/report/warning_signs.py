@@ -44,7 +44,7 @@ def warning_signs(iterations: Sequence[dict[str, Any]], token_cap: int, held_out
     signs += [_clipped(iterations), _segments(iterations)]
     if held_out_prompts is not None:
         found = f"{held_out_prompts} prompts"
-        advice = "small differences cannot show: evaluate more prompts (evaluate.max_prompts)"
+        advice = "small differences cannot show: evaluate more prompts (evaluate.max_prompts, prepare_data.test_share, more judged queries)"
         signs.append(Sign("Few held-out prompts", held_out_prompts < LEAST_PROMPTS, found, f"fewer than {LEAST_PROMPTS}", advice))
     return signs
 
@@ -80,13 +80,15 @@ def _entropy(iterations: Sequence[dict[str, Any]]) -> Sign:
     known = [row["entropy"] for row in iterations if row["entropy"] is not None]
     if not known:
         return Sign(name, None, "not measured", threshold, advice)
+    if known[0] < LEAST_ENTROPY:  # it came so from the warm start
+        advice = "the warm start left nothing to try out: fewer warm_start.steps or warm_start.max_epochs, a lower warm_start.learning_rate"
     is_crossed = known[-1] < max(ENTROPY_LEFT * known[0], LEAST_ENTROPY)
     return Sign(name, is_crossed, f"{plain(known[0], 2)} → {plain(known[-1], 2)} nats per token", threshold, advice)
 
 
 def _degenerate(iterations: Sequence[dict[str, Any]]) -> Sign:
     name, threshold = "Degenerate groups", f"more than {DEGENERATE_SHARE:.0%} of the rollout groups of any iteration"
-    advice = "rollout.prompts: headroom, a larger group, or a higher temperature"
+    advice = "rollout.prompts: headroom, a larger group, a higher temperature, or a shorter warm start"
     most = _most(iterations, "degenerate_share")
     if most is None:
         return Sign(name, None, "not measured", threshold, advice)

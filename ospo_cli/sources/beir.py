@@ -12,7 +12,7 @@ from ospo_cli.sources import columns, files
 from ospo_cli.sources.base import SourceData
 
 SPLITS = ("train", "dev", "test")
-REMEDY = "get and unpack a collection from https://github.com/beir-cellar/beir (docs/own-data.md)"
+REMEDY = "get and unpack a collection from https://github.com/beir-cellar/beir"
 
 
 def read(params: PrepareData, seed: int, root: Path) -> SourceData:

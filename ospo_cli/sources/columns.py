@@ -91,7 +91,7 @@ def gains(frame: pl.DataFrame, column: str, where: object, labels: dict[str, flo
         raise SourceError(
             f"{where}: row {row}, column {column}",
             "is no grade",
-            found="nothing" if series[row - 1] is None else series[row - 1],
+            found="nothing" if series[row - 1] is None or series[row - 1] == "" else series[row - 1],
             expected=expected,
             remedy="mend the row, or give its label a gain in prepare_data.gains",
         )

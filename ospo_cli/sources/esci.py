@@ -26,7 +26,7 @@ TEXTS = {
 EXAMPLE_COLUMNS = ["query", "query_id", "product_id", "product_locale", "esci_label", "small_version"]
 REMEDY = (
     f"get {EXAMPLES}.parquet and {PRODUCTS}.parquet from https://github.com/amazon-science/esci-data, "
-    "or train-*.parquet and test-*.parquet from https://huggingface.co/datasets/tasksource/esci (docs/own-data.md)"
+    "or train-*.parquet and test-*.parquet from https://huggingface.co/datasets/tasksource/esci"
 )
 
 

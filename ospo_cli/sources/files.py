@@ -78,13 +78,14 @@ def collect(lazy: pl.LazyFrame, path: Path) -> pl.DataFrame:
         raise unreadable(path, error) from None
 
 
-def read(path: Path, columns: Sequence[str] = (), separator: str | None = None) -> pl.DataFrame:
+def read(path: Path, columns: Sequence[str] = (), separator: str | None = None, remedy: str | None = None) -> pl.DataFrame:
     """Return a file's rows; every column of CSV and TSV is text, so that leading zeros survive.
 
     Args:
         path: Parquet, CSV, TSV or JSON lines, told by its suffix.
         columns: names that must be there.
         separator: of a CSV file, where it is not what the suffix says.
+        remedy: what helps where a column is missing.
 
     Raises:
         SourceError: the file cannot be read or lacks one of the columns.
@@ -97,11 +98,11 @@ def read(path: Path, columns: Sequence[str] = (), separator: str | None = None) 
         elif path.suffix == ".parquet":
             frame = pl.read_parquet(path, glob=False, hive_partitioning=False)
         else:
-            return _delimited(path, columns, separator or ("\t" if path.suffix == ".tsv" else ","))
+            return _delimited(path, columns, separator or ("\t" if path.suffix == ".tsv" else ","), remedy)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         raise unreadable(path, error) from None
     frame = frame.drop([name for name in frame.columns if name in STRAY])
-    check_columns(frame.columns, columns, path)
+    check_columns(frame.columns, columns, path, remedy)
     return frame
 
 
@@ -111,7 +112,7 @@ def _without_mark(path: Path) -> Path | bytes:
         return stream.read() if stream.read(3) == b"\xef\xbb\xbf" else path
 
 
-def _delimited(path: Path, columns: Sequence[str], separator: str) -> pl.DataFrame:
+def _delimited(path: Path, columns: Sequence[str], separator: str, remedy: str | None) -> pl.DataFrame:
     # Arrow's reader and not polars': a quote inside an unquoted field (5" screen) is text to it, and a short line an error.
     import pyarrow as pa
     from pyarrow import csv as arrow
@@ -124,7 +125,7 @@ def _delimited(path: Path, columns: Sequence[str], separator: str) -> pl.DataFra
             raise SourceError(
                 f"{path}: line 1", "column named twice", found=doubled[0], expected="each name once", remedy="rename one of them"
             )
-        check_columns(names, columns, path)
+        check_columns(names, columns, path, remedy)
         table = arrow.read_csv(
             path,
             read_options=arrow.ReadOptions(block_size=1 << 26),
@@ -169,6 +170,10 @@ def check_columns(present: Sequence[str], needed: Sequence[str], path: Path, rem
         )
         if other:
             remedy = f"the fields look separated by {other}; save it with commas as .csv or with tabs as .tsv"
+    known = {name.strip().casefold(): name for name in present}
+    near = known.get(missing[0].casefold())
+    if near is not None:
+        remedy = f"rename column {near!r} to {missing[0]!r}"
     raise SourceError(
         path, f"column {missing[0]} is missing", found=", ".join(present) or "no columns", expected=", ".join(needed), remedy=remedy
     )

@@ -27,7 +27,7 @@ KEPT = (
 )
 REMEDY = (
     "get articles.csv, customers.csv and transactions_train.csv from "
-    "https://www.kaggle.com/competitions/h-and-m-personalized-fashion-recommendations (docs/own-data.md)"
+    "https://www.kaggle.com/competitions/h-and-m-personalized-fashion-recommendations"
 )
 LAST_DAYS = 7
 

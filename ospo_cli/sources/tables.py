@@ -14,7 +14,10 @@ from ospo_cli.sources.base import SourceData
 SPLITS = ("train", "dev", "test")
 TREC = (".qrels", ".txt")
 NAMES = ("product_id", "title", "category", "query_id", "query", "split", "history", "grade", "completion")
-REMEDY = "docs/own-data.md shows the files and their columns"
+REMEDY = (
+    "needed are products (product_id, title, any text columns), queries (query_id, query) and judgments (query_id, product_id, grade); "
+    "see the README's section on own catalogues"
+)
 
 
 def read(params: PrepareData, seed: int, root: Path) -> SourceData:
@@ -65,7 +68,7 @@ def _judgments_path(place: Path) -> Path:
 def _renamed(path: Path, params: PrepareData, needed: list[str]) -> pl.DataFrame:
     """Return a file's rows under the layout's names; `params.columns` says what the file calls them."""
     own = [params.columns.get(name, name) for name in needed]
-    frame = files.read(path, own)
+    frame = files.read(path, own, remedy="rename it, or say in prepare_data.columns what it is called: {title: your_name}")
     return frame.rename(
         {
             theirs: ours

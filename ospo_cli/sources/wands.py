@@ -13,7 +13,7 @@ from ospo_cli.sources.base import SourceData
 from ospo_cli.sources.markup import plain
 
 GAINS = {"Exact": 1.0, "Partial": 0.5, "Irrelevant": 0.0}
-REMEDY = "get product.csv, query.csv and label.csv from https://github.com/wayfair/WANDS, folder dataset (docs/own-data.md)"
+REMEDY = "get product.csv, query.csv and label.csv from https://github.com/wayfair/WANDS, folder dataset"
 
 
 def read(params: PrepareData, seed: int, root: Path) -> SourceData:

@@ -83,7 +83,9 @@ def evaluate(
     shown = completions.filter(pl.col("decoding") != "sampled")
     measured, runs, single = [], [], pl.DataFrame()
     for name, reward in rewards.items():
+        own = params.score_coalitions.metric
         metrics = [metric for metric in METRICS if metric != "ndcg@pool" or reward.pool(pair_ids[0]) is not None]
+        metrics += [own] if own not in metrics else []
         values = reward.measures(pair_ids, pair_queries, metrics)
         rows = completions.join(pairs.with_columns(pl.Series(metric, values[metric]) for metric in metrics), on=["prompt_id", "query"])
         rows = rows.sort(*_KEYS, "sample_index")

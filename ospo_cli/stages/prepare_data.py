@@ -145,12 +145,16 @@ def _known_judgments(qrels: pl.DataFrame, documents: pl.DataFrame, source: str) 
     missing = strangers.filter(pl.col("relevance") > 0).sort("prompt_id", "doc_id")
     if missing.height:
         prompt, document = missing.select("prompt_id", "doc_id").row(0)
+        remedy = "add the product or take the judgments away"
+        bare = missing.with_columns(pl.col("doc_id").str.strip_chars_start("0")).select("doc_id").unique()
+        if bare.join(documents.select(pl.col("doc_id").str.strip_chars_start("0")), on="doc_id", how="semi").height:
+            remedy = "some are there with other leading zeros: write the ids alike in both files, as text; " + remedy
         raise SourceError(
             f"source {source}, judgments of query {prompt}",
             "a relevant product is not in the catalogue",
             found=f"product {document} ({missing.height} such judgments)",
             expected="a product of the catalogue",
-            remedy="add the product or take the judgments away",
+            remedy=remedy,
         )
     return qrels.join(documents.select("doc_id"), on="doc_id", how="semi"), strangers.height
 
@@ -212,6 +216,10 @@ def _pools(
     missing = qrels.filter(pl.col("relevance") > 0).join(pools, on=("prompt_id", "doc_id"), how="anti")
     if missing.height:
         prompt, document = missing.select("prompt_id", "doc_id").row(0)
+        remedy = "add the product or take the judgments away"
+        bare = missing.with_columns(pl.col("doc_id").str.strip_chars_start("0")).select("doc_id").unique()
+        if bare.join(documents.select(pl.col("doc_id").str.strip_chars_start("0")), on="doc_id", how="semi").height:
+            remedy = "some are there with other leading zeros: write the ids alike in both files, as text; " + remedy
         raise SourceError(
             f"{where} of query {prompt}",
             "a relevant product is missing from the pool",

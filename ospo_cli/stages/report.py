@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,11 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
     page = render(data)
     with parquet.replacing(layout.report()) as temporary:
         temporary.write_text(page, encoding="utf-8", newline="\n")
-    crossed = [sign.name for sign in data["signs"] if sign.is_crossed]
-    return {"report": str(layout.report()), "bytes": len(page.encode()), "iterations": len(data["iterations"]), "warnings": crossed}
+    crossed = [asdict(sign) for sign in data["signs"] if sign.is_crossed]
+    with parquet.replacing(layout.warnings()) as temporary:
+        temporary.write_text(json.dumps(crossed, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    names = [sign["name"] for sign in crossed]
+    return {"report": str(layout.report()), "bytes": len(page.encode()), "iterations": len(data["iterations"]), "warnings": names}
 
 
 def report(layout: Layout, params: Params) -> dict[str, Any]:

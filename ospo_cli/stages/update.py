@@ -77,9 +77,12 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
         "training_seconds": seconds,
         "tokens_per_second": metrics["tokens"] / seconds,
     }
+    steps = metrics.pop("steps")
     with folders.replacing_folder(layout.policy(iteration)) as temporary:
         folders.save_policy(policy, temporary)
         training.save_moments(temporary / folders.OPTIMIZER)
+    with parquet.replacing(layout.iteration(iteration, "update_steps.json")) as temporary:
+        temporary.write_text(json.dumps(steps, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     with parquet.replacing(layout.iteration(iteration, "update_metrics.json")) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     checkpoint.remove()
@@ -119,7 +122,8 @@ def update(
         **{name: mean(name) for name in names},
         "gradient_norm": float(np.mean([step["gradient_norm"] for step in steps])),
         "logprob_mismatch": steps[0]["logprob_mismatch"],
-        "ratio_quantiles": {name: [step.get(name, 1.0) for step in steps] for name in ("ratio_01", "ratio_50", "ratio_99")},
+        "last_ratio_01": steps[-1].get("ratio_01", 1.0),
+        "last_ratio_99": steps[-1].get("ratio_99", 1.0),
         "optimizer_steps": len(steps),
         "rollouts": len(rows.lengths),
         "groups": len(rows.groups),
@@ -127,7 +131,10 @@ def update(
         "tokens": tokens,
         "completion_token_share": tokens / places if places else 0.0,
         "trained_weights": sum(weight.numel() for weight in training.weights.values()),
-        "steps": {name: [step[name] for step in steps] for name in (*names, "loss", "gradient_norm", "groups_used")},
+        "steps": {
+            **{name: [step[name] for step in steps] for name in (*names, "loss", "gradient_norm", "groups_used")},
+            **{name: [step.get(name, 1.0) for step in steps] for name in ("ratio_01", "ratio_50", "ratio_99")},
+        },
     }
 
 

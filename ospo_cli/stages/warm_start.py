@@ -34,7 +34,7 @@ def execute(layout: Layout, params: parameters.Params) -> dict[str, Any]:
     prompts = parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS, made_by=MADE_BY)
     pairs = _pairs(layout, params, prompts)
     target = layout.policy(0)
-    metrics: dict[str, Any] = {"teacher": settings.teacher, "pairs": pairs.height, "steps": settings.steps if pairs.height else 0}
+    metrics: dict[str, Any] = {"teacher": settings.teacher, "pairs": pairs.height, "steps": planned_steps(pairs.height, settings)}
     with folders.replacing_folder(target) as temporary:
         write_starting_point(temporary, layout.root, params.policy, params.train.seed, lambda: _tokenizer_texts(layout, prompts, pairs))
         if metrics["steps"]:
@@ -86,13 +86,14 @@ def warm_start(policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame,
     )
     checkpoint = Checkpoint(cache / key, float(os.environ.get("OSPO_CHECKPOINT_SECONDS", "60")))
     training = Training(policy.model, settings.learning_rate, settings.weight_decay, settings.max_gradient_norm)
-    progress = Progress("warm-start", settings.steps, "steps")
+    steps = planned_steps(pairs.height, settings)
+    progress = Progress("warm-start", steps, "steps")
     curves = supervised.train(
         policy,
         examples,
         training,
         checkpoint,
-        steps=settings.steps,
+        steps=steps,
         batch_size=settings.batch_size,
         peak=settings.learning_rate,
         schedule=settings.schedule,
@@ -109,11 +110,18 @@ def warm_start(policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame,
         "trained_weights": sum(weight.numel() for weight in training.weights.values()),
         "mean_prompt_tokens": float(np.mean([len(prompt) for prompt, _ in examples])),
         "mean_completion_tokens": float(np.mean([len(ids) for _, ids in examples])),
-        "epochs": settings.steps * min(settings.batch_size, len(examples)) / len(examples),
+        "epochs": steps * min(settings.batch_size, len(examples)) / len(examples),
         "first_loss": curves["loss"][0],
         "last_loss": float(np.mean(tail)),
         "curves": curves,
     }
+
+
+def planned_steps(pairs: int, settings: parameters.WarmStart) -> int:
+    """Return the optimiser steps: `steps`, or fewer where `max_epochs` passes over the pairs are done earlier (one at least)."""
+    if pairs == 0 or settings.max_epochs == 0:
+        return settings.steps if pairs else 0
+    return min(settings.steps, max(1, round(settings.max_epochs * pairs / min(settings.batch_size, pairs))))
 
 
 def judged_answers(

@@ -1,6 +1,7 @@
 """What a change re-runs, and what it does not: through DVC itself, on a miniature."""
 
 import dataclasses
+import json
 import re
 
 from ospo_cli import params
@@ -28,6 +29,12 @@ def test_one_process_gives_the_same_bytes_as_dvc_and_skips_what_is_up_to_date(re
     again = command(tmp_path / "one", "ospo", "run")
     assert miniature.tables(tmp_path / "one") == miniature.tables(repro)
     assert "0 stages run" in again.stderr
+    # Durations differ from run to run; another process that made equal tables is no reason to make them again.
+    for path in (tmp_path / "one" / "data" / "iterations" / "001").glob("*_metrics.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 1.5}))
+    metrics_differ = command(tmp_path / "one", "ospo", "run", "--dry-run").stdout.splitlines()
+    assert [line for line in metrics_differ if not line.endswith(": up to date")] == ["ospo report: run"]
+    command(tmp_path / "one", "ospo", "run")
     change(tmp_path / "one", "attribute", rule="signed")
     outlook = command(tmp_path / "one", "ospo", "run", "--dry-run").stdout.splitlines()
     assert [line.removesuffix(": run") for line in outlook if not line.endswith(": up to date")] == [
@@ -70,7 +77,18 @@ def test_one_more_iteration_keeps_the_first(project):
     assert "update@1:" not in status
 
 
+def test_the_result_says_on_the_terminal_what_the_report_warns_of(project):
+    shown = command(project, "ospo", "result").stdout
+    crossed = json.loads((project / "data/report/warnings.json").read_text(encoding="utf-8"))
+    assert "Few held-out prompts" in {sign["name"] for sign in crossed}
+    assert [line.split(":")[1].strip() for line in shown.splitlines() if line.startswith("warning: ")] == [sign["name"] for sign in crossed]
+
+
 def test_metrics_are_shown_by_dvc(project):
     shown = command(project, "dvc", "metrics", "show", "--json").stdout
     assert "data/iterations/001/update_metrics.json" in shown
-    assert "data/evaluation/summary.json" in shown
+    found = json.loads(shown)[""]["data"]
+    assert "warm_start_greedy" in found["data/evaluation/metrics.json"]["data"]
+    # Flat numbers alone, or the table that DVC prints is unreadable.
+    flat = [value for content in found.values() for value in content["data"].values()]
+    assert not [value for value in flat if isinstance(value, list)]

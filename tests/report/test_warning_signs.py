@@ -43,6 +43,13 @@ def test_what_goes_wrong_crosses_its_threshold_and_no_other(name, first, last):
     assert crossed == [name]
 
 
+def test_entropy_that_the_warm_start_used_up_is_not_blamed_on_the_update():
+    found = signs({"entropy": 0.01}, {"entropy": 0.01})
+    assert "warm_start.max_epochs" in found["Entropy collapse"].advice
+    later = signs({"entropy": 1.0}, {"entropy": 0.01})
+    assert "update.learning_rate" in later["Entropy collapse"].advice
+
+
 def test_few_held_out_prompts_are_said():
     assert signs({}, {}, prompts=99)["Few held-out prompts"].is_crossed
     assert "Few held-out prompts" not in signs({}, {}, prompts=None)

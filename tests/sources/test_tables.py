@@ -131,14 +131,14 @@ def as_trec(text):
 
 
 BROKEN = {
-    "missing products": (lambda p: (p / "products.parquet").unlink(), r"products is missing: found judgments\.parquet, queries\.parquet, expected products\.parquet or products\.csv.*docs/own-data"),
+    "missing products": (lambda p: (p / "products.parquet").unlink(), r"products is missing: found judgments\.parquet, queries\.parquet, expected products\.parquet or products\.csv.*product_id, title, any text columns"),
     "missing judgments": (lambda p: (p / "judgments.parquet").unlink(), r"judgments are missing.*expected judgments\.parquet.*qrels\.txt"),
     "products twice": (lambda p: write(p / "products.csv", PRODUCTS), r"two files for products: found products\.parquet, products\.csv"),
     "judgments twice": (lambda p: (p / "qrels.txt").write_text("q1 0 007 1\n"), r"two files of judgments"),
     "truncated Parquet": (lambda p: cut(p / "products.parquet"), r"products\.parquet: cannot be read as Parquet.*cut short"),
     "git-lfs pointer": (lambda p: (p / "products.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), r"products\.parquet: is a git-lfs pointer.*git lfs pull"),
     "empty file": (as_text("products", ""), r"products\.csv: is empty: found 0 bytes"),
-    "no title": (lambda p: write(p / "products.parquet", {"product_id": ["1"]}), r"products\.parquet: column title is missing: found product_id, expected product_id, title"),
+    "no title": (lambda p: write(p / "products.parquet", {"product_id": ["1"]}), r"products\.parquet: column title is missing: found product_id, expected product_id, title; .*prepare_data\.columns"),
     "title of the wrong type": (change("products", title=[1, 2, 3, 4]), r"products\.parquet: column title: wrong type: found Int64, expected text"),
     "id of the wrong type": (change("products", product_id=[1.5, 2.5, 3.5, 4.5]), r"column product_id: wrong type: found Float64"),
     "binary column": (change("products", material=[b"a", b"b", b"c", b"d"]), r"column material: wrong type: found Binary"),

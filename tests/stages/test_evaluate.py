@@ -1,5 +1,6 @@
 """Evaluation of tiny policies on a made-up shop: agreement with ir_measures, what is cached, what is refused."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -169,6 +170,15 @@ def test_without_pools_the_whole_catalogue_is_ranked_and_there_is_no_pool_metric
     evaluate.execute(layout, values)
     metrics = parquet.read(layout.evaluation("query_metrics.parquet"), schemas.QUERY_METRICS)
     assert set(metrics["metric"]) == {"ndcg@10", "mrr", "recall@10"}
+
+
+def test_the_rewards_own_metric_is_evaluated_too(project):
+    layout, values, _ = project
+    values = dataclasses.replace(values, score_coalitions=dataclasses.replace(values.score_coalitions, metric="recall@3"))
+    evaluate.execute(layout, values)
+    found = metric_values(layout, metric="recall@3", system="raw-query", retriever="bm25")
+    assert len(found) == values.evaluate.max_prompts or len(found) > 1
+    assert max(found.values()) <= 1
 
 
 def test_a_missing_policy_names_the_command_that_makes_it(project):

@@ -168,6 +168,16 @@ def test_a_relevant_product_outside_the_catalogue_is_an_error_that_names_it():
         prepare(data(["alpha"], judged=judged), PrepareData(), 0)
 
 
+def test_ids_that_lost_their_leading_zeros_are_pointed_out(tmp_path):
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    write(folder / "products.csv", {"product_id": ["007", "012"], "title": ["coat", "lamp"]})
+    write(folder / "queries.csv", {"query_id": ["q1"], "query": ["coat"], "split": ["train"]})
+    write(folder / "judgments.parquet", {"query_id": ["q1"], "product_id": [7], "grade": [1]})
+    with pytest.raises(SourceError, match=r"found product 7 .*other leading zeros: write the ids alike"):
+        run(folder, tmp_path, pool="catalogue")
+
+
 def test_an_irrelevant_product_outside_the_catalogue_is_dropped_and_counted():
     prepared = prepare(data(["alpha"], judged=[("q0000", "d000", 1.0), ("q0000", "gone", 0.0)]), PrepareData(), 0)
     assert prepared.qrels.rows() == [("q0000", "d000", 1.0)]

@@ -70,7 +70,9 @@ def test_two_runs_give_equal_bytes(layout):
 def test_the_first_steps_ratios_are_one_and_the_mismatch_is_reported(layout):
     metrics = update.execute(layout, tiny_params(), 1)
     assert metrics["logprob_mismatch"] < 1e-4
-    assert metrics["ratio_quantiles"]["ratio_99"][0] == pytest.approx(1, abs=1e-4)
+    steps = json.loads(layout.iteration(1, "update_steps.json").read_text(encoding="utf-8"))
+    assert steps["ratio_99"][0] == pytest.approx(1, abs=1e-4)
+    assert steps["ratio_99"][-1] == metrics["last_ratio_99"]
     assert json.loads(layout.iteration(1, "update_metrics.json").read_text())["optimizer_steps"] == 2
 
 

@@ -192,6 +192,14 @@ def test_the_teacher_from_judgments_runs_on_prepared_tables(tmp_path):
     assert metrics["pairs"] == 14
 
 
+@pytest.mark.parametrize(
+    ("pairs", "max_epochs", "steps"), [(1000, 0.0, 50), (1000, 10.0, 50), (39, 10.0, 12), (3, 10.0, 10), (1000, 0.001, 1), (0, 10.0, 0)]
+)
+def test_the_warm_start_stops_after_so_many_epochs_where_that_is_earlier(pairs, max_epochs, steps):
+    settings = tiny_params(warm_start={"steps": 50, "batch_size": 32, "max_epochs": max_epochs}).warm_start
+    assert warm_start.planned_steps(pairs, settings) == steps
+
+
 def test_batches_take_every_pair_once_per_epoch_and_put_like_widths_together():
     widths = np.random.default_rng(0).integers(5, 90, 256).tolist()
     plan = supervised.batches(widths, 8, 64, seed=0)
