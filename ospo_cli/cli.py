@@ -48,6 +48,21 @@ def main() -> None:
             OspoError("memory", "not enough", remedy="use a smaller batch size (rollout.batch_size, update.tokens_per_micro_batch)").line()
         )
 
+    except SystemExit:
+        raise
+    except BaseException as error:  # also a panic of a Rust library, which is no Exception
+        if os.environ.get("OSPO_TRACEBACK"):
+            raise
+        found = next(iter(str(error).strip().splitlines()), "no message")
+        _fail(
+            OspoError(
+                "unexpected",
+                f"{type(error).__name__}, which should have been caught earlier",
+                found=found,
+                remedy="OSPO_TRACEBACK=1 shows where; please report it",
+            ).line()
+        )
+
 
 def _fail(line: str, status: int = 1) -> None:
     sys.stderr.write(f"ospo: {line}\n")

@@ -40,15 +40,17 @@ class Policy:
     """The language model."""
 
     base: str = parameter("config", "config (a new small model from the sizes below) or a pretrained folder in the Hugging Face layout")
-    hidden_size: int = parameter(128, "width of the residual stream (base: config)", minimum=8)
-    intermediate_size: int = parameter(384, "width of the feed-forward layers (base: config)", minimum=8)
-    layers: int = parameter(3, "transformer layers (base: config)", minimum=1)
+    hidden_size: int = parameter(128, "width of the residual stream (base: config)", minimum=8, maximum=8192)
+    intermediate_size: int = parameter(384, "width of the feed-forward layers (base: config)", minimum=8, maximum=65536)
+    layers: int = parameter(3, "transformer layers (base: config)", minimum=1, maximum=200)
     heads: int = parameter(4, "attention heads (base: config)", minimum=1)
-    vocabulary_size: int = parameter(1024, "entries of the byte-level BPE trained on the prepared text (base: config)", minimum=300)
-    lora_rank: int = parameter(0, "rank of the LoRA adapter; 0 trains the full weights", minimum=0)
+    vocabulary_size: int = parameter(
+        1024, "entries of the byte-level BPE trained on the prepared text (base: config)", minimum=300, maximum=1_000_000
+    )
+    lora_rank: int = parameter(0, "rank of the LoRA adapter; 0 trains the full weights", minimum=0, maximum=4096)
     lora_alpha: float = parameter(16.0, "scale of the LoRA adapter", minimum=0)
     lora_dropout: float = parameter(0.0, "dropout of the LoRA adapter", minimum=0, maximum=0.9)
-    threads: int = parameter(1, "threads of torch; changes the last bits of the weights", minimum=1)
+    threads: int = parameter(1, "threads of torch; changes the last bits of the weights", minimum=1, maximum=1024)
 
 
 @dataclass(frozen=True)
@@ -263,6 +265,8 @@ class Params:
         return sorted({*range(0, self.train.iterations, self.evaluate.every), self.train.iterations})
 
 
+LARGEST_INTEGER = 2**31 - 1
+
 SECTIONS: dict[str, type] = {field.name: typing.get_type_hints(Params)[field.name] for field in dataclasses.fields(Params)}
 
 
@@ -287,7 +291,8 @@ def load(path: Path) -> Params:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506  (a SafeLoader)
     except FileNotFoundError:
         raise ParameterError(path, "no such file", remedy="run `ospo init DIR --preset demo` or go to the project's folder") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # PyYAML raises many kinds: ValueError for `2026-13-01`, KeyError for `!!bool maybe`, AttributeError for `!!timestamp x`.
+    except (OSError, yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise ParameterError(path, "cannot be read as YAML", found=" ".join(str(error).split())) from None
     return from_mapping(content, where=str(path))
 
@@ -353,8 +358,15 @@ def _check_names(where: str, noun: str, content: dict[Any, Any], known: typing.I
 def _value(where: str, hint: Any, metadata: typing.Mapping[str, Any], value: Any) -> Any:
     if hint == dict[str, float] and isinstance(value, dict):
         return {str(key): _value(f"{where}.{key}", float, {"minimum": 0}, item) for key, item in value.items()}
-    if isinstance(value, int) and not isinstance(value, bool) and _accepts_float(hint):
-        value = float(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > LARGEST_INTEGER:
+            raise ParameterError(
+                where,
+                "out of range",
+                found=f"{'-' if value < 0 else ''}10^{int(math.log10(abs(value)))} or so",
+                expected=f"at most {LARGEST_INTEGER}",
+            )
+        value = float(value) if _accepts_float(hint) else value
     if isinstance(value, str) and _accepts_float(hint):  # YAML 1.1 reads 1e-3 as a string
         with contextlib.suppress(ValueError):
             value = float(value)

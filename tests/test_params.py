@@ -67,6 +67,24 @@ def test_a_doubled_key_is_refused(tmp_path):
         params.load(path)
 
 
+@pytest.mark.parametrize(
+    "value", ["2026-13-01", "!!int abc", "!!bool maybe", "!!timestamp x", "!!python/object/apply:os.system [true]", "9" * 5000, "[" * 3000]
+)
+def test_yaml_that_its_reader_chokes_on_is_one_clear_error(tmp_path, value):
+    path = tmp_path / "params.yaml"
+    path.write_text(presets.render(params.Params()).replace("  seed: 0 ", f"  seed: {value} "))
+    with pytest.raises(ParameterError, match=r"params\.yaml: cannot be read as YAML"):
+        params.load(path)
+
+
+@pytest.mark.parametrize(
+    ("section", "name"), [("train", "seed"), ("policy", "threads"), ("update", "learning_rate"), ("policy", "hidden_size")]
+)
+def test_a_number_that_no_machine_can_hold_is_out_of_range(section, name):
+    with pytest.raises(ParameterError, match="out of range: found 10\\^400"):
+        params.from_mapping(changed(section, name, 10**400))
+
+
 def test_every_parameter_has_a_meaning():
     assert all(row["meaning"] for row in params.describe())
 

@@ -45,19 +45,24 @@ def ids(frame: pl.DataFrame, column: str, where: object, unique: bool = False) -
 def text(series: pl.Series, where: object) -> pl.Series:
     """Return a column as text without nulls: lists joined by ", ", structs as JSON, numbers, dates, truth values as polars writes them."""
     dtype = series.dtype
-    if isinstance(dtype, pl.List | pl.Array):
-        series = series.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True) if _is_flat(dtype.inner) else _encoded(series, where)
-    elif isinstance(dtype, pl.Struct):
-        series = series.struct.json_encode()
-    elif dtype in (pl.Binary, pl.Object):
+    try:
+        if dtype in (pl.Binary, pl.Object):
+            raise ValueError(dtype)
+        if isinstance(dtype, pl.List | pl.Array):
+            series = (
+                series.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True) if _is_flat(dtype.inner) else _encoded(series, where)
+            )
+        elif isinstance(dtype, pl.Struct):
+            series = series.struct.json_encode()
+        return series.cast(pl.String).fill_null("")
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError):  # durations, maps, bytes in structs, years beyond 9999
         raise SourceError(
             f"{where}: column {series.name}",
             "wrong type",
             found=dtype,
-            expected="text, numbers, dates, lists or structs",
+            expected="text, numbers, dates, lists or structs of these",
             remedy="store it as text or leave it out",
-        )
-    return series.cast(pl.String).fill_null("")
+        ) from None
 
 
 def required_text(frame: pl.DataFrame, column: str, where: object) -> pl.Series:

@@ -218,6 +218,8 @@ def _broken_json(path: Path) -> tuple[str, str] | None:
                 return f"{path}: line {number}", f"bytes that are not UTF-8 ({error.reason})"
             except ValueError as error:
                 return f"{path}: line {number}", str(error)
+            except RecursionError:
+                return f"{path}: line {number}", "lists or objects nested too deep"
             if not isinstance(row, dict):
                 return f"{path}: line {number}", f"a JSON {type(row).__name__}, not an object"
     return None

@@ -111,7 +111,10 @@ def _cut_off(lazy: pl.LazyFrame, path: Path, params: PrepareData) -> str:
         value = files.collect(lazy.filter((~_is_date()).fill_null(True)).select("t_dat").head(1), path)["t_dat"][0]
         raise SourceError(f"{path}: column t_dat", "is no date", found=value, expected="YYYY-MM-DD in every row")
     if not params.cut_off_date:
-        return (date.fromisoformat(high) - timedelta(days=LAST_DAYS - 1)).isoformat()
+        try:
+            return (date.fromisoformat(high) - timedelta(days=LAST_DAYS - 1)).isoformat()
+        except (ValueError, OverflowError):  # a 31st of February
+            raise SourceError(f"{path}: column t_dat", "is no date", found=high, expected="YYYY-MM-DD in every row") from None
     try:
         if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", params.cut_off_date):
             raise ValueError

@@ -50,12 +50,16 @@ def _word_set(text: str) -> str:
     return " ".join(sorted(set(words(text)))) or text
 
 
+def _trigrams(padded: str) -> list[str]:
+    return sorted({padded[start : start + 3] for start in range(max(1, len(padded) - 2))})
+
+
 def _similar(texts: Sequence[str], similarity: float) -> NDArray[np.int64]:
     """Return pairs [n, 2] of positions whose sets of character trigrams have a Jaccard index ≥ similarity."""
     none = np.empty((0, 2), dtype=np.int64)
     if len(texts) < 2:
         return none
-    grams = [sorted({f" {text} "[start : start + 3] for start in range(max(1, len(text)))}) for text in texts]
+    grams = [_trigrams(f" {text} ") for text in texts]
     rows = pl.DataFrame(
         {"text": pl.int_range(len(texts), eager=True), "gram": grams}, schema_overrides={"gram": pl.List(pl.String)}
     ).explode("gram")

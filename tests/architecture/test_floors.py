@@ -1,5 +1,6 @@
 """The layout is the architecture: floors, names and lightness are proved, not remembered."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,23 @@ def test_help_loads_nothing_heavy(arguments):
     )
     done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "LOADED []", done.stdout[-500:] + done.stderr
+
+
+def test_a_defect_is_one_line_too_and_its_place_can_be_asked_for():
+    program = (
+        "import sys; sys.argv = ['ospo', 'params']\n"
+        "from ospo_cli import cli, params\n"
+        "def broken(): raise KeyError('a\\nb')\n"
+        "params.describe = broken\n"
+        "cli.main()\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("ospo: unexpected: KeyError")
+    assert len(done.stderr.splitlines()) == 1
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OSPO_TRACEBACK": "1"})
+    assert "in broken" in shown.stderr
 
 
 @pytest.mark.parametrize("stage", ["prepare_data", "segment", "score_coalitions", "attribute", "report"])

@@ -1,5 +1,7 @@
 """Source tables: every layout means the same; what cannot be read is named with file and place."""
 
+from datetime import timedelta
+
 import polars as pl
 import pytest
 
@@ -142,6 +144,10 @@ BROKEN = {
     "title of the wrong type": (change("products", title=[1, 2, 3, 4]), r"products\.parquet: column title: wrong type: found Int64, expected text"),
     "id of the wrong type": (change("products", product_id=[1.5, 2.5, 3.5, 4.5]), r"column product_id: wrong type: found Float64"),
     "binary column": (change("products", material=[b"a", b"b", b"c", b"d"]), r"column material: wrong type: found Binary"),
+    "durations": (change("products", material=[timedelta(1)] * 4), r"column material: wrong type: found Duration"),
+    "bytes in structs": (change("products", material=[{"a": b"x"}] * 4), r"column material: wrong type: found Struct"),
+    "durations in lists": (change("products", material=[[timedelta(1)]] * 4), r"column material: wrong type: found List\(Duration"),
+    "JSON nested too deep": (as_text("products", '{"product_id": "1", "title": ' + "[" * 100_000 + "]" * 100_000 + "}\n", ".jsonl"), r"products\.jsonl: line 1: cannot be read as JSON lines: found lists or objects nested too deep"),
     "grades in a list": (change("judgments", grade=[[1], [1], [1], [1], [1]]), r"column grade: wrong type: found List"),
     "duplicate product": (change("products", product_id=["12", "1", "12", "2"]), r"products\.parquet: column product_id: duplicate id: found 12 in rows 1 and 3"),
     "duplicate query": (change("queries", query_id=["q1", "q1", "q2", "q3"]), r"queries\.parquet: column query_id: duplicate id: found q1 in rows 1 and 2"),
