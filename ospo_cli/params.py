@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -18,10 +19,16 @@ from ospo_cli.errors import ParameterError
 
 
 def parameter(
-    default: Any, meaning: str, *, choices: tuple[Any, ...] = (), minimum: float | None = None, maximum: float | None = None
+    default: Any,
+    meaning: str,
+    *,
+    choices: tuple[Any, ...] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
+    pattern: str = "",
 ) -> Any:
-    """Declare a parameter: default, one-line meaning, and what values are allowed (bounds inclusive)."""
-    metadata = {"meaning": meaning, "choices": choices, "minimum": minimum, "maximum": maximum}
+    """Declare a parameter: default, one-line meaning, and what values are allowed (bounds inclusive; a pattern that the meaning tells)."""
+    metadata = {"meaning": meaning, "choices": choices, "minimum": minimum, "maximum": maximum, "pattern": pattern}
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -153,7 +160,7 @@ class ScoreCoalitions:
     """The characteristic function and the reward."""
 
     retriever: str = parameter("bm25", "search engine of the reward")
-    metric: str = parameter("ndcg@10", "ndcg@K, ndcg@pool, mrr or recall@K")
+    metric: str = parameter("ndcg@10", "ndcg@K, ndcg@pool, mrr or recall@K", pattern=r"ndcg@([1-9]\d{0,5}|pool)|mrr|recall@[1-9]\d{0,5}")
     composition: str = parameter("replace", "replace: the answer is the query; append: raw query + answer", choices=("replace", "append"))
     empty_value: str = parameter(
         "zero", "v of the empty coalition under replace: zero or query (the raw query's value)", choices=("zero", "query")
@@ -380,6 +387,8 @@ def _value(where: str, hint: Any, metadata: typing.Mapping[str, Any], value: Any
         raise ParameterError(where, "out of range", found=value, expected=_allowed(metadata))
     if choices and any(item not in choices for item in (value if isinstance(value, list) else [value])):
         raise ParameterError(where, "unknown value", found=value, expected=_allowed(metadata))
+    if metadata.get("pattern") and not re.fullmatch(metadata["pattern"], value):
+        raise ParameterError(where, "unknown value", found=value, expected=metadata["meaning"])
     return value
 
 

@@ -131,7 +131,7 @@ BROKEN = {
     "an unknown metric": (
         "score-coalitions --iter 1",
         lambda p: (p / "params.yaml").write_text((p / "params.yaml").read_text().replace("metric: ndcg@10", "metric: ndgc@10")),
-        r"ndgc@10.*ndcg@",
+        r"score_coalitions\.metric: unknown value: found ndgc@10, expected ndcg@K",
     ),
     "a summary that is no JSON": (
         "result",
