@@ -237,7 +237,7 @@ class Evaluate:
     max_prompts: int = parameter(256, "prompts that are evaluated, by seed; 0 is all", minimum=0)
     oracle_edits: int = parameter(8, "greedy single-word edits of the oracle query; 0 leaves the oracle out", minimum=0)
     oracle_words: int = parameter(64, "words of the relevant products that the oracle may add, per prompt", minimum=1)
-    bootstrap: int = parameter(2000, "bootstrap resamples of the intervals", minimum=100)
+    bootstrap: int = parameter(2000, "bootstrap resamples of the intervals", minimum=100, maximum=1_000_000)
 
 
 @dataclass(frozen=True)
@@ -273,6 +273,7 @@ class Params:
 
 
 LARGEST_INTEGER = 2**31 - 1
+LARGEST_FLOAT = 1e9  # far beyond any use; weights and rates of 1e300 overflow float32 somewhere deep inside
 
 SECTIONS: dict[str, type] = {field.name: typing.get_type_hints(Params)[field.name] for field in dataclasses.fields(Params)}
 
@@ -381,6 +382,8 @@ def _value(where: str, hint: Any, metadata: typing.Mapping[str, Any], value: Any
         raise ParameterError(where, "wrong type", found=f"{value!r} ({type(value).__name__})", expected=_type_name(hint))
     if isinstance(value, float) and not math.isfinite(value):
         raise ParameterError(where, "is not a finite number", found=value)
+    if isinstance(value, float) and abs(value) > LARGEST_FLOAT:
+        raise ParameterError(where, "out of range", found=value, expected=f"at most {LARGEST_FLOAT:g}")
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     low, high, choices = metadata.get("minimum"), metadata.get("maximum"), metadata.get("choices")
     if number and ((low is not None and value < low) or (high is not None and value > high)):

@@ -167,6 +167,10 @@ def judged_answers(
 
 
 def _answers(documents: pl.DataFrame, settings: parameters.WarmStart) -> dict[str, str]:
+    names = settings.title_fields
+    odd = [name for name in names if name in ("doc_id", "title") or names.count(name) > 1]
+    if odd:
+        raise ParameterError("warm_start.title_fields", "cannot follow the title", found=odd[0], expected="further text fields, each once")
     missing = [name for name in settings.title_fields if name not in documents.columns]
     if missing:
         raise ParameterError("warm_start.title_fields", "no such text field", found=missing[0], expected=", ".join(documents.columns[1:]))

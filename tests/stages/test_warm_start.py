@@ -173,6 +173,12 @@ def test_first_entries_of_further_fields_follow_the_title_without_brackets():
     assert answers_for(["boots", "coat"], "coat", title_fields=["year"]) == ["<answer>coat, 1991</answer>"]
 
 
+@pytest.mark.parametrize("fields", [["title"], ["doc_id"], ["genres", "genres"]])
+def test_a_field_that_is_there_already_is_refused(fields):
+    with pytest.raises(ParameterError, match="title_fields: cannot follow the title"):
+        answers_for(["The Dark Knight"], ["The Dark Knight"], title_fields=fields)
+
+
 def test_an_unknown_field_lists_the_fields():
     with pytest.raises(ParameterError, match=r"found director, expected title, category, year"):
         answers_for(["boots"], "boots", title_fields=["director"])
