@@ -34,6 +34,22 @@ def parameter(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+# As in maths.estimators, which is not read here, so that a change of an estimator makes no stage but those that use it run again.
+ESTIMATOR_NAMES = (
+    "contiguous-mean",
+    "contiguous-shapley",
+    "myerson",
+    "shapley",
+    "shapley-windows",
+    "owen",
+    "banzhaf",
+    "leave-one-out",
+    "alone",
+    "uniform",
+    "random",
+)
+
+
 @dataclass(frozen=True)
 class Train:
     """The loop as a whole."""
@@ -165,27 +181,54 @@ class ScoreCoalitions:
     empty_value: str = parameter(
         "zero", "v of the empty coalition under replace: zero or query (the raw query's value)", choices=("zero", "query")
     )
+    estimators: list[str] = parameter(
+        ["myerson", "leave-one-out"],
+        "the coalitions that these need are evaluated, so that attribute.estimator may be any of them (contiguous-mean, "
+        "contiguous-shapley, alone and random need what myerson needs)",
+        choices=ESTIMATOR_NAMES,
+    )
     families: list[str] = parameter(
-        ["contiguous", "prefix", "leave-one-out"],
-        "coalitions that are evaluated",
-        choices=("contiguous", "prefix", "leave-one-out", "powerset"),
+        ["prefix"],
+        "further coalitions that are evaluated (rule potential needs prefix)",
+        choices=("contiguous", "prefix", "leave-one-out", "powerset", "permutation", "two-level", "subsets"),
     )
     contiguous_width: int = parameter(32, "widest window of the contiguous family", minimum=1)
     contiguous_cap: int = parameter(0, "most coalitions per rollout of the contiguous family (M); 0 is no cap", minimum=0)
+    exact_coalitions: int = parameter(
+        256, "shapley, owen and banzhaf are exact where they need at most so many coalitions, and sampled beyond", minimum=2, maximum=4096
+    )
+    orders: int = parameter(16, "sampled orders per rollout, an even number", minimum=4, maximum=4096)
+    budget: str = parameter(
+        "fixed",
+        "fixed, or adaptive: further orders for the segments whose rank by share is uncertain (shapley, shapley-windows, owen; sampled)",
+        choices=("fixed", "adaptive"),
+    )
+    further_coalitions: int = parameter(
+        64, "coalitions per rollout, on average over its rollout group, that are spent on further orders (budget: adaptive)", minimum=1
+    )
     retrieval_weight: float = parameter(1.0, "weight of the retrieval metric")
     format_weight: float = parameter(0.1, "weight of the format part")
     length_weight: float = parameter(0.0, "weight of the length part")
     length_limit: int = parameter(20, "words that an answer may have before the length part counts", minimum=1)
     repetition_weight: float = parameter(0.02, "weight of the repetition part, per repeated word")
 
+    @property
+    def coalition_budget(self) -> dict[str, int]:
+        """Return the fields of `maths.coalitions.Budget`."""
+        return {
+            "width": self.contiguous_width,
+            "cap": self.contiguous_cap,
+            "exact": self.exact_coalitions,
+            "orders": self.orders,
+            "further": self.further_coalitions if self.budget == "adaptive" else 0,
+        }
+
 
 @dataclass(frozen=True)
 class Attribute:
     """From coalition values to token advantages."""
 
-    estimator: str = parameter(
-        "myerson", "share of each segment", choices=("contiguous-mean", "myerson", "leave-one-out", "alone", "uniform", "random")
-    )
+    estimator: str = parameter("myerson", "share of each segment", choices=ESTIMATOR_NAMES)
     rule: str = parameter(
         "group-additive",
         "how shares become token advantages",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +11,56 @@ from numpy.typing import NDArray
 from ospo_cli.errors import CreditError
 
 Masks = NDArray[np.bool_]
+Orders = NDArray[np.int64]
+# Name of a stream -> its generator: one per (seed, rollout, name), so that a family draws the same whatever else is drawn.
+Draw = Callable[[str], np.random.Generator]
 
 LARGEST_POWERSET = 12
+
+
+@dataclass(frozen=True)
+class Players:
+    """The segments of an answer, and the block of the a-priori partition that each belongs to (None: every segment its own)."""
+
+    n: int
+    unions: tuple[int, ...] | None = None
+
+    def blocks(self) -> NDArray[np.int64]:
+        """Return [n] number of each segment's union, from 0, in order of their first segments.
+
+        Raises:
+            CreditError: unions cross: one of them is left and entered again.
+        """
+        if self.unions is None:
+            return np.arange(self.n)
+        if len(self.unions) != self.n:
+            raise CreditError("unions", "not one per segment", found=len(self.unions), expected=self.n)
+        given = np.asarray(self.unions, dtype=np.int64)
+        starts = np.concatenate([np.ones(min(self.n, 1), dtype=bool), given[1:] != given[:-1]])
+        if len(np.unique(given)) != starts.sum():
+            raise CreditError(
+                "unions", "cross: a union's segments are not next to each other", found=list(self.unions), remedy="segment again"
+            )
+        return np.cumsum(starts) - 1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many coalitions families may take per rollout.
+
+    Attributes:
+        width: widest window of the contiguous family.
+        cap: most coalitions of the contiguous family; 0 is no cap.
+        exact: Shapley, Owen and Banzhaf values are exact where they need no more coalitions than this, and sampled beyond.
+        orders: sampled orders (each second one is the one before it backwards); as many random subsets as these have coalitions.
+        further: coalitions per rollout, on average over its rollout group, that are given to shares whose order is uncertain; 0 for none.
+    """
+
+    width: int = 32
+    cap: int = 0
+    exact: int = 256
+    orders: int = 16
+    further: int = 0
 
 
 def contiguous(n: int, width: int, cap: int, rng: np.random.Generator) -> Masks:
@@ -72,23 +121,121 @@ def windows(n: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return starts, starts + sizes - 1
 
 
-FAMILIES: dict[str, Callable[[int, int, int, np.random.Generator], Masks]] = {
-    "contiguous": contiguous,
-    "prefix": lambda n, width, cap, rng: prefix(n),
-    "leave-one-out": lambda n, width, cap, rng: leave_one_out(n),
-    "powerset": lambda n, width, cap, rng: powerset(n),
+def is_powerset_small(n: int, budget: Budget) -> bool:
+    """Tell whether all 2^n coalitions are within the budget."""
+    return n <= LARGEST_POWERSET and 2**n <= budget.exact
+
+
+def two_level_count(players: Players) -> int:
+    """Return how many coalitions the exact Owen value needs: 2^m of whole unions, and 2^(m-1) (2^b - 2) with a part of one of size b."""
+    sizes = np.bincount(players.blocks()).tolist()
+    return int(2 ** len(sizes) + sum(2 ** (len(sizes) - 1) * (2**size - 2) for size in sizes))
+
+
+def two_level(players: Players) -> Masks:
+    """Return the coalitions in which at most one union is there in part: all that the Owen value of these unions needs."""
+    blocks = players.blocks()
+    count = int(blocks.max(initial=-1)) + 1
+    largest = max(np.bincount(blocks).max(initial=0), count)
+    if largest > LARGEST_POWERSET:
+        raise CreditError(
+            "coalition family two-level", "too many segments in a union, or unions", found=largest, expected=f"at most {LARGEST_POWERSET}"
+        )
+    whole = powerset(count)[:, blocks] if players.n else powerset(0)
+    parts = [whole]
+    for union in range(count):
+        members = np.flatnonzero(blocks == union)
+        inside = powerset(len(members))[1:-1]
+        others = whole[~whole[:, members[0]]]
+        part = np.repeat(others, len(inside), axis=0)
+        part[:, members] = np.tile(inside, (len(others), 1))
+        parts.append(part)
+    return union_of(*parts)
+
+
+def sampled_orders(n: int, count: int, rng: np.random.Generator) -> Orders:
+    """Return [count, n] orders of the segments, each second one the one before it backwards (antithetic); an odd count is one more."""
+    return _with_reverses(rng.permuted(np.broadcast_to(np.arange(n), (-(-count // 2), n)), axis=1))
+
+
+def sampled_union_orders(players: Players, count: int, rng: np.random.Generator) -> Orders:
+    """Return [count, n] orders that keep each union together: unions in random order, segments in random order within each."""
+    blocks = players.blocks()
+    unions = int(blocks.max(initial=-1)) + 1
+    place = rng.permuted(np.broadcast_to(np.arange(unions), (-(-count // 2), unions)), axis=1)
+    return _with_reverses(np.argsort(place[:, blocks] + rng.random((len(place), players.n)), axis=1))
+
+
+def chains(orders: Orders) -> Masks:
+    """Return bool[..., n + 1, n]: the coalitions that an order passes through, from the empty to the grand one."""
+    n = orders.shape[-1]
+    place = np.argsort(orders, axis=-1)
+    return np.asarray(place[..., None, :] < np.arange(n + 1)[:, None])
+
+
+def random_subsets(n: int, count: int, rng: np.random.Generator) -> Masks:
+    """Return bool[count, n]: each segment is in with probability 1/2, each second row is the complement of the one before it."""
+    drawn = rng.random((-(-count // 2), n)) < 0.5
+    return np.stack([drawn, ~drawn], axis=1).reshape(2 * len(drawn), n)
+
+
+def orders_of(family_name: str, players: Players, budget: Budget, draw: Draw) -> Orders:
+    """Return the orders of a rollout: `permutation` all orders alike, `two-level` those that keep unions together."""
+    if family_name == "permutation":
+        return sampled_orders(players.n, budget.orders, draw("orders"))
+    return sampled_union_orders(players, budget.orders, draw("union orders"))
+
+
+def subsets_of(players: Players, budget: Budget, draw: Draw) -> Masks:
+    """Return the random subsets of a rollout."""
+    return random_subsets(players.n, budget.orders * max(players.n - 1, 1), draw("subsets"))
+
+
+def _passed_through(orders: Orders) -> Masks:
+    count, n = orders.shape
+    return union_of(chains(orders).reshape(count * (n + 1), n))
+
+
+def _two_level_family(players: Players, budget: Budget, draw: Draw) -> Masks:
+    if two_level_count(players) <= budget.exact:
+        return two_level(players)
+    return _passed_through(orders_of("two-level", players, budget, draw))
+
+
+FAMILIES: dict[str, Callable[[Players, Budget, Draw], Masks]] = {
+    "contiguous": lambda players, budget, draw: contiguous(players.n, budget.width, budget.cap, draw("")),
+    "prefix": lambda players, budget, draw: prefix(players.n),
+    "leave-one-out": lambda players, budget, draw: leave_one_out(players.n),
+    "powerset": lambda players, budget, draw: powerset(players.n),
+    "permutation": lambda players, budget, draw: _passed_through(orders_of("permutation", players, budget, draw)),
+    "two-level": _two_level_family,
+    "subsets": lambda players, budget, draw: union_of(empty_and_grand(players.n), subsets_of(players, budget, draw)),
 }
 
 
-def family(name: str, n: int, width: int, cap: int, rng: np.random.Generator) -> Masks:
-    """Return the named family's coalitions of n segments; width and cap concern `contiguous` alone.
+def is_drawn(name: str, players: Players, budget: Budget) -> bool:
+    """Tell whether a family's coalitions depend on the rollout's random numbers."""
+    if name == "contiguous":
+        return budget.cap > 0 and len(windows(players.n, min(budget.width, players.n - 1))[0]) > budget.cap - 2
+    if name == "two-level":
+        return two_level_count(players) > budget.exact
+    return name in ("permutation", "subsets")
+
+
+def family(name: str, players: Players, budget: Budget, draw: Draw) -> Masks:
+    """Return the named family's coalitions.
 
     Raises:
         CreditError: there is no such family.
     """
     if name not in FAMILIES:
         raise CreditError("score_coalitions.families", "unknown coalition family", found=name, expected=", ".join(FAMILIES))
-    return FAMILIES[name](n, width, cap, rng)
+    return FAMILIES[name](players, budget, draw)
+
+
+def undrawn(stream: str) -> np.random.Generator:
+    """Return a generator for families that draw nothing."""
+    return np.random.Generator(np.random.Philox(key=0))
 
 
 def union_of(*masks: Masks) -> Masks:
@@ -137,6 +284,10 @@ def row_of(masks: Masks, mask: Masks) -> int:
 def empty_and_grand(n: int) -> Masks:
     """Return the two coalitions that every estimate needs."""
     return np.stack([np.zeros(n, dtype=bool), np.ones(n, dtype=bool)])
+
+
+def _with_reverses(drawn: Orders) -> Orders:
+    return np.stack([drawn, drawn[:, ::-1]], axis=1).reshape(2 * len(drawn), drawn.shape[1])
 
 
 def _check(n: int) -> None:

@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ospo_cli.errors import CreditError
-from ospo_cli.maths.coalitions import Masks, contiguous, empty_and_grand, family, prefix, union_of
+from ospo_cli.maths.coalitions import (
+    Budget,
+    Draw,
+    Masks,
+    Orders,
+    Players,
+    chains,
+    contiguous,
+    empty_and_grand,
+    family,
+    is_powerset_small,
+    orders_of,
+    prefix,
+    subsets_of,
+    two_level_count,
+    undrawn,
+    union_of,
+)
 from ospo_cli.maths.contributions import weighted_marginals
-from ospo_cli.maths.myerson import path_myerson
+from ospo_cli.maths.myerson import path_myerson, window_sums
+from ospo_cli.maths.shapley import (
+    banzhaf_of_subsets,
+    contiguous_shapley,
+    exact_banzhaf,
+    exact_owen,
+    exact_shapley,
+    mean_of_pairs,
+    order_marginals,
+    run_sums,
+)
 
 Values = NDArray[np.float64]
 Indices = NDArray[np.int64]
+
+JACKKNIFE_PARTS = 8
 
 
 @dataclass(frozen=True)
@@ -25,7 +54,8 @@ class Shares:
         share: φ, in units of reward.
         n_contributions: marginals (or windows) that each share rests on.
         standard_error: of each share where coalitions were sampled (NaN where it cannot be told), else None.
-        special_case: "" or the named case: `sampled-windows` where windows are missing, `no-contribution` where a segment had no marginal.
+        special_case: "" or the named case: `sampled-windows`, `sampled-orders`, `sampled-subsets` where coalitions were sampled,
+            `no-contribution` where a segment had no marginal.
         efficiency_gap: [...] |Σφ - u(N)|.
     """
 
@@ -42,48 +72,141 @@ class Estimator:
 
     Attributes:
         name: as in `attribute.estimator`.
-        families: coalition families that it needs evaluated.
-        needs_order: whether it draws a random order of the segments.
+        meaning: one line for people.
+        families: coalition families that it needs evaluated (where `sampling` is given: for the exact value).
         is_efficient: whether the shares always sum to v(N) - v(empty).
-        formula: (masks, u, order) -> (shares, number of contributions, standard deviation of contributions or None).
+        formula: (masks, u, order, players) -> (shares, number of contributions, standard error or None), from a table of values.
+        needs_order: whether it draws a random order of the segments.
+        sampling: family of orders or subsets that takes the place of `families` where the exact value needs more coalitions than
+            the budget allows; "" where there is none.
+        has_windows: sampled orders estimate only what the windows do not tell.
     """
 
     name: str
+    meaning: str
     families: tuple[str, ...]
     is_efficient: bool
-    formula: Callable[[Masks, Values, Indices | None], tuple[Values, Indices, Values | None]]
+    formula: Callable[[Masks, Values, Orders | None, Players], tuple[Values, Indices, Values | None]]
     needs_order: bool = False
+    sampling: str = ""
+    has_windows: bool = False
 
-    def shares(self, masks: Masks, values: Values, rng: np.random.Generator | None = None, order: Indices | None = None) -> Shares:
-        """Return the shares.
+    def is_sampled(self, players: Players, budget: Budget) -> bool:
+        """Tell whether the coalitions of these players are sampled orders or subsets."""
+        if not self.sampling or players.n < 2:
+            return False
+        if self.sampling == "two-level":
+            return two_level_count(players) > budget.exact
+        return not is_powerset_small(players.n, budget)
+
+    def can_adapt(self, players: Players, budget: Budget) -> bool:
+        """Tell whether further orders are sampled where the order of shares is uncertain."""
+        return budget.further > 0 and self.sampling in ("permutation", "two-level") and self.is_sampled(players, budget)
+
+    def families_for(self, players: Players, budget: Budget) -> tuple[str, ...]:
+        """Return the names of the coalition families that are needed."""
+        if not self.is_sampled(players, budget):
+            return self.families if players.n > 1 else ()
+        return (self.sampling, "contiguous") if self.has_windows else (self.sampling,)
+
+    def shares(
+        self,
+        masks: Masks,
+        values: Values,
+        rng: np.random.Generator | None = None,
+        order: Orders | None = None,
+        players: Players | None = None,
+    ) -> Shares:
+        """Return the shares from a table of values.
 
         Args:
             masks: bool[m, n] coalitions; the empty and the grand one among them.
             values: [m] or [rows, m] v(S); NaN where not evaluated.
             rng: draws the order where one is needed and none is given.
             order: [..., n] the order of segments (estimators that need one).
+            players: the segments with their unions (estimators that know unions); each its own if not given.
 
         Raises:
             CreditError: the empty or the grand coalition has no value.
         """
         n = masks.shape[1]
         if n == 0:
-            shape = (*values.shape[:-1], 0)
-            empty = np.zeros(values.shape[:-1])
-            return Shares(np.zeros(shape), np.zeros(shape, dtype=np.int64), None, np.full(values.shape[:-1], "", dtype="<U32"), empty)
+            return _no_shares(values.shape[:-1])
         u = np.asarray(values - np.asarray(_value_of(masks, values, np.zeros(n, dtype=bool)))[..., None])
         grand = _value_of(masks, u, np.ones(n, dtype=bool))
         if self.needs_order and order is None:
             if rng is None:
                 raise ValueError(f"estimator {self.name} needs a generator or an order")
             order = rng.permuted(np.broadcast_to(np.arange(n), (*values.shape[:-1], n)), axis=-1)
-        share, count, spread = self.formula(masks, u, order)
-        is_sampled = np.isnan(u).any(axis=-1)
+        share, count, error = self.formula(masks, u, order, players or Players(n))
+        has_gaps = np.isnan(u).any(axis=-1)
         standard_error = None
-        if spread is not None and is_sampled.any():
-            standard_error = np.where(np.asarray(is_sampled)[..., None], spread / np.sqrt(np.maximum(count, 1)), np.nan)
-        special = np.where((count == 0).any(axis=-1), "no-contribution", np.where(is_sampled, "sampled-windows", "")).astype("<U32")
+        if error is not None and has_gaps.any():
+            standard_error = np.where(np.asarray(has_gaps)[..., None], error, np.nan)
+        special = np.where((count == 0).any(axis=-1), "no-contribution", np.where(has_gaps, "sampled-windows", "")).astype("<U32")
         return Shares(share, count, standard_error, special, np.abs(share.sum(axis=-1) - grand))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The orders or subsets of several rollouts of n segments each, and the coalitions whose values are read, in that order.
+
+    Attributes:
+        orders: [rows, orders, n], or None.
+        coalitions: bool[rows, k, n].
+        windows: bool[w, n] windows that are read besides, the same for all rows; no rows where none are.
+    """
+
+    orders: Orders | None
+    coalitions: Masks
+    windows: Masks
+
+
+def sample(estimator: Estimator, players: Sequence[Players], budget: Budget, draws: Sequence[Draw]) -> Sample:
+    """Return what a sampling estimator reads, drawn by each rollout's own generators."""
+    n = players[0].n
+    read = contiguous(n, budget.width, 0, undrawn("")) if estimator.has_windows else np.zeros((0, n), dtype=bool)
+    if estimator.sampling == "subsets":
+        subsets = np.stack([subsets_of(own, budget, draw) for own, draw in zip(players, draws, strict=True)])
+        return Sample(None, np.concatenate([np.broadcast_to(empty_and_grand(n), (len(players), 2, n)), subsets], axis=1), read)
+    orders = np.stack([orders_of(estimator.sampling, own, budget, draw) for own, draw in zip(players, draws, strict=True)])
+    return Sample(orders, chains(orders).reshape(len(players), -1, n), read)
+
+
+def sampled_shares(drawn: Sample, values: Values, window_values: Values) -> Shares:
+    """Return the shares of each row from the values of its sample.
+
+    Sampled orders are efficient (each one shares out v(N) - v(empty)) and unbiased. With windows, the orders estimate only
+    r(S) = u(S) - Σ of u over the maximal runs of S, and the Myerson value, exact for the rest, is added: also unbiased, and the closer
+    the more a coalition is worth what its runs are (a control variate).
+
+    Args:
+        drawn: as from `sample`.
+        values: [rows, k] v of `drawn.coalitions`.
+        window_values: [rows, w] v of `drawn.windows`; NaN where not evaluated.
+    """
+    rows, _, n = drawn.coalitions.shape
+    if drawn.orders is None:
+        u = values - values[:, :1]
+        share, error = banzhaf_of_subsets(drawn.coalitions[:, 2:], u[:, 2:])
+        count, grand, case = np.full(share.shape, u.shape[1] - 2), u[:, 1], "sampled-subsets"
+    else:
+        u = values - values[:, :1]
+        grand, case = u[:, n], "sampled-orders"
+        base = np.zeros((rows, n))
+        if len(drawn.windows):
+            table = _window_table(drawn.windows, window_values - values[:, :1])
+            base = path_myerson(table)
+            u = u - run_sums(window_sums(table), drawn.coalitions)
+        share, error = mean_of_pairs(order_marginals(drawn.orders, u.reshape(rows, -1, n + 1)))
+        share, count = share + base, np.full(share.shape, drawn.orders.shape[1])
+    special = np.full(rows, case, dtype="<U32")
+    return Shares(share, count, error, special, np.abs(share.sum(axis=-1) - grand))
+
+
+def _no_shares(rows: tuple[int, ...]) -> Shares:
+    shape = (*rows, 0)
+    return Shares(np.zeros(shape), np.zeros(shape, dtype=np.int64), None, np.full(rows, "", dtype="<U32"), np.zeros(rows))
 
 
 def _value_of(masks: Masks, values: Values, mask: Masks) -> Values:
@@ -95,31 +218,64 @@ def _value_of(masks: Masks, values: Values, mask: Masks) -> Values:
     return value
 
 
-def _contiguous_mean(masks: Masks, u: Values, order: Indices | None) -> tuple[Values, Indices, Values | None]:
+def _contiguous_mean(masks: Masks, u: Values, order: Orders | None, players: Players) -> tuple[Values, Indices, Values | None]:
     """Mean of all evaluated marginals between contiguous coalitions; not efficient (Nath et al., arXiv 2601.08403)."""
-    return weighted_marginals(masks, u)
+    mean, count, spread = weighted_marginals(masks, u)
+    return mean, count, spread / np.sqrt(np.maximum(count, 1))
 
 
-def _myerson(masks: Masks, u: Values, order: Indices | None) -> tuple[Values, Indices, Values | None]:
+def _contiguous_shapley(masks: Masks, u: Values, order: Orders | None, players: Players) -> tuple[Values, Indices, Values | None]:
+    """Shapley's weights on contiguous coalitions alone, never renormalised: what the released code computes."""
+    return contiguous_shapley(masks, u), weighted_marginals(masks, u)[1], None
+
+
+def _myerson(masks: Masks, u: Values, order: Orders | None, players: Players) -> tuple[Values, Indices, Values | None]:
     """Myerson value of the line graph; windows that were not evaluated have no dividend of their own."""
+    is_window = _is_window(masks)
+    table = _window_table(masks[is_window], u[..., is_window])
+    share = path_myerson(table)
+    evaluated = ~np.isnan(u[..., is_window])
+    count = np.rint(evaluated.astype(np.float64) @ masks[is_window].astype(np.float64)).astype(np.int64)
+    if evaluated.all():
+        return share, count, None
+    # Delete-a-part jackknife over the windows that may be left out, with the finite population's correction: the spread over draws
+    # of windows. What all draws miss alike is no part of it.
     n = masks.shape[1]
-    size = masks.sum(axis=1)
-    first = masks.argmax(axis=1)
-    last = n - 1 - masks[:, ::-1].argmax(axis=1)
-    is_window = (size > 0) & (last - first + 1 == size)
-    table = np.full((*u.shape[:-1], n, n), np.nan)
-    table[..., first[is_window], last[is_window]] = u[..., is_window]
-    count = np.rint((~np.isnan(u[..., is_window])).astype(np.float64) @ masks[is_window].astype(np.float64)).astype(np.int64)
-    return path_myerson(table), count, None
+    size = masks[is_window].sum(axis=1)
+    number = np.where(size < n, np.arange(len(size)) % JACKKNIFE_PARTS, -1)
+    parts = np.stack(
+        [path_myerson(_window_table(masks[is_window], np.where(number == part, np.nan, u[..., is_window]))) for part in range(JACKKNIFE_PARTS)]
+    )
+    left_out = 1.0 - evaluated.mean(axis=-1)[..., None]
+    variance = (JACKKNIFE_PARTS - 1) / JACKKNIFE_PARTS * ((parts - parts.mean(axis=0)) ** 2).sum(axis=0)
+    return share, count, np.sqrt(variance * left_out)
 
 
-def _leave_one_out(masks: Masks, u: Values, order: Indices | None) -> tuple[Values, Indices, Values | None]:
+def _shapley(masks: Masks, u: Values, order: Orders | None, players: Players) -> tuple[Values, Indices, Values | None]:
+    """Shapley value, exact."""
+    return _with_count(exact_shapley(masks, u), 2 ** (players.n - 1))
+
+
+def _banzhaf(masks: Masks, u: Values, order: Orders | None, players: Players) -> tuple[Values, Indices, Values | None]:
+    """Banzhaf value, exact."""
+    return _with_count(exact_banzhaf(masks, u), 2 ** (players.n - 1))
+
+
+def _owen(masks: Masks, u: Values, order: Orders | None, players: Players) -> tuple[Values, Indices, Values | None]:
+    """Owen value, exact."""
+    blocks = players.blocks()
+    sizes = np.bincount(blocks)
+    share = exact_owen(masks, u, players)
+    return share, np.broadcast_to(2 ** (len(sizes) - 1) * 2 ** (sizes[blocks] - 1), share.shape).astype(np.int64), None
+
+
+def _leave_one_out(masks: Masks, u: Values, order: Orders | None, players: Players) -> tuple[Values, Indices, Values | None]:
     """u(N) - u(N without j)."""
     n = masks.shape[1]
     return _single(masks, u, ~np.eye(n, dtype=bool), lambda part: _value_of(masks, u, np.ones(n, dtype=bool))[..., None] - part)
 
 
-def _alone(masks: Masks, u: Values, order: Indices | None) -> tuple[Values, Indices, Values | None]:
+def _alone(masks: Masks, u: Values, order: Orders | None, players: Players) -> tuple[Values, Indices, Values | None]:
     """u({j})."""
     return _single(masks, u, np.eye(masks.shape[1], dtype=bool), lambda part: part)
 
@@ -131,37 +287,88 @@ def _single(masks: Masks, u: Values, wanted: Masks, share: Callable[[Values], Va
     return np.where(exists, share(part), 0.0), exists.astype(np.int64), None
 
 
-def _uniform(masks: Masks, u: Values, order: Indices | None) -> tuple[Values, Indices, Values | None]:
+def _uniform(masks: Masks, u: Values, order: Orders | None, players: Players) -> tuple[Values, Indices, Values | None]:
     """u(N) / n."""
     n = masks.shape[1]
     grand = _value_of(masks, u, np.ones(n, dtype=bool))
-    share = np.repeat(grand[..., None] / n, n, axis=-1)
-    return share, np.ones(share.shape, dtype=np.int64), None
+    return _with_count(np.repeat(grand[..., None] / n, n, axis=-1), 1)
 
 
-def _random(masks: Masks, u: Values, order: Indices | None) -> tuple[Values, Indices, Values | None]:
+def _random(masks: Masks, u: Values, order: Orders | None, players: Players) -> tuple[Values, Indices, Values | None]:
     """The Myerson value handed out in a random order: the same sizes of credit, no knowledge of who earned it."""
-    share, count, _ = _myerson(masks, u, None)
+    share, count, _ = _myerson(masks, u, None, players)
     assert order is not None
     return np.take_along_axis(share, order, axis=-1), np.take_along_axis(count, order, axis=-1), None
+
+
+def _with_count(share: Values, count: int) -> tuple[Values, Indices, Values | None]:
+    return share, np.full(share.shape, count, dtype=np.int64), None
+
+
+def _is_window(masks: Masks) -> NDArray[np.bool_]:
+    size = masks.sum(axis=1)
+    last = masks.shape[1] - 1 - masks[:, ::-1].argmax(axis=1)
+    return np.asarray((size > 0) & (last - masks.argmax(axis=1) + 1 == size))
+
+
+def _window_table(masks: Masks, u: Values) -> Values:
+    """Return [..., n, n] u of each window by first and last segment, NaN where there is none; the empty coalition is left out."""
+    n = masks.shape[1]
+    held = masks.any(axis=1)
+    table = np.full((*u.shape[:-1], n, n), np.nan)
+    table[..., masks[held].argmax(axis=1), n - 1 - masks[held][:, ::-1].argmax(axis=1)] = u[..., held]
+    return table
+
+
+def window_table(masks: Masks, values: Values) -> Values:
+    """Return [rows, n, n] u of each window by its first and last segment, NaN where not evaluated.
+
+    Args:
+        masks: bool[m, n] coalitions, the empty one among them.
+        values: [rows, m] v.
+    """
+    chosen = _is_window(masks)
+    return _window_table(masks[chosen], values[:, chosen] - _value_of(masks, values, np.zeros(masks.shape[1], dtype=bool))[:, None])
 
 
 ESTIMATORS: dict[str, Estimator] = {
     estimator.name: estimator
     for estimator in (
-        Estimator("contiguous-mean", ("contiguous",), False, _contiguous_mean),
-        Estimator("myerson", ("contiguous",), True, _myerson),
-        Estimator("leave-one-out", ("leave-one-out",), False, _leave_one_out),
-        Estimator("alone", ("contiguous",), False, _alone),
-        Estimator("uniform", (), True, _uniform),
-        Estimator("random", ("contiguous",), True, _random, needs_order=True),
+        Estimator("contiguous-mean", "mean of the marginals between windows (the paper's)", ("contiguous",), False, _contiguous_mean),
+        Estimator("contiguous-shapley", "the released code's weighted marginals", ("contiguous",), False, _contiguous_shapley),
+        Estimator("myerson", "Shapley value where only neighbours cooperate, from windows", ("contiguous",), True, _myerson),
+        Estimator("shapley", "Shapley value, exact or from sampled orders", ("powerset",), True, _shapley, sampling="permutation"),
+        Estimator(
+            "shapley-windows",
+            "Shapley value, exact or from windows and sampled orders for what they do not tell",
+            ("powerset",),
+            True,
+            _shapley,
+            sampling="permutation",
+            has_windows=True,
+        ),
+        Estimator("owen", "Owen value of the unions, exact or from sampled orders", ("two-level",), True, _owen, sampling="two-level"),
+        Estimator("banzhaf", "Banzhaf value, exact or from random subsets", ("powerset",), False, _banzhaf, sampling="subsets"),
+        Estimator("leave-one-out", "v(N) - v(N without the segment)", ("leave-one-out",), False, _leave_one_out),
+        Estimator("alone", "v of the segment by itself", ("contiguous",), False, _alone),
+        Estimator("uniform", "equal parts (control)", (), True, _uniform),
+        Estimator("random", "Myerson value in random order (control)", ("contiguous",), True, _random, needs_order=True),
     )
 }
 
 
-def needed_coalitions(estimator: Estimator, n: int, width: int, with_prefixes: bool) -> Masks:
-    """Return what is read for n segments: the empty and the grand coalition, the estimator's families without a cap, prefixes."""
-    parts = [family(name, n, width, 0, _unused_generator()) for name in estimator.families]
+def evaluated_coalitions(
+    estimators: Sequence[str], families: Sequence[str], players: Players, budget: Budget, draw: Draw
+) -> Masks:
+    """Return the coalitions of a rollout that serve all named estimators, and further families."""
+    names = dict.fromkeys([name for each in estimators for name in ESTIMATORS[each].families_for(players, budget)] + list(families))
+    return union_of(empty_and_grand(players.n), *(family(name, players, budget, draw) for name in names))
+
+
+def needed_coalitions(estimator: Estimator, n: int, width: int, with_prefixes: bool, unions: tuple[int, ...] | None = None) -> Masks:
+    """Return the table's coalitions that are read for n segments: empty, grand, the estimator's families without a cap, prefixes."""
+    names = estimator.families if n > 1 else ()
+    parts = [family(name, Players(n, unions), Budget(width=width, exact=2**62), undrawn) for name in names]
     return union_of(empty_and_grand(n), *parts, *([prefix(n)] if with_prefixes else []))
 
 
@@ -174,10 +381,10 @@ def missing_coalitions(estimator: Estimator, masks: Masks, values: Values, width
     if cap == 0 or "contiguous" not in estimator.families:
         return missing
     n = masks.shape[1]
-    windows = contiguous(n, width, 0, _unused_generator())
-    is_window = _is_among(masks, windows)
+    windows_of_n = contiguous(n, width, 0, undrawn(""))
+    is_window = _is_among(masks, windows_of_n)
     is_always = _is_among(masks, union_of(empty_and_grand(n), *([prefix(n)] if with_prefixes else [])))
-    has_enough = (~missing[:, is_window]).sum(axis=1) >= min(cap, len(windows))
+    has_enough = (~missing[:, is_window]).sum(axis=1) >= min(cap, len(windows_of_n))
     excused = (is_window & ~is_always)[None, :] & has_enough[:, None]
     return np.asarray(missing & ~excused)
 
@@ -185,7 +392,3 @@ def missing_coalitions(estimator: Estimator, masks: Masks, values: Values, width
 def _is_among(masks: Masks, others: Masks) -> NDArray[np.bool_]:
     known = {mask.tobytes() for mask in others}
     return np.array([mask.tobytes() in known for mask in masks], dtype=bool)
-
-
-def _unused_generator() -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=0))  # without a cap nothing is drawn

@@ -8,17 +8,38 @@ from numpy.typing import NDArray
 Values = NDArray[np.float64]
 
 
-def path_myerson(window_values: Values) -> Values:
-    """Return the Myerson value of the line graph on n segments.
+def path_dividends(window_values: Values) -> Values:
+    """Return [..., n, n] Harsanyi dividends of the windows: D[a,b] = u[a,b] - u[a+1,b] - u[a,b-1] + u[a+1,b-1], u(empty) = 0.
 
-    D[a,b] = u[a,b] - u[a+1,b] - u[a,b-1] + u[a+1,b-1] is the Harsanyi dividend of the window from a to b in the game that gives a
-    coalition the sum of the values of its maximal runs, and each member gets an equal part: φ_j = Σ over windows [a,b] that hold j of
-    D[a,b] / (b - a + 1). A window that was not evaluated has D = 0. Where the grand coalition was, its own dividend is then what is
-    left over, u(N) minus all others, so that Σφ = u(N) holds for truncated and sampled windows too.
+    D of a window is what its segments earn together and no smaller window within it earns; in the game that gives a coalition the sum of
+    the values of its maximal runs, all other coalitions have a dividend of 0. A window that was not evaluated has D = 0.
 
     Args:
         window_values: [..., n, n], u of the window from the first index to the second; NaN where not evaluated (below the diagonal
             nothing is read).
+
+    Source: Harsanyi, "A simplified bargaining model for the n-person cooperative game" (1963).
+
+    >>> path_dividends(np.array([[0.2, 0.9, 1.0], [0, 0.5, 0.4], [0, 0, 0.1]])).round(4).tolist()
+    [[0.2, 0.2, 0.2], [0.0, 0.5, -0.2], [0.0, 0.0, 0.1]]
+    """
+    return _filled(window_values)[1]
+
+
+def window_sums(window_values: Values) -> Values:
+    """Return [..., n + 1, n + 1] u of each window [a, b] at [a, b + 1], 0 for empty ones; what was not evaluated has no dividend."""
+    return _filled(window_values)[0]
+
+
+def path_myerson(window_values: Values) -> Values:
+    """Return [..., n] the Myerson value of the line graph on n segments.
+
+    Each member of a window gets an equal part of its dividend: φ_j = Σ over windows [a,b] that hold j of D[a,b] / (b - a + 1). Where the
+    grand coalition was evaluated, its own dividend is what is left over, u(N) minus all others, so that Σφ = u(N) holds for truncated
+    and sampled windows too.
+
+    Args:
+        window_values: as for `path_dividends`.
 
     Source: Myerson, "Graphs and cooperation in games" (1977); Owen, "Values of graph-restricted games" (1986).
 
@@ -26,10 +47,24 @@ def path_myerson(window_values: Values) -> Values:
     >>> path_myerson(u).round(4).tolist()
     [0.3667, 0.5667, 0.0667]
     """
+    return shared_equally(path_dividends(window_values))
+
+
+def shared_equally(dividends: Values) -> Values:
+    """Return [..., n] the sum over all windows that hold a segment of its equal part of their dividends."""
+    n = dividends.shape[-1]
+    size = np.maximum(np.arange(n) - np.arange(n)[:, None] + 1, 1)
+    # φ_j = Σ_{a ≤ j} Σ_{b ≥ j}: a running sum from the left over a, from the right over b.
+    held = np.cumsum(dividends / size, axis=-2)
+    held = np.cumsum(held[..., ::-1], axis=-1)[..., ::-1]
+    return np.diagonal(held, axis1=-2, axis2=-1).copy()
+
+
+def _filled(window_values: Values) -> tuple[Values, Values]:
     n = window_values.shape[-1]
-    # Known[a, b+1]: value of the window [a, b], 0 for empty ones; what was not evaluated is filled by size, shortest first.
+    # Known[a, b+1]: value of the window [a, b]; what was not evaluated is filled by size, shortest first.
     known = np.zeros((*window_values.shape[:-2], n + 1, n + 1))
-    equal_parts = np.zeros_like(known)
+    dividends = np.zeros(window_values.shape)
     for size in range(1, n + 1):
         first = np.arange(n - size + 1)
         end = first + size
@@ -39,8 +74,5 @@ def path_myerson(window_values: Values) -> Values:
         value = window_values[..., first, end - 1]
         value = np.where(np.isnan(value), inferred, value)
         known[..., first, end] = value
-        equal_parts[..., first, end] = (value - inferred) / size
-    # φ_j = Σ_{a ≤ j} Σ_{b ≥ j}: a running sum from the left over a, from the right over b.
-    held = np.cumsum(equal_parts[..., :n, 1:], axis=-2)
-    held = np.cumsum(held[..., ::-1], axis=-1)[..., ::-1]
-    return np.diagonal(held, axis1=-2, axis2=-1).copy()
+        dividends[..., first, end - 1] = value - inferred
+    return known, dividends

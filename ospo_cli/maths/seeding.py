@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,11 @@ from numpy.typing import NDArray
 def generator(seed: int, row_id: str) -> np.random.Generator:
     """Return the generator of a row: Philox (Salmon et al. 2011, "Parallel random numbers") keyed by SHA-256 of `seed|row_id`."""
     return _generator(f"{seed}|{row_id}")
+
+
+def streams(seed: int, row_id: str) -> Callable[[str], np.random.Generator]:
+    """Return what makes a row's generators by name, independent of each other; the one named "" is `generator(seed, row_id)`."""
+    return lambda name: generator(seed, f"{name}|{row_id}" if name else row_id)
 
 
 def uniforms(seed: int, row_ids: Sequence[str], count: int) -> NDArray[np.float64]:

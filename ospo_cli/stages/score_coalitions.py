@@ -18,6 +18,9 @@ from ospo_cli.executors.base import Shard
 from ospo_cli.executors.local import LocalExecutor, content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths import coalitions, seeding
+from ospo_cli.maths.adaptive import AdaptiveGroup
+from ospo_cli.maths.coalitions import Budget, Players
+from ospo_cli.maths.estimators import ESTIMATORS, evaluated_coalitions
 from ospo_cli.params import Params, ScoreCoalitions
 from ospo_cli.retrievers.judged_reward import JudgedReward
 from ospo_cli.schemas import COALITION_VALUES, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, ROLLOUTS, SEGMENTS
@@ -28,7 +31,7 @@ GROUPS_PER_SHARD = 64
 DEGENERATE_STD = 1e-8
 # Two ways to the same sum of a few floats agree far better than this.
 TOLERANCE = 1e-9
-VERSION = "score-coalitions-1"
+VERSION = "score-coalitions-2"
 
 
 @dataclass(frozen=True)
@@ -126,67 +129,145 @@ def _coalition_values(
     params: Params,
 ) -> pl.DataFrame:
     settings = params.score_coalitions
-    spans_of: dict[str, list[tuple[int, int]]] = {}
-    for rollout_id, start, end in segments.sort("rollout_id", "segment_index").select("rollout_id", "start", "end").iter_rows():
-        spans_of.setdefault(rollout_id, []).append((start, end))
-    drawn_by_nobody: dict[int, tuple[list[list[bool]], list[str]]] = {}
-    rollout_ids: list[str] = []
-    prompt_ids: list[str] = []
-    masks: list[str] = []
-    texts: list[str] = []
-    queries: list[str] = []
+    budget = Budget(**settings.coalition_budget)
+    players_of: dict[str, tuple[list[tuple[int, int]], list[int]]] = {}
+    columns = ("rollout_id", "start", "end", "union_index")
+    for rollout_id, start, end, union in segments.sort("rollout_id", "segment_index").select(columns).iter_rows():
+        spans, unions = players_of.setdefault(rollout_id, ([], []))
+        spans.append((start, end))
+        unions.append(union)
+    drawn_by_nobody: dict[Players, tuple[list[list[bool]], list[str]]] = {}
+    table = _Table(scorer, settings)
+    games: dict[str, list[_Game]] = {}
     grand: list[tuple[int, int]] = []  # row of rollouts, row of coalition values
-    empty: list[int] = []
     for row, (rollout_id, prompt_id, completion) in enumerate(rollouts.select("rollout_id", "prompt_id", "completion").iter_rows()):
-        spans = spans_of.get(rollout_id, [])
+        spans, unions = players_of.get(rollout_id, ([], []))
         if is_degenerate[row] or not spans:
             continue
-        present, present_masks = _coalitions(rollout_id, len(spans), params, drawn_by_nobody)
-        empty.append(len(texts))
-        grand.append((row, len(texts) + len(present) - 1))  # rows are ordered by size
-        found = [coalition_text(completion, spans, members) for members in present]
-        texts += found
-        queries += [scorer.reward.compose(prompt_id, text) for text in found]
-        masks += present_masks
-        rollout_ids += [rollout_id] * len(found)
-        prompt_ids += [prompt_id] * len(found)
-    if settings.empty_value == "query":
-        for index in empty:
-            queries[index] = scorer.reward.raw_query(prompt_ids[index])
-    parts = scorer.parts(prompt_ids, queries, texts)
+        game = _Game(rollout_id, prompt_id, completion, spans, Players(len(spans), tuple(unions)))
+        games.setdefault(prompt_id, []).append(game)
+        present, masks = _coalitions(game, params, budget, drawn_by_nobody)
+        table.ask(game, present, masks)
+        grand.append((row, table.height - 1))  # rows are ordered by size
+    table.evaluate()
     for row, index in grand:
-        if abs(parts.value[index] - answer_values[row]) > TOLERANCE:
+        if abs(table.values[index] - answer_values[row]) > TOLERANCE:
             raise CreditError(
-                f"rollout {rollout_ids[index]}",
+                f"rollout {rollouts['rollout_id'][row]}",
                 "its segments together are not worth what its answer is: words outside every segment",
-                found=parts.value[index],
+                found=table.values[index],
                 expected=answer_values[row],
                 remedy="run `ospo segment` for this iteration again",
             )
-    columns = {"rollout_id": rollout_ids, "coalition": masks, "query": queries, "coalition_value": parts.value}
-    return pl.DataFrame(
-        columns | {"retrieval": parts.retrieval, "length": parts.length, "repetition": parts.repetition}, schema=COALITION_VALUES.schema
-    )
+    if budget.further:
+        _evaluate_further(games, table, params, budget)
+    return table.frame()
 
 
 def _coalitions(
-    rollout_id: str, segments: int, params: Params, drawn_by_nobody: dict[int, tuple[list[list[bool]], list[str]]]
+    game: _Game, params: Params, budget: Budget, drawn_by_nobody: dict[Players, tuple[list[list[bool]], list[str]]]
 ) -> tuple[list[list[bool]], list[str]]:
-    # Rows by size: the empty coalition first, the grand one last. Families that used no random number are the same for every rollout
-    # with as many segments, and kept.
-    if segments in drawn_by_nobody:
-        return drawn_by_nobody[segments]
+    # Rows by size: the empty coalition first, the grand one last. What uses no random number is the same for every rollout with the same
+    # players, and kept.
+    if game.players in drawn_by_nobody:
+        return drawn_by_nobody[game.players]
     settings = params.score_coalitions
-    generator = seeding.generator(params.train.seed, rollout_id)
-    before = repr(generator.bit_generator.state)
-    families = [
-        coalitions.family(name, segments, settings.contiguous_width, settings.contiguous_cap, generator) for name in settings.families
-    ]
-    present = coalitions.union_of(*families, np.array([[False] * segments, [True] * segments]))
+    draw = seeding.streams(params.train.seed, game.rollout_id)
+    present = evaluated_coalitions(settings.estimators, settings.families, game.players, budget, draw)
     found = present.tolist(), coalitions.to_mask_strings(present)
-    if repr(generator.bit_generator.state) == before:
-        drawn_by_nobody[segments] = found
+    names = [name for each in settings.estimators for name in ESTIMATORS[each].families_for(game.players, budget)] + settings.families
+    if not any(coalitions.is_drawn(name, game.players, budget) for name in names):
+        drawn_by_nobody[game.players] = found
     return found
+
+
+def _evaluate_further(games: dict[str, list[_Game]], table: _Table, params: Params, budget: Budget) -> None:
+    """Give rollout groups their further coalitions, a round of all groups at a time, so that the retriever has full batches."""
+    samplers = []
+    for name in params.score_coalitions.estimators:
+        for group in games.values():
+            members = [game for game in group if ESTIMATORS[name].can_adapt(game.players, budget)]
+            draws = [seeding.streams(params.train.seed, game.rollout_id) for game in members]
+            if members:
+                samplers.append((AdaptiveGroup(ESTIMATORS[name], [game.players for game in members], budget, draws), members))
+    while samplers:
+        asked = [(sampler, members, sampler.request()) for sampler, members in samplers]
+        asked = [(sampler, members, wanted) for sampler, members, wanted in asked if wanted]
+        texts = [
+            [(members[index], coalitions.to_mask_strings(masks)) for index, masks in wanted] for _, members, wanted in asked
+        ]
+        for (_, _, wanted), named in zip(asked, texts, strict=True):
+            for (_, masks), (game, mask_strings) in zip(wanted, named, strict=True):
+                table.ask(game, masks.tolist(), mask_strings)
+        table.evaluate()
+        for (sampler, _, _), named in zip(asked, texts, strict=True):
+            sampler.receive([table.values_of(game, mask_strings) for game, mask_strings in named])
+        samplers = [(sampler, members) for sampler, members, _ in asked]
+
+
+@dataclass(frozen=True)
+class _Game:
+    """A rollout and its players."""
+
+    rollout_id: str
+    prompt_id: str
+    completion: str
+    spans: list[tuple[int, int]]
+    players: Players
+
+
+class _Table:
+    """The rows of table coalition_values as they are asked for, each (rollout, coalition) once, and evaluated in batches."""
+
+    def __init__(self, scorer: _Scorer, settings: ScoreCoalitions) -> None:
+        self.scorer, self.settings = scorer, settings
+        self.values: list[float] = []
+        self._rollout_ids: list[str] = []
+        self._prompt_ids: list[str] = []
+        self._masks: list[str] = []
+        self._texts: list[str] = []
+        self._queries: list[str] = []
+        self._parts: list[_Parts] = []
+        self._row_of: dict[str, dict[str, int]] = {}
+
+    @property
+    def height(self) -> int:
+        """Number of rows that were asked for."""
+        return len(self._masks)
+
+    def ask(self, game: _Game, present: list[list[bool]], masks: list[str]) -> None:
+        """Add the coalitions that are not there yet."""
+        rows = self._row_of.setdefault(game.rollout_id, {})
+        before = len(self._masks)
+        for members, mask in zip(present, masks, strict=True):
+            if mask in rows:
+                continue
+            rows[mask] = len(self._masks)
+            text = coalition_text(game.completion, game.spans, members)
+            is_raw = self.settings.empty_value == "query" and "1" not in mask
+            self._masks.append(mask)
+            self._texts.append(text)
+            self._queries.append(self.scorer.reward.raw_query(game.prompt_id) if is_raw else self.scorer.reward.compose(game.prompt_id, text))
+        self._rollout_ids += [game.rollout_id] * (len(self._masks) - before)
+        self._prompt_ids += [game.prompt_id] * (len(self._masks) - before)
+
+    def evaluate(self) -> None:
+        """Find the values of the rows that have none yet."""
+        start = len(self.values)
+        parts = self.scorer.parts(self._prompt_ids[start:], self._queries[start:], self._texts[start:])
+        self._parts.append(parts)
+        self.values += parts.value.tolist()
+
+    def values_of(self, game: _Game, masks: list[str]) -> NDArray[np.float64]:
+        """Return v of evaluated coalitions."""
+        rows = self._row_of[game.rollout_id]
+        return np.array([self.values[rows[mask]] for mask in masks])
+
+    def frame(self) -> pl.DataFrame:
+        """Return table coalition_values."""
+        columns = {"rollout_id": self._rollout_ids, "coalition": self._masks, "query": self._queries, "coalition_value": self.values}
+        parts = {name: np.concatenate([getattr(part, name) for part in self._parts]) for name in ("retrieval", "length", "repetition")}
+        return pl.DataFrame(columns | parts, schema=COALITION_VALUES.schema)
 
 
 class _Scorer:
@@ -238,7 +319,7 @@ def _shards(rollouts: pl.DataFrame, segments: pl.DataFrame, reward: JudgedReward
         own_segments = segments.filter(pl.col("rollout_id").is_in(own["rollout_id"].to_list())).sort("rollout_id", "segment_index")
         judgments = [(prompt_id, reward.raw_query(prompt_id), *_judgments(reward, prompt_id)) for prompt_id in chosen]
         texts = own.select("rollout_id", "prompt_id", "completion", "answer_start", "answer_end", "has_answer_tags", "finish_reason").rows()
-        spans = own_segments.select("rollout_id", "segment_index", "start", "end").rows()
+        spans = own_segments.select("rollout_id", "segment_index", "union_index", "start", "end").rows()
         shards.append(Shard(content_key(settings, judgments, texts, spans), own.height, (own, own_segments)))
     return shards
 

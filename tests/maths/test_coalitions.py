@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 
 from ospo_cli.errors import CreditError
 from ospo_cli.maths import coalitions
+from ospo_cli.maths.coalitions import Budget, Players
 from tests.games import generator
+
+
+def draw(stream: str) -> np.random.Generator:
+    return generator(len(stream))
 
 
 @pytest.mark.parametrize(("n", "width", "count"), [(5, 32, 16), (8, 8, 37), (12, 8, 70), (17, 8, 110), (17, 32, 154), (0, 4, 1), (1, 4, 2)])
@@ -43,13 +48,13 @@ def test_contiguous_family_is_every_window_up_to_its_width_and_both_ends(n: int,
 @pytest.mark.parametrize(("name", "count"), [("prefix", lambda n: n + 1), ("leave-one-out", lambda n: n + 2), ("powerset", lambda n: 2**n)])
 @pytest.mark.parametrize("n", [2, 3, 7])
 def test_other_families_have_their_counts(name: str, count: object, n: int) -> None:
-    assert len(coalitions.family(name, n, 1, 0, generator())) == count(n)  # leave-one-out brings the empty coalition along
+    assert len(coalitions.family(name, Players(n), Budget(width=1), draw)) == count(n)  # leave-one-out brings the empty coalition along
 
 
 @pytest.mark.parametrize("name", list(coalitions.FAMILIES))
 @pytest.mark.parametrize("n", [0, 1, 2, 5, 11])
 def test_rows_of_a_family_are_distinct_and_ordered_by_size_then_members(name: str, n: int) -> None:
-    rows = [(int(mask.sum()), tuple(np.flatnonzero(mask))) for mask in coalitions.family(name, n, 3, 0, generator())]
+    rows = [(int(mask.sum()), tuple(np.flatnonzero(mask))) for mask in coalitions.family(name, Players(n), Budget(width=3), draw)]
     assert rows == sorted(set(rows))
 
 
@@ -67,7 +72,7 @@ def test_mask_strings_survive_the_way_there_and_back(text: str) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: coalitions.family("owen", 3, 1, 0, generator()),
+        lambda: coalitions.family("owen", Players(3), Budget(), draw),
         lambda: coalitions.powerset(13),
         lambda: coalitions.contiguous(3, 0, 0, generator()),
         lambda: coalitions.contiguous(3, 2, 1, generator()),

@@ -138,7 +138,7 @@ def test_append_gives_the_retriever_the_raw_query_and_then_the_text():
 def test_all_families_that_are_asked_for_are_evaluated_and_the_empty_and_grand_coalition_always():
     rows = [rollout("p0", 0, ["red", "wool", "coat", "warm"]), rollout("p0", 1, ["boots", "belt"])]
     found = {
-        name: sorted(score(rows, changed(families=[name]))[1].filter(rollout_id="001:p0:00")["coalition"])
+        name: sorted(score(rows, changed(estimators=[], families=[name]))[1].filter(rollout_id="001:p0:00")["coalition"])
         for name in ("contiguous", "prefix", "leave-one-out")
     }
     assert found == {
@@ -150,7 +150,7 @@ def test_all_families_that_are_asked_for_are_evaluated_and_the_empty_and_grand_c
 
 def test_a_capped_family_depends_on_the_seed_and_the_rollout_alone():
     rows = [rollout("p0", sample, WORDS[: 9 + sample % 2]) for sample in range(4)]
-    values = changed(families=["contiguous"], contiguous_cap=12)
+    values = changed(estimators=["myerson"], families=[], contiguous_cap=12)
     together = score(rows, values)[1]
     alone = score(rows[:2], values)[1]
     assert together.filter(pl.col("rollout_id").is_in(["001:p0:00", "001:p0:01"])).equals(alone)
