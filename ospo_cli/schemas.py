@@ -173,6 +173,17 @@ ATTRIBUTIONS = Table(
         Column("segment_advantage", pl.Float64, "sum of the advantages of the segment's tokens (weighted by overlap)"),
     ),
 )
+INTERACTIONS = Table(
+    "interactions",
+    "Harsanyi dividends of the evaluated windows of two segments or more: what they earn together that no smaller window within earns",
+    ("rollout_id", "first_segment", "last_segment"),
+    (
+        Column("rollout_id", pl.String, "identity of the rollout"),
+        Column("first_segment", pl.Int32, "segment_index of the window's first segment"),
+        Column("last_segment", pl.Int32, "segment_index of the window's last segment"),
+        Column("dividend", pl.Float64, "D of the window, in units of reward; windows without one (to 1e-9) are left out"),
+    ),
+)
 TOKEN_ADVANTAGES = Table(
     "token_advantages",
     "what update learns from",
@@ -227,7 +238,7 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         DOCUMENTS, PROMPTS, QRELS, POOLS, TEACHER_PAIRS, RAW_QUERY_VALUES, ROLLOUTS, SEGMENTS, REWARDS, COALITION_VALUES,
-        ATTRIBUTIONS, TOKEN_ADVANTAGES, COMPLETIONS, RUN, QUERY_METRICS,
+        ATTRIBUTIONS, INTERACTIONS, TOKEN_ADVANTAGES, COMPLETIONS, RUN, QUERY_METRICS,
     )
 }  # fmt: skip
 

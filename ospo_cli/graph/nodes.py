@@ -48,6 +48,9 @@ class Node:
 
 
 ITERATED = ("rollout", "segment", "score-coalitions", "attribute", "update")
+WHAT_WAS_EVALUATED = (
+    "format_weight", "contiguous_width", "contiguous_cap", "exact_coalitions", "orders", "budget", "further_coalitions",
+)  # fmt: skip
 PREPARED = ("documents", "prompts", "qrels", "pools")
 
 
@@ -137,8 +140,9 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
         return Node(
             stage, iteration,
             (*of(iteration, "rollouts.parquet", "segments.parquet", "rewards.parquet", "coalition_values.parquet"), behavior),
-            of(iteration, "attributions.parquet", "token_advantages.parquet"), of(iteration, "attribute_metrics.json"),
-            ("train.seed", "attribute", *(f"score_coalitions.{name}" for name in ("format_weight", "contiguous_width", "contiguous_cap"))),
+            of(iteration, "attributions.parquet", "interactions.parquet", "token_advantages.parquet"),
+            of(iteration, "attribute_metrics.json"),
+            ("train.seed", "attribute", *(f"score_coalitions.{name}" for name in WHAT_WAS_EVALUATED)),
         )  # fmt: skip
     if stage == "update":
         reference = (str(layout.policy(0)),) if params.update.kl_weight > 0 and iteration > 1 else ()

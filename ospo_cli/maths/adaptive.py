@@ -8,7 +8,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ospo_cli.maths.coalitions import Budget, Draw, Masks, Orders, Players, chains, contiguous, sampled_orders, sampled_union_orders, undrawn
+from ospo_cli.maths.coalitions import (
+    Budget,
+    Draw,
+    Masks,
+    Orders,
+    Players,
+    chains,
+    contiguous,
+    sampled_orders,
+    sampled_union_orders,
+    undrawn,
+)
 from ospo_cli.maths.estimators import Estimator, Shares, window_table
 from ospo_cli.maths.myerson import path_myerson, window_sums
 from ospo_cli.maths.shapley import order_marginals, run_sums

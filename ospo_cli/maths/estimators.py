@@ -80,6 +80,7 @@ class Estimator:
         sampling: family of orders or subsets that takes the place of `families` where the exact value needs more coalitions than
             the budget allows; "" where there is none.
         has_windows: sampled orders estimate only what the windows do not tell.
+        has_unions: it knows the unions.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Estimator:
     needs_order: bool = False
     sampling: str = ""
     has_windows: bool = False
+    has_unions: bool = False
 
     def is_sampled(self, players: Players, budget: Budget) -> bool:
         """Tell whether the coalitions of these players are sampled orders or subsets."""
@@ -134,11 +136,13 @@ class Estimator:
             return _no_shares(values.shape[:-1])
         u = np.asarray(values - np.asarray(_value_of(masks, values, np.zeros(n, dtype=bool)))[..., None])
         grand = _value_of(masks, u, np.ones(n, dtype=bool))
+        if players is None:
+            players = Players(n)
         if self.needs_order and order is None:
             if rng is None:
                 raise ValueError(f"estimator {self.name} needs a generator or an order")
             order = rng.permuted(np.broadcast_to(np.arange(n), (*values.shape[:-1], n)), axis=-1)
-        share, count, error = self.formula(masks, u, order, players or Players(n))
+        share, count, error = self.formula(masks, u, order, players)
         has_gaps = np.isnan(u).any(axis=-1)
         standard_error = None
         if error is not None and has_gaps.any():
@@ -243,9 +247,8 @@ def _myerson(masks: Masks, u: Values, order: Orders | None, players: Players) ->
     n = masks.shape[1]
     size = masks[is_window].sum(axis=1)
     number = np.where(size < n, np.arange(len(size)) % JACKKNIFE_PARTS, -1)
-    parts = np.stack(
-        [path_myerson(_window_table(masks[is_window], np.where(number == part, np.nan, u[..., is_window]))) for part in range(JACKKNIFE_PARTS)]
-    )
+    without = [np.where(number == part, np.nan, u[..., is_window]) for part in range(JACKKNIFE_PARTS)]
+    parts = np.stack([path_myerson(_window_table(masks[is_window], kept)) for kept in without])
     left_out = 1.0 - evaluated.mean(axis=-1)[..., None]
     variance = (JACKKNIFE_PARTS - 1) / JACKKNIFE_PARTS * ((parts - parts.mean(axis=0)) ** 2).sum(axis=0)
     return share, count, np.sqrt(variance * left_out)
@@ -347,7 +350,15 @@ ESTIMATORS: dict[str, Estimator] = {
             sampling="permutation",
             has_windows=True,
         ),
-        Estimator("owen", "Owen value of the unions, exact or from sampled orders", ("two-level",), True, _owen, sampling="two-level"),
+        Estimator(
+            "owen",
+            "Owen value of the unions, exact or from sampled orders",
+            ("two-level",),
+            True,
+            _owen,
+            sampling="two-level",
+            has_unions=True,
+        ),
         Estimator("banzhaf", "Banzhaf value, exact or from random subsets", ("powerset",), False, _banzhaf, sampling="subsets"),
         Estimator("leave-one-out", "v(N) - v(N without the segment)", ("leave-one-out",), False, _leave_one_out),
         Estimator("alone", "v of the segment by itself", ("contiguous",), False, _alone),
@@ -357,9 +368,7 @@ ESTIMATORS: dict[str, Estimator] = {
 }
 
 
-def evaluated_coalitions(
-    estimators: Sequence[str], families: Sequence[str], players: Players, budget: Budget, draw: Draw
-) -> Masks:
+def evaluated_coalitions(estimators: Sequence[str], families: Sequence[str], players: Players, budget: Budget, draw: Draw) -> Masks:
     """Return the coalitions of a rollout that serve all named estimators, and further families."""
     names = dict.fromkeys([name for each in estimators for name in ESTIMATORS[each].families_for(players, budget)] + list(families))
     return union_of(empty_and_grand(players.n), *(family(name, players, budget, draw) for name in names))

@@ -17,14 +17,25 @@ from ospo_cli import parquet
 from ospo_cli.errors import CreditError
 from ospo_cli.layout import Layout
 from ospo_cli.maths import coalitions, seeding
+from ospo_cli.maths.adaptive import AdaptiveGroup
 from ospo_cli.maths.advantages import GroupAdvantages, group_advantages
-from ospo_cli.maths.coalitions import Masks
-from ospo_cli.maths.estimators import ESTIMATORS, Estimator, missing_coalitions, needed_coalitions
+from ospo_cli.maths.coalitions import Budget, Masks, Players
+from ospo_cli.maths.estimators import (
+    ESTIMATORS,
+    Estimator,
+    Shares,
+    missing_coalitions,
+    needed_coalitions,
+    sample,
+    sampled_shares,
+    window_table,
+)
+from ospo_cli.maths.myerson import path_dividends
 from ospo_cli.maths.redistribution import NEGLIGIBLE, RULES, Credit, Settings, TokenMap, clipped, redistribute
 from ospo_cli.maths.shaping import prefix_advantages
 from ospo_cli.params import Params
 from ospo_cli.policies.token_pieces import TokenPieces
-from ospo_cli.schemas import ATTRIBUTIONS, COALITION_VALUES, REWARDS, ROLLOUTS, SEGMENTS, TOKEN_ADVANTAGES
+from ospo_cli.schemas import ATTRIBUTIONS, COALITION_VALUES, INTERACTIONS, REWARDS, ROLLOUTS, SEGMENTS, TOKEN_ADVANTAGES
 from ospo_cli.text.tokens_to_spans import overlaps, token_spans
 
 Values = NDArray[np.float64]
@@ -33,16 +44,19 @@ Pieces = Callable[[Sequence[int]], list[bytes]]
 
 REWARD_TOLERANCE = 1e-6
 EFFICIENCY_TOLERANCE = 1e-7
+# Values are sums of a few numbers of order 1: a smaller dividend is rounding.
+NEGLIGIBLE_DIVIDEND = 1e-9
 # Rows of one length whose window tables are in memory at once: about 100 MB at most.
 TABLE_CELLS = 8_000_000
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """The two tables and what was counted."""
+    """The tables and what was counted."""
 
     attributions: pl.DataFrame
     token_advantages: pl.DataFrame
+    interactions: pl.DataFrame
     metrics: dict[str, Any]
 
 
@@ -58,6 +72,12 @@ class Rows:
     segment_row: Indices
     segment_start: Indices
     segment_end: Indices
+    segment_union: Indices
+
+    @property
+    def first_segment(self) -> Indices:
+        """[rows] index of each row's first segment."""
+        return np.cumsum(self.segments) - self.segments
 
 
 @dataclass(frozen=True)
@@ -73,7 +93,7 @@ class Estimate:
 
 
 def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
-    """Read rollouts, segments, rewards, coalition values and the behaviour policy's tokenizer; write attributions and token advantages."""
+    """Read the iteration's tables and the behaviour policy's tokenizer; write attributions, interactions and token advantages."""
     started = time.perf_counter()
 
     def read(name: str, table: Any, command: str) -> pl.DataFrame:
@@ -87,6 +107,7 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     result = attribute(rollouts, segments, rewards, coalition_values, pieces.pieces, params, iteration)
     parquet.write(result.attributions, layout.iteration(iteration, "attributions.parquet"), ATTRIBUTIONS)
     parquet.write(result.token_advantages, layout.iteration(iteration, "token_advantages.parquet"), TOKEN_ADVANTAGES)
+    parquet.write(result.interactions, layout.iteration(iteration, "interactions.parquet"), INTERACTIONS)
     metrics = result.metrics | {"seconds": round(time.perf_counter() - started, 3)}
     with parquet.replacing(layout.iteration(iteration, "attribute_metrics.json")) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -102,7 +123,7 @@ def attribute(
     params: Params,
     iteration: int = 1,
 ) -> Attribution:
-    """Return shares of all segments and advantages of all sampled tokens.
+    """Return shares of all segments, advantages of all sampled tokens, and what neighbouring segments earn only together.
 
     Args:
         rollouts, segments, rewards, coalition_values: the tables of one iteration.
@@ -123,7 +144,9 @@ def attribute(
     advantage = group_advantages(value, rows.group, settings.normalize)
     is_degenerate = _degenerate(advantage, reward["is_degenerate_group"].to_numpy(), rows, value)
     credited = np.where(is_degenerate, 0.0, advantage.advantage)
-    estimate, grand = _estimate(rows, is_degenerate, coalition_values, format_part, estimator, rule.needs_prefix, params, iteration)
+    estimate, grand, interactions = _estimate(
+        rows, is_degenerate, coalition_values, format_part, estimator, rule.needs_prefix, params, iteration
+    )
     reward_error = np.where(np.isnan(grand), 0.0, np.abs(grand + format_part - value))
     if (reward_error > REWARD_TOLERANCE).any():
         row = int(reward_error.argmax())
@@ -159,7 +182,8 @@ def attribute(
         "reward_error_max": float(reward_error.max(initial=0.0)),
         "sum_error_max": result.sum_error if rule.keeps_sum else None,
     }
-    return Attribution(_attributions(rows, tokens, estimate, advantages, special), _token_advantages(rows, advantages), metrics)
+    attributions = _attributions(rows, tokens, estimate, advantages, special)
+    return Attribution(attributions, _token_advantages(rows, advantages), interactions.sort(INTERACTIONS.key), metrics)
 
 
 def _rows(rollouts: pl.DataFrame, segments: pl.DataFrame, iteration: int) -> Rows:
@@ -187,6 +211,7 @@ def _rows(rollouts: pl.DataFrame, segments: pl.DataFrame, iteration: int) -> Row
         segment_row=segment_row,
         segment_start=ordered["start"].to_numpy().astype(np.int64),
         segment_end=ordered["end"].to_numpy().astype(np.int64),
+        segment_union=ordered["union_index"].to_numpy().astype(np.int64),
     )
 
 
@@ -229,8 +254,8 @@ def _estimate(
     needs_prefix: bool,
     params: Params,
     iteration: int,
-) -> tuple[Estimate, Values]:
-    """Return the estimate, and v(N) by row (NaN for degenerate groups and empty answers)."""
+) -> tuple[Estimate, Values, pl.DataFrame]:
+    """Return the estimate, v(N) by row (NaN for degenerate groups and empty answers), and table interactions."""
     n_rows, n_segments = len(rows.rollout_ids), len(rows.segment_row)
     estimate = Estimate(
         share=np.zeros(n_segments),
@@ -241,43 +266,30 @@ def _estimate(
         efficiency_gap=np.zeros(n_rows),
     )
     grand = np.full(n_rows, np.nan)
-    first_segment = np.cumsum(rows.segments) - rows.segments
+    budget = Budget(**params.score_coalitions.coalition_budget)
     active = np.flatnonzero(~is_degenerate & (rows.segments > 0))
-    width = params.score_coalitions.contiguous_width
-    lengths = np.unique(rows.segments[active])
     numbered = pl.DataFrame(
         {"rollout_id": [rows.rollout_ids[row] for row in active], "row": active, "n": rows.segments[active]},
         schema_overrides={"rollout_id": pl.String},
     )
     found = coalition_values.select("rollout_id", "coalition", "coalition_value").join(numbered, on="rollout_id", how="inner")
     by_length = found.partition_by("n", as_dict=True) if found.height else {}
-    for n in lengths.tolist():
-        masks = needed_coalitions(estimator, n, width, needs_prefix)
+    interactions: list[pl.DataFrame] = []
+    adapting: list[int] = []
+    for n in np.unique(rows.segments[active]).tolist():
         of_length = active[rows.segments[active] == n]
         part = by_length.get((n,), found.clear())
-        values = _dense(part, of_length, masks, n_rows)
-        _check_evaluated(values, masks, [rows.rollout_ids[row] for row in of_length], estimator, needs_prefix, params, iteration)
-        grand[of_length] = values[:, coalitions.row_of(masks, np.ones(n, dtype=bool))]
-        place = first_segment[of_length][:, None] + np.arange(n)
-        step = max(1, TABLE_CELLS // (n * n + len(masks)))
-        estimated = needed_coalitions(estimator, n, width, False)
-        column = [coalitions.row_of(masks, mask) for mask in estimated]
-        for at in range(0, len(of_length), step):
-            chunk = slice(at, at + step)
-            order = None
-            if estimator.needs_order:
-                keys = [f"random shares|{rows.rollout_ids[row]}" for row in of_length[chunk]]
-                order = np.argsort(seeding.uniforms(params.train.seed, keys, n), axis=1)
-            shares = estimator.shares(estimated, values[chunk][:, column], order=order)
-            estimate.share[place[chunk]] = shares.share
-            estimate.n_contributions[place[chunk]] = shares.n_contributions
-            if shares.standard_error is not None:
-                estimate.standard_error[place[chunk]] = shares.standard_error
-            estimate.special_case[of_length[chunk]] = shares.special_case
-            estimate.efficiency_gap[of_length[chunk]] = shares.efficiency_gap
-        if needs_prefix:
-            prefix_column = [coalitions.row_of(masks, mask) for mask in coalitions.prefix(n)]
-            estimate.prefix_advantage[place] = prefix_advantages(values[:, prefix_column], format_part[of_length], params.attribute.trace)
+        _read_windows(rows, part, of_length, n, params, format_part, estimate, grand, interactions, needs_prefix, iteration)
+        for players, chosen in _by_players(rows, of_length, n, estimator):
+            own = part if len(chosen) == len(of_length) else part.filter(pl.col("row").is_in(chosen))
+            if estimator.can_adapt(players, budget):
+                adapting += chosen.tolist()
+            elif estimator.is_sampled(players, budget):
+                _from_samples(rows, own, chosen, players, estimator, budget, params, iteration, estimate)
+            else:
+                _from_table(rows, own, chosen, players, estimator, params, iteration, estimate)
+    if adapting:
+        _from_adaptive_orders(rows, found, np.sort(np.array(adapting)), estimator, budget, params, iteration, estimate)
     if estimator.is_efficient and (estimate.efficiency_gap > EFFICIENCY_TOLERANCE).any():
         row = int(estimate.efficiency_gap.argmax())
         raise CreditError(
@@ -286,7 +298,158 @@ def _estimate(
             found=f"a gap of {estimate.efficiency_gap[row]:.3g}",
             expected=f"at most {EFFICIENCY_TOLERANCE:g}",
         )
-    return estimate, grand
+    return estimate, grand, pl.concat([INTERACTIONS.empty(), *interactions])
+
+
+def _read_windows(
+    rows: Rows,
+    part: pl.DataFrame,
+    of_length: Indices,
+    n: int,
+    params: Params,
+    format_part: Values,
+    estimate: Estimate,
+    grand: Values,
+    interactions: list[pl.DataFrame],
+    needs_prefix: bool,
+    iteration: int,
+) -> None:
+    """Read what every estimator is given: v(N), prefixes where the rule needs them, and the windows, for the interactions."""
+    width = params.score_coalitions.contiguous_width
+    masks = coalitions.union_of(coalitions.contiguous(n, width, 0, coalitions.undrawn("")), coalitions.prefix(n))
+    values = _dense(part, of_length, masks, len(rows.rollout_ids))
+    needed = coalitions.union_of(coalitions.empty_and_grand(n), *([coalitions.prefix(n)] if needs_prefix else []))
+    column = [coalitions.row_of(masks, mask) for mask in needed]
+    because = "rule potential needs" if needs_prefix else "every estimator needs"
+    _check_evaluated(np.isnan(values[:, column]), needed, rows, of_length, because, "families: [prefix]", iteration)
+    grand[of_length] = values[:, coalitions.row_of(masks, np.ones(n, dtype=bool))]
+    if needs_prefix:
+        prefixes = [coalitions.row_of(masks, mask) for mask in coalitions.prefix(n)]
+        place = rows.first_segment[of_length][:, None] + np.arange(n)
+        estimate.prefix_advantage[place] = prefix_advantages(values[:, prefixes], format_part[of_length], params.attribute.trace)
+    step = max(1, TABLE_CELLS // (n * n + len(masks)))
+    for at in range(0, len(of_length), step):
+        table = window_table(masks, values[at : at + step])
+        dividends = np.where(np.isnan(table), 0.0, path_dividends(table))
+        row, first, last = np.nonzero(np.abs(np.triu(dividends, 1)) > NEGLIGIBLE_DIVIDEND)
+        interactions.append(
+            pl.DataFrame(
+                {
+                    "rollout_id": pl.Series(rows.rollout_ids, dtype=pl.String).gather(of_length[at + row]),
+                    "first_segment": pl.Series(first, dtype=pl.Int32),
+                    "last_segment": pl.Series(last, dtype=pl.Int32),
+                    "dividend": pl.Series(dividends[row, first, last], dtype=pl.Float64),
+                }
+            )
+        )
+
+
+def _by_players(rows: Rows, of_length: Indices, n: int, estimator: Estimator) -> list[tuple[Players, Indices]]:
+    """Return the rows of n segments by what the estimator knows of their players: unions, where it does."""
+    if not estimator.has_unions:
+        return [(Players(n), of_length)]
+    unions = rows.segment_union[rows.first_segment[of_length][:, None] + np.arange(n)]
+    distinct, which = np.unique(unions, axis=0, return_inverse=True)
+    return [(Players(n, tuple(own.tolist())), of_length[which.reshape(-1) == index]) for index, own in enumerate(distinct)]
+
+
+def _from_table(
+    rows: Rows,
+    part: pl.DataFrame,
+    chosen: Indices,
+    players: Players,
+    estimator: Estimator,
+    params: Params,
+    iteration: int,
+    estimate: Estimate,
+) -> None:
+    """Estimate from coalitions that are the same for all rows."""
+    n, scored = players.n, params.score_coalitions
+    masks = needed_coalitions(estimator, n, scored.contiguous_width, False, players.unions)
+    values = _dense(part, chosen, masks, len(rows.rollout_ids))
+    missing = missing_coalitions(estimator, masks, values, scored.contiguous_width, scored.contiguous_cap, False)
+    _check_evaluated(missing, masks, rows, chosen, f"estimator {estimator.name} needs", f"estimators: [{estimator.name}]", iteration)
+    step = max(1, TABLE_CELLS // (n * n + len(masks)))
+    for at in range(0, len(chosen), step):
+        order = None
+        if estimator.needs_order:
+            keys = [f"random shares|{rows.rollout_ids[row]}" for row in chosen[at : at + step]]
+            order = np.argsort(seeding.uniforms(params.train.seed, keys, n), axis=1)
+        _keep(rows, estimate, chosen[at : at + step], estimator.shares(masks, values[at : at + step], order=order, players=players))
+
+
+def _from_samples(
+    rows: Rows,
+    part: pl.DataFrame,
+    chosen: Indices,
+    players: Players,
+    estimator: Estimator,
+    budget: Budget,
+    params: Params,
+    iteration: int,
+    estimate: Estimate,
+) -> None:
+    """Estimate from the orders or subsets that score-coalitions drew for each row, drawn again here."""
+    n = players.n
+    step = max(1, TABLE_CELLS // (4 * n * n * budget.orders))
+    for at in range(0, len(chosen), step):
+        own = chosen[at : at + step]
+        draws = [seeding.streams(params.train.seed, rows.rollout_ids[row]) for row in own]
+        drawn = sample(estimator, [players] * len(own), budget, draws)
+        values = _listed(part, own, drawn.coalitions)
+        remedy = f"estimators: [{estimator.name}]"
+        for line in np.flatnonzero(np.isnan(values).any(axis=1))[:1]:
+            missing, needs = np.isnan(values[line : line + 1]), f"estimator {estimator.name} needs"
+            _check_evaluated(missing, drawn.coalitions[line], rows, own[line : line + 1], needs, remedy, iteration)
+        windows = _dense(part.filter(pl.col("row").is_in(own)), own, drawn.windows, len(rows.rollout_ids))
+        if len(drawn.windows):
+            missing = missing_coalitions(ESTIMATORS["myerson"], drawn.windows, windows, budget.width, budget.cap, False)
+            _check_evaluated(missing, drawn.windows, rows, own, f"estimator {estimator.name} needs", remedy, iteration)
+        _keep(rows, estimate, own, sampled_shares(drawn, values, windows))
+
+
+def _from_adaptive_orders(
+    rows: Rows,
+    found: pl.DataFrame,
+    chosen: Indices,
+    estimator: Estimator,
+    budget: Budget,
+    params: Params,
+    iteration: int,
+    estimate: Estimate,
+) -> None:
+    """Follow the adaptive sampling of each rollout group through the values that it led to."""
+    values_of: dict[int, dict[str, float]] = {}
+    for row, mask, value in found.filter(pl.col("row").is_in(chosen)).select("row", "coalition", "coalition_value").iter_rows():
+        values_of.setdefault(row, {})[mask] = value
+    for group in np.unique(rows.group[chosen]):
+        own = chosen[rows.group[chosen] == group]
+        players = [
+            Players(int(n), tuple(rows.segment_union[first : first + n].tolist()))
+            for first, n in zip(rows.first_segment[own], rows.segments[own], strict=True)
+        ]
+        sampler = AdaptiveGroup(estimator, players, budget, [seeding.streams(params.train.seed, rows.rollout_ids[row]) for row in own])
+        while asked := sampler.request():
+            values = []
+            for index, masks in asked:
+                known = values_of.get(int(own[index]), {})
+                read = np.array([known.get(mask, np.nan) for mask in coalitions.to_mask_strings(masks)])
+                needs, remedy = f"estimator {estimator.name} under an adaptive budget needs", f"estimators: [{estimator.name}]"
+                _check_evaluated(np.isnan(read)[None], masks, rows, own[index : index + 1], needs, remedy, iteration)
+                values.append(read)
+            sampler.receive(values)
+        for row, shares in zip(own, sampler.shares(), strict=True):
+            _keep(rows, estimate, np.array([row]), shares)
+
+
+def _keep(rows: Rows, estimate: Estimate, chosen: Indices, shares: Shares) -> None:
+    place = rows.first_segment[chosen][:, None] + np.arange(shares.share.shape[-1])
+    estimate.share[place] = shares.share
+    estimate.n_contributions[place] = shares.n_contributions
+    if shares.standard_error is not None:
+        estimate.standard_error[place] = shares.standard_error
+    estimate.special_case[chosen] = shares.special_case
+    estimate.efficiency_gap[chosen] = shares.efficiency_gap
 
 
 def _dense(found: pl.DataFrame, of_length: Indices, masks: Masks, n_rows: int) -> Values:
@@ -300,23 +463,32 @@ def _dense(found: pl.DataFrame, of_length: Indices, masks: Masks, n_rows: int) -
     return values
 
 
+def _listed(found: pl.DataFrame, chosen: Indices, masks: Masks) -> Values:
+    """Return [rows, k] values of each row's own coalitions bool[rows, k, n], NaN where the table has none."""
+    rows, k, n = masks.shape
+    letters = np.ascontiguousarray(masks.reshape(rows * k, n)).astype(np.uint8) + 48
+    ends = np.arange(rows * k + 1, dtype=np.int64) * n
+    names = pa.LargeStringArray.from_buffers(rows * k, pa.py_buffer(ends), pa.py_buffer(letters))
+    wanted = pl.DataFrame({"row": np.repeat(chosen, k), "coalition": pl.from_arrow(names)})
+    joined = wanted.join(found.select("row", "coalition", "coalition_value"), on=("row", "coalition"), how="left", maintain_order="left")
+    return joined["coalition_value"].fill_null(np.nan).to_numpy().reshape(rows, k)
+
+
 def _check_evaluated(
-    values: Values, masks: Masks, rollout_ids: list[str], estimator: Estimator, needs_prefix: bool, params: Params, iteration: int
+    missing: NDArray[np.bool_], masks: Masks, rows: Rows, chosen: Indices, needs: str, remedy: str, iteration: int
 ) -> None:
-    scored = params.score_coalitions
-    missing = missing_coalitions(estimator, masks, values, scored.contiguous_width, scored.contiguous_cap, needs_prefix)
+    """Raise the error that names the first rollout with a missing value: bool[rows, coalitions]."""
     if not missing.any():
         return
     row = int(np.flatnonzero(missing.any(axis=1))[0])
     absent = np.flatnonzero(missing[row])
     more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-    families = [*estimator.families, *(["prefix"] if needs_prefix else [])]
     raise CreditError(
-        f"rollout {rollout_ids[row]}",
-        f"coalitions that estimator {estimator.name}{' and rule potential' if needs_prefix else ''} need were not evaluated",
+        f"rollout {rows.rollout_ids[chosen[row]]}",
+        f"coalitions that {needs} were not evaluated",
         found=f"no value of {coalitions.to_mask_string(masks[absent[0]])}{more}",
-        expected=f"families {', '.join(families) or 'of any name'}",
-        remedy=f"add them to score_coalitions.families and run `ospo score-coalitions --iter {iteration}`",
+        expected=f"score_coalitions.{remedy}",
+        remedy=f"set that in params.yaml and run `ospo score-coalitions --iter {iteration}`",
     )
 
 

@@ -19,7 +19,7 @@ from ospo_cli.report.number_text import plain
 from ospo_cli.report.rollout_groups import colour_scale, rollout_groups
 from ospo_cli.schemas import Table
 
-_CREDIT_TABLES = ("rollouts", "segments", "rewards", "coalition_values", "attributions", "token_advantages")
+_CREDIT_TABLES = ("rollouts", "segments", "rewards", "coalition_values", "attributions", "interactions", "token_advantages")
 _PREPARED_TABLES = ("documents", "prompts", "qrels", "pools", "teacher_pairs")
 _CELL = 36
 _LINE = 120  # rows that need more are shown column by column

@@ -193,9 +193,7 @@ def _evaluate_further(games: dict[str, list[_Game]], table: _Table, params: Para
     while samplers:
         asked = [(sampler, members, sampler.request()) for sampler, members in samplers]
         asked = [(sampler, members, wanted) for sampler, members, wanted in asked if wanted]
-        texts = [
-            [(members[index], coalitions.to_mask_strings(masks)) for index, masks in wanted] for _, members, wanted in asked
-        ]
+        texts = [[(members[index], coalitions.to_mask_strings(masks)) for index, masks in wanted] for _, members, wanted in asked]
         for (_, _, wanted), named in zip(asked, texts, strict=True):
             for (_, masks), (game, mask_strings) in zip(wanted, named, strict=True):
                 table.ask(game, masks.tolist(), mask_strings)
@@ -247,7 +245,9 @@ class _Table:
             is_raw = self.settings.empty_value == "query" and "1" not in mask
             self._masks.append(mask)
             self._texts.append(text)
-            self._queries.append(self.scorer.reward.raw_query(game.prompt_id) if is_raw else self.scorer.reward.compose(game.prompt_id, text))
+            self._queries.append(
+                self.scorer.reward.raw_query(game.prompt_id) if is_raw else self.scorer.reward.compose(game.prompt_id, text)
+            )
         self._rollout_ids += [game.rollout_id] * (len(self._masks) - before)
         self._prompt_ids += [game.prompt_id] * (len(self._masks) - before)
 

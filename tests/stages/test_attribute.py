@@ -18,8 +18,10 @@ from ospo_cli import parquet
 from ospo_cli.errors import CreditError, PolicyError
 from ospo_cli.layout import Layout
 from ospo_cli.maths import coalitions
+from ospo_cli.maths.coalitions import Budget, Players
 from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.maths.redistribution import RULES
+from ospo_cli.maths.seeding import streams
 from ospo_cli.params import Attribute, Params, ScoreCoalitions, Segment
 from ospo_cli.schemas import ATTRIBUTIONS, COALITION_VALUES, REWARDS, ROLLOUTS, SEGMENTS, TOKEN_ADVANTAGES
 from ospo_cli.stages import attribute as stage
@@ -49,7 +51,7 @@ class Tables:
 def tables(
     groups: Sequence[Sequence[str]],
     value: Callable[[str, str], float],
-    families: Sequence[str] = ("contiguous", "prefix", "leave-one-out"),
+    families: Sequence[str] = ("powerset",),
     scoring: ScoreCoalitions | None = None,
     finish: str = "stop",
 ) -> Tables:
@@ -101,7 +103,7 @@ def tables(
         for mask in coalitions.to_mask_strings(
             coalitions.union_of(
                 *(
-                    coalitions.family(name, counts[row[0]], scoring.contiguous_width, scoring.contiguous_cap, generator(7))
+                    coalitions.family(name, Players(counts[row[0]]), Budget(**scoring.coalition_budget), streams(0, row[0]))
                     for name in families
                 )
             )
@@ -311,11 +313,16 @@ def test_the_gap_of_an_estimator_that_is_not_efficient_is_reported() -> None:
             "myerson",
             "uniform",
             ["010", "001", "011"],
-            r"rollout 001:p0:00: coalitions that estimator myerson need were not evaluated: found no value of 010 and 2 more, "
-            r"expected families contiguous; add them to score_coalitions.families and run `ospo score-coalitions --iter 1`",
+            r"rollout 001:p0:00: coalitions that estimator myerson needs were not evaluated: found no value of 010 and 2 more, "
+            r"expected score_coalitions.estimators: \[myerson\]; set that in params.yaml and run `ospo score-coalitions --iter 1`",
         ),
-        ("leave-one-out", "uniform", ["101"], r"no value of 101, expected families leave-one-out"),
-        ("uniform", "potential", ["100"], r"rule potential need were not evaluated: found no value of 100, expected families prefix"),
+        ("leave-one-out", "uniform", ["101"], r"no value of 101, expected score_coalitions.estimators: \[leave-one-out\]"),
+        (
+            "uniform",
+            "potential",
+            ["100"],
+            r"rule potential needs were not evaluated: found no value of 100, expected score_coalitions.families: \[prefix\]",
+        ),
         ("uniform", "uniform", ["000", "111"], r"no value of 000 and 1 more"),
     ],
 )
@@ -373,7 +380,9 @@ def test_the_parameters_offer_what_is_registered() -> None:
     choices = {field.name: field.metadata["choices"] for field in dataclasses.fields(Attribute)}
     assert choices["estimator"] == tuple(ESTIMATORS)
     assert choices["rule"] == tuple(RULES)
-    assert set(ScoreCoalitions().families) <= set(coalitions.FAMILIES)
+    scoring = {field.name: field.metadata["choices"] for field in dataclasses.fields(ScoreCoalitions)}
+    assert scoring["estimators"] == tuple(ESTIMATORS)
+    assert scoring["families"] == tuple(coalitions.FAMILIES)
 
 
 # Files
