@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FILES = ("labelled_queries.txt", "labelled_movie_queries.txt")
+FRESH_FILES = ("labelled_fresh_queries.txt", "labelled_fresh_movie_queries.txt")
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A query, the numbers of the words before which a phrase starts (the first word left out), and whether rules were tuned on it."""
+    """A query, the numbers of the words before which a phrase starts (the first word left out), and its part: tuned, held-out or fresh."""
 
     source: str
     query: str
     borders: frozenset[int]
-    is_held_out: bool
+    part: str
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,13 @@ class Agreement:
 
 
 def labelled_queries() -> list[Labelled]:
-    """Every line of the label files; the half whose SHA-256 is odd is held out, so that nobody chose it."""
+    """Every line of the label files.
+
+    Parts: fresh was labelled after the rules had been fixed; of the rest, the half whose SHA-256 is odd is held-out (nobody chose it), and
+    the other half is tuned: its errors were looked at while the rules were written.
+    """
     found = []
-    for name in FILES:
+    for name in (*FILES, *FRESH_FILES):
         for line in (Path(__file__).parent / name).read_text(encoding="utf-8").splitlines():
             if line.startswith("#"):
                 continue
@@ -44,7 +49,8 @@ def labelled_queries() -> list[Labelled]:
             query = " ".join(phrases)
             counts = [len(words_at(phrase)) for phrase in phrases]
             borders = frozenset(sum(counts[: index + 1]) for index in range(len(counts) - 1))
-            found.append(Labelled(source, query, borders, hashlib.sha256(query.encode()).digest()[-1] % 2 == 1))
+            part = "held-out" if hashlib.sha256(query.encode()).digest()[-1] % 2 else "tuned"
+            found.append(Labelled(source, query, borders, "fresh" if name in FRESH_FILES else part))
     return found
 
 
