@@ -42,15 +42,8 @@ from ospo_cli.text.english import (
     TRAILING_PAIRS,
     UNITS,
 )
+from ospo_cli.text.levels import LEVELS, LEVELS_WITH_PHRASES, UNIONS
 
-LEVELS = ("phrase", "word", "sentence", "window")
-# What may group the segments of each level: blocks that hold whole segments.
-UNIONS = {
-    "phrase": ("auto", "sentence", "clause", "none"),
-    "word": ("auto", "sentence", "clause", "phrase", "none"),
-    "sentence": ("auto", "none"),
-    "window": ("auto", "sentence", "clause", "none"),
-}
 LONGEST_PHRASE = 4
 FALLBACK_WORDS = 3
 
@@ -138,7 +131,7 @@ def segmentation(
     words = _words(answer)
     fallbacks = 0
     phrases: list[list[_Word]] = []
-    if level in ("phrase", "word"):
+    if level in LEVELS_WITH_PHRASES:
         phrases, fallbacks = _all_phrases(words, chunks)
     if level == "phrase":
         blocks = phrases
