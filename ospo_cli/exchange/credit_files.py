@@ -96,7 +96,7 @@ def _write_parquet(rows: pl.DataFrame, header: dict[str, Any], path: Path) -> No
 
 def _write_tensors(layout: Callable[[pl.DataFrame], Tensors]) -> Callable[[pl.DataFrame, dict[str, Any], Path], None]:
     def write_file(rows: pl.DataFrame, header: dict[str, Any], path: Path) -> None:
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         empty = rows.filter(pl.col("prompt_token_ids").list.len() == 0)
         if empty.height:
@@ -110,7 +110,7 @@ def _write_tensors(layout: Callable[[pl.DataFrame], Tensors]) -> Callable[[pl.Da
         ids = {name: rows[name].to_list() for name in ("rollout_id", "prompt_id", "completion")}
         with parquet.replacing(path) as temporary:
             tensors = {name: np.ascontiguousarray(values) for name, values in layout(rows).items()}
-            save_file(tensors, temporary, metadata={HEADER_KEY: _json(header | {"rows": ids})})
+            temporary.write_bytes(save(tensors, metadata={HEADER_KEY: _json(header | {"rows": ids})}))
 
     return write_file
 
