@@ -110,7 +110,7 @@ def _for_this_command(error: OspoError, temporary: Path, source: Path) -> OspoEr
     remedy = error.remedy
     if remedy:
         remedy = re.sub(r"run `ospo [a-z-]+( --iter \d+)?`( first| again)?", "run the same command again", remedy)
-    where = error.where.replace(str(temporary), str(source))
+    where = error.where.replace(f"{temporary}/", f"{source}: ")
     return type(error)(where, error.problem, found=error.found, expected=error.expected, remedy=remedy)
 
 

@@ -82,7 +82,7 @@ def to_rollouts(frame: pl.DataFrame, prompt_ids: Sequence[str], pieces: Pieces, 
         rollout_id = row.get("rollout_id")
         if rollout_id is None:
             rollout_id = f"foreign:{prompt_id}:{sample_index:02d}"
-        for what, key in (("rollout_id", rollout_id), ("prompt_id and sample_index", (prompt_id, sample_index))):
+        for what, key in (("prompt_id and sample_index", (prompt_id, sample_index)), ("rollout_id", rollout_id)):
             earlier = first_row.setdefault((what, key), number)
             if earlier != number:
                 shown = key if isinstance(key, str) else f"{key[0]} and {key[1]}"
