@@ -14,6 +14,9 @@ from tests.oracle.one_update import FIXTURE, SETUPS, STRIDE
 
 FROZEN = json.loads(FIXTURE.read_text(encoding="utf-8"))
 TOLERANCE = 1e-5
+needs_trl = pytest.mark.skipif(
+    importlib.util.find_spec("trl") is None, reason="TRL is not installed (extra [oracle]; `make test-oracle` runs this)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,7 @@ def test_every_setup_takes_a_step_of_its_own():
     assert min(b - a for a, b in itertools.pairwise(losses)) > 100 * TOLERANCE
 
 
-@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="TRL is not installed (extra [oracle]; `make test-oracle` runs this)")
+@needs_trl
 @pytest.mark.parametrize("name", SETUPS)
 def test_trl_itself_takes_our_step_from_the_exported_file(layout, name, tmp_path):
     from tests.oracle.trl_update import gaps, trl_step
@@ -76,3 +79,13 @@ def test_trl_itself_takes_our_step_from_the_exported_file(layout, name, tmp_path
     setup = SETUPS[name]
     theirs = trl_step(one_update.exported(layout, setup), layout.policy(1), layout.policy(0), setup, tmp_path)
     assert max(gaps(one_update.our_step(layout, setup), theirs)) < TOLERANCE
+
+
+@needs_trl
+@pytest.mark.parametrize("name", ["mean over rows", "mean over tokens", "constant", "uneven clip"])
+def test_trls_own_training_loop_takes_our_step_from_the_exported_file(layout, name, tmp_path):
+    from tests.oracle.trl_update import trl_training
+
+    setup = SETUPS[name]
+    weights = trl_training(one_update.exported(layout, setup), layout.policy(1), setup, tmp_path)
+    assert float((weights - one_update.our_step(layout, setup).weights).abs().max()) < TOLERANCE

@@ -7,6 +7,7 @@ import contextlib
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -19,14 +20,48 @@ from tests.oracle.one_update import FIXTURE, ITERATION, LEARNING_RATE, MAX_NEW_T
 
 def trl_step(file: Path, policy: Path, reference: Path, setup: Setup, scratch: Path) -> Step:
     """Return loss, gradient and weights of one step that TRL takes from an exported file."""
-    from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import GRPOConfig, GRPOTrainer
+    header, inputs = read(file)
+    trainer = _trainer(policy, header, len(inputs["advantages"]), setup, scratch, None)
+    trainer.current_gradient_accumulation_steps = 1
+    if setup.kl_weight:
+        inputs["ref_per_token_logps"] = _plain_logprobs(reference, inputs, header["temperature"])
+    model = trainer.model.eval()
+    loss = trainer._compute_loss(model, inputs)
+    loss.backward()
+    gradient = flat({name: weight.grad for name, weight in model.named_parameters()})
+    optimizer = trainer.create_optimizer()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), trainer.args.max_grad_norm)
+    optimizer.step()
+    return Step(float(loss.detach()), gradient, flat(dict(model.named_parameters())))
 
+
+def trl_training(file: Path, policy: Path, setup: Setup, scratch: Path) -> torch.Tensor:
+    """Return the weights after TRL's own training loop has taken one step from an exported file."""
+    header, inputs = read(file)
+    trainer = _trainer(policy, header, len(inputs["advantages"]), setup, scratch, inputs)
+    trainer.train()
+    return flat(dict(trainer.model.named_parameters()))
+
+
+def read(file: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Return header and tensors of an exported file."""
     with safe_open(file, framework="pt") as opened:
         header = json.loads(opened.metadata()["ospo"])
         inputs = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     assert (header["format"], header["version"]) == ("ospo-credit", 1)
+    return header, inputs
+
+
+def _trainer(policy: Path, header: dict, rows: int, setup: Setup, scratch: Path, given: dict | None) -> Any:
+    """Return TRL's trainer over a policy; its loop takes the given tensors in place of what it would sample."""
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import GRPOConfig, GRPOTrainer
+
+    class FromFile(GRPOTrainer):
+        def _generate_and_score_completions(self, inputs: object) -> dict:
+            return dict(given or {})
+
     config = GRPOConfig(
         output_dir=str(scratch),
         loss_type=setup.loss_type,
@@ -37,32 +72,26 @@ def trl_step(file: Path, policy: Path, reference: Path, setup: Setup, scratch: P
         temperature=header["temperature"],
         max_completion_length=header["max_new_tokens"],
         learning_rate=LEARNING_RATE,
+        lr_scheduler_type="constant",
         max_grad_norm=setup.params.update.max_gradient_norm,
-        per_device_train_batch_size=3,
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=1,
         num_generations=3,
+        max_steps=1,
         use_cpu=True,
         bf16=False,
         report_to=[],
         disable_tqdm=True,
+        save_strategy="no",
+        logging_strategy="no",
     )
-    trainer = GRPOTrainer(
+    return FromFile(
         model=AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32),
         processing_class=AutoTokenizer.from_pretrained(policy),
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
         args=config,
-        train_dataset=Dataset.from_list([{"prompt": "coat"}] * 3),
+        train_dataset=Dataset.from_list([{"prompt": "coat"}] * rows),
     )
-    trainer.current_gradient_accumulation_steps = 1
-    if setup.kl_weight:
-        inputs["ref_per_token_logps"] = _plain_logprobs(reference, inputs, header["temperature"])
-    model = trainer.model.eval()
-    loss = trainer._compute_loss(model, inputs)
-    loss.backward()
-    gradient = flat({name: weight.grad for name, weight in model.named_parameters()})
-    optimizer = trainer.create_optimizer()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-    optimizer.step()
-    return Step(float(loss.detach()), gradient, flat(dict(model.named_parameters())))
 
 
 def gaps(ours: Step, theirs: Step) -> tuple[float, float, float]:
