@@ -215,6 +215,9 @@ def _json_value(place: str, name: str, value: Any) -> Any:
     def is_id(item: Any) -> bool:
         return type(item) is int and 0 <= item <= _LARGEST_ID
 
+    def is_number(item: Any) -> bool:
+        return type(item) is float or (type(item) is int and abs(item) <= _LARGEST_ID)
+
     if dtype == pl.String:
         fits, expected = isinstance(value, str), "text"
     elif dtype == pl.Int32:
@@ -222,7 +225,7 @@ def _json_value(place: str, name: str, value: Any) -> Any:
     elif dtype == pl.List(pl.Int32):
         fits, expected = isinstance(value, list) and all(map(is_id, value)), "a list of whole numbers, 0 or more"
     else:
-        fits = isinstance(value, list) and all(type(item) in (int, float) or item is None for item in value)
+        fits = isinstance(value, list) and all(item is None or is_number(item) for item in value)
         expected = "a list of numbers"
     if not fits:
         raise TableError(f"{place}, {name}", "is of the wrong type", found=json.dumps(value)[:80], expected=expected)

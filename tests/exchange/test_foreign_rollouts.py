@@ -113,6 +113,10 @@ BROKEN = {
     "NaN": ([*foreign_rows()[:2], NAN], r"row 3, token 0: old_logprobs is no log-probability: found nan"),
     "minus infinity": (changed(old_logprobs=[*LOGPROBS[:-1], -math.inf]), r"row 3, token \d+: old_logprobs is no log-probability"),
     "a positive log-probability": (changed(old_logprobs=[0.5, *LOGPROBS[1:]]), r"row 3, token 0: .*found 0.5, expected a finite"),
+    "a log-probability beyond any number": (
+        changed(old_logprobs=[-(10**400), *LOGPROBS[1:]]),
+        r"line 3, old_logprobs: is of the wrong type",
+    ),
     "null in the log-probabilities": (changed(old_logprobs=[None, *LOGPROBS[1:]]), r"row 3, token 0: .*found null"),
     "fewer log-probabilities": (changed(old_logprobs=LOGPROBS[1:]), r"row 3: token ids and log-probabilities differ in number"),
     "padding": (changed(completion_token_ids=[*IDS, 0, 0], old_logprobs=[*LOGPROBS, -1, -1]), r"padding among completion_token_ids"),
