@@ -246,7 +246,11 @@ CREDIT = Table(
             pl.List(pl.Float32),
             "natural log-probability of each sampled token under the sampling policy, at its temperature",
         ),
-        Column("advantages", pl.List(pl.Float32), "advantage of each sampled token; no unit (rewards over their standard deviation)"),
+        Column(
+            "advantages",
+            pl.List(pl.Float32),
+            "advantage of each sampled token, in standard deviations of the group's rewards (attribute.normalize: none: in units of reward)",
+        ),
         Column("reward", pl.Float64, "reward of the whole completion"),
         Column("is_degenerate_group", pl.Boolean, "all rewards of the rollout group are equal: every advantage is 0"),
     ),
