@@ -249,7 +249,7 @@ CREDIT = Table(
         Column(
             "advantages",
             pl.List(pl.Float32),
-            "advantage of each sampled token, in standard deviations of the group's rewards (attribute.normalize: none: in units of reward)",
+            "advantage of each sampled token, in standard deviations of the group's rewards (normalize: none: in units of reward)",
         ),
         Column("reward", pl.Float64, "reward of the whole completion"),
         Column("is_degenerate_group", pl.Boolean, "all rewards of the rollout group are equal: every advantage is 0"),
