@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ospo_cli.errors import CreditError
 from ospo_cli.maths.coalitions import Masks, contiguous, empty_and_grand, family, prefix, union_of
-from ospo_cli.maths.contributions import weighted_marginals
+from ospo_cli.maths.contributions import shapley_weights, weighted_marginals
 from ospo_cli.maths.myerson import path_myerson
 
 Values = NDArray[np.float64]
@@ -100,6 +100,12 @@ def _contiguous_mean(masks: Masks, u: Values, order: Indices | None) -> tuple[Va
     return weighted_marginals(masks, u)
 
 
+def _contiguous_shapley(masks: Masks, u: Values, order: Indices | None) -> tuple[Values, Indices, Values | None]:
+    """Shapley's weights on contiguous coalitions, not renormalised: what the code released with the paper computes."""
+    share, count, _ = weighted_marginals(masks, u, shapley_weights(masks.shape[1]))
+    return share, count, None
+
+
 def _myerson(masks: Masks, u: Values, order: Indices | None) -> tuple[Values, Indices, Values | None]:
     """Myerson value of the line graph; windows that were not evaluated have no dividend of their own."""
     n = masks.shape[1]
@@ -150,6 +156,7 @@ ESTIMATORS: dict[str, Estimator] = {
     estimator.name: estimator
     for estimator in (
         Estimator("contiguous-mean", ("contiguous",), False, _contiguous_mean),
+        Estimator("contiguous-shapley", ("contiguous",), False, _contiguous_shapley),
         Estimator("myerson", ("contiguous",), True, _myerson),
         Estimator("leave-one-out", ("leave-one-out",), False, _leave_one_out),
         Estimator("alone", ("contiguous",), False, _alone),

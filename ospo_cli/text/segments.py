@@ -17,7 +17,7 @@ from ospo_cli.text.english import (
     UNITS,
 )
 
-LEVELS = ("phrase", "word", "sentence", "window")
+LEVELS = ("phrase", "word", "sentence", "window", "released-phrase")
 LONGEST_PHRASE = 4
 FALLBACK_WORDS = 3
 
@@ -63,7 +63,7 @@ def segment(answer: str, level: str, window: int = 3) -> list[Span]:
 
 
 def segmentation(answer: str, level: str, window: int = 3) -> Segmentation:
-    """Cut an answer into disjoint ordered segments that hold every letter and digit of it.
+    """Cut an answer into disjoint ordered segments that hold every letter and digit of it (level released-phrase aside).
 
     Separators (punctuation and the white space between segments) belong to no segment; a sentence and a quotation keep the
     punctuation inside them. Levels, and the unions (a-priori partition) over them:
@@ -72,6 +72,7 @@ def segmentation(answer: str, level: str, window: int = 3) -> Segmentation:
       `without hood`), quoted text; unions are sentences where the answer has several, else clauses. A run of more than 4 content
       words that no rule cuts is cut into pieces of at most 3 words: a fallback, counted.
     - word: `usb-c` and `15.6` are one word; unions are the phrases.
+    - released-phrase: the phrases of several words. A single word belongs to none, as in the code released with the paper.
     - sentence, window (of at most `window` words, never across a separator): each its own union.
 
     Raises:
@@ -102,6 +103,8 @@ def segmentation(answer: str, level: str, window: int = 3) -> Segmentation:
             phrases.extend(cut)
     if level == "word":
         return Segmentation([Span(word.start, word.end, index) for index, phrase in enumerate(phrases) for word in phrase], fallbacks)
+    if level == "released-phrase":
+        phrases = [phrase for phrase in phrases if len(phrase) > 1]
     has_sentences = bool(words) and words[-1].sentence > 0
     unions = [phrase[0].sentence if has_sentences else phrase[0].clause for phrase in phrases]
     return Segmentation([Span(phrase[0].start, phrase[-1].end, union) for phrase, union in zip(phrases, unions, strict=True)], fallbacks)
