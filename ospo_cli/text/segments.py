@@ -17,7 +17,8 @@ from ospo_cli.text.english import (
     UNITS,
 )
 
-LEVELS = ("phrase", "word", "sentence", "window", "released-phrase")
+LEVELS = ("phrase", "word", "sentence", "window")
+LEAVING_WORDS_OUT = ("released-phrase",)
 LONGEST_PHRASE = 4
 FALLBACK_WORDS = 3
 
@@ -82,8 +83,8 @@ def segmentation(answer: str, level: str, window: int = 3) -> Segmentation:
     >>> [answer[span.start : span.end] for span in segment(answer, "phrase")]
     ['navy wool coat', '15.6 inch', 'laptop', 'for men']
     """
-    if level not in LEVELS:
-        raise CreditError("segment.level", "unknown level", found=level, expected=", ".join(LEVELS))
+    if level not in (*LEVELS, *LEAVING_WORDS_OUT):
+        raise CreditError("segment.level", "unknown level", found=level, expected=", ".join((*LEVELS, *LEAVING_WORDS_OUT)))
     if window < 1:
         raise CreditError("segment.window", "is below 1", found=window, expected="≥ 1")
     words = _words(answer)
@@ -107,7 +108,10 @@ def segmentation(answer: str, level: str, window: int = 3) -> Segmentation:
         phrases = [phrase for phrase in phrases if len(phrase) > 1]
     has_sentences = bool(words) and words[-1].sentence > 0
     unions = [phrase[0].sentence if has_sentences else phrase[0].clause for phrase in phrases]
-    return Segmentation([Span(phrase[0].start, phrase[-1].end, union) for phrase, union in zip(phrases, unions, strict=True)], fallbacks)
+    # Without its single words a clause may have no phrase: unions are numbered anew.
+    number = {union: index for index, union in enumerate(dict.fromkeys(unions))}
+    spans = [Span(phrase[0].start, phrase[-1].end, number[union]) for phrase, union in zip(phrases, unions, strict=True)]
+    return Segmentation(spans, fallbacks)
 
 
 def word_coverage(answer: str, spans: list[Span]) -> tuple[int, int]:
