@@ -47,6 +47,8 @@ class Node:
         return f"ospo_cli.stages.{self.stage.replace('-', '_')}"
 
 
+# Of score_coalitions, what attribute depends on besides the values.
+ATTRIBUTE_READS = ("format_weight", "contiguous_width", "contiguous_cap", "grand_value")
 ITERATED = ("rollout", "segment", "score-coalitions", "attribute", "update")
 PREPARED = ("documents", "prompts", "qrels", "pools")
 
@@ -138,7 +140,7 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
             stage, iteration,
             (*of(iteration, "rollouts.parquet", "segments.parquet", "rewards.parquet", "coalition_values.parquet"), behavior),
             of(iteration, "attributions.parquet", "token_advantages.parquet"), of(iteration, "attribute_metrics.json"),
-            ("train.seed", "attribute", *(f"score_coalitions.{name}" for name in ("format_weight", "contiguous_width", "contiguous_cap"))),
+            ("train.seed", "attribute", *(f"score_coalitions.{name}" for name in ATTRIBUTE_READS)),
         )  # fmt: skip
     if stage == "update":
         reference = (str(layout.policy(0)),) if params.update.kl_weight > 0 and iteration > 1 else ()
