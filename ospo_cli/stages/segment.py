@@ -48,7 +48,7 @@ def segment(rollouts: pl.DataFrame, params: SegmentParams, chunks: Chunker | Non
         chunks: answer -> noun chunks (first character, character after the last), in place of the phrase rules.
 
     Raises:
-        CreditError: an answer's span leaves its completion, or a letter or digit of an answer lies in no segment.
+        CreditError: an answer's span leaves its completion, or a letter or digit of an answer lies in no segment (coverage: full).
     """
 
     # Policies repeat their answers, within a rollout group above all.
@@ -57,9 +57,13 @@ def segment(rollouts: pl.DataFrame, params: SegmentParams, chunks: Chunker | Non
         found = segmentation(answer, params.level, params.window, params.unions, None if chunks is None else chunks(answer))
         spans = _merged(found.spans, params.max_segments)
         covered, total = word_coverage(answer, spans)
-        if covered != total:
+        if covered != total and params.coverage == "full":
             raise CreditError(
-                "segment", "letters of the answer lie in no segment", found=f"{covered} of {total} in {answer!r}", expected="all of them"
+                f"segment.level {params.level}",
+                "letters of the answer lie in no segment",
+                found=f"{covered} of {total} in {answer!r}",
+                expected="all of them",
+                remedy="set segment.coverage: partial and score_coalitions.grand_value: any for a level that leaves words out",
             )
         return Segmentation(spans, found.fallbacks), covered, total, len(spans) < len(found.spans)
 

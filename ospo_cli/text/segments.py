@@ -42,7 +42,7 @@ from ospo_cli.text.english import (
     TRAILING_PAIRS,
     UNITS,
 )
-from ospo_cli.text.levels import LEVELS, LEVELS_WITH_PHRASES, UNIONS
+from ospo_cli.text.levels import LEVELS_WITH_PHRASES, UNIONS
 
 LONGEST_PHRASE = 4
 FALLBACK_WORDS = 3
@@ -100,7 +100,7 @@ def segment(answer: str, level: str, window: int = 3, unions: str = "auto") -> l
 def segmentation(
     answer: str, level: str, window: int = 3, unions: str = "auto", chunks: Sequence[tuple[int, int]] | None = None
 ) -> Segmentation:
-    """Cut an answer into disjoint ordered segments that hold every letter and digit of it; time grows linearly with its length.
+    """Cut an answer into disjoint ordered segments that hold every letter and digit of it (level released-phrase aside); time grows linearly with its length.
 
     Separators (punctuation and the white space between segments) belong to no segment; a sentence and a quotation keep the
     punctuation inside them.
@@ -108,7 +108,8 @@ def segmentation(
     Args:
         answer: any text.
         level: phrase (see the grammar above), word (`usb-c` and `15.6` are one), sentence (to the next of `.!?` or line break), or window
-            (of at most `window` words, never across a separator).
+            (of at most `window` words, never across a separator); released-phrase: the phrases of several words, where a single word
+            belongs to none, as in the code released with the paper.
         window: words, ≥ 1.
         unions: the a-priori partition over the segments: sentence, clause, phrase (over words), none (each segment its own), or auto:
             phrases over words; sentences over phrases where the answer has several, else clauses; none over sentences and windows.
@@ -122,8 +123,8 @@ def segmentation(
     >>> [answer[span.start : span.end] for span in segment(answer, "phrase")]
     ['navy wool coat', '15.6 inch', 'laptop', 'for men']
     """
-    if level not in LEVELS:
-        raise CreditError("segment.level", "unknown level", found=level, expected=", ".join(LEVELS))
+    if level not in UNIONS:
+        raise CreditError("segment.level", "unknown level", found=level, expected=", ".join(UNIONS))
     if window < 1:
         raise CreditError("segment.window", "is below 1", found=window, expected="≥ 1")
     if unions not in UNIONS[level]:
@@ -135,6 +136,8 @@ def segmentation(
         phrases, fallbacks = _all_phrases(words, chunks)
     if level == "phrase":
         blocks = phrases
+    elif level == "released-phrase":
+        blocks = [phrase for phrase in phrases if len(phrase) > 1]
     elif level == "word":
         blocks = [[word] for word in words]
     elif level == "sentence":
@@ -144,7 +147,7 @@ def segmentation(
         blocks = [clause[at : at + window] for clause in clauses for at in range(0, len(clause), window)]
     if unions == "auto":
         has_sentences = bool(words) and words[-1].sentence > 0
-        unions = {"phrase": "sentence" if has_sentences else "clause", "word": "phrase"}.get(level, "none")
+        unions = {"word": "phrase", "sentence": "none", "window": "none"}.get(level, "sentence" if has_sentences else "clause")
     return Segmentation(_with_unions(blocks, phrases, unions), fallbacks)
 
 
