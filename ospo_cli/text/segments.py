@@ -100,7 +100,9 @@ def segment(answer: str, level: str, window: int = 3, unions: str = "auto") -> l
 def segmentation(
     answer: str, level: str, window: int = 3, unions: str = "auto", chunks: Sequence[tuple[int, int]] | None = None
 ) -> Segmentation:
-    """Cut an answer into disjoint ordered segments that hold every letter and digit of it (level released-phrase aside); time grows linearly with its length.
+    """Cut an answer into disjoint ordered segments that hold every letter and digit of it; time grows linearly with its length.
+
+    Level released-phrase leaves letters out.
 
     Separators (punctuation and the white space between segments) belong to no segment; a sentence and a quotation keep the
     punctuation inside them.

@@ -55,7 +55,7 @@ def tables(kind: str) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.Data
     scored = [
         (name, mask, "", float(worth[[bit == "1" for bit in mask]].sum()), 0.0, 0.0, 0.0)
         for name, worth in zip(names, worths, strict=True)
-        for mask in coalitions.to_mask_strings(coalitions.family("contiguous", len(worth), 32, 0, generator(7)))
+        for mask in coalitions.to_mask_strings(coalitions.contiguous(len(worth), 32, 0, generator(7)))
     ]
     rewards = [(name, "p", float(worth.sum()), 0.0, 0.0, 0.0, 0.0, False) for name, worth in zip(names, worths, strict=True)]
     return (
