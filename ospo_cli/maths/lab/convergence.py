@@ -192,5 +192,3 @@ def _key(rows: Indices, base: int) -> Indices:
 
 def _orders(company: Outcome) -> float:
     return math.factorial(len(company)) / math.prod(math.factorial(count) for count in Counter(company).values())
-
-
