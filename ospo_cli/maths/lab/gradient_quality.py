@@ -67,7 +67,7 @@ INTERACTIONS: dict[str, Interaction] = {
         Interaction(
             "additive",
             "each word earns its weight, R = Σ w a",
-            lambda words, weights: (words * weights).sum(axis=-1),
+            lambda words, weights: np.asarray((words * weights).sum(axis=-1)),
             lambda chance, weights: weights * chance * (1.0 - chance),
             lambda chance, weights: (weights**2 * chance * (1.0 - chance)).sum(axis=-1),
             lambda n: n >= 1,
@@ -114,8 +114,8 @@ class Quality:
 
     Attributes:
         cosine: [seeds] between the estimated and the exact gradient; 0 where the estimate is 0 (no differences within the rollout group).
-        squared_error: [seeds] of c times the estimate, in units of the exact gradient's mean square, with the one c for all seeds that makes
-            their mean smallest; its mean lies between 0 and 1, and 1 is as good as no gradient.
+        squared_error: [seeds] of c times the estimate, in units of the exact gradient's mean square, with the one c for all
+            seeds that makes their mean smallest; its mean lies between 0 and 1, and 1 is as good as no gradient.
         is_silent: [seeds] the estimate is 0.
     """
 
@@ -309,7 +309,7 @@ def conditions(
 
     Kinds of interaction that do not exist for n words are left out.
     """
-    middle_n, middle_group, middle_noise = (_nearest(axis, wanted) for axis, wanted in ((segments, 8), (group_sizes, 8), (noises, 0)))
+    middle_n, middle_group, middle_noise = (middle(axis, wanted) for axis, wanted in ((segments, 8), (group_sizes, 8), (noises, 0)))
     wanted = []
     for kind in interactions:
         for n in segments:
@@ -321,7 +321,12 @@ def conditions(
     return wanted
 
 
-def _nearest(axis: Sequence[float], wanted: float) -> float:
+def middle(axis: Sequence[float], wanted: float) -> float:
+    """Return the value of an axis next to the wanted one, the smaller of two.
+
+    >>> middle((2, 4, 16), 8)
+    4
+    """
     return min(axis, key=lambda value: (abs(value - wanted), value))
 
 
