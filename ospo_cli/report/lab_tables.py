@@ -61,7 +61,7 @@ def safest_rule(data: dict[str, Any], n: int) -> tuple[str, float] | None:
                 worst.setdefault(row["rule"], []).append(row["cosine"])
     if not worst or len(next(iter(worst.values()))) < 2:
         return None
-    rule = max(worst, key=lambda name: min(worst[name]))
+    rule = max(worst, key=lambda name: (round(min(worst[name]), 9), sum(worst[name])))
     return rule, min(worst[rule])
 
 

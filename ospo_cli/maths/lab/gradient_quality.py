@@ -284,7 +284,7 @@ def standings(found: Mapping[str, Quality]) -> list[Standing]:
     >>> [(each.rule, each.behind, each.is_tied) for each in standings({"a": equal, "b": equal})]
     [('a', 0.0, True), ('b', 0.0, True)]
     """
-    order = sorted(found, key=lambda name: (-float(found[name].cosine.mean()), list(found).index(name)))
+    order = sorted(found, key=lambda name: -round(float(found[name].cosine.mean()), 9))  # rounding breaks no tie; the order given does
     best = found[order[0]].cosine
     z = NormalDist().inv_cdf(1.0 - 0.025 / max(1, len(order) - 1))
     rows = []
