@@ -166,8 +166,15 @@ class Rollout:
 class Segment:
     """Players of the game."""
 
-    level: str = parameter("phrase", "phrase, word, sentence or window", choices=("phrase", "word", "sentence", "window"))
+    level: str = parameter(
+        "phrase",
+        "phrase, word, sentence, window, or released-phrase (phrases of several words; a single word is no segment)",
+        choices=("phrase", "word", "sentence", "window", "released-phrase"),
+    )
     window: int = parameter(3, "words per segment (level: window)", minimum=1)
+    coverage: str = parameter(
+        "full", "full: every letter of an answer lies in a segment, checked; partial: not all need to", choices=("full", "partial")
+    )
     max_segments: int = parameter(0, "merge the tail beyond so many segments into the last one; 0 never merges", minimum=0)
 
 
@@ -176,7 +183,11 @@ class ScoreCoalitions:
     """The characteristic function and the reward."""
 
     retriever: str = parameter("bm25", "search engine of the reward")
-    metric: str = parameter("ndcg@10", "ndcg@K, ndcg@pool, mrr or recall@K", pattern=r"ndcg@([1-9]\d{0,5}|pool)|mrr|recall@[1-9]\d{0,5}")
+    metric: str = parameter(
+        "ndcg@10",
+        "ndcg@K, ndcg@pool, ndcg@retrieved, mrr or recall@K",
+        pattern=r"ndcg@([1-9]\d{0,5}|pool|retrieved)|mrr|recall@[1-9]\d{0,5}",
+    )
     composition: str = parameter("replace", "replace: the answer is the query; append: raw query + answer", choices=("replace", "append"))
     empty_value: str = parameter(
         "zero", "v of the empty coalition under replace: zero or query (the raw query's value)", choices=("zero", "query")
@@ -206,6 +217,19 @@ class ScoreCoalitions:
     further_coalitions: int = parameter(
         64, "coalitions per rollout, on average over its rollout group, that are spent on further orders (budget: adaptive)", minimum=1
     )
+    grand_value: str = parameter(
+        "reward",
+        "reward: v of all segments must be the reward without its format part, checked; any: segments may leave words out",
+        choices=("reward", "any"),
+    )
+    degenerate_groups: str = parameter(
+        "skip", "rollout groups of equal rewards: skip, or evaluate their coalitions, which nothing reads", choices=("skip", "evaluate")
+    )
+    calls: str = parameter(
+        "batched",
+        "batched: each distinct text once; one-by-one: a call of the retriever per coalition, equal ones too; changes no result",
+        choices=("batched", "one-by-one"),
+    )
     retrieval_weight: float = parameter(1.0, "weight of the retrieval metric")
     format_weight: float = parameter(0.1, "weight of the format part")
     length_weight: float = parameter(0.0, "weight of the length part")
@@ -232,9 +256,21 @@ class Attribute:
     rule: str = parameter(
         "group-additive",
         "how shares become token advantages",
-        choices=("uniform", "proportional", "rank", "signed", "group-additive", "share-only", "potential"),
+        choices=(
+            *("uniform", "proportional", "rank", "mix", "signed", "additive", "group-additive", "share-only", "potential"),
+            *("answer-uniform", "random", "rms-matched", "released", "released-rank"),
+        ),
     )
-    beta: float = parameter(0.5, "weight of the standardised share (group-additive)", minimum=0)
+    beta: float = parameter(0.5, "weight of the share's difference (additive, group-additive)", minimum=0)
+    alpha: float = parameter(0.5, "part of the advantage that follows the shares, the rest is uniform (mix)", minimum=0, maximum=1)
+    matched_rule: str = parameter(
+        "proportional",
+        "rule whose size within the answer uniform advantages are brought to (rms-matched)",
+        choices=(
+            *("uniform", "proportional", "rank", "mix", "signed", "additive", "group-additive", "share-only", "potential"),
+            *("answer-uniform", "random"),
+        ),
+    )
     trace: float = parameter(1.0, "λ of the potential rule", minimum=0, maximum=1)
     outside: str = parameter(
         "sequence",
@@ -242,7 +278,7 @@ class Attribute:
         choices=("sequence", "zero"),
     )
     credit_unit: str = parameter(
-        "divide", "a segment's mass is divided over its tokens, or copied to each (proportional, rank, signed)", choices=("divide", "copy")
+        "divide", "a segment's mass is divided over its tokens, or copied to each (rules that keep the sum)", choices=("divide", "copy")
     )
     normalize: str = parameter("std", "group advantage: std (divide by the group's standard deviation) or none", choices=("std", "none"))
     clip: float | None = parameter(None, "clip token advantages at ± clip · std of the group advantages; null never clips", minimum=0)
@@ -261,6 +297,7 @@ class Update:
     )
     clip_low: float = parameter(0.2, "ε of the lower clip of the ratio", minimum=0, maximum=1)
     clip_high: float = parameter(0.2, "ε of the upper clip of the ratio", minimum=0)
+    trace: float = parameter(0.0, "λ of GRPO-λ: log-ratios are summed backwards with this decay; 0 is off", minimum=0, maximum=1)
     aggregation: str = parameter("seq_mean", "seq_mean, token_mean or constant", choices=("seq_mean", "token_mean", "constant"))
     kl_weight: float = parameter(0.0, "β of the k3 penalty to policy 000", minimum=0)
     max_gradient_norm: float = parameter(1.0, "gradient clipping; 0 never clips", minimum=0)

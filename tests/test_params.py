@@ -51,7 +51,12 @@ def test_a_missing_name_is_refused():
         ("attribute", "clip", -2.0, "out of range"),
         ("update", "learning_rate", 1e300, "out of range"),
         ("evaluate", "bootstrap", 10**9, "out of range"),
-        ("score_coalitions", "metric", "ndcg@0", r"metric: unknown value: found ndcg@0, expected ndcg@K, ndcg@pool, mrr or recall@K"),
+        (
+            "score_coalitions",
+            "metric",
+            "ndcg@0",
+            r"metric: unknown value: found ndcg@0, expected ndcg@K, ndcg@pool, ndcg@retrieved, mrr or recall@K",
+        ),
         ("score_coalitions", "metric", "ndgc@10", "unknown value"),
     ],
 )

@@ -48,8 +48,9 @@ class Node:
 
 
 ITERATED = ("rollout", "segment", "score-coalitions", "attribute", "update")
+# Of score_coalitions, what attribute depends on besides the values.
 WHAT_WAS_EVALUATED = (
-    "format_weight", "contiguous_width", "contiguous_cap", "exact_coalitions", "orders", "budget", "further_coalitions",
+    "format_weight", "contiguous_width", "contiguous_cap", "grand_value", "exact_coalitions", "orders", "budget", "further_coalitions",
 )  # fmt: skip
 PREPARED = ("documents", "prompts", "qrels", "pools")
 

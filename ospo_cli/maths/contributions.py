@@ -58,7 +58,8 @@ def weighted_marginals(masks: Masks, values: Values, weights: Values | None = No
     if weights is None:
         return mean, count, spread
     size = masks[without].sum(axis=1)
-    return (marginals * weights[size]) @ of_player, count, spread
+    # einsum, not @: a row's last bits must not depend on how many rows there are.
+    return np.einsum("...p,pj->...j", marginals * weights[size], of_player), count, spread
 
 
 def shapley_weights(n: int) -> Values:

@@ -10,12 +10,16 @@ from numpy.typing import NDArray
 
 from ospo_cli.errors import ParameterError
 
-METRICS = "ndcg@K (such as ndcg@10), ndcg@pool, mrr, recall@K (such as recall@10)"
+METRICS = "ndcg@K (such as ndcg@10), ndcg@pool, ndcg@retrieved, mrr, recall@K (such as recall@10)"
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric and its cut-off: `kind` is ndcg, mrr or recall; `cutoff` ≥ 1, or 0 for every rank (the pool's size)."""
+    """A metric and its cut-off: `kind` is ndcg, mrr, recall or ndcg-retrieved; `cutoff` ≥ 1, or 0 for every rank (the pool's size).
+
+    ndcg-retrieved cuts each ranking off where it ends, at the number of candidates that the query retrieved: another cut-off for every
+    query, so that one relevant product found and nothing else is worth 1. For comparison with the code released with the paper alone.
+    """
 
     name: str
     kind: str
@@ -32,6 +36,8 @@ def parse_metric(name: str) -> Metric:
         return Metric(name, "mrr", 0)
     if name == "ndcg@pool":
         return Metric(name, "ndcg", 0)
+    if name == "ndcg@retrieved":
+        return Metric(name, "ndcg-retrieved", 0)
     found = re.fullmatch(r"(ndcg|recall)@([1-9][0-9]{0,6})", name)
     if found is None:
         raise ParameterError("metric", "unknown metric", found=name, expected=METRICS)
@@ -107,14 +113,24 @@ def recall_rows(gains: NDArray[np.float64], ideal: NDArray[np.float64], k: int) 
     return np.asarray(np.count_nonzero(gains[:, :k] > 0, axis=1) / relevant)
 
 
-def metric_rows(metric: Metric, gains: NDArray[np.float64], ideal: NDArray[np.float64]) -> NDArray[np.float64]:
+def metric_rows(
+    metric: Metric, gains: NDArray[np.float64], ideal: NDArray[np.float64], retrieved: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
     """Return the metric of each row of gains (rows in rank order, padded with 0 to the right).
 
     Args:
         metric: from `parse_metric`.
         gains: float64[rows, ranks].
         ideal: float64[m], gains of all judged candidates of the prompt, pool-restricted where there is a pool.
+        retrieved: [rows] documents of each ranking; needed by ndcg-retrieved alone.
     """
+    if metric.kind == "ndcg-retrieved":
+        if retrieved is None:
+            raise ValueError(f"{metric.name} needs the number of retrieved documents")
+        values = np.zeros(len(gains))
+        for k in np.unique(retrieved[retrieved > 0]).tolist():
+            values[retrieved == k] = ndcg_rows(gains[retrieved == k], ideal, k)
+        return values
     cutoff = metric.cutoff or max(gains.shape[1], len(ideal), 1)
     if metric.kind == "ndcg":
         return ndcg_rows(gains, ideal, cutoff)

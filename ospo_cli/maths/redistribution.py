@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -60,6 +60,11 @@ class TokenMap:
         return np.bincount(self.overlap_segment, weights=self.overlap_weight, minlength=len(self.segment_row)).astype(np.float64)
 
     @cached_property
+    def first_token(self) -> Indices:
+        """[rows] flat index of each row's first token (where it would stand, in a row without tokens)."""
+        return np.asarray(np.cumsum(self.tokens).astype(np.int64) - self.tokens.astype(np.int64))
+
+    @cached_property
     def inside(self) -> Values:
         """[tokens] part of each token that lies in segments."""
         return np.minimum(np.bincount(self.overlap_token, weights=self.overlap_weight, minlength=len(self.token_row)), 1.0)
@@ -105,6 +110,9 @@ class Credit:
         share: [segments] φ.
         prefix_advantage: [segments] as from `prefix_advantages`; None unless the rule needs it.
         terminal: [rows] R - v(N).
+        noise: [segments] uniform numbers in [0, 1), by seed and rollout; None unless the rule needs them.
+        reward: [rows] R; None unless the rule needs it.
+        answer_token: [rows] number of tokens before the answer's first; None: the answer begins with the first token of a segment.
     """
 
     advantage: Values
@@ -114,6 +122,9 @@ class Credit:
     share: Values
     prefix_advantage: Values | None = None
     terminal: Values | None = None
+    noise: Values | None = None
+    reward: Values | None = None
+    answer_token: Indices | None = None
 
 
 @dataclass(frozen=True)
@@ -121,18 +132,32 @@ class Settings:
     """The parameters of the rules, as in section `attribute` of params.yaml."""
 
     beta: float = 0.5
+    alpha: float = 0.5
+    matched_rule: str = "proportional"
     outside: str = "sequence"
     credit_unit: str = "divide"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A way from shares to token advantages; `keeps_sum`: Σ_t A_t = T·Â in every row, checked."""
+    """A way from shares to token advantages.
+
+    Attributes:
+        name: as in `attribute.rule`.
+        keeps_sum: Σ_t A_t = T·Â in every row, checked.
+        formula: (tokens, credit, settings) -> ([tokens] advantages, [rows] special cases).
+        needs_prefix: reads `Credit.prefix_advantage` and `Credit.terminal`.
+        needs_noise: reads `Credit.noise`.
+        is_released: a behaviour of the code released with the paper, for comparison alone: reads `Credit.reward`, and an answer of no
+            segments gets 0 in place of Â.
+    """
 
     name: str
     keeps_sum: bool
     formula: Callable[[TokenMap, Credit, Settings], tuple[Values, NDArray[np.str_]]]
     needs_prefix: bool = False
+    needs_noise: bool = False
+    is_released: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,28 +169,44 @@ class TokenAdvantages:
     sum_error: float
 
 
-def redistribute(
-    rule: str, tokens: TokenMap, credit: Credit, settings: Settings, row_names: Sequence[str] | None = None
-) -> TokenAdvantages:
-    """Apply a rule to all rows and check its sums.
+def rule_named(rule: str, matched_rule: str) -> Rule:
+    """Return the rule; `rms-matched` needs what the rule needs that it is matched to. Raises CreditError where there is no such rule."""
+    for name in (rule, matched_rule):
+        if name not in RULES:
+            raise CreditError("attribute.rule", "unknown rule", found=name, expected=", ".join(RULES))
+    chosen, matched = RULES[rule], RULES[matched_rule]
+    if rule != "rms-matched":
+        return chosen
+    if matched.is_released or matched_rule == "rms-matched":
+        raise CreditError("attribute.matched_rule", "is no rule that another one can be matched to", found=matched_rule)
+    return replace(chosen, needs_prefix=matched.needs_prefix, needs_noise=matched.needs_noise)
 
-    Degenerate rollout groups get 0. An answer of no segments gets Â on every token.
+
+def redistribute(
+    rule: str | Rule, tokens: TokenMap, credit: Credit, settings: Settings, row_names: Sequence[str] | None = None
+) -> TokenAdvantages:
+    """Apply a rule, or the rule of a name, to all rows and check its sums.
+
+    Degenerate rollout groups get 0. An answer of no segments gets Â on every token (rules `released…`: 0).
 
     Raises:
         CreditError: unknown rule; a segment without a token; shares that are no numbers; Σ_t A_t differs from T·Â by more than 1e-5 in
             a rule that keeps it.
     """
-    if rule not in RULES:
-        raise CreditError("attribute.rule", "unknown rule", found=rule, expected=", ".join(RULES))
+    if isinstance(rule, str):
+        if rule not in RULES:
+            raise CreditError("attribute.rule", "unknown rule", found=rule, expected=", ".join(RULES))
+        rule = RULES[rule]
     names = row_names if row_names is not None else [f"row {row}" for row in range(tokens.n_rows)]
     _check_inputs(tokens, credit, names)
-    advantages, special = RULES[rule].formula(tokens, credit, settings)
+    advantages, special = rule.formula(tokens, credit, settings)
     has_no_segment = tokens.segments == 0
-    advantages = np.where(has_no_segment[tokens.token_row], credit.advantage[tokens.token_row], advantages)
+    alone = 0.0 if rule.is_released else credit.advantage[tokens.token_row]
+    advantages = np.where(has_no_segment[tokens.token_row], alone, advantages)
     advantages = np.where(credit.is_degenerate[tokens.token_row], 0.0, advantages)
     special = np.where(has_no_segment, "empty-answer", special)
     special = np.where(credit.is_degenerate, "degenerate-group", special)
-    if not RULES[rule].keeps_sum:
+    if not rule.keeps_sum:
         return TokenAdvantages(advantages, special, float("nan"))
     total = np.bincount(tokens.token_row, weights=advantages, minlength=tokens.n_rows)
     expected = np.where(credit.is_degenerate, 0.0, tokens.tokens * credit.advantage)
@@ -174,7 +215,7 @@ def redistribute(
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise CreditError(
-            f"{names[row]}, rule {rule}", "token advantages do not add up", found=total[row], expected=f"{expected[row]} (T·Â)"
+            f"{names[row]}, rule {rule.name}", "token advantages do not add up", found=total[row], expected=f"{expected[row]} (T·Â)"
         )
     return TokenAdvantages(advantages, special, float(error.max(initial=0.0)))
 
@@ -230,6 +271,11 @@ def _rank(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values,
     return _share_out(tokens, credit, settings, np.where(has_positive[tokens.segment_row], ranks, 0.0), "no-positive-share")
 
 
+def _mix(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
+    """T·(α s_t + (1 - α)/T)·Â: α of proportional and 1 - α of uniform; α = 1 and α = 0 are these to the last bit."""
+    return _share_out(tokens, credit, settings, _positive(credit.share), "no-positive-share", settings.alpha)
+
+
 def _signed(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
     """Mass by max(φ, 0) where Â ≥ 0, by blame max φ - φ where Â < 0: the best segment of a poor answer is not punished most."""
     best = np.full(tokens.n_rows, -np.inf)
@@ -240,14 +286,34 @@ def _signed(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Value
     return _share_out(tokens, credit, settings, weights, np.where(is_good, "no-positive-share", "no-blame"))
 
 
+def _additive(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
+    """Â + β (φ_j - mean φ) / scale: harmful segments are pushed down in good answers too, and the row's sum stays.
+
+    The mean makes Σ_t A_t = T·Â exact. `copy`: every token of a segment gets the segment's difference, and the mean counts a segment by
+    its tokens. `divide`: a segment's difference, times the answer's mean length of a segment, is spread over its tokens, and the mean
+    counts each segment once. Both are the same where all segments have as many tokens. `outside: zero` moves T·Â into the segments,
+    Â·T / (tokens inside) for each token, before the differences are added.
+    """
+    per_row = np.maximum(tokens.segments, 1)
+    mean_length = tokens.tokens_inside / per_row
+    if settings.credit_unit == "copy":
+        mean = tokens.sum_of_row(credit.share * tokens.length) / np.where(tokens.tokens_inside > 0, tokens.tokens_inside, 1.0)
+        difference = credit.share - mean[tokens.segment_row]
+    else:
+        mean = tokens.sum_of_row(credit.share) / per_row
+        difference = (credit.share - mean[tokens.segment_row]) * mean_length[tokens.segment_row] / tokens.length
+    inside = _base_inside(tokens, credit, settings)[tokens.segment_row] + settings.beta * difference / credit.scale[tokens.segment_row]
+    special = np.where(tokens.segments < 2, "single-segment", _no_case(tokens))
+    uniform = credit.advantage[tokens.token_row]
+    return np.where((special == "")[tokens.token_row], _with_outside(tokens, credit, settings, inside), uniform), special
+
+
 def _group_additive(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
     """Â + β z_j, z over all segments of the rollout group."""
     z = standardised(credit.share, credit.group[tokens.segment_row])
-    base = credit.advantage
-    if settings.outside == "zero":
-        base = base * tokens.tokens / np.maximum(tokens.tokens_inside, NEGLIGIBLE)
-    inside = base[tokens.segment_row] + settings.beta * z
-    return _with_outside(tokens, credit, settings, inside), _no_case(tokens)
+    inside = _base_inside(tokens, credit, settings)[tokens.segment_row] + settings.beta * z
+    differs = np.bincount(credit.group[tokens.segment_row], weights=z != 0, minlength=int(credit.group.max(initial=-1)) + 1) > 0
+    return _with_outside(tokens, credit, settings, inside), np.where(differs[credit.group], _no_case(tokens), "no-spread")
 
 
 def _share_only(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
@@ -290,45 +356,157 @@ def _potential(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Va
     return np.where(tokens.place >= 0, np.append(inside, 0.0)[tokens.place], behind[tokens.token_row]), _no_case(tokens)
 
 
+def _answer_uniform(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
+    """The mass of `proportional`, each token of a segment alike: a control that knows where the answer is, and nothing of shares.
+
+    Rows that are uniform there by a named case are so here. With `outside: sequence` this is GRPO to the last bit.
+    """
+    factor = _mass(tokens, settings) / np.where(tokens.tokens_inside > 0, tokens.tokens_inside, 1.0)
+    special = _share_case(tokens, tokens.sum_of_row(_positive(credit.share)) > 0, "no-positive-share")
+    return _spent(tokens, credit, settings, factor[tokens.segment_row], special, 1.0), special
+
+
+def _random(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
+    """The mass of `proportional` by random shares, uniform over all divisions of it among the segments (flat Dirichlet).
+
+    Rows that are uniform there by a named case are so here.
+    """
+    if credit.noise is None:
+        raise ValueError("the random rule needs noise")
+    has_positive = tokens.sum_of_row(_positive(credit.share)) > 0
+    weights = np.where(has_positive[tokens.segment_row], -np.log1p(-credit.noise), 0.0)
+    return _share_out(tokens, credit, settings, weights, "no-positive-share")
+
+
+def _rms_matched(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
+    """GRPO whose advantages within the answer are as large as those of another rule: what is left between the two is not step size.
+
+    One factor for all rows: the root mean square of the matched rule's advantages over tokens in segments (weighted by overlap, rollout
+    groups that are not degenerate), over that of Â. It multiplies Â on every token that touches a segment; others follow `outside`.
+    """
+    matched = redistribute(settings.matched_rule, tokens, credit, settings).advantages
+    uniform = credit.advantage[tokens.token_row]
+    weight = np.where(credit.is_degenerate[tokens.token_row], 0.0, tokens.inside)
+    own = float((weight * uniform**2).sum())
+    factor = np.sqrt(float((weight * matched**2).sum()) / own) if own > 0 else 1.0
+    elsewhere = uniform if settings.outside == "sequence" else np.zeros(len(uniform))
+    return np.where(tokens.inside > 0, factor * uniform, elsewhere), _no_case(tokens)
+
+
+def _released(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
+    """Â times shares scaled to 0..1 within the row, placed from the completion's first token on; rows of no reward get nothing.
+
+    What the code released with the paper (Nath et al., arXiv 2601.08403) does in proportional mode: the answer's tokens are numbered by
+    themselves and the numbers used in the completion, so that credit lands on what stands before the answer. `outside` and `credit_unit`
+    do not apply. For comparison only.
+    """
+    if credit.reward is None:
+        raise ValueError("the released rule needs rewards")
+    weights, has_spread = _min_max(credit.share, tokens)
+    has_reward = np.abs(credit.reward) > NEGLIGIBLE
+    weights = np.where(has_reward[tokens.segment_row], weights, 0.0)
+    special = np.where(has_reward, np.where(has_spread, _no_case(tokens), "no-spread"), "zero-reward")
+    return _from_first_token(tokens, credit, weights), special
+
+
+def _released_rank(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
+    """As `released`, by rank and the wrong way round: the worst segment weighs 1, the best 0; rows of no reward are kept."""
+    weights, has_spread = _min_max(-ascending_ranks(credit.share, tokens.segment_row), tokens)
+    return _from_first_token(tokens, credit, weights), np.where(has_spread, _no_case(tokens), "no-spread")
+
+
 RULES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
         Rule("uniform", True, _uniform),
         Rule("proportional", True, _proportional),
         Rule("rank", True, _rank),
+        Rule("mix", True, _mix),
         Rule("signed", True, _signed),
+        Rule("additive", True, _additive),
         Rule("group-additive", False, _group_additive),
         Rule("share-only", False, _share_only),
         Rule("potential", False, _potential, needs_prefix=True),
+        Rule("answer-uniform", True, _answer_uniform),
+        Rule("random", True, _random, needs_noise=True),
+        Rule("rms-matched", False, _rms_matched),
+        Rule("released", False, _released, is_released=True),
+        Rule("released-rank", False, _released_rank, is_released=True),
     )
 }
 
 
 def _share_out(
-    tokens: TokenMap, credit: Credit, settings: Settings, weights: Values, nothing: str | NDArray[np.str_]
+    tokens: TokenMap, credit: Credit, settings: Settings, weights: Values, nothing: str | NDArray[np.str_], alpha: float = 1.0
 ) -> tuple[Values, NDArray[np.str_]]:
     """Share out the row's mass, T·Â (outside: zero) or Â times the tokens in segments (outside: sequence), by the segments' weights.
 
     `divide` gives a segment its part of the mass, spread over its tokens; `copy` gives each of its tokens the same weight, normalised
-    over the row. Rows of one segment, and rows whose weights are all zero (the named case `nothing`), get Â on every token.
+    over the row. Rows of one segment, and rows whose weights are all zero (the named case `nothing`), get Â on every token. With
+    `alpha` below 1 the rest of the mass is uniform over all tokens.
     """
     largest = np.zeros(tokens.n_rows)
     np.maximum.at(largest, tokens.segment_row, weights)
     # Relative to the largest, equal weights are exactly 1, and proportional is GRPO to the last bit.
     relative = weights / np.where(largest > 0, largest, 1.0)[tokens.segment_row]
-    mass = tokens.tokens_inside if settings.outside == "sequence" else tokens.tokens
+    mass = _mass(tokens, settings)
     if settings.credit_unit == "copy":
         total = tokens.sum_of_row(relative * tokens.length)
         factor = mass[tokens.segment_row] * relative / np.where(total > 0, total, 1.0)[tokens.segment_row]
     else:
         total = tokens.sum_of_row(relative)
         factor = mass[tokens.segment_row] * relative / np.where(total > 0, total, 1.0)[tokens.segment_row] / tokens.length
+    special = _share_case(tokens, largest > 0, nothing)
+    return _spent(tokens, credit, settings, factor, special, alpha), special
+
+
+def _mass(tokens: TokenMap, settings: Settings) -> Values:
+    """Return [rows] how many times Â is shared out among segments."""
+    return tokens.tokens_inside if settings.outside == "sequence" else tokens.tokens
+
+
+def _share_case(tokens: TokenMap, has_weight: Flags, nothing: str | NDArray[np.str_]) -> NDArray[np.str_]:
+    return np.where(tokens.segments < 2, "single-segment", np.where(has_weight, "", nothing))
+
+
+def _spent(tokens: TokenMap, credit: Credit, settings: Settings, factor: Values, special: NDArray[np.str_], alpha: float) -> Values:
+    """Return [tokens] Â times what each token has of the segments' factors per token; Â itself in rows of a special case."""
     of_token = tokens.to_tokens(factor)
     if settings.outside == "sequence":
         of_token = of_token + (1.0 - tokens.inside)
-    special = np.where(tokens.segments < 2, "single-segment", np.where(largest > 0, "", nothing))
-    is_shared = (special == "")[tokens.token_row]
-    return np.where(is_shared, of_token, 1.0) * credit.advantage[tokens.token_row], special
+    of_token = alpha * of_token + (1.0 - alpha)
+    return np.where((special == "")[tokens.token_row], of_token, 1.0) * credit.advantage[tokens.token_row]
+
+
+def _base_inside(tokens: TokenMap, credit: Credit, settings: Settings) -> Values:
+    """Return [rows] what a token of a segment gets before its share counts: Â, or under `outside: zero` its part of T·Â."""
+    if settings.outside == "sequence":
+        return credit.advantage
+    return credit.advantage * tokens.tokens / np.maximum(tokens.tokens_inside, NEGLIGIBLE)
+
+
+def _min_max(share: Values, tokens: TokenMap) -> tuple[Values, Flags]:
+    """Return [segments] shares scaled to 0..1 within each row (0 where all are equal), and [rows] whether they differ."""
+    low, high = np.full(tokens.n_rows, np.inf), np.full(tokens.n_rows, -np.inf)
+    np.minimum.at(low, tokens.segment_row, share)
+    np.maximum.at(high, tokens.segment_row, share)
+    spread = np.where(tokens.segments > 0, high - low, 0.0)
+    has_spread = spread > NEGLIGIBLE
+    scaled = (share - low[tokens.segment_row]) / np.where(has_spread, spread, 1.0)[tokens.segment_row]
+    return np.where(has_spread[tokens.segment_row], scaled, 0.0), has_spread
+
+
+def _from_first_token(tokens: TokenMap, credit: Credit, weights: Values) -> Values:
+    """Return [tokens] Â times the weights of the answer's tokens, the first of these at the completion's first token."""
+    of_token = tokens.to_tokens(weights)
+    touched = np.flatnonzero(tokens.inside > 0)
+    before = np.full(tokens.n_rows, len(tokens.token_row))
+    np.minimum.at(before, tokens.token_row[touched], touched - tokens.first_token[tokens.token_row[touched]])
+    if credit.answer_token is not None:
+        before = credit.answer_token
+    moved = np.zeros(len(tokens.token_row))
+    moved[touched - before[tokens.token_row[touched]]] = of_token[touched]
+    return moved * credit.advantage[tokens.token_row]
 
 
 def _with_outside(tokens: TokenMap, credit: Credit, settings: Settings, inside: Values) -> Values:

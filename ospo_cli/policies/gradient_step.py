@@ -151,6 +151,8 @@ def accumulate(policy: LoadedPolicy, rows: Rows, groups: Sequence[Group], settin
             settings.clip_high,
             reference,
             settings.kl_weight,
+            settings.trace,
+            [int(rows.lengths[row]) for group in part for row in range(group.first, group.first + len(group.completions))],
         )
         loss = float(result.loss.detach())
         if not math.isfinite(loss):

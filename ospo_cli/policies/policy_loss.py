@@ -29,6 +29,8 @@ def clipped_loss(
     clip_high: float,
     reference_logprobs: torch.Tensor | None = None,
     kl_weight: float = 0.0,
+    trace: float = 0.0,
+    lengths: Sequence[int] | None = None,
 ) -> TokenLoss:
     """Return Σ_t w_t · (−min(ratio·A, clip(ratio, 1−ε_low, 1+ε_high)·A) + β·k3).
 
@@ -41,10 +43,17 @@ def clipped_loss(
         clip_high: ε of the upper clip.
         reference_logprobs: [tokens] under the reference policy; needed for a penalty.
         kl_weight: β of the penalty.
+        trace: λ of GRPO-λ; above 0 a token's ratio is that of its trace, see `traced`.
+        lengths: [rows] tokens of each row, one after another; needed for a trace.
 
     Source: Schulman et al., Proximal Policy Optimization Algorithms, 2017; k3: Schulman, Approximating KL Divergence, 2020.
     """
-    ratios = torch.exp(logprobs - behavior_logprobs)
+    log_ratios = logprobs - behavior_logprobs
+    if trace > 0:
+        if lengths is None:
+            raise ValueError("a trace needs the lengths of the rows")
+        log_ratios = traced(log_ratios, lengths, trace)
+    ratios = torch.exp(log_ratios)
     plain = ratios * advantages
     clipped = ratios.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages
     losses = -torch.minimum(plain, clipped)
@@ -53,6 +62,31 @@ def clipped_loss(
         penalties = k3(logprobs, reference_logprobs)
         losses = losses + kl_weight * penalties
     return TokenLoss((weights * losses).sum(), ratios.detach(), (clipped < plain).detach(), penalties.detach())
+
+
+def traced(log_ratios: torch.Tensor, lengths: Sequence[int], trace: float) -> torch.Tensor:
+    """Return l'_t = l_t + λ·l'_{t−1} within each row: a token's advantage reaches the tokens before it, λ weaker with every step back.
+
+    Args:
+        log_ratios: [tokens] l, rows one after another.
+        lengths: [rows] tokens of each row.
+        trace: λ, 0 to 1.
+
+    Source: GRPO-λ, arXiv 2510.00194.
+
+    >>> traced(torch.tensor([1.0, 0.0, 2.0, 4.0]), [3, 1], 0.5).tolist()
+    [1.0, 0.5, 2.25, 4.0]
+    """
+    rows = [row for row in torch.split(log_ratios, list(lengths)) if len(row)]
+    if not rows:
+        return log_ratios
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    state, states = torch.zeros_like(padded[:, 0]), []
+    for column in padded.unbind(1):
+        state = column + trace * state
+        states.append(state)
+    summed = torch.stack(states, dim=1)
+    return torch.cat([summed[index, : len(row)] for index, row in enumerate(rows)])
 
 
 def k3(logprobs: torch.Tensor, other_logprobs: torch.Tensor) -> torch.Tensor:

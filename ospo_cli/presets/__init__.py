@@ -14,7 +14,7 @@ from ospo_cli.errors import OspoError, ParameterError
 from ospo_cli.graph import dvc
 from ospo_cli.parquet import replacing
 
-NAMES = ("demo", "smollm2-movies", "tables", "esci-qwen7b", "hm-qwen7b")
+NAMES = ("demo", "smollm2-movies", "tables", "esci-qwen7b", "hm-qwen7b", "released")
 
 DVC_CONFIG = """[core]
     analytics = false

@@ -169,8 +169,9 @@ class JudgedReward:
             # −1 (nothing retrieved at this rank) is searched too and never equals a judged document.
             places = np.minimum(np.searchsorted(judged, documents), len(judged) - 1)
             rows = np.where(judged[places] == documents, gains[places], 0.0)
+            retrieved = np.count_nonzero(documents >= 0, axis=1)
             for metric in metrics:
-                parts[metric.name].append(metric_rows(metric, rows, gains))
+                parts[metric.name].append(metric_rows(metric, rows, gains, retrieved))
         return {name: np.concatenate(found) if found else np.zeros(0) for name, found in parts.items()}
 
     def _ranked(self, queries: list[str], pool: NDArray[np.int64] | None, cutoff: int) -> NDArray[np.int64]:

@@ -31,7 +31,7 @@ from ospo_cli.maths.estimators import (
     window_table,
 )
 from ospo_cli.maths.myerson import path_dividends
-from ospo_cli.maths.redistribution import NEGLIGIBLE, RULES, Credit, Settings, TokenMap, clipped, redistribute
+from ospo_cli.maths.redistribution import NEGLIGIBLE, Credit, Settings, TokenMap, clipped, redistribute, rule_named
 from ospo_cli.maths.shaping import prefix_advantages
 from ospo_cli.params import Params
 from ospo_cli.policies.token_pieces import TokenPieces
@@ -136,7 +136,7 @@ def attribute(
             part are not the reward, ids that do not spell their completion, sums that do not add up.
     """
     settings = params.attribute
-    estimator, rule = ESTIMATORS[settings.estimator], RULES[settings.rule]
+    estimator, rule = ESTIMATORS[settings.estimator], rule_named(settings.rule, settings.matched_rule)
     rows = _rows(rollouts, segments, iteration)
     reward = _aligned(rewards, rows.rollout_ids, "rewards", iteration)
     value = reward["reward"].to_numpy().astype(np.float64)
@@ -148,7 +148,8 @@ def attribute(
         rows, is_degenerate, coalition_values, format_part, estimator, rule.needs_prefix, params, iteration
     )
     reward_error = np.where(np.isnan(grand), 0.0, np.abs(grand + format_part - value))
-    if (reward_error > REWARD_TOLERANCE).any():
+    differs = reward_error > REWARD_TOLERANCE
+    if differs.any() and params.score_coalitions.grand_value == "reward":
         row = int(reward_error.argmax())
         raise CreditError(
             f"rollout {rows.rollout_ids[row]}",
@@ -156,6 +157,13 @@ def attribute(
             found=f"{grand[row]:.9g} + {format_part[row]:.9g}",
             expected=f"{value[row]:.9g}",
             remedy=f"run `ospo score-coalitions --iter {iteration}` with the present parameters",
+        )
+    if rule.needs_prefix and params.score_coalitions.grand_value != "reward":
+        raise CreditError(
+            "attribute.rule",
+            f"{settings.rule} measures what the reward holds beyond all segments, and needs these to be worth the reward",
+            found=f"score_coalitions.grand_value: {params.score_coalitions.grand_value}",
+            expected="reward",
         )
     tokens = _token_map(rows, pieces)
     credit = Credit(
@@ -166,9 +174,13 @@ def attribute(
         share=estimate.share,
         prefix_advantage=estimate.prefix_advantage if rule.needs_prefix else None,
         terminal=format_part,
+        noise=_noise(rows, tokens, params.train.seed) if rule.needs_noise else None,
+        reward=value,
+        answer_token=_answer_token(rows, rollouts, pieces) if rule.is_released else None,
     )
     names = [f"rollout {rollout_id}" for rollout_id in rows.rollout_ids]
-    result = redistribute(rule.name, tokens, credit, Settings(settings.beta, settings.outside, settings.credit_unit), names)
+    how = Settings(settings.beta, settings.alpha, settings.matched_rule, settings.outside, settings.credit_unit)
+    result = redistribute(rule.name, tokens, credit, how, names)
     advantages, bound, clipped_share = result.advantages, None, 0.0
     counted = ~is_degenerate
     if settings.clip is not None:
@@ -180,6 +192,7 @@ def attribute(
         "clip_at": bound,
         "clipped_share": clipped_share,
         "reward_error_max": float(reward_error.max(initial=0.0)),
+        "grand_value_differs": int(differs.sum()),
         "sum_error_max": result.sum_error if rule.keeps_sum else None,
     }
     attributions = _attributions(rows, tokens, estimate, advantages, special)
@@ -509,6 +522,21 @@ def _token_map(rows: Rows, pieces: Pieces) -> TokenMap:
     count = [len(token_ids) for token_ids in rows.token_ids]
     token_row = np.repeat(np.arange(len(count)), count)
     return TokenMap(token_row, rows.segment_row, overlap.token, overlap.segment, overlap.weight, len(count))
+
+
+def _noise(rows: Rows, tokens: TokenMap, seed: int) -> Values:
+    """Return [segments] uniform numbers that depend on the seed, the rollout and the segment's place alone."""
+    keys = [f"random rule|{rollout_id}" for rollout_id in rows.rollout_ids]
+    return np.asarray(seeding.uniforms(seed, keys, int(rows.segments.max(initial=0)))[rows.segment_row, tokens.position])
+
+
+def _answer_token(rows: Rows, rollouts: pl.DataFrame, pieces: Pieces) -> Indices:
+    """Return [rows] how many tokens stand before the answer's first character."""
+    starts = rollouts.sort("rollout_id")["answer_start"].to_list()
+    before = np.zeros(len(starts), dtype=np.int64)
+    for row, (token_ids, completion, start) in enumerate(zip(rows.token_ids, rows.completions, starts, strict=True)):
+        before[row] = np.count_nonzero(token_spans(pieces(token_ids), completion)[:, 1] <= start)
+    return before
 
 
 def _joined(first: NDArray[np.str_], second: NDArray[np.str_]) -> NDArray[np.str_]:

@@ -83,14 +83,14 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
 def score_coalitions(
     rollouts: pl.DataFrame, segments: pl.DataFrame, reward: JudgedReward, params: Params
 ) -> tuple[pl.DataFrame, pl.DataFrame, int]:
-    """Return tables rewards and coalition_values of whole rollout groups, and how many distinct (prompt, text) pairs were ranked.
+    """Return tables rewards and coalition_values of whole rollout groups, and how many (prompt, text) pairs were ranked.
 
     Rewards come first; the coalitions of degenerate groups (standard deviation of the rewards below 1e-8, or one rollout) and of answers
-    without segments are not evaluated.
+    without segments are not evaluated (`degenerate_groups: evaluate` does evaluate the former).
     The order of rollouts, and which groups are given together, change no value.
 
     Raises:
-        CreditError: the grand coalition is not worth what the whole answer is (reward without its format part).
+        CreditError: the grand coalition is not worth what the whole answer is (reward without its format part; `grand_value: reward`).
         RetrievalError: a prompt has no relevant product, or the retriever fails.
     """
     settings = params.score_coalitions
@@ -142,7 +142,7 @@ def _coalition_values(
     grand: list[tuple[int, int]] = []  # row of rollouts, row of coalition values
     for row, (rollout_id, prompt_id, completion) in enumerate(rollouts.select("rollout_id", "prompt_id", "completion").iter_rows()):
         spans, unions = players_of.get(rollout_id, ([], []))
-        if is_degenerate[row] or not spans:
+        if not spans or (is_degenerate[row] and settings.degenerate_groups == "skip"):
             continue
         game = _Game(rollout_id, prompt_id, completion, spans, Players(len(spans), tuple(unions)))
         games.setdefault(prompt_id, []).append(game)
@@ -150,7 +150,7 @@ def _coalition_values(
         table.ask(game, present, masks)
         grand.append((row, table.height - 1))  # rows are ordered by size
     table.evaluate()
-    for row, index in grand:
+    for row, index in grand if settings.grand_value == "reward" else ():
         if abs(table.values[index] - answer_values[row]) > TOLERANCE:
             raise CreditError(
                 f"rollout {rollouts['rollout_id'][row]}",
@@ -271,26 +271,35 @@ class _Table:
 
 
 class _Scorer:
-    """Scores texts, each distinct (prompt, query) and each distinct text once, whole answers and coalitions together."""
+    """Scores texts, each distinct (prompt, query) and each distinct text once, whole answers and coalitions together.
+
+    Under `calls: one-by-one` each text is a call of its own, and nothing is kept: a cost, not another result.
+    """
 
     def __init__(self, reward: JudgedReward, settings: ScoreCoalitions) -> None:
         self.reward, self.settings = reward, settings
         self._known: dict[tuple[str, str], float] = {}
+        self._calls = 0
         self._word_parts: dict[str, tuple[float, float]] = {"": (0.0, 0.0)}
 
     @property
     def ranked(self) -> int:
-        """Number of distinct (prompt, query) pairs so far."""
-        return len(self._known)
+        """Number of (prompt, query) pairs ranked so far: the distinct ones, or under `calls: one-by-one` all."""
+        return len(self._known) + self._calls
 
     def parts(self, prompt_ids: Sequence[str], queries: Sequence[str], texts: Sequence[str]) -> _Parts:
         """Return the parts of each text; `queries` is what the retriever is given for it."""
         pairs = list(zip(prompt_ids, queries, strict=True))
-        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
-        if new:
-            found = self.reward.values([prompt_id for prompt_id, _ in new], [query for _, query in new])
-            self._known.update(zip(new, found.tolist(), strict=True))
-        retrieval = np.array([self._known[pair] for pair in pairs], dtype=np.float64)
+        if self.settings.calls == "one-by-one":
+            self._calls += len(pairs)
+            single = [self.reward.values([prompt_id], [query])[0] for prompt_id, query in pairs]
+            retrieval = np.array(single, dtype=np.float64)
+        else:
+            new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
+            if new:
+                found = self.reward.values([prompt_id for prompt_id, _ in new], [query for _, query in new])
+                self._known.update(zip(new, found.tolist(), strict=True))
+            retrieval = np.array([self._known[pair] for pair in pairs], dtype=np.float64)
         by_words = np.array([self._of_words(text) for text in texts], dtype=np.float64).reshape(len(texts), 2)
         length, repetition = by_words[:, 0], by_words[:, 1]
         settings = self.settings

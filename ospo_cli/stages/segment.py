@@ -32,7 +32,7 @@ def segment(rollouts: pl.DataFrame, params: SegmentParams) -> tuple[pl.DataFrame
     """Return the segments of all answers (spans within the completions) and what was counted.
 
     Raises:
-        CreditError: an answer's span leaves its completion, or a letter or digit of an answer lies in no segment.
+        CreditError: an answer's span leaves its completion, or a letter or digit of an answer lies in no segment (coverage: full).
     """
 
     # Policies repeat their answers, within a rollout group above all.
@@ -41,9 +41,13 @@ def segment(rollouts: pl.DataFrame, params: SegmentParams) -> tuple[pl.DataFrame
         found = segmentation(answer, params.level, params.window)
         spans = _merged(found.spans, params.max_segments)
         covered, total = word_coverage(answer, spans)
-        if covered != total:
+        if covered != total and params.coverage == "full":
             raise CreditError(
-                "segment", "letters of the answer lie in no segment", found=f"{covered} of {total} in {answer!r}", expected="all of them"
+                f"segment.level {params.level}",
+                "letters of the answer lie in no segment",
+                found=f"{covered} of {total} in {answer!r}",
+                expected="all of them",
+                remedy="set segment.coverage: partial and score_coalitions.grand_value: any for a level that leaves words out",
             )
         return Segmentation(spans, found.fallbacks), covered, total
 

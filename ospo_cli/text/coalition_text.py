@@ -10,6 +10,8 @@ import numpy as np
 def coalition_text(text: str, spans: Sequence[tuple[int, int]] | np.ndarray, present: Sequence[bool] | np.ndarray) -> str:
     """Return the raw slices of the maximal runs of present segments, separators inside a run included, joined by one space.
 
+    A word of no segment between two segments (where these are no partition) ends a run: it is in no coalition's text.
+
     Args:
         text: the text that the spans refer to (answer or completion).
         spans: [n, 2] start and end of each segment, characters, in order.
@@ -19,6 +21,8 @@ def coalition_text(text: str, spans: Sequence[tuple[int, int]] | np.ndarray, pre
 
     >>> coalition_text("navy, wool coat", [(0, 4), (6, 10), (11, 15)], [True, False, True])
     'navy coat'
+    >>> coalition_text("wool coat warm for men", [(0, 9), (15, 22)], [True, True])
+    'wool coat for men'
     """
     if len(spans) != len(present):
         raise ValueError(f"{len(spans)} spans, {len(present)} marks")
@@ -26,6 +30,9 @@ def coalition_text(text: str, spans: Sequence[tuple[int, int]] | np.ndarray, pre
     run_start = run_end = -1
     for (start, end), is_present in zip(spans, present, strict=True):
         if is_present:
+            if run_start >= 0 and not text[run_end:start].isspace() and any(map(str.isalnum, text[run_end:start])):
+                slices.append(text[run_start:run_end])
+                run_start = -1
             run_start = start if run_start < 0 else run_start
             run_end = end
         elif run_start >= 0:

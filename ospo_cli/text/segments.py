@@ -18,6 +18,7 @@ from ospo_cli.text.english import (
 )
 
 LEVELS = ("phrase", "word", "sentence", "window")
+LEAVING_WORDS_OUT = ("released-phrase",)
 LONGEST_PHRASE = 4
 FALLBACK_WORDS = 3
 
@@ -63,7 +64,7 @@ def segment(answer: str, level: str, window: int = 3) -> list[Span]:
 
 
 def segmentation(answer: str, level: str, window: int = 3) -> Segmentation:
-    """Cut an answer into disjoint ordered segments that hold every letter and digit of it.
+    """Cut an answer into disjoint ordered segments that hold every letter and digit of it (level released-phrase aside).
 
     Separators (punctuation and the white space between segments) belong to no segment; a sentence and a quotation keep the
     punctuation inside them. Levels, and the unions (a-priori partition) over them:
@@ -72,6 +73,7 @@ def segmentation(answer: str, level: str, window: int = 3) -> Segmentation:
       `without hood`), quoted text; unions are sentences where the answer has several, else clauses. A run of more than 4 content
       words that no rule cuts is cut into pieces of at most 3 words: a fallback, counted.
     - word: `usb-c` and `15.6` are one word; unions are the phrases.
+    - released-phrase: the phrases of several words. A single word belongs to none, as in the code released with the paper.
     - sentence, window (of at most `window` words, never across a separator): each its own union.
 
     Raises:
@@ -81,8 +83,8 @@ def segmentation(answer: str, level: str, window: int = 3) -> Segmentation:
     >>> [answer[span.start : span.end] for span in segment(answer, "phrase")]
     ['navy wool coat', '15.6 inch', 'laptop', 'for men']
     """
-    if level not in LEVELS:
-        raise CreditError("segment.level", "unknown level", found=level, expected=", ".join(LEVELS))
+    if level not in (*LEVELS, *LEAVING_WORDS_OUT):
+        raise CreditError("segment.level", "unknown level", found=level, expected=", ".join((*LEVELS, *LEAVING_WORDS_OUT)))
     if window < 1:
         raise CreditError("segment.window", "is below 1", found=window, expected="≥ 1")
     words = _words(answer)
@@ -102,9 +104,14 @@ def segmentation(answer: str, level: str, window: int = 3) -> Segmentation:
             phrases.extend(cut)
     if level == "word":
         return Segmentation([Span(word.start, word.end, index) for index, phrase in enumerate(phrases) for word in phrase], fallbacks)
+    if level == "released-phrase":
+        phrases = [phrase for phrase in phrases if len(phrase) > 1]
     has_sentences = bool(words) and words[-1].sentence > 0
     unions = [phrase[0].sentence if has_sentences else phrase[0].clause for phrase in phrases]
-    return Segmentation([Span(phrase[0].start, phrase[-1].end, union) for phrase, union in zip(phrases, unions, strict=True)], fallbacks)
+    # Without its single words a clause may have no phrase: unions are numbered anew.
+    number = {union: index for index, union in enumerate(dict.fromkeys(unions))}
+    spans = [Span(phrase[0].start, phrase[-1].end, number[union]) for phrase, union in zip(phrases, unions, strict=True)]
+    return Segmentation(spans, fallbacks)
 
 
 def word_coverage(answer: str, spans: list[Span]) -> tuple[int, int]:

@@ -34,7 +34,7 @@ def token_map(rows: Sequence[Sequence[int]], n_segments: Sequence[int] | None = 
 
 def credit(
     advantage: Sequence[float], share: Sequence[float], group: Sequence[int] | None = None, scale: float = 1.0, prefix: Sequence[float] | None = None,
-    terminal: Sequence[float] | None = None, degenerate: Sequence[bool] | None = None,
+    terminal: Sequence[float] | None = None, degenerate: Sequence[bool] | None = None, reward: Sequence[float] | None = None,
 ) -> Credit:  # fmt: skip
     rows = len(advantage)
     return Credit(
@@ -45,4 +45,6 @@ def credit(
         share=np.array(share, dtype=float),
         prefix_advantage=None if prefix is None else np.array(prefix, dtype=float),
         terminal=np.zeros(rows) if terminal is None else np.array(terminal, dtype=float),
+        noise=np.random.Generator(np.random.Philox(key=len(share))).random(len(share)),
+        reward=np.ones(rows) if reward is None else np.array(reward, dtype=float),
     )

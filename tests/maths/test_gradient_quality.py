@@ -30,7 +30,8 @@ def cosines(n: int) -> dict[str, float]:
     advantage = group_advantages(share.sum(axis=1), group)
     prefix = np.concatenate([np.zeros((rows, 1)), np.cumsum(share, axis=1)], axis=1)
     credit = Credit(
-        advantage.advantage, advantage.scale, group, advantage.is_degenerate, share.ravel(), prefix_advantages(prefix, np.zeros(rows), 1.0).ravel(), np.zeros(rows)
+        advantage.advantage, advantage.scale, group, advantage.is_degenerate, share.ravel(), prefix_advantages(prefix, np.zeros(rows), 1.0).ravel(), np.zeros(rows),
+        generator(n).random(rows * n), share.sum(axis=1),
     )  # fmt: skip
     exact = (weight * chance * (1 - chance))[:, 0]
     found = {}

@@ -87,5 +87,5 @@ def test_names_of_metrics_are_read_with_their_cut_off():
 
 @pytest.mark.parametrize("name", ["ndcg", "ndcg@0", "ndcg@-1", "map", "recall@pool", "NDCG@10", "ndcg@10 ", ""])
 def test_an_unknown_metric_is_refused_with_the_list_of_those_that_exist(name):
-    with pytest.raises(ParameterError, match="ndcg@pool, mrr, recall@K"):
+    with pytest.raises(ParameterError, match="ndcg@pool, ndcg@retrieved, mrr, recall@K"):
         parse_metric(name)

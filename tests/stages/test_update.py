@@ -269,3 +269,15 @@ def test_an_interrupted_training_state_of_other_content_is_not_used(layout, monk
     checkpoint.save(Training(policy.model, 1e-3, 0.0, 1.0), 1, {"steps": []})
     metrics = update.execute(layout, tiny_params(), 1)
     assert metrics["optimizer_steps"] == 2
+
+
+def test_the_trace_of_a_micro_batch_is_that_of_each_row_alone(project, rows):
+    policy = load_policy(project.policy(0), 1, trainable=True)
+    shifted = dataclasses.replace(rows, behavior_logprobs=rows.behavior_logprobs - np.float32(0.02))
+    whole, whole_gradient = gradient(policy, shifted, trace=0.8, tokens_per_micro_batch=100_000)
+    cut, cut_gradient = gradient(policy, shifted, trace=0.8, tokens_per_micro_batch=1)
+    plain, plain_gradient = gradient(policy, shifted, tokens_per_micro_batch=1)
+    assert cut["loss"] == pytest.approx(whole["loss"], abs=1e-6)
+    assert torch.allclose(cut_gradient, whole_gradient, rtol=1e-3, atol=1e-5 * float(whole_gradient.abs().max()))
+    assert (cut_gradient - plain_gradient).norm() > 0.1 * plain_gradient.norm()
+    assert cut["ratio_99"] > plain["ratio_99"]
