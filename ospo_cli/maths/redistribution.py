@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -169,11 +169,22 @@ class TokenAdvantages:
     sum_error: float
 
 
-def rule_named(rule: str, matched_rule: str) -> Rule:
-    """Return the rule; `rms-matched` needs what the rule needs that it is matched to. Raises CreditError where there is no such rule."""
+def rule_named(rule: str, matched_rule: str, own: Mapping[str, Rule] | None = None) -> Rule:
+    """Return the rule; `rms-matched` needs what the rule needs that it is matched to.
+
+    Args:
+        rule: name of a rule of this registry or of `own`.
+        matched_rule: name of a rule of this registry.
+        own: a user's rules.
+
+    Raises:
+        CreditError: there is no such rule, or none that another one can be matched to.
+    """
+    if own and rule in own:
+        return own[rule]
     for name in (rule, matched_rule):
         if name not in RULES:
-            raise CreditError("attribute.rule", "unknown rule", found=name, expected=", ".join(RULES))
+            raise CreditError("attribute.rule", "unknown rule", found=name, expected=", ".join([*RULES, *(own or {})]))
     chosen, matched = RULES[rule], RULES[matched_rule]
     if rule != "rms-matched":
         return chosen

@@ -184,14 +184,14 @@ class Series:
 
 
 def line_chart(
-    series: Sequence[Series], label: str, x_label: str, *, is_log: bool, width: int = 520, height: int = 320, y_range: tuple[float, float] | None = None,
+    series: Sequence[Series], label: str, x_label: str, *, is_log: bool, width: int = 520, height: int = 320,
     ticks_at: Sequence[float] | None = None, level: Level | None = None, margin_right: int = 150,
 ) -> str:  # fmt: skip
     """Return a chart of named lines without intervals; `is_log`: the horizontal axis is log(1 + x) where it holds 0, else log x."""
     left, top, bottom = 44, 12, 36
     xs = sorted({x for each in series for x, _ in each.points})
     ys = [y for each in series for _, y in each.points] + ([level.value] if level else [])
-    ticks = nice_ticks(*(y_range or (min(ys), max(ys))))
+    ticks = nice_ticks(min(ys), max(ys))
     low, high = ticks[0], ticks[-1]
     right, base = width - margin_right, height - bottom
     shift = 1.0 if xs[0] <= 0 else 0.0
@@ -204,7 +204,7 @@ def line_chart(
         return left + (along(x) - along(xs[0])) / span * (right - left) if span else (left + right) / 2
 
     def place_y(y: float) -> float:
-        return base - (min(max(y, low), high) - low) / ((high - low) or 1) * (base - top)
+        return base - (y - low) / ((high - low) or 1) * (base - top)
 
     parts = []
     for tick in ticks:

@@ -76,7 +76,8 @@ def _which_rule(data: dict[str, Any]) -> str:
     lead = (
         "The rule whose gradient, estimated from one rollout group, points best along the exact one: its mean cosine, its gain over "
         "<em>uniform</em> (GRPO) with the paired standard error, and the rules that cannot be told from it. "
-        f"G = {middle['group_size']}, noise {middle['noise']:g}. The last column takes the rule whose smallest cosine over all kinds is largest."
+        f"G = {middle['group_size']}, noise {middle['noise']:g}. The last column takes the rule whose smallest cosine over all kinds is "
+        "largest."
     )
     rows = []
     for n in lengths(data):
@@ -96,9 +97,9 @@ def _convergence(data: dict[str, Any]) -> str:
         return ""
     steps = data["convergence"][0]["steps"]
     lead = (
-        f"Expected reward J along {steps} steps of {data['step_size']:g} on the <em>exact</em> expected gradient: every rollout group with its "
-        "probability, nothing is sampled. The dotted line is the best J that a policy can reach. How fast is step size too (all rules take "
-        "the same one); where a rule ends is not."
+        f"Expected reward J along {steps} steps of {data['step_size']:g} on the <em>exact</em> expected gradient: every rollout group "
+        "with its probability, nothing is sampled. The dotted line is the best J that a policy can reach. How fast is step size too "
+        "(all rules take the same one); where a rule ends is not."
     )
     figures = []
     for problem, outside in convergence_columns(data):
@@ -132,8 +133,8 @@ def _convergence_table(data: dict[str, Any]) -> str:
         body.append(tag("tr", tag("th", escape(rule), scope="row") + "".join(line)))
     heads = "".join(tag("th", escape(name), scope="col") for name in ("rule", *(problem_label(*column) for column in columns)))
     note = (
-        f"J at the end, and steps to {data['level']:.0%} of the best J (– where it is not reached and held: orange). Hover for steps to 95 % of "
-        "the rule's own end and for the length of its first gradient."
+        f"J at the end, and steps to {data['level']:.0%} of the best J (– where it is not reached and held: orange). Hover for steps to "
+        "95 % of the rule's own end and for the length of its first gradient."
     )
     table = tag("table", tag("thead", tag("tr", heads)) + tag("tbody", "".join(body)), class_="values")
     return f"{tag('div', table, class_='scroll')}<p class='note'>{note}</p>"
@@ -147,7 +148,7 @@ def _pace(row: dict[str, Any]) -> str:
 def _quality(data: dict[str, Any]) -> str:
     lead = (
         "Cosine between the gradient estimated from one rollout group and the exact one, mean over seeds: no learning rate enters. "
-        "<em>Blue</em> in the tables: the best, or not to be told from it (paired differences, 5 % over all rules together). Below each cosine "
+        "<em>Blue</em> in the tables: the best, or not to be told from it (paired differences, 5 % over all rules together). Beside each cosine "
         "its standard error, then the optimally scaled squared error (0 perfect, 1 as good as no gradient)."
     )
     parts = [f"<h2>Quality of the gradient</h2><p class='lead'>{lead}</p>"]
@@ -212,7 +213,10 @@ def _estimators(data: dict[str, Any]) -> str:
             )
             figures.append(_figure(f"{interaction}, rule {rule}", fixed, chart, series))
         parts.append(tag("div", "".join(figures), class_="pair"))
-    lead = "The same rule with the shares of each estimator. Exact where that takes at most 256 coalitions, sampled beyond; noise falls on every value by itself."
+    lead = (
+        "The same rule with the shares of each estimator, exact where that takes at most 256 coalitions and sampled beyond. Noise falls on "
+        "every value by itself, so what reads more coalitions averages more of it: estimators at their own cost, not at one cost."
+    )
     return f"<h2>Estimators</h2><p class='lead'>{lead}</p>{''.join(parts)}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -47,7 +47,7 @@ class Plan:
 
     Attributes:
         rules: by name, in the order of tables.
-        estimators: names; the first is that of convergence, and of every condition; the others run where only they, or they and noise, move.
+        estimators: names; the first is that of convergence and of every condition, the others run where G is in its middle.
         segments, group_sizes, noises, interactions: the axes of gradient quality.
         problems: names of the decision problems.
         seeds: problems drawn per condition.
@@ -185,8 +185,10 @@ def _check(plan: Plan) -> None:
         for value in values:
             if not low <= value <= high:
                 raise OspoError(where, "out of range", found=value, expected=f"{low} to {high}")
-    for where, filled in (("--estimators", plan.estimators), ("--segments", plan.segments), ("--group-sizes", plan.group_sizes), ("--noise", plan.noises), ("--rules", plan.rules)):  # fmt: skip
-        if not filled:
+    filled: dict[str, Sized] = {"--estimators": plan.estimators, "--segments": plan.segments, "--rules": plan.rules}
+    filled |= {"--group-sizes": plan.group_sizes, "--noise": plan.noises, "--interactions": plan.interactions}
+    for where, given in filled.items():
+        if not given:
             raise OspoError(where, "is empty", expected="at least one")
     largest = plan.seeds * max(plan.segments) * max(plan.group_sizes)
     if largest > LARGEST:

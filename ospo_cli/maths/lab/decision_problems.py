@@ -151,7 +151,7 @@ PROBLEMS: dict[str, DecisionProblem] = {
         _context("context", "a token of no segment; the rewarded word that follows succeeds .9 or .3 of the time by it", OUTSIDE),
         _context("context-word", "the same, and that token is a segment, whose share is 0", 0),
         _independent("duplicate", "word 2 repeats word 1: .6 once, -.1 if both stand there; word 3 earns .3", _duplicate, (0.1, -0.1, 0.0)),
-        _independent("harmful", "two useful words and a harmful one, R = .6 a1 + .3 a2 - .3 a3", additive((0.6, 0.3, -0.3)), (0.0, 0.0, 0.0)),
+        _independent("harmful", "a harmful word, R = .6 a1 + .3 a2 - .3 a3", additive((0.6, 0.3, -0.3)), (0.0, 0.0, 0.0)),
         _independent("pair", "words 1 and 2 earn .6 only together; word 3 earns .3", _pair, (0.0, 0.0, 0.0)),
         _independent("long", "eight words that earn .02 to .23 each, all unlikely at the start", additive(LONG), (-1.0,) * 8, 2),
     )

@@ -58,7 +58,7 @@ def _pair_weights(weights: Values) -> Values:
 
 def _substitutes_gradient(chance: Values, weights: Values) -> Values:
     kept = 1.0 - weights * chance
-    return weights * chance * (1.0 - chance) * np.prod(kept, axis=-1, keepdims=True) / kept
+    return np.asarray(weights * chance * (1.0 - chance) * np.prod(kept, axis=-1, keepdims=True) / kept)
 
 
 INTERACTIONS: dict[str, Interaction] = {
@@ -165,7 +165,7 @@ class Draw:
     @property
     def rows(self) -> int:
         """Number of completions."""
-        return self.words.shape[0] * self.words.shape[1]
+        return int(self.words.shape[0] * self.words.shape[1])
 
     def values(self, first: int, last: int, masks: Masks, stream: str) -> Values:
         """Return [rows, m] v of the coalitions in completions `first` up to `last`, with noise but for the empty one.
@@ -183,7 +183,8 @@ class Draw:
         drawn = self._noise(first, last, masks.shape[-2], stream)
         grand = np.broadcast_to(masks.all(axis=-1), clean.shape)
         drawn = np.where(grand, self.reward_noise.reshape(-1)[first:last, None], drawn)
-        return clean + np.where(np.broadcast_to(masks.any(axis=-1), clean.shape), drawn, 0.0) * self.sigma[seeds][:, None]
+        has_words = np.broadcast_to(masks.any(axis=-1), clean.shape)
+        return np.asarray(clean + self.sigma[seeds][:, None] * np.where(has_words, drawn, 0.0))
 
     def _noise(self, first: int, last: int, count: int, stream: str) -> Values:
         names = [f"lab|{stream}|{self.condition.n}|{row}" for row in range(first, last)]
