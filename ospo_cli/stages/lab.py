@@ -38,7 +38,7 @@ from ospo_cli.schemas import LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY
 
 STEP_SIZE = 0.5
 LEVEL = 0.95
-LARGEST = 100_000_000  # tokens of one condition; beyond, memory is out of reach of most machines
+LARGEST = 20_000_000  # tokens of one condition; beyond, memory is out of reach of most machines
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,9 @@ def test_the_expected_gradient_is_that_of_all_ordered_rollout_groups(name: str, 
     made, how = PROBLEMS[name], Settings(outside=outside)
     plain = oracle.Problem(made.drawn, made.segments, made.logit, made.value)
     logits = np.linspace(-0.7, 0.6, len(made.start))
-    found = expected_gradient(made, expected_advantages(made, list(RULES.values()), how, ESTIMATORS["myerson"]), np.tile(logits, (len(RULES), 1)))
+    found = expected_gradient(
+        made, expected_advantages(made, list(RULES.values()), how, ESTIMATORS["myerson"]), np.tile(logits, (len(RULES), 1))
+    )
     for index, rule in enumerate(RULES):
         slow = np.where(made.is_learned, oracle.expected_gradient(plain, logits, oracle.advantages(plain, rule, how)), 0)
         # The one factor of rms-matched rests on how often each rollout group is counted: its direction alone is compared.
@@ -115,7 +117,8 @@ def ratio(name: str, rule: str) -> np.ndarray:
     made = PROBLEMS[name]
     logits = np.array(made.start) + 0.2
     found = expected_gradient(made, expected_advantages(made, [RULES[rule]], Settings(), ESTIMATORS["myerson"], "none"), logits[None])[0]
-    return (found / exact_gradient(made, logits))[np.array(made.is_learned)] / (1 - 1 / made.group_size)
+    learned = np.array(made.is_learned)
+    return found[learned] / exact_gradient(made, logits)[learned] / (1 - 1 / made.group_size)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -162,7 +165,11 @@ def test_a_level_is_reached_when_it_is_held_to_the_end(curve: list[float], level
 
 def test_a_rule_that_pays_only_the_first_token_moves_no_other_logit() -> None:
     made = PROBLEMS["independent"]
-    own = Rule("first-only", False, lambda tokens, credit, how: (np.tile([1.0, 0.0], tokens.n_rows) * credit.advantage[tokens.token_row], np.full(tokens.n_rows, "")))
+    own = Rule(
+        "first-only",
+        False,
+        lambda tokens, credit, how: (np.tile([1.0, 0.0], tokens.n_rows) * credit.advantage[tokens.token_row], np.full(tokens.n_rows, "")),
+    )
     way = climb(made, expected_advantages(made, [own], Settings(), ESTIMATORS["myerson"]), 500, 0.5)
     assert way.logits[0, 1] == 0
     assert way.expected_reward[-1, 0] == pytest.approx(0.6 * sigmoid(way.logits[0, 0]) + 0.15)

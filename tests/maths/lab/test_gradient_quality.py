@@ -120,7 +120,9 @@ def test_shares_of_additive_words_are_their_weights_or_the_estimator_is_known_no
     found = shares(drawn, ESTIMATORS[estimator])
     worth = (drawn.words * drawn.weights[:, None]).reshape(-1, n)
     finds_them = np.allclose(found, worth, atol=1e-9)
-    assert finds_them == (estimator not in ("contiguous-shapley", "uniform", "random", "banzhaf") or n == 1 or (estimator == "banzhaf" and n == 3))
+    assert finds_them == (
+        estimator not in ("contiguous-shapley", "uniform", "random", "banzhaf") or n == 1 or (estimator == "banzhaf" and n == 3)
+    )
 
 
 def test_noise_has_the_stated_size_and_spares_the_empty_coalition_and_is_the_same_for_all_rules() -> None:
@@ -155,7 +157,7 @@ def test_the_scale_of_the_squared_error_is_the_best_one() -> None:
     drawn = draw(Condition("additive", 4, 8), 50, 0)
     exact = INTERACTIONS["additive"].gradient(drawn.chance, drawn.weights)
     quality = qualities(drawn, shares(drawn, ESTIMATORS["alone"]), {"share-only": RULES["share-only"]}, Settings(), "none")["share-only"]
-    share = (drawn.words * drawn.weights[:, None])
+    share = drawn.words * drawn.weights[:, None]
     estimate = ((share - share.mean(axis=1, keepdims=True)) * (drawn.words - drawn.chance[:, None])).mean(axis=1)
     errors = [((scale * estimate - exact) ** 2).sum() / (exact**2).sum() for scale in np.linspace(0, 3, 3001)]
     assert quality.squared_error.mean() == pytest.approx(min(errors), abs=1e-6)
@@ -167,7 +169,12 @@ def test_a_clear_loser_is_no_tie_and_a_copy_is_one() -> None:
     empty = np.zeros(200)
     quality = {
         name: Quality(values, empty, empty > 0)
-        for name, values in {"worse": base - 0.1 + rng.normal(0, 0.05, 200), "best": base, "copy": base.copy(), "near": base + rng.normal(0, 0.05, 200) - 0.004}.items()
+        for name, values in {
+            "worse": base - 0.1 + rng.normal(0, 0.05, 200),
+            "best": base,
+            "copy": base.copy(),
+            "near": base + rng.normal(0, 0.05, 200) - 0.004,
+        }.items()
     }
     found = {row.rule: row for row in standings(quality)}
     assert [row.rule for row in standings(quality)][:2] in (["best", "copy"], ["near", "best"])
