@@ -112,7 +112,7 @@ def with_rule(rule: str, file: str) -> dict[str, dict[str, object]]:
 
 def test_a_rules_name_is_free_only_where_a_file_is_given() -> None:
     assert params.from_mapping(with_rule("half-share", "mine.py")).attribute.rule == "half-share"
-    with pytest.raises(ParameterError, match="attribute.rule: unknown value: found half-share"):
+    with pytest.raises(ParameterError, match=r"attribute\.rule: unknown value: found half-share"):
         params.from_mapping(with_rule("half-share", ""))
 
 

@@ -49,8 +49,8 @@ class Node:
 
 ITERATED = ("rollout", "segment", "score-coalitions", "attribute", "update")
 # Of score_coalitions, what attribute depends on besides the values.
-WHAT_WAS_EVALUATED = (
-    "format_weight", "contiguous_width", "contiguous_cap", "grand_value", "exact_coalitions", "orders", "budget", "further_coalitions",
+ATTRIBUTE_READS = (
+    "format_weight", "contiguous_width", "contiguous_cap", "exact_coalitions", "orders", "budget", "further_coalitions", "grand_value",
 )  # fmt: skip
 PREPARED = ("documents", "prompts", "qrels", "pools")
 
@@ -144,7 +144,7 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
             (*of(iteration, "rollouts.parquet", "segments.parquet", "rewards.parquet", "coalition_values.parquet"), behavior, *own_rules),
             of(iteration, "attributions.parquet", "interactions.parquet", "token_advantages.parquet"),
             of(iteration, "attribute_metrics.json"),
-            ("train.seed", "attribute", *(f"score_coalitions.{name}" for name in WHAT_WAS_EVALUATED)),
+            ("train.seed", "attribute", *(f"score_coalitions.{name}" for name in ATTRIBUTE_READS)),
         )  # fmt: skip
     if stage == "update":
         reference = (str(layout.policy(0)),) if params.update.kl_weight > 0 and iteration > 1 else ()
