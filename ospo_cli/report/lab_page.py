@@ -148,8 +148,8 @@ def _pace(row: dict[str, Any]) -> str:
 def _quality(data: dict[str, Any]) -> str:
     lead = (
         "Cosine between the gradient estimated from one rollout group and the exact one, mean over seeds: no learning rate enters. "
-        "<em>Blue</em> in the tables: the best, or not to be told from it (paired differences, 5 % over all rules together). Beside each cosine "
-        "its standard error, then the optimally scaled squared error (0 perfect, 1 as good as no gradient)."
+        "<em>Blue</em> in the tables: the best, or not to be told from it (paired differences, 5 % over all rules together). Beside each "
+        "cosine its standard error, then the optimally scaled squared error (0 perfect, 1 as good as no gradient)."
     )
     parts = [f"<h2>Quality of the gradient</h2><p class='lead'>{lead}</p>"]
     for interaction, meaning in data["interactions"].items():
