@@ -318,6 +318,42 @@ def graph(
     typer.echo(f"wrote {', '.join(changed)}" if changed else "up to date")
 
 
+@app.command("lab")
+def lab(
+    segments: Annotated[str, typer.Option("--segments", help="Numbers of segments, separated by commas.")] = "1,2,4,8,16,32",
+    group_sizes: Annotated[str, typer.Option("--group-sizes", help="Completions per rollout group.")] = "2,4,8,16,32,64",
+    noise: Annotated[str, typer.Option("--noise", help="Noise of the values, in standard deviations of the reward.")] = "0,0.25,0.5,1",
+    rules: Annotated[str, typer.Option("--rules", help="Rules, separated by commas.", show_default="all")] = "",
+    estimators: Annotated[
+        str, typer.Option("--estimators", help="Estimators; the first one is that of convergence.", show_default="all, myerson first")
+    ] = "",
+    interactions: Annotated[str, typer.Option("--interactions", help="How words earn together.", show_default="all")] = "",
+    problems: Annotated[str, typer.Option("--problems", help="Decision problems of convergence, or none.", show_default="all")] = "",
+    rule_file: Annotated[
+        Path | None, typer.Option("--rule-file", help="Python file of your own that defines RULE or RULES; it is run.")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="Problems drawn per condition.")] = 300,
+    seed: Annotated[int, typer.Option("--seed", help="Root of every random number.")] = 0,
+    steps: Annotated[int, typer.Option("--steps", help="Steps of convergence.")] = 2000,
+    beta: Annotated[float, typer.Option("--beta", help="As attribute.beta.")] = 0.5,
+    alpha: Annotated[float, typer.Option("--alpha", help="As attribute.alpha.")] = 0.5,
+    full: Annotated[bool, typer.Option("--full", help="Every combination, in place of one axis at a time.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder of lab.html and the tables.")] = Path("lab"),
+) -> None:
+    """Which credit rule for answers of my length: small problems with exact expectations; no project, no policy."""
+    from ospo_cli.stages import lab as laboratory
+
+    laboratory.run(
+        out,
+        {
+            "segments": segments, "group_sizes": group_sizes, "noise": noise, "rules": rules, "estimators": estimators,
+            "interactions": interactions, "problems": problems,
+        },
+        {"seeds": seeds, "seed": seed, "steps": steps, "beta": beta, "alpha": alpha, "is_crossed": full},
+        rule_file,
+    )  # fmt: skip
+
+
 @app.command("init")
 def init(
     directory: Annotated[Path, typer.Argument(help="Folder to make; must be empty or absent.")],

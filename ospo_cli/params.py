@@ -27,9 +27,13 @@ def parameter(
     minimum: float | None = None,
     maximum: float | None = None,
     pattern: str = "",
+    open_with: str = "",
 ) -> Any:
-    """Declare a parameter: default, one-line meaning, and what values are allowed (bounds inclusive; a pattern that the meaning tells)."""
-    metadata = {"meaning": meaning, "choices": choices, "minimum": minimum, "maximum": maximum, "pattern": pattern}
+    """Declare a parameter: default, one-line meaning, and what values are allowed (bounds inclusive; a pattern that the meaning tells).
+
+    `open_with` names a parameter of the same section that adds choices where it is not empty; the stage checks these.
+    """
+    metadata = {"meaning": meaning, "choices": choices, "minimum": minimum, "maximum": maximum, "pattern": pattern, "open_with": open_with}
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -271,6 +275,10 @@ class Attribute:
             *("uniform", "proportional", "rank", "mix", "signed", "additive", "group-additive", "share-only", "potential"),
             *("answer-uniform", "random", "rms-matched", "released", "released-rank"),
         ),
+        open_with="rule_file",
+    )
+    rule_file: str = parameter(
+        "", "Python file of your own that defines RULE or RULES, relative to params.yaml; it is run, and rule may name one of its rules"
     )
     beta: float = parameter(0.5, "weight of the share's difference (additive, group-additive)", minimum=0)
     alpha: float = parameter(0.5, "part of the advantage that follows the shares, the rest is uniform (mix)", minimum=0, maximum=1)
@@ -451,7 +459,13 @@ def _section(where: str, name: str, kind: type, content: object) -> Any:
         raise ParameterError(f"{where}: {name}", "is not a mapping", found=type(content).__name__, expected=", ".join(fields))
     _check_names(f"{where}: {name}", "parameter", content, fields)
     hints = typing.get_type_hints(kind)
-    return kind(**{key: _value(f"{where}: {name}.{key}", hints[key], fields[key].metadata, content[key]) for key in fields})
+    return kind(
+        **{key: _value(f"{where}: {name}.{key}", hints[key], _opened(fields[key].metadata, content), content[key]) for key in fields}
+    )
+
+
+def _opened(metadata: typing.Mapping[str, Any], content: dict[Any, Any]) -> typing.Mapping[str, Any]:
+    return {**metadata, "choices": ()} if metadata.get("open_with") and content.get(metadata["open_with"]) else metadata
 
 
 def _check_names(where: str, noun: str, content: dict[Any, Any], known: typing.Iterable[str]) -> None:

@@ -138,9 +138,10 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
             ("train.seed", "retrieval", "score_coalitions"),
         )  # fmt: skip
     if stage == "attribute":
+        own_rules = (params.attribute.rule_file,) if params.attribute.rule_file else ()
         return Node(
             stage, iteration,
-            (*of(iteration, "rollouts.parquet", "segments.parquet", "rewards.parquet", "coalition_values.parquet"), behavior),
+            (*of(iteration, "rollouts.parquet", "segments.parquet", "rewards.parquet", "coalition_values.parquet"), behavior, *own_rules),
             of(iteration, "attributions.parquet", "interactions.parquet", "token_advantages.parquet"),
             of(iteration, "attribute_metrics.json"),
             ("train.seed", "attribute", *(f"score_coalitions.{name}" for name in ATTRIBUTE_READS)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -169,11 +169,22 @@ class TokenAdvantages:
     sum_error: float
 
 
-def rule_named(rule: str, matched_rule: str) -> Rule:
-    """Return the rule; `rms-matched` needs what the rule needs that it is matched to. Raises CreditError where there is no such rule."""
+def rule_named(rule: str, matched_rule: str, own: Mapping[str, Rule] | None = None) -> Rule:
+    """Return the rule; `rms-matched` needs what the rule needs that it is matched to.
+
+    Args:
+        rule: name of a rule of this registry or of `own`.
+        matched_rule: name of a rule of this registry.
+        own: a user's rules.
+
+    Raises:
+        CreditError: there is no such rule, or none that another one can be matched to.
+    """
+    if own and rule in own:
+        return own[rule]
     for name in (rule, matched_rule):
         if name not in RULES:
-            raise CreditError("attribute.rule", "unknown rule", found=name, expected=", ".join(RULES))
+            raise CreditError("attribute.rule", "unknown rule", found=name, expected=", ".join([*RULES, *(own or {})]))
     chosen, matched = RULES[rule], RULES[matched_rule]
     if rule != "rms-matched":
         return chosen
@@ -183,9 +194,9 @@ def rule_named(rule: str, matched_rule: str) -> Rule:
 
 
 def redistribute(
-    rule: str, tokens: TokenMap, credit: Credit, settings: Settings, row_names: Sequence[str] | None = None
+    rule: str | Rule, tokens: TokenMap, credit: Credit, settings: Settings, row_names: Sequence[str] | None = None
 ) -> TokenAdvantages:
-    """Apply a rule to all rows and check its sums.
+    """Apply a rule, or the rule of a name, to all rows and check its sums.
 
     Degenerate rollout groups get 0. An answer of no segments gets Â on every token (rules `released…`: 0).
 
@@ -193,18 +204,20 @@ def redistribute(
         CreditError: unknown rule; a segment without a token; shares that are no numbers; Σ_t A_t differs from T·Â by more than 1e-5 in
             a rule that keeps it.
     """
-    if rule not in RULES:
-        raise CreditError("attribute.rule", "unknown rule", found=rule, expected=", ".join(RULES))
+    if isinstance(rule, str):
+        if rule not in RULES:
+            raise CreditError("attribute.rule", "unknown rule", found=rule, expected=", ".join(RULES))
+        rule = RULES[rule]
     names = row_names if row_names is not None else [f"row {row}" for row in range(tokens.n_rows)]
     _check_inputs(tokens, credit, names)
-    advantages, special = RULES[rule].formula(tokens, credit, settings)
+    advantages, special = rule.formula(tokens, credit, settings)
     has_no_segment = tokens.segments == 0
-    alone = 0.0 if RULES[rule].is_released else credit.advantage[tokens.token_row]
+    alone = 0.0 if rule.is_released else credit.advantage[tokens.token_row]
     advantages = np.where(has_no_segment[tokens.token_row], alone, advantages)
     advantages = np.where(credit.is_degenerate[tokens.token_row], 0.0, advantages)
     special = np.where(has_no_segment, "empty-answer", special)
     special = np.where(credit.is_degenerate, "degenerate-group", special)
-    if not RULES[rule].keeps_sum:
+    if not rule.keeps_sum:
         return TokenAdvantages(advantages, special, float("nan"))
     total = np.bincount(tokens.token_row, weights=advantages, minlength=tokens.n_rows)
     expected = np.where(credit.is_degenerate, 0.0, tokens.tokens * credit.advantage)
@@ -213,7 +226,7 @@ def redistribute(
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise CreditError(
-            f"{names[row]}, rule {rule}", "token advantages do not add up", found=total[row], expected=f"{expected[row]} (T·Â)"
+            f"{names[row]}, rule {rule.name}", "token advantages do not add up", found=total[row], expected=f"{expected[row]} (T·Â)"
         )
     return TokenAdvantages(advantages, special, float(error.max(initial=0.0)))
 

@@ -172,3 +172,60 @@ def _svg(width: int, height: int, label: str, parts: Sequence[str], style: str) 
     return tag(
         "svg", "".join(parts), viewBox=f"0 0 {width} {height}", width=width, height=height, role="img", aria_label=label, class_=style
     )
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a plain chart: its names (several where lines are equal), class of style, and points in order of x."""
+
+    names: tuple[str, ...]
+    style: str
+    points: tuple[tuple[float, float], ...]
+
+
+def line_chart(
+    series: Sequence[Series], label: str, x_label: str, *, is_log: bool, width: int = 520, height: int = 320,
+    ticks_at: Sequence[float] | None = None, level: Level | None = None, margin_right: int = 150,
+) -> str:  # fmt: skip
+    """Return a chart of named lines without intervals; `is_log`: the horizontal axis is log(1 + x) where it holds 0, else log x."""
+    left, top, bottom = 44, 12, 36
+    xs = sorted({x for each in series for x, _ in each.points})
+    ys = [y for each in series for _, y in each.points] + ([level.value] if level else [])
+    ticks = nice_ticks(min(ys), max(ys))
+    low, high = ticks[0], ticks[-1]
+    right, base = width - margin_right, height - bottom
+    shift = 1.0 if xs[0] <= 0 else 0.0
+
+    def along(x: float) -> float:
+        return math.log(x + shift) if is_log else x
+
+    def place_x(x: float) -> float:
+        span = along(xs[-1]) - along(xs[0])
+        return left + (along(x) - along(xs[0])) / span * (right - left) if span else (left + right) / 2
+
+    def place_y(y: float) -> float:
+        return base - (y - low) / ((high - low) or 1) * (base - top)
+
+    parts = []
+    for tick in ticks:
+        parts.append(_line(left, place_y(tick), right, place_y(tick), "grid"))
+        parts.append(_text(left - 8, place_y(tick) + 4, plain(tick, _digits(ticks)), "tick end"))
+    parts += [_text(place_x(x), base + 17, f"{x:g}", "tick middle") for x in (ticks_at if ticks_at is not None else xs)]
+    parts.append(_text(right, height - 3, f"{x_label} →", "tick end"))
+    if level is not None:
+        parts.append(_line(left, place_y(level.value), right, place_y(level.value), "level"))
+    names: list[tuple[float, str, str]] = []
+    for each in series:
+        told = " = ".join(each.names)
+        if len(each.points) > 1:
+            points = _pairs([(place_x(x), place_y(y)) for x, y in each.points])
+            parts.append(tag("polyline", tag("title", escape(told)), points=points, class_=f"line {each.style}"))
+        if len(each.points) <= 8:
+            for x, y in each.points:
+                dot = tag("title", escape(f"{told}, {x_label} {x:g}: {plain(y)}"))
+                parts.append(tag("circle", dot, cx=_n(place_x(x)), cy=_n(place_y(y)), r="3", class_=f"dot {each.style}"))
+        more = f" +{len(each.names) - 1}" if len(each.names) > 1 else ""
+        names.append((place_y(each.points[-1][1]), f"{each.names[0]}{more} {plain(each.points[-1][1], 2)}", f"name {each.style}"))
+    for y, (_, name, style) in zip(spread_out([y for y, _, _ in sorted(names)], 14, top, base), sorted(names), strict=True):
+        parts.append(_text(right + 10, y + 4, name, style))
+    return _svg(width, height, label, parts, "chart")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ospo_cli import parquet
+from ospo_cli import parquet, rule_file
 from ospo_cli.errors import CreditError
 from ospo_cli.layout import Layout
 from ospo_cli.maths import coalitions, seeding
@@ -31,7 +31,7 @@ from ospo_cli.maths.estimators import (
     window_table,
 )
 from ospo_cli.maths.myerson import path_dividends
-from ospo_cli.maths.redistribution import NEGLIGIBLE, Credit, Settings, TokenMap, clipped, redistribute, rule_named
+from ospo_cli.maths.redistribution import NEGLIGIBLE, Credit, Rule, Settings, TokenMap, clipped, redistribute, rule_named
 from ospo_cli.maths.shaping import prefix_advantages
 from ospo_cli.params import Params
 from ospo_cli.policies.token_pieces import TokenPieces
@@ -104,7 +104,8 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     rewards = read("rewards", REWARDS, "score-coalitions")
     coalition_values = read("coalition_values", COALITION_VALUES, "score-coalitions")
     pieces = TokenPieces.from_file(layout.policy(iteration - 1) / "tokenizer.json")
-    result = attribute(rollouts, segments, rewards, coalition_values, pieces.pieces, params, iteration)
+    own_rules = rule_file.load(layout.root / params.attribute.rule_file) if params.attribute.rule_file else {}
+    result = attribute(rollouts, segments, rewards, coalition_values, pieces.pieces, params, iteration, own_rules)
     parquet.write(result.attributions, layout.iteration(iteration, "attributions.parquet"), ATTRIBUTIONS)
     parquet.write(result.token_advantages, layout.iteration(iteration, "token_advantages.parquet"), TOKEN_ADVANTAGES)
     parquet.write(result.interactions, layout.iteration(iteration, "interactions.parquet"), INTERACTIONS)
@@ -122,6 +123,7 @@ def attribute(
     pieces: Pieces,
     params: Params,
     iteration: int = 1,
+    own_rules: Mapping[str, Rule] | None = None,
 ) -> Attribution:
     """Return shares of all segments, advantages of all sampled tokens, and what neighbouring segments earn only together.
 
@@ -130,13 +132,14 @@ def attribute(
         pieces: token ids -> bytes of each, under the tokenizer of the policy that sampled.
         params: sections attribute, score_coalitions (what was evaluated, weight of the format part) and train (seed).
         iteration: named in remedies.
+        own_rules: a user's, by name; attribute.rule may name one.
 
     Raises:
         CreditError: tables that do not belong together, a coalition that the estimator or the rule needs is missing, v(N) and the format
             part are not the reward, ids that do not spell their completion, sums that do not add up.
     """
     settings = params.attribute
-    estimator, rule = ESTIMATORS[settings.estimator], rule_named(settings.rule, settings.matched_rule)
+    estimator, rule = ESTIMATORS[settings.estimator], rule_named(settings.rule, settings.matched_rule, own_rules)
     rows = _rows(rollouts, segments, iteration)
     reward = _aligned(rewards, rows.rollout_ids, "rewards", iteration)
     value = reward["reward"].to_numpy().astype(np.float64)
@@ -180,7 +183,7 @@ def attribute(
     )
     names = [f"rollout {rollout_id}" for rollout_id in rows.rollout_ids]
     how = Settings(settings.beta, settings.alpha, settings.matched_rule, settings.outside, settings.credit_unit)
-    result = redistribute(rule.name, tokens, credit, how, names)
+    result = redistribute(rule, tokens, credit, how, names)
     advantages, bound, clipped_share = result.advantages, None, 0.0
     counted = ~is_degenerate
     if settings.clip is not None:

@@ -17,6 +17,7 @@ from ospo_cli.report.credit_painting import credit_line, painted_credit
 from ospo_cli.report.markup import visible
 from ospo_cli.report.number_text import plain
 from ospo_cli.report.rollout_groups import colour_scale, rollout_groups
+from ospo_cli.report.terminal import Terminal
 from ospo_cli.schemas import Table
 
 _CREDIT_TABLES = ("rollouts", "segments", "rewards", "coalition_values", "attributions", "interactions", "token_advantages")
@@ -66,25 +67,8 @@ def inspect(
         raise OspoError(table.name, "holds no rollout to paint", remedy=f"name one of {', '.join(_CREDIT_TABLES)}")
 
 
-class _Output:
-    """Lines and grids: through rich on a terminal, plain elsewhere."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-        self.console: Any = None
-        if stream.isatty():
-            from rich.console import Console
-
-            self.console = Console(file=stream, highlight=False)
-
-    def line(self, text: str = "", style: str = "") -> None:
-        """Print a line."""
-        if self.console is None:
-            self.stream.write(text + "\n")
-        else:
-            from rich.text import Text
-
-            self.console.print(Text(text, style=style))
+class _Output(Terminal):
+    """A terminal that paints credit."""
 
     def painted(self, pieces: Sequence[Sequence[Any]], scale: float) -> None:
         """Print a completion with its credit."""
@@ -92,24 +76,6 @@ class _Output:
             self.stream.write(credit_line(pieces) + "\n")
         else:
             self.console.print(painted_credit(pieces, scale))
-
-    def grid(self, header: list[str], rows: list[list[str]]) -> None:
-        """Print aligned columns."""
-        if self.console is not None:
-            from rich import box
-            from rich.table import Table as Grid
-            from rich.text import Text
-
-            grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
-            for name in header:
-                grid.add_column(Text(name), overflow="fold")
-            for row in rows:
-                grid.add_row(*(Text(cell) for cell in row))
-            self.console.print(grid)
-            return
-        widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-        for row in [header, *rows]:
-            self.stream.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
 
 
 def _found(name: str, layout: Layout, iteration: int) -> tuple[Path, Table]:

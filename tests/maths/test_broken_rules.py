@@ -146,7 +146,7 @@ MUTANTS = {
         ("outside = np.abs(advantages) > bound", "outside = np.abs(advantages) >= bound"),
         ("np.where(credit.is_degenerate[tokens.token_row], 0.0, advantages)", "advantages"),
         ("advantages = np.where(has_no_segment[tokens.token_row], alone, advantages)", "pass"),
-        ("alone = 0.0 if RULES[rule].is_released else credit", "alone = credit"),
+        ("alone = 0.0 if rule.is_released else credit", "alone = credit"),
         ("weights = self.overlap_weight * of_segments[self.overlap_segment]", "weights = of_segments[self.overlap_segment]"),
         ("np.bincount(self.overlap_token, weights=weights, minlength", "np.bincount(np.roll(self.overlap_token, 1), weights=weights, minlength"),
         ("np.bincount(self.overlap_segment, weights=self.overlap_weight, minlength=len(self.segment_row)).astype", "np.bincount(self.overlap_segment, minlength=len(self.segment_row)).astype"),
