@@ -121,9 +121,65 @@ def score_coalitions(iteration: Iteration, project: Project = HERE) -> None:
 
 
 @app.command("attribute")
-def attribute(iteration: Iteration, project: Project = HERE) -> None:
-    """Turn coalition values into shares per segment and advantages per token."""
-    _stage("attribute", project, iteration)
+def attribute(
+    iteration: Annotated[int | None, typer.Option("--iter", "-k", min=1, help="Iteration, from 1; not needed with --rollouts.")] = None,
+    project: Project = HERE,
+    rollouts: Annotated[
+        Path | None, typer.Option("--rollouts", help="Parquet or JSON lines of rollouts that another trainer saved (docs/export.md).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for their tables (with --rollouts).", show_default="data/foreign/NAME")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            "--tokenizer", help="Folder with the sampling policy's tokenizer.json.", show_default="the project's policy K-1 or 000"
+        ),
+    ] = None,
+) -> None:
+    """Turn coalition values into shares per segment and advantages per token; with --rollouts, for another trainer's file."""
+    if rollouts is None:
+        if iteration is None:
+            raise typer.BadParameter("give --iter K, or --rollouts FILE for rollouts of another trainer", param_hint="--iter")
+        if out is not None or tokenizer is not None:
+            raise typer.BadParameter("--out and --tokenizer go with --rollouts", param_hint="--rollouts")
+        _stage("attribute", project, iteration)
+        return
+    from ospo_cli import foreign_credit, params
+    from ospo_cli.layout import Layout
+
+    layout = Layout(project)
+    folder = out if out is not None else layout.foreign(rollouts.stem)
+    vocabulary = tokenizer if tokenizer is not None else layout.policy((iteration or 1) - 1)
+    card = foreign_credit.attribute_file(layout, params.load(layout.params), rollouts, vocabulary, folder)
+    sys.stderr.write(f"ospo attribute: {shorten(foreign_credit.summary(card, folder), 1000)}\n")
+
+
+@app.command("export")
+def export(
+    to: Annotated[str, typer.Option("--to", help="jsonl, parquet, trl or verl.")],
+    iteration: Annotated[int | None, typer.Option("--iter", "-k", min=1, help="Iteration whose rollouts and credit are written.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--from", help="Instead of an iteration: a folder that `ospo attribute --rollouts` wrote.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write.", show_default="data/exports/K.ENDING")] = None,
+    leave_out_degenerate: Annotated[
+        bool, typer.Option("--leave-out-degenerate", help="Leave out rollout groups of equal rewards (advantage 0).")
+    ] = False,
+    project: Project = HERE,
+) -> None:
+    """Write rollouts with their token advantages for another trainer (docs/export.md)."""
+    if (iteration is None) == (folder is None):
+        raise typer.BadParameter("give either --iter K or --from FOLDER", param_hint="--iter")
+    from ospo_cli import params
+    from ospo_cli.layout import Layout
+    from ospo_cli.stages import export as stage
+
+    layout = Layout(project)
+    done = stage.execute(layout, params.load(layout.params), iteration, to, out, folder, not leave_out_degenerate)
+    left_out = f", {done['left_out_rollouts']} rollouts left out" if done["left_out_rollouts"] else ""
+    counts = f"{done['rollouts']} rollouts in {done['groups']} groups, {done['degenerate_groups']} degenerate{left_out}"
+    sys.stderr.write(f"ospo export: wrote {shorten(done['path'], 1000)}: {done['format']} {done['version']}, {counts}\n")
 
 
 @app.command("update")

@@ -58,3 +58,11 @@ class Layout:
     def pretrained(self, name: str) -> Path:
         """Folder of a fetched pretrained policy."""
         return self.data / "pretrained" / name
+
+    def export(self, name: str) -> Path:
+        """A file for another trainer, such as `001.jsonl`."""
+        return self.data / "exports" / name
+
+    def foreign(self, name: str) -> Path:
+        """Folder of the credit for rollouts that another trainer saved."""
+        return self.data / "foreign" / name

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from ospo_cli.errors import ParameterError
+from ospo_cli.text.levels import LEVELS_WITH_PHRASES, UNIONS
 
 
 def parameter(
@@ -168,6 +169,16 @@ class Segment:
 
     level: str = parameter("phrase", "phrase, word, sentence or window", choices=("phrase", "word", "sentence", "window"))
     window: int = parameter(3, "words per segment (level: window)", minimum=1)
+    unions: str = parameter(
+        "auto",
+        "blocks of neighbouring segments, for two-level values: sentence, clause, phrase (over words), none, or auto "
+        "(words: phrase; phrases: sentence where there are several, else clause; sentences and windows: none)",
+        choices=("auto", "sentence", "clause", "phrase", "none"),
+    )
+    segmenter: str = parameter(
+        "rules", "who finds phrases (level: phrase or word): rules, or spacy (noun chunks; extra [spacy])", choices=("rules", "spacy")
+    )
+    spacy_model: str = parameter("en_core_web_sm", "installed model package; never downloaded (segmenter: spacy)")
     max_segments: int = parameter(0, "merge the tail beyond so many segments into the last one; 0 never merges", minimum=0)
 
 
@@ -353,7 +364,22 @@ def from_mapping(content: object, where: str = "params.yaml") -> Params:
     if not isinstance(content, dict):
         raise ParameterError(where, "is not a mapping of sections", found=type(content).__name__, expected=", ".join(SECTIONS))
     _check_names(where, "section", content, SECTIONS)
-    return Params(**{name: _section(where, name, kind, content[name]) for name, kind in SECTIONS.items()})
+    params = Params(**{name: _section(where, name, kind, content[name]) for name, kind in SECTIONS.items()})
+    _check_segment(where, params.segment)
+    return params
+
+
+def _check_segment(where: str, segment: Segment) -> None:
+    if segment.unions not in UNIONS[segment.level]:
+        expected = ", ".join(UNIONS[segment.level])
+        raise ParameterError(f"{where}: segment.unions", f"no unions of level {segment.level}", found=segment.unions, expected=expected)
+    if segment.segmenter == "spacy" and segment.level not in LEVELS_WITH_PHRASES:
+        raise ParameterError(
+            f"{where}: segment.segmenter",
+            "finds phrases, which the level does not use",
+            found=f"spacy with level {segment.level}",
+            expected=f"rules, or level {' or '.join(LEVELS_WITH_PHRASES)}",
+        )
 
 
 def to_mapping(params: Params) -> dict[str, dict[str, Any]]:

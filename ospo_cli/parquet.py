@@ -32,11 +32,26 @@ def read(path: Path, table: Table, made_by: str = "") -> pl.DataFrame:
     return check(frame, table, where=path, made_by=made_by)
 
 
-def write(frame: pl.DataFrame, path: Path, table: Table) -> None:
+def read_undeclared(path: Path, what: str) -> pl.DataFrame:
+    """Return a Parquet file of somebody else's making as it is; the caller checks its columns.
+
+    Raises:
+        MissingInputError: there is no such file.
+        TableError: the file cannot be read.
+    """
+    if not path.is_file():
+        raise MissingInputError(path, "no such file", expected=what)
+    try:
+        return pl.read_parquet(path, hive_partitioning=False, glob=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
+        raise TableError(path, "cannot be read as Parquet", found=_first_line(error), expected=what) from None
+
+
+def write(frame: pl.DataFrame, path: Path, table: Table, metadata: dict[str, str] | None = None) -> None:
     """Check, sort by key and write; equal frames give equal bytes, a failure leaves what was there before."""
     frame = check(frame, table, where=path).sort(table.key)
     with replacing(path) as temporary:
-        frame.write_parquet(temporary, compression="zstd", compression_level=3, statistics=True, row_group_size=131_072)
+        frame.write_parquet(temporary, compression="zstd", compression_level=3, statistics=True, row_group_size=131_072, metadata=metadata)
 
 
 def check(frame: pl.DataFrame, table: Table, where: object, made_by: str = "") -> pl.DataFrame:

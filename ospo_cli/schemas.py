@@ -234,6 +234,64 @@ QUERY_METRICS = Table(
     ),
 )
 
+CREDIT = Table(
+    "credit",
+    "an exported iteration for other trainers (docs/export.md); ordered by prompt_id, then sample_index",
+    ("prompt_id", "sample_index"),
+    (
+        Column("rollout_id", pl.String, "identity of the rollout"),
+        Column(
+            "group_id",
+            pl.Int32,
+            "number of the rollout group, from 0 in the order of prompt_id; its rollouts were compared with each other",
+        ),
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("sample_index", pl.Int32, "from 0 within a rollout group"),
+        Column("prompt", pl.String, "the user message, before the chat template"),
+        Column("completion", pl.String, "text of completion_token_ids without special tokens"),
+        Column("finish_reason", pl.String, "stop (end token sampled) or length (cut off)"),
+        Column("prompt_token_ids", pl.List(pl.Int32), "token ids that the policy was given, chat template included"),
+        Column("completion_token_ids", pl.List(pl.Int32), "sampled token ids, end token included where it was sampled"),
+        Column(
+            "old_logprobs",
+            pl.List(pl.Float32),
+            "natural log-probability of each sampled token under the sampling policy, at its temperature",
+        ),
+        Column(
+            "advantages",
+            pl.List(pl.Float32),
+            "advantage of each sampled token, in standard deviations of the group's rewards (normalize: none: in units of reward)",
+        ),
+        Column("reward", pl.Float64, "reward of the whole completion"),
+        Column("is_degenerate_group", pl.Boolean, "all rewards of the rollout group are equal: every advantage is 0"),
+    ),
+)
+FOREIGN_ROLLOUTS = Table(
+    "foreign_rollouts",
+    "rollouts of another trainer, as `ospo attribute --rollouts` reads them",
+    ("rollout_id",),
+    (
+        Column("prompt_id", pl.String, "a prompt_id of table prompts; rollouts with the same one are a rollout group"),
+        Column("completion", pl.String, "text of completion_token_ids without special tokens"),
+        Column("completion_token_ids", pl.List(pl.Int32), "sampled token ids without padding, end token included where it was sampled"),
+        Column("old_logprobs", pl.List(pl.Float32), "natural log-probability of each sampled token, at most 0"),
+        Column("rollout_id", pl.String, "identity; where absent: foreign:prompt_id:sample_index", nullable=True),
+        Column("sample_index", pl.Int32, "from 0 within a rollout group; where absent: in the order of the file", nullable=True),
+        Column(
+            "prompt_token_ids",
+            pl.List(pl.Int32),
+            "ids that the policy was given; where absent: none, and no export to trl or verl",
+            nullable=True,
+        ),
+        Column(
+            "finish_reason",
+            pl.String,
+            "stop or length; where absent: stop if the last id is a special token, else length (the reward's format part reads it)",
+            nullable=True,
+        ),
+    ),
+)
+
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
@@ -252,13 +310,19 @@ def table_named(name: str) -> Table:
 
 def reference() -> str:
     """Return the table reference in Markdown, for README."""
-    lines = []
-    for table in TABLES.values():
-        lines += [f"#### `{table.name}`: {table.meaning}", "", "| column | type | meaning |", "|---|---|---|"]
-        for column in table.columns:
-            name = f"**{column.name}**" if column.name in table.key else column.name
-            lines.append(f"| {name} | {column.dtype}{' or null' if column.nullable else ''} | {column.meaning.replace('|', '/')} |")
-        if table.extra is not None:
-            lines.append(f"| any other | {table.extra} | a text field |")
-        lines.append("")
-    return "\n".join(lines)
+    return "\n".join(line for table in TABLES.values() for line in [f"#### `{table.name}`: {table.meaning}", "", *_column_lines(table), ""])
+
+
+def column_reference(table: Table) -> str:
+    """Return the columns of one table in Markdown, for docs/."""
+    return "\n".join(_column_lines(table)) + "\n"
+
+
+def _column_lines(table: Table) -> list[str]:
+    lines = ["| column | type | meaning |", "|---|---|---|"]
+    for column in table.columns:
+        name = f"**{column.name}**" if column.name in table.key else column.name
+        lines.append(f"| {name} | {column.dtype}{' or null' if column.nullable else ''} | {column.meaning.replace('|', '/')} |")
+    if table.extra is not None:
+        lines.append(f"| any other | {table.extra} | a text field |")
+    return lines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import permutations
+from itertools import combinations, pairwise, permutations
 
 import numpy as np
 
@@ -20,6 +20,44 @@ def shapley_by_orders(n: int, game: Game) -> np.ndarray:
             before = before | {player}
         count += 1
     return total / count
+
+
+def owen_by_orders(n: int, game: Game, unions: tuple[int, ...]) -> np.ndarray:
+    """Mean marginal contribution over all orders in which each union's players come one after another (Owen's own definition)."""
+    total = np.zeros(n)
+    count = 0
+    for order in permutations(range(n)):
+        met = [unions[player] for player in order]
+        if sum(a != b for a, b in pairwise(met)) + 1 != len(set(unions)):
+            continue
+        before: frozenset[int] = frozenset()
+        for player in order:
+            total[player] += game(before | {player}) - game(before)
+            before = before | {player}
+        count += 1
+    return total / count
+
+
+def banzhaf_by_coalitions(n: int, game: Game) -> np.ndarray:
+    """Mean marginal contribution over all coalitions of the others."""
+    values = []
+    for player in range(n):
+        others = [other for other in range(n) if other != player]
+        marginals = [
+            game(frozenset(members) | {player}) - game(frozenset(members)) for size in range(n) for members in combinations(others, size)
+        ]
+        values.append(sum(marginals) / len(marginals))
+    return np.array(values)
+
+
+def dividends_by_recursion(n: int, game: Game) -> dict[frozenset[int], float]:
+    """Harsanyi dividends: what a coalition is worth beyond the dividends of all that are in it."""
+    found: dict[frozenset[int], float] = {}
+    for size in range(1, n + 1):
+        for members in combinations(range(n), size):
+            inner = (frozenset(part) for smaller in range(1, size) for part in combinations(members, smaller))
+            found[frozenset(members)] = game(frozenset(members)) - sum(found[part] for part in inner)
+    return found
 
 
 def restricted_to_path(game: Game) -> Game:

@@ -96,3 +96,13 @@ def test_every_parameter_has_a_meaning():
 def test_an_unknown_item_of_a_list_is_refused():
     with pytest.raises(ParameterError, match=r"families: unknown value.*expected contiguous, prefix"):
         params.from_mapping(changed("score_coalitions", "families", ["contiguous", "prefixes"]))
+
+
+@pytest.mark.parametrize(
+    ("level", "unions"), [("phrase", "phrase"), ("sentence", "clause"), ("window", "phrase"), ("sentence", "sentence")]
+)
+def test_unions_that_the_level_does_not_have_are_refused(level, unions):
+    content = changed("segment", "level", level)
+    content["segment"]["unions"] = unions
+    with pytest.raises(ParameterError, match=rf"segment.unions: no unions of level {level}: found {unions}, expected auto"):
+        params.from_mapping(content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from ospo_cli.errors import PolicyError
+
+_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
 def byte_of_letter() -> dict[str, int]:
@@ -25,10 +28,19 @@ def byte_of_letter() -> dict[str, int]:
 class TokenPieces:
     """Bytes of each token id; the bytes of a completion's ids in a row spell its text.
 
+    A token's bytes depend on nothing but its id, so the completion is by definition what the pieces spell. `tokenizer.decode` differs
+    where it is lossy: it drops the first blank (Metaspace, WordPiece, suffixes) and mends blanks before punctuation (WordPiece).
+
     Args:
-        tokenizer: a byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM), a byte-fallback BPE or Unigram (Llama 2, Mistral), or a WordLevel
-            whose decoder is plain concatenation.
+        tokenizer: one of
+            byte-level: BPE over bytes (GPT-2, Llama 3, Qwen, SmolLM);
+            metaspace: Unigram or BPE whose ▁ stands for a blank (T5, Llama 2, Mistral), with or without byte fallback;
+            wordpiece: a word's first token spells a blank before itself, `##s` spells s (BERT), in the vocabulary's own letters;
+            suffix: BPE whose `</w>` spells a blank behind the word;
+            plain: pieces as they are (characters, WordLevel), no decoder or Fuse alone.
         where: file named in errors.
+
+    Added tokens spell their content, special ones nothing.
     """
 
     def __init__(self, tokenizer: Tokenizer, where: object = "tokenizer.json") -> None:
@@ -36,19 +48,15 @@ class TokenPieces:
         self.added = tokenizer.get_added_tokens_decoder()
         description = json.loads(tokenizer.to_str())
         self.kind = str(description["model"].get("type"))
-        self.decoders = _decoder_types(description.get("decoder"))
-        if "ByteLevel" in self.decoders:
-            self.scheme = "byte-level"
-        elif {"ByteFallback", "Replace"} <= set(self.decoders):
-            self.scheme = "byte-fallback"
-        elif description.get("decoder") is None and self.kind == "WordLevel":
-            self.scheme = "plain"
-        else:
+        parts = _parts(description.get("decoder"), "decoders")
+        self.decoders = [str(part.get("type")) for part in parts]
+        self.scheme, self.mark = _scheme(self.kind, parts, _parts(description.get("pre_tokenizer"), "pretokenizers"))
+        if not self.scheme:
             raise PolicyError(
                 where,
                 "tokenizer whose ids cannot be mapped to bytes exactly",
                 found=f"{self.kind} with decoder {', '.join(self.decoders) or 'none'}",
-                expected="byte-level BPE, byte-fallback BPE or Unigram, or WordLevel without a decoder",
+                expected="decoder ByteLevel, Metaspace, ByteFallback, WordPiece or BPEDecoder, or none where pieces are plain text",
             )
 
     @classmethod
@@ -110,16 +118,42 @@ class TokenPieces:
                 return bytes(self._bytes[letter] for letter in token)
             except KeyError as error:
                 raise PolicyError(self.where, "token is no byte-level text", found=f"{token!r} ({error})") from None
-        if self.scheme == "byte-fallback":
-            if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-                return bytes([int(token[3:5], 16)])
-            return token.replace("▁", " ").encode()
+        if "ByteFallback" in self.decoders and _BYTE.fullmatch(token):
+            return bytes([int(token[3:5], 16)])
+        if self.scheme == "metaspace":
+            return token.replace(self.mark, " ").encode()
+        if self.scheme == "wordpiece":
+            return token.removeprefix(self.mark).encode() if token.startswith(self.mark) else f" {token}".encode()
+        if self.scheme == "suffix":
+            return f"{token.removesuffix(self.mark)} ".encode() if token.endswith(self.mark) else token.encode()
         return token.encode()
 
 
-def _decoder_types(decoder: dict | None) -> list[str]:
-    if decoder is None:
+def _scheme(kind: str, decoder: list[dict], pre_tokenizer: list[dict]) -> tuple[str, str]:
+    """Return the scheme and its mark (what stands for a blank or joins pieces); an empty scheme where there is no exact one."""
+    by_type = {str(part.get("type")): part for part in decoder}
+    if "ByteLevel" in by_type:
+        return "byte-level", ""
+    if "Metaspace" in by_type:
+        return "metaspace", str(by_type["Metaspace"]["replacement"])
+    if "WordPiece" in by_type and by_type["WordPiece"]["prefix"]:
+        return "wordpiece", str(by_type["WordPiece"]["prefix"])
+    if "BPEDecoder" in by_type and by_type["BPEDecoder"]["suffix"]:
+        return "suffix", str(by_type["BPEDecoder"]["suffix"])
+    blanks = [str(part["pattern"].get("String")) for part in decoder if part.get("type") == "Replace" and part.get("content") == " "]
+    if blanks and set(by_type) <= {"Replace", "ByteFallback", "Fuse", "Strip"}:
+        return "metaspace", blanks[0]
+    # Letters that stand for bytes or blanks would stay in the text if nothing turned them back.
+    hidden = {"ByteLevel", "Metaspace"} & {str(part.get("type")) for part in pre_tokenizer}
+    if set(by_type) <= {"Fuse"} and kind != "WordPiece" and not hidden:
+        return "plain", ""
+    return "", ""
+
+
+def _parts(part: dict | None, name: str) -> list[dict]:
+    """Return the steps of a decoder or pre-tokenizer, sequences taken apart."""
+    if part is None:
         return []
-    if decoder.get("type") == "Sequence":
-        return [name for part in decoder["decoders"] for name in _decoder_types(part)]
-    return [str(decoder.get("type"))]
+    if part.get("type") == "Sequence":
+        return [step for inner in part[name] for step in _parts(inner, name)]
+    return [part]

@@ -40,6 +40,8 @@ MEASURES = (
     Measure("tokens", "Completion length", "tokens, end token included"),
     Measure("answer_words", "Answer length", "words"),
     Measure("segments", "Segments per answer", "players that share the credit; with one, every rule is GRPO"),
+    Measure("unions", "Unions per answer", "blocks of neighbouring segments: sentences, clauses or phrases"),
+    Measure("fallback_share", "Cut by word count", "share of answers with a phrase that no rule could cut"),
     Measure("repeated_words", "Repeated words", "per answer"),
     Measure("cut_off_share", "Cut off at the cap", "share of completions without end token"),
     Measure("untagged_share", "Without answer tags", "share of completions"),
@@ -61,7 +63,7 @@ def measure_iteration(
         rollouts: table rollouts.
         segments: table segments, or None.
         rewards: table rewards, or None.
-        metrics: content of the metrics files by stage (rollout, update).
+        metrics: content of the metrics files by stage (rollout, segment, update).
     """
     answers = [text[start:end] for text, start, end in rollouts.select("completion", "answer_start", "answer_end").iter_rows()]
     found: dict[str, Any] = {
@@ -80,6 +82,8 @@ def measure_iteration(
     reference = _number(metrics.get("update", {}).get("reference_kl"))
     found["reference_kl"] = reference or None  # 0 to the bit means that no reference was looked at
     found["segments"] = segments.height / rollouts.height if segments is not None and rollouts.height else None
+    found["unions"] = _number(metrics.get("segment", {}).get("unions_per_answer_mean"))
+    found["fallback_share"] = _number(metrics.get("segment", {}).get("fallback_share"))
     if rewards is not None:
         for name in ("reward", "retrieval", "format", "length", "repetition"):
             found[name] = _mean(rewards[name])

@@ -454,7 +454,8 @@ def _keep(rows: Rows, estimate: Estimate, chosen: Indices, shares: Shares) -> No
 
 def _dense(found: pl.DataFrame, of_length: Indices, masks: Masks, n_rows: int) -> Values:
     """Return [rows of this length, coalitions] values, NaN where the table has none."""
-    columns = pl.DataFrame({"coalition": coalitions.to_mask_strings(masks), "column": np.arange(len(masks))})
+    names = pl.Series(coalitions.to_mask_strings(masks), dtype=pl.String)
+    columns = pl.DataFrame({"coalition": names, "column": np.arange(len(masks))})
     joined = found.join(columns, on="coalition", how="inner")
     line = np.full(n_rows, -1, dtype=np.int64)
     line[of_length] = np.arange(len(of_length))

@@ -53,7 +53,7 @@ def report(layout: Layout, params: Params) -> dict[str, Any]:
             continue
         metrics = {
             stage: _json(layout.iteration(iteration, f"{stage}_metrics.json"), f"ospo {stage} --iter {iteration}") or {}
-            for stage in ("rollout", "update")
+            for stage in ("rollout", "segment", "update")
         }
         iterations.append(measure_iteration(iteration, rollouts, tables["segments"], tables["rewards"], metrics))
         share = max(1, params.report.rollouts // max(1, params.train.iterations))

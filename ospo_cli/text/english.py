@@ -37,9 +37,29 @@ MEASURED_WORDS = _words(
     "ram memory ssd hdd storage battery screen display monitor long wide tall high deep thick old warranty resolution diameter capacity"
 )
 
+# A number glued to one of these (21mm, 1tb, 250cc, 12v) is a measure too.
+GLUED_UNITS = UNITS - _words("bit core tier ply door seat foot feet") | _words("cc pk")
+# With a number behind it, a measure: `size 12`, `usb 2.0`.
+NUMBERED_WORDS = _words("size sizes age ages usb hdmi bluetooth version volume season episode chapter grade letter")
+# They belong to the model before them: `iphone 15 pro max`.
+MODEL_SUFFIXES = _words("pro max plus mini ultra lite air xl xs xr se fe x s gen generation")
+AUDIENCE = _words("women men womens mens ladies girls boys teens kids toddlers babies adults juniors")
+# "for kids room" is about a room: children alone do not end a prepositional phrase.
+ENDING_AUDIENCE = AUDIENCE - _words("kids toddlers babies womens mens")
 _GLUED = """
     slip on, carry on, clip on, roll on, stick on, snap on, pull on, plug in, built in, walk in, made in, made from, made by, made with,
     lace up, pull over, push up, pop up, pull up, stand up, make up, fold up, zip up, roll up, touch up, wind up, such as, up to, less than,
     more than
 """
-GLUED_PAIRS = frozenset((first, second) for first, second in (pair.split() for pair in _GLUED.split(",")))
+
+
+def _pairs(text: str) -> frozenset[tuple[str, str]]:
+    return frozenset((first, second) for first, second in (pair.split() for pair in text.split(",")))
+
+
+GLUED_PAIRS = _pairs(_GLUED)
+# Pairs that stand behind a complete phrase, where they close a clause.
+TRAILING_PAIRS = _pairs(
+    "limited edition, special edition, extended edition, deluxe edition, anniversary edition, knee length, ankle length, floor length, "
+    "full length, extra large, extra small, extra long, extra wide, full movie, full version, brand new"
+)

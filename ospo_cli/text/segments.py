@@ -1,23 +1,49 @@
-"""The players: phrases, words, sentences or windows of an answer, as character spans. Rules only, nothing to download."""
+"""The players: phrases, words, sentences or windows of an answer, as character spans. Rules only, nothing to download.
+
+The grammar of phrases (docs/segments.md has it with examples; first rule that fits, left to right, no phrase crosses a separator):
+
+    answer        = clause { separator clause }             separator: , ; : ! ? . | brackets, line breaks; not inside 15.6, 1,000, node.js
+    clause        = quotation | { phrase }
+    quotation     = '"' text '"'                            one phrase, its separators included
+    phrase        = measure | limit | prepositional | noun
+    measure       = { function } ( number { ("x" | "by") number } unit [ measured ] | number { ("x" | "by") number }+ | number unit-letters
+                    | money | range | decimal | year | numbered ( number | letter ) )
+    limit         = { function } limit-word { function } number
+    prepositional = boundary { function } noun              for men, without hood, not leather, and belt
+    noun          = { function } { attribute } head | brand { word } model { suffix }
+
+A phrase that has a content word ends before a measure and before a boundary word (preposition, conjunction, negation, article, pronoun);
+behind a model (a number, or letters with digits, that follows a content word) and its suffixes (`pro max`); behind an audience that
+`for` governs (`for women`); before an audience or a pair such as `limited edition` that closes the clause or stands before a boundary.
+What is left beyond 4 content words is cut into even pieces of at most 3 words: a fallback, counted.
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from ospo_cli.errors import CreditError
 from ospo_cli.text.english import (
+    AUDIENCE,
     BOUNDARY_WORDS,
+    ENDING_AUDIENCE,
     FUNCTION_WORDS,
     GLUED_PAIRS,
+    GLUED_UNITS,
     LIMIT_WORDS,
     MEASURED_WORDS,
+    MODEL_SUFFIXES,
+    NUMBERED_WORDS,
+    TRAILING_PAIRS,
     UNITS,
 )
+from ospo_cli.text.levels import LEVELS, LEVELS_WITH_PHRASES, UNIONS
 
-LEVELS = ("phrase", "word", "sentence", "window")
 LONGEST_PHRASE = 4
 FALLBACK_WORDS = 3
 
@@ -28,6 +54,15 @@ _QUOTED = re.compile(r"(?<!\w)\"(?=\S)[^\"\n]*(?<=\S)\"(?!\w)|“[^“”\n]*”
 _SENTENCE_END = re.compile(r"[.!?。！？…؟।\n\r\u2028\u2029]")
 _NUMBER = re.compile(r"[$€£¥₹]?\d+(?:[.,:/x×-]\d+)*[\"″′%+]?$")
 _CROSS = ("x", "×", "by")
+_GLUED_MEASURE = re.compile(r"\d+(?:[.,]\d+)?([a-z]+)$")
+_SIZE = re.compile(r"\d+(?:\.\d+)?(?:[x×]\d+(?:\.\d+)?)+[\"″′]?$")
+_MONEY = re.compile(r"[$€£¥₹]\d+(?:[.,]\d+)*$")
+_RANGE = re.compile(r"\d+-\d+$")
+_DECIMAL = re.compile(r"\d+\.\d+$|\d+(?:\.\d+)?[\"″]$")
+_YEAR = re.compile(r"(?:19\d\d|20[0-2]\d)$")
+_PERCENT = re.compile(r"\d+(?:\.\d+)?%$")
+# Letters with digits, but not 3d, 4k, 1080p, 2nd or 90s, which are attributes.
+_ATTRIBUTE_NUMBER = re.compile(r"\d+(?:[a-z]|st|nd|rd|th)$")
 
 
 @dataclass(frozen=True)
@@ -57,25 +92,31 @@ class _Word:
     is_quoted: bool
 
 
-def segment(answer: str, level: str, window: int = 3) -> list[Span]:
+def segment(answer: str, level: str, window: int = 3, unions: str = "auto") -> list[Span]:
     """Return the segments of an answer, in order; see `segmentation`."""
-    return segmentation(answer, level, window).spans
+    return segmentation(answer, level, window, unions).spans
 
 
-def segmentation(answer: str, level: str, window: int = 3) -> Segmentation:
-    """Cut an answer into disjoint ordered segments that hold every letter and digit of it.
+def segmentation(
+    answer: str, level: str, window: int = 3, unions: str = "auto", chunks: Sequence[tuple[int, int]] | None = None
+) -> Segmentation:
+    """Cut an answer into disjoint ordered segments that hold every letter and digit of it; time grows linearly with its length.
 
     Separators (punctuation and the white space between segments) belong to no segment; a sentence and a quotation keep the
-    punctuation inside them. Levels, and the unions (a-priori partition) over them:
+    punctuation inside them.
 
-    - phrase: noun phrases with their attributes, measures (`15.6 inch`), limits (`under 50`), prepositional phrases (`for men`,
-      `without hood`), quoted text; unions are sentences where the answer has several, else clauses. A run of more than 4 content
-      words that no rule cuts is cut into pieces of at most 3 words: a fallback, counted.
-    - word: `usb-c` and `15.6` are one word; unions are the phrases.
-    - sentence, window (of at most `window` words, never across a separator): each its own union.
+    Args:
+        answer: any text.
+        level: phrase (see the grammar above), word (`usb-c` and `15.6` are one), sentence (to the next of `.!?` or line break), or window
+            (of at most `window` words, never across a separator).
+        window: words, ≥ 1.
+        unions: the a-priori partition over the segments: sentence, clause, phrase (over words), none (each segment its own), or auto:
+            phrases over words; sentences over phrases where the answer has several, else clauses; none over sentences and windows.
+            Unions are runs of neighbouring segments, numbered from 0 in order: they never cross.
+        chunks: noun chunks of another chunker, ordered and disjoint, in place of the phrase rules; see `_chunked`.
 
     Raises:
-        CreditError: there is no such level, or the window is below 1.
+        CreditError: there is no such level, the window is below 1, or the unions do not hold whole segments of the level.
 
     >>> answer = "navy wool coat, 15.6 inch laptop for men"
     >>> [answer[span.start : span.end] for span in segment(answer, "phrase")]
@@ -85,26 +126,41 @@ def segmentation(answer: str, level: str, window: int = 3) -> Segmentation:
         raise CreditError("segment.level", "unknown level", found=level, expected=", ".join(LEVELS))
     if window < 1:
         raise CreditError("segment.window", "is below 1", found=window, expected="≥ 1")
+    if unions not in UNIONS[level]:
+        raise CreditError("segment.unions", f"no unions of level {level}", found=unions, expected=", ".join(UNIONS[level]))
     words = _words(answer)
-    if level == "sentence":
-        blocks = _runs(words, [word.sentence for word in words])
-        return Segmentation([Span(block[0].start, block[-1].end, index) for index, block in enumerate(blocks)], 0)
-    clauses = _runs(words, [word.clause for word in words])
-    if level == "window":
-        pieces = [clause[at : at + window] for clause in clauses for at in range(0, len(clause), window)]
-        return Segmentation([Span(piece[0].start, piece[-1].end, index) for index, piece in enumerate(pieces)], 0)
-    phrases: list[list[_Word]] = []
     fallbacks = 0
-    for clause in clauses:
-        for phrase in [clause] if clause[0].is_quoted else _phrases(clause):
-            cut = [phrase] if phrase[0].is_quoted else _cut_long(phrase)
-            fallbacks += len(cut) > 1
-            phrases.extend(cut)
-    if level == "word":
-        return Segmentation([Span(word.start, word.end, index) for index, phrase in enumerate(phrases) for word in phrase], fallbacks)
-    has_sentences = bool(words) and words[-1].sentence > 0
-    unions = [phrase[0].sentence if has_sentences else phrase[0].clause for phrase in phrases]
-    return Segmentation([Span(phrase[0].start, phrase[-1].end, union) for phrase, union in zip(phrases, unions, strict=True)], fallbacks)
+    phrases: list[list[_Word]] = []
+    if level in LEVELS_WITH_PHRASES:
+        phrases, fallbacks = _all_phrases(words, chunks)
+    if level == "phrase":
+        blocks = phrases
+    elif level == "word":
+        blocks = [[word] for word in words]
+    elif level == "sentence":
+        blocks = _runs(words, [word.sentence for word in words])
+    else:
+        clauses = _runs(words, [word.clause for word in words])
+        blocks = [clause[at : at + window] for clause in clauses for at in range(0, len(clause), window)]
+    if unions == "auto":
+        has_sentences = bool(words) and words[-1].sentence > 0
+        unions = {"phrase": "sentence" if has_sentences else "clause", "word": "phrase"}.get(level, "none")
+    return Segmentation(_with_unions(blocks, phrases, unions), fallbacks)
+
+
+def _with_unions(blocks: list[list[_Word]], phrases: list[list[_Word]], unions: str) -> list[Span]:
+    if unions == "phrase":
+        labels = [index for index, phrase in enumerate(phrases) for _ in phrase]
+    elif unions == "none":
+        labels = list(range(len(blocks)))
+    else:
+        labels = [block[0].sentence if unions == "sentence" else block[0].clause for block in blocks]
+    spans: list[Span] = []
+    union = -1
+    for index, (block, label) in enumerate(zip(blocks, labels, strict=True)):
+        union += index == 0 or label != labels[index - 1]
+        spans.append(Span(block[0].start, block[-1].end, union))
+    return spans
 
 
 def word_coverage(answer: str, spans: list[Span]) -> tuple[int, int]:
@@ -168,63 +224,158 @@ def _runs(words: list[_Word], labels: list[int]) -> list[list[_Word]]:
     return runs
 
 
-def _phrases(clause: list[_Word]) -> list[list[_Word]]:
+def _all_phrases(words: list[_Word], chunks: Sequence[tuple[int, int]] | None) -> tuple[list[list[_Word]], int]:
     phrases: list[list[_Word]] = []
-    current: list[_Word] = []
+    fallbacks = 0
+    for clause in _runs(words, [word.clause for word in words]):
+        if clause[0].is_quoted:
+            phrases.append(clause)
+            continue
+        for phrase in _phrases(clause) if chunks is None else _chunked(clause, chunks):
+            cut = _cut_long(phrase)
+            fallbacks += len(cut) > 1
+            phrases.extend(cut)
+    return phrases, fallbacks
+
+
+def _chunked(clause: list[_Word], chunks: Sequence[tuple[int, int]]) -> list[list[_Word]]:
+    """Return a partition of the clause: words that begin within one chunk are a phrase, so is each run of words in none.
+
+    Function words directly before a chunk (`for`, `without`) go with it, as they do in the rules.
+    """
+    starts = [start for start, _ in chunks]
+    owners: list[int] = []
+    for word in clause:
+        at = bisect_right(starts, word.start) - 1
+        owners.append(at if at >= 0 and word.start < chunks[at][1] else -1)
+    for place in range(len(clause) - 2, -1, -1):
+        if owners[place] < 0 and owners[place + 1] >= 0 and clause[place].folded in FUNCTION_WORDS:
+            owners[place] = owners[place + 1]
+    return _runs(clause, owners)
+
+
+class _Phrases:
+    """The phrases found so far, and the one that is being read; flags in place of looking back keep the time linear."""
+
+    def __init__(self) -> None:
+        self.done: list[list[_Word]] = []
+        self.current: list[_Word] = []
+        self.content = 0
+        self.has_limit = False
+
+    def add(self, words: list[_Word]) -> None:
+        self.current += words
+        self.content += sum(word.folded not in FUNCTION_WORDS for word in words)
+        self.has_limit = self.has_limit or any(word.folded in LIMIT_WORDS for word in words)
+
+    def end(self) -> None:
+        if self.content:
+            self.done.append(self.current)
+            self.current, self.content, self.has_limit = [], 0, False
+
+    def finished(self) -> list[list[_Word]]:
+        self.end()
+        if self.current and self.done:
+            self.done[-1] = [*self.done[-1], *self.current]
+        elif self.current:
+            self.done.append(self.current)
+        return self.done
+
+
+def _phrases(clause: list[_Word]) -> list[list[_Word]]:
+    found = _Phrases()
     position = 0
     while position < len(clause):
-        size = _measure(clause, position)
         word = clause[position]
+        before = found.current[-1].folded if found.current else ""
+        size = _measure(clause, position)
         if size:
-            if _has_content(current):
-                phrases.append(current)
-                current = []
-            phrases.append([*current, *clause[position : position + size]])
-            current = []
+            found.end()
+            found.add(clause[position : position + size])
+            found.end()
             position += size
             continue
-        is_glued = bool(current) and (current[-1].folded, word.folded) in GLUED_PAIRS
-        if word.folded in BOUNDARY_WORDS and not is_glued and _has_content(current):
-            phrases.append(current)
-            current = []
-        current.append(word)
+        starts_phrase = word.folded in BOUNDARY_WORDS and (before, word.folded) not in GLUED_PAIRS
+        if starts_phrase or _PERCENT.match(word.folded) or _closes_clause(clause, position):
+            found.end()
+        found.add([word])
         position += 1
-        if _NUMBER.match(word.folded) and any(before.folded in LIMIT_WORDS for before in current) and not _has_content(current[:-1]):
-            phrases.append(current)
-            current = []
-    if current and (_has_content(current) or not phrases):
-        phrases.append(current)
-    elif current:
-        phrases[-1] = [*phrases[-1], *current]
-    return phrases
+        is_number = bool(_NUMBER.match(word.folded))
+        if is_number and found.has_limit and found.content == 1:
+            found.end()
+        elif before and before not in FUNCTION_WORDS and _is_model(word.folded):
+            while position < len(clause) and clause[position].folded in MODEL_SUFFIXES:
+                found.add([clause[position]])
+                position += 1
+            found.end()
+        elif word.folded in ENDING_AUDIENCE and found.current[0].folded == "for" and found.content == 1:
+            found.end()
+    return found.finished()
+
+
+def _closes_clause(clause: list[_Word], position: int) -> bool:
+    """Tell whether an audience or a trailing pair starts here, with nothing behind it that it could be an attribute of."""
+    size = _closing_size(clause, position)
+    if not size:
+        return False
+    position += size
+    if position == len(clause) or clause[position].folded in BOUNDARY_WORDS:
+        return True
+    return bool(_closing_size(clause, position) or _measure(clause, position) or _PERCENT.match(clause[position].folded))
+
+
+def _closing_size(clause: list[_Word], position: int) -> int:
+    if clause[position].folded in AUDIENCE:
+        return 1
+    is_pair = position + 1 < len(clause) and (clause[position].folded, clause[position + 1].folded) in TRAILING_PAIRS
+    return 2 if is_pair else 0
+
+
+def _is_model(folded: str) -> bool:
+    """Tell whether a word that follows a content word is the number or name of a model: 9, v30, tn-2110."""
+    if _ATTRIBUTE_NUMBER.match(folded) or _PERCENT.match(folded):
+        return False
+    return folded[0].isalnum() and any(letter.isdigit() for letter in folded)
 
 
 def _measure(clause: list[_Word], start: int) -> int:
     """Return the number of words of the measure that starts here (number, unit, what is measured), or 0."""
-    if not _NUMBER.match(clause[start].folded):
+    word = clause[start].folded
+    if word in NUMBERED_WORDS and start + 1 < len(clause):
+        following = clause[start + 1].folded
+        return 2 if _NUMBER.match(following) or (word in ("size", "letter") and len(following) == 1) else 0
+    glued = _GLUED_MEASURE.match(word)
+    if (glued and glued[1] in GLUED_UNITS) or _SIZE.match(word):
+        return _with_measured(clause, start + 1, start)
+    if not _NUMBER.match(word):
         return 0
     position = start + 1
     while position + 1 < len(clause) and clause[position].folded in _CROSS and _NUMBER.match(clause[position + 1].folded):
         position += 2
-    if position == len(clause):
-        return 0
-    unit = clause[position].folded
-    # "in" is an inch after 15.6 or at the end of a clause, a preposition in "size 10 in black".
-    is_unit = unit in UNITS or (unit == "in" and ("." in clause[position - 1].folded or position + 1 == len(clause)))
-    if not is_unit:
-        return 0
-    position += 1
-    if position < len(clause) and clause[position].folded in MEASURED_WORDS:
+    if position < len(clause):
+        unit = clause[position].folded
+        # "in" is an inch after 15.6 or at the end of a clause, a preposition in "size 10 in black".
+        if unit in UNITS or (unit == "in" and ("." in clause[position - 1].folded or position + 1 == len(clause))):
+            return _with_measured(clause, position + 1, start)
+    if position > start + 1:
+        return position - start
+    # At the start a year is part of a name, as in `2012 movie`.
+    if (start > 0 and _YEAR.match(word)) or _MONEY.match(word) or _RANGE.match(word) or _DECIMAL.match(word):
+        return _with_measured(clause, position, start)
+    return 0
+
+
+def _with_measured(clause: list[_Word], position: int, start: int) -> int:
+    if position < len(clause) and (
+        clause[position].folded in MEASURED_WORDS or (clause[position].folded in UNITS and _SIZE.match(clause[start].folded))
+    ):
         position += 1
     return position - start
 
 
-def _has_content(phrase: list[_Word]) -> bool:
-    return any(word.folded not in FUNCTION_WORDS for word in phrase)
-
-
 def _cut_long(phrase: list[_Word]) -> list[list[_Word]]:
-    if sum(word.folded not in FUNCTION_WORDS for word in phrase) <= LONGEST_PHRASE:
+    # A measure of many numbers (2 x 4 x 6 inch) is one thing.
+    if sum(not (word.folded in FUNCTION_WORDS or word.folded in _CROSS or _NUMBER.match(word.folded)) for word in phrase) <= LONGEST_PHRASE:
         return [phrase]
     count = -(-len(phrase) // FALLBACK_WORDS)
     size, larger = divmod(len(phrase), count)

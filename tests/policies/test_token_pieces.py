@@ -73,10 +73,39 @@ def test_a_plain_word_level_tokenizer_is_exact():
     assert TokenPieces(raw).text([0, 1, 2]) == "navy coat"
 
 
-def test_a_tokenizer_that_cannot_be_mapped_exactly_is_refused():
-    raw = Tokenizer(models.WordPiece({"[UNK]": 0, "coat": 1, "##s": 2}, unk_token="[UNK]"))
+def test_word_pieces_spell_a_blank_before_each_word_and_none_before_its_continuation():
+    raw = Tokenizer(models.WordPiece({"[UNK]": 0, "coat": 1, "##s": 2, ",": 3}, unk_token="[UNK]"))
     raw.pre_tokenizer, raw.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece()
-    with pytest.raises(PolicyError, match="cannot be mapped to bytes exactly"):
+    assert TokenPieces(raw).text([1, 2, 3, 1]) == " coats , coat"
+    assert TokenPieces(raw).pieces([1, 2]) == [b" coat", b"s"]
+
+
+def test_a_byte_token_is_a_byte_only_where_the_decoder_has_byte_fallback():
+    raw = Tokenizer(models.BPE({"<unk>": 0, "<0xC3>": 1}, [], unk_token="<unk>"))
+    raw.decoder = decoders.Metaspace()
+    assert TokenPieces(raw).pieces([1]) == [b"<0xC3>"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "pre_tokenizer", "decoder"),
+    [
+        ("BPE", None, decoders.CTC()),
+        ("WordPiece", None, None),
+        ("WordLevel", None, decoders.Sequence([decoders.Replace("a", "b"), decoders.Fuse()])),
+        ("WordLevel", pre_tokenizers.ByteLevel(), None),
+        ("WordLevel", pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Metaspace()]), decoders.Fuse()),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_mapped_exactly_is_refused(kind, pre_tokenizer, decoder):
+    vocabulary = {"[UNK]": 0, "coat": 1}
+    made = {
+        "BPE": models.BPE(vocabulary, [], unk_token="[UNK]"),
+        "WordPiece": models.WordPiece(vocabulary, unk_token="[UNK]"),
+        "WordLevel": models.WordLevel(vocabulary, unk_token="[UNK]"),
+    }
+    raw = Tokenizer(made[kind])
+    raw.pre_tokenizer, raw.decoder = pre_tokenizer, decoder
+    with pytest.raises(PolicyError, match=f"cannot be mapped to bytes exactly: found {kind} with decoder"):
         TokenPieces(raw)
 
 

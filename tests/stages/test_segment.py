@@ -76,6 +76,23 @@ def test_metrics_count_what_happened() -> None:
     }
 
 
+def test_metrics_hold_the_distribution_of_segments_and_unions() -> None:
+    completions = ["<answer></answer>", "<answer>red</answer>", "<answer>red, blue for men</answer>", "a, b, c, d, e"]
+    _, metrics = stage.segment(rollouts(completions), Segment(max_segments=4))
+    assert metrics["answers_by_segments"] == {"0": 1, "1": 1, "2": 0, "3": 1, "4": 1, "5-8": 0, "9-16": 0, "17+": 0}
+    assert [metrics[f"segments_per_answer_{name}"] for name in ("mean", "p10", "median", "p90", "max")] == pytest.approx(
+        [2, 0.3, 2, 3.7, 4]
+    )
+    assert [metrics[f"unions_per_answer_{name}"] for name in ("mean", "median", "max")] == pytest.approx([7 / 4, 1.5, 4])
+    assert metrics["merged_share"] == 0.25
+
+
+@pytest.mark.parametrize(("unions", "expected"), [("auto", [0, 0, 1]), ("clause", [0, 0, 1]), ("sentence", [0, 0, 0]), ("none", [0, 1, 2])])
+def test_unions_are_those_of_the_parameter(unions: str, expected: list[int]) -> None:
+    frame, _ = stage.segment(rollouts(["<answer>coat for men, red</answer>"]), Segment(unions=unions))
+    assert frame["union_index"].to_list() == expected
+
+
 def test_the_tail_beyond_the_most_segments_becomes_one() -> None:
     completions = ["<answer>a1, b1, c1, d1</answer>", "<answer>a1, b1</answer>"]
     frame, _ = stage.segment(rollouts(completions), Segment(max_segments=2))

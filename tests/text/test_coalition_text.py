@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 
 from ospo_cli.text.coalition_text import coalition_text
-from ospo_cli.text.segments import LEVELS, segment
+from ospo_cli.text.levels import LEVELS
+from ospo_cli.text.segments import segment
 from ospo_cli.text.words import words
 from tests.text.hostile_texts import ANSWERS
 

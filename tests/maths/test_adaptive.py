@@ -1,0 +1,115 @@
+"""Further coalitions: where they go, what they cost, and that whoever has the values can follow."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ospo_cli.maths import coalitions, seeding
+from ospo_cli.maths.adaptive import AdaptiveGroup
+from ospo_cli.maths.coalitions import Budget, Players
+from ospo_cli.maths.estimators import ESTIMATORS, sample, sampled_shares
+from tests.games import Game, random_game, values_of
+from tests.oracles import owen_by_orders, shapley_by_orders
+
+NAMES = ["shapley", "shapley-windows", "owen"]
+BUDGET = Budget(exact=2, orders=4, width=32, further=40)
+
+
+@dataclasses.dataclass
+class Followed:
+    """A group that was sampled to its end."""
+
+    group: AdaptiveGroup
+    asked: list[set[bytes]]
+    first: list[set[bytes]]
+
+
+def follow(name: str, games: list[Game], players: list[Players], budget: Budget = BUDGET, seed: int = 0) -> Followed:
+    draws = [seeding.streams(seed, f"r{index}") for index in range(len(games))]
+    group = AdaptiveGroup(ESTIMATORS[name], players, budget, draws)
+    asked: list[set[bytes]] = [set() for _ in games]
+    first: list[set[bytes]] = []
+    while wanted := group.request():
+        for index, masks in wanted:
+            asked[index] |= {mask.tobytes() for mask in masks}
+        first = first or [set(each) for each in asked]
+        group.receive([values_of(games[index], masks) for index, masks in wanted])
+    return Followed(group, asked, first)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32), n=st.integers(2, 7))
+def test_shares_sum_to_the_gain_and_the_budget_is_never_exceeded(name: str, seed: int, n: int) -> None:
+    games = [random_game(n, seed + index) for index in range(3)]
+    found = follow(name, games, [Players(n, (0,) * (n - 1) + (1,))] * 3)
+    further = sum(len(asked - first) for asked, first in zip(found.asked, found.first, strict=True))
+    assert further <= 3 * BUDGET.further
+    for game, shares in zip(games, found.group.shares(), strict=True):
+        assert shares.share.sum() == pytest.approx(game(frozenset(range(n))), abs=1e-9)
+
+
+def test_nothing_further_is_asked_where_the_order_is_certain() -> None:
+    worth = np.array([0.1, 0.4, 0.2, 0.3, 0.0])
+    found = follow("shapley", [lambda members: float(worth[list(members)].sum())], [Players(5)])
+    assert found.asked == found.first
+
+
+def test_the_budget_goes_to_the_rollout_that_is_uncertain_and_to_its_doubtful_segments() -> None:
+    noise = random_game(6, 1)
+
+    def certain(members: frozenset[int]) -> float:
+        return float(sum(members))
+
+    def doubtful(members: frozenset[int]) -> float:
+        # Segments 0 and 1 differ from each other by noise, the others by far.
+        return 10.0 * sum(member for member in members if member > 1) + noise(members & {0, 1, 2})
+
+    found = follow("shapley", [certain, doubtful], [Players(6)] * 2)
+    assert found.asked[0] == found.first[0]
+    assert found.asked[1] > found.first[1]
+    count = found.group.shares()[1].n_contributions
+    assert count[:2].min() > count[3:].max()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_more_budget_brings_the_estimate_closer_and_its_error_tells_so(name: str) -> None:
+    players, game = Players(7, (0, 0, 0, 1, 1, 2, 2)), random_game(7, 4)
+    truth = owen_by_orders(7, game, players.unions or ()) if name == "owen" else shapley_by_orders(7, game)
+    errors, told = [], []
+    for further in (1, 1_000):
+        results = [
+            follow(name, [game], [players], dataclasses.replace(BUDGET, further=further), seed).group.shares()[0] for seed in range(20)
+        ]
+        errors.append(np.sqrt(np.mean([(result.share - truth) ** 2 for result in results])))
+        told.append(np.sqrt(np.mean([result.standard_error**2 for result in results])))
+    assert errors[1] < 0.5 * errors[0]
+    assert told[1] < 0.5 * told[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_doubt_the_estimate_is_that_of_the_first_orders(name: str) -> None:
+    players, game, budget = Players(6, (0, 0, 1, 1, 1, 2)), random_game(6, 9), dataclasses.replace(BUDGET, further=1)
+    adaptive = follow(name, [game], [players], budget).group.shares()[0]
+    drawn = sample(ESTIMATORS[name], [players], budget, [seeding.streams(0, "r0")])
+    fixed = sampled_shares(drawn, values_of(game, drawn.coalitions[0])[None], values_of(game, drawn.windows)[None])
+    assert adaptive.share == pytest.approx(fixed.share[0], abs=1e-9)
+    assert adaptive.standard_error == pytest.approx(fixed.standard_error[0], abs=1e-9)
+
+
+def test_equal_draws_and_values_ask_for_the_same_coalitions() -> None:
+    games = [random_game(10, index) for index in range(4)]
+    first, again = (follow("shapley-windows", games, [Players(10)] * 4).asked for _ in range(2))
+    assert first == again
+    assert first != follow("shapley-windows", games, [Players(10)] * 4, seed=1).asked
+
+
+def test_windows_are_asked_for_once_and_first() -> None:
+    found = follow("shapley-windows", [random_game(6, 1)], [Players(6)])
+    windows = {mask.tobytes() for mask in coalitions.contiguous(6, 32, 0, coalitions.undrawn(""))}
+    assert windows <= found.first[0]

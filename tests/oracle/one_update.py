@@ -1,0 +1,180 @@
+"""One optimiser step over nine rollouts, as this project takes it; the same rollouts, exported, are what another trainer is given."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors.torch import load_file
+
+from ospo_cli import params as parameters
+from ospo_cli import parquet, schemas
+from ospo_cli.layout import Layout
+from ospo_cli.policies import gradient_step
+from ospo_cli.policies.folder import load_policy
+from ospo_cli.stages import export, update
+from tests.policies.tiny import tiny_params, write_tiny_policy
+
+FIXTURE = Path(__file__).with_name("trl_update.json")
+ITERATION = 2  # policy 001 trains, policy 000 is the reference: with both the same a penalty would have no gradient
+LEARNING_RATE = 2e-4
+MAX_NEW_TOKENS = 12
+# Every so-many-th number of the flattened weights is kept in the fixture.
+STRIDE = 331
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One way to aggregate, clip and penalise; `loss_type` is TRL's name of the aggregation."""
+
+    name: str
+    aggregation: str
+    loss_type: str
+    temperature: float = 1.0
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    kl_weight: float = 0.0
+
+    @property
+    def params(self) -> parameters.Params:
+        """All parameters of the tiny project under this setup: one step over all groups."""
+        return tiny_params(
+            rollout={"temperature": self.temperature, "max_new_tokens": MAX_NEW_TOKENS},
+            update={
+                "aggregation": self.aggregation,
+                "clip_low": self.clip_low,
+                "clip_high": self.clip_high,
+                "kl_weight": self.kl_weight,
+                "learning_rate": LEARNING_RATE,
+                "groups_per_step": 100,
+                "max_logprob_mismatch": 100.0,  # the old log-probabilities are moved on purpose, so that ratios are clipped
+            },
+        )
+
+
+SETUPS = {
+    setup.name: setup
+    for setup in (
+        Setup("mean over rows", "seq_mean", "grpo"),
+        Setup("mean over tokens", "token_mean", "bnpo"),
+        Setup("constant", "constant", "dr_grpo"),
+        Setup("uneven clip", "seq_mean", "grpo", clip_low=0.1, clip_high=0.3),
+        Setup("penalty", "seq_mean", "grpo", kl_weight=0.05),
+        Setup("temperature", "token_mean", "bnpo", temperature=0.7),
+        Setup("everything", "constant", "dr_grpo", temperature=1.3, clip_low=0.05, clip_high=0.28, kl_weight=0.2),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """Loss, gradient and weights after the step, flat, in the order of the weights' names."""
+
+    loss: float
+    gradient: torch.Tensor
+    weights: torch.Tensor
+
+    def sample(self) -> dict[str, object]:
+        """Return what the fixture keeps: the loss, norms, and every STRIDE-th number."""
+        return {
+            "loss": self.loss,
+            "gradient_norm": float(self.gradient.double().norm()),
+            "weights_norm": float(self.weights.double().norm()),
+            "gradient": rounded(self.gradient[::STRIDE]),
+            "weights": rounded(self.weights[::STRIDE]),
+        }
+
+
+def rounded(values: torch.Tensor) -> list[float]:
+    """Return numbers to nine decimals: far below what is asked for, and short."""
+    return [round(value, 9) for value in values.tolist()]
+
+
+def flat(named: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return all tensors in one, by name."""
+    return torch.cat([named[name].detach().float().flatten() for name in sorted(named)])
+
+
+def write_policies(layout: Layout) -> None:
+    """Write policies 000 and 001: same tokenizer, other weights."""
+    write_tiny_policy(layout.policy(0), seed=0, scale=2.0)
+    write_tiny_policy(layout.policy(1), seed=1, scale=2.0)
+
+
+def draw_rows(layout: Layout) -> list[dict]:
+    """Return nine rollouts of three prompts, 1 to 12 tokens long; old log-probabilities are not the policy's, one group has no advantage."""
+    rng = np.random.default_rng(20260108)
+    rows = []
+    for group in range(3):
+        prompt = rng.integers(5, 300, size=4 + 3 * group).tolist()
+        for index in range(3):
+            length = int(rng.integers(1, MAX_NEW_TOKENS + 1)) if group else (1, 12, 5)[index]
+            advantages = rng.normal(size=length) * (group != 1)
+            rows.append(
+                {
+                    "prompt_id": f"p{group}",
+                    "sample_index": index,
+                    "prompt_token_ids": prompt,
+                    "token_ids": rng.integers(5, 300, size=length).tolist(),
+                    "behavior_logprobs": np.zeros(length).tolist(),
+                    "advantages": advantages.round(4).tolist(),
+                }
+            )
+    write_rows(layout, rows)
+    policy = load_policy(layout.policy(1), 1)
+    moved = gradient_step.logprobs_of(policy, _rows(layout, SETUPS["mean over rows"]), 10_000).astype(np.float64)
+    moved = np.minimum(moved + rng.normal(scale=0.15, size=len(moved)), -0.001).round(5)
+    for row in rows:
+        row["behavior_logprobs"], moved = moved[: len(row["token_ids"])].tolist(), moved[len(row["token_ids"]) :]
+    return rows
+
+
+def write_rows(layout: Layout, rows: list[dict]) -> None:
+    """Write the tables that update and export read."""
+    frame = pl.DataFrame(rows).with_columns(rollout_id=pl.format("002:{}:0{}", "prompt_id", "sample_index"))
+    tables = {
+        "rollouts": frame.with_columns(
+            completion=pl.lit("…"), answer_start=0, answer_end=1, has_answer_tags=False, finish_reason=pl.lit("length")
+        ),
+        "token_advantages": frame,
+        "rewards": frame.with_columns(
+            is_degenerate_group=pl.col("prompt_id") == "p1",
+            **{name: pl.lit(0.0) for name in ("reward", "retrieval", "format", "length", "repetition")},
+        ),
+    }
+    for name, table in tables.items():
+        declared = schemas.TABLES[name]
+        parquet.write(table.select(*declared.schema).cast(declared.schema), layout.iteration(ITERATION, f"{name}.parquet"), declared)
+    asked = pl.DataFrame(
+        [(prompt_id, "train", prompt_id, [], prompt_id) for prompt_id in ("p0", "p1", "p2")], schema=schemas.PROMPTS.schema, orient="row"
+    )
+    parquet.write(asked, layout.prepared("prompts.parquet"), schemas.PROMPTS)
+    recorded = {"estimator": "myerson", "rule": "group-additive"}
+    layout.iteration(ITERATION, "attribute_metrics.json").write_text(json.dumps(recorded), encoding="utf-8")
+
+
+def exported(layout: Layout, setup: Setup, target: str = "trl") -> Path:
+    """Return the file that `ospo export` writes."""
+    return Path(export.execute(layout, setup.params, ITERATION, target)["path"])
+
+
+def our_step(layout: Layout, setup: Setup) -> Step:
+    """Return loss and gradient as `update` computes them, and the weights that it writes."""
+    policy = load_policy(layout.policy(ITERATION - 1), 1, trainable=True)
+    rows = _rows(layout, setup)
+    if setup.kl_weight:
+        reference = load_policy(layout.policy(0), 1)
+        rows = dataclasses.replace(rows, reference_logprobs=gradient_step.logprobs_of(reference, rows, 10_000))
+    measures = gradient_step.accumulate(policy, rows, rows.groups, setup.params.update)
+    gradient = flat({name: weight.grad for name, weight in policy.model.named_parameters()})
+    update.execute(layout, setup.params, ITERATION)
+    return Step(measures["loss"], gradient, flat(load_file(layout.policy(ITERATION) / "model.safetensors")))
+
+
+def _rows(layout: Layout, setup: Setup) -> gradient_step.Rows:
+    rollouts = parquet.read(layout.iteration(ITERATION, "rollouts.parquet"), schemas.ROLLOUTS)
+    advantages = parquet.read(layout.iteration(ITERATION, "token_advantages.parquet"), schemas.TOKEN_ADVANTAGES)
+    return update.to_rows(rollouts, advantages, setup.params.rollout, ITERATION)
