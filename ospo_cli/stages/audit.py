@@ -71,10 +71,22 @@ def _measures(unseen: Sequence[str]) -> list[_Measure]:
         _Measure(
             "filler", "AUC", "auc", "AUC", "how often an injected word of a judged product outranks one of none, ties half; chance: .5"
         ),
-        _Measure("deletion", "area", "deletion", "del", "mean value while segments leave, largest share first; lower is better"),
-        _Measure("deletion", "minus random orders", "deletion control", "del−r", "the same minus that of random orders"),
-        _Measure("insertion", "area", "insertion", "ins", "mean value while segments enter, largest share first; higher is better"),
-        _Measure("insertion", "minus random orders", "insertion control", "ins−r", "the same minus that of random orders"),
+        _Measure("deletion", "area", "deletion", "", "mean value while segments leave, largest share first"),
+        _Measure(
+            "deletion",
+            "minus random orders",
+            "deletion control",
+            "delete",
+            "mean value while segments leave, largest share first, minus that of random orders; lower is better",
+        ),
+        _Measure("insertion", "area", "insertion", "", "mean value while segments enter, largest share first"),
+        _Measure(
+            "insertion",
+            "minus random orders",
+            "insertion control",
+            "insert",
+            "mean value while segments enter, largest share first, minus that of random orders; higher is better",
+        ),
         _Measure("rank", "Spearman with exact Shapley", "rank", "rank", "rank correlation of the shares with exact Shapley values"),
         _Measure(
             "calibration", "coverage", "coverage", "cover", "sampled estimates within 1.96 standard errors of the exact value; right: .95"
@@ -160,10 +172,25 @@ def print_result(table: pl.DataFrame, metrics: dict[str, Any], params: Params, s
         cells = [(measure, values.get((name, measure.check, measure.measure))) for measure in shown]
         rows.append([name, *(short(value) if measure.is_largest or measure.check == "cost" else plain(value) for measure, value in cells)])
     columns = [measure.column for measure in shown]
-    output.grid(["estimator", *columns], rows, numbers=columns)
+    for first, last in _blocks(["estimator", *columns], rows, output.console.width if output.console is not None else None):
+        output.grid(["estimator", *columns[first:last]], [[row[0], *row[1 + first : 1 + last]] for row in rows], numbers=columns)
     output.line()
     for measure in shown:
         output.line(f"{measure.column}: {measure.meaning}", style="dim")
+
+
+def _blocks(header: list[str], rows: list[list[str]], width: int | None) -> list[tuple[int, int]]:
+    """Return which columns after the first stand in one grid, so that a terminal of that width cuts none of them off."""
+    if width is None:
+        return [(0, len(header) - 1)]
+    name, *widths = [3 + max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    blocks, first, used = [], 0, name
+    for column, own in enumerate(widths):
+        if used + own > width and column > first:
+            blocks.append((first, column))
+            first, used = column, name
+        used += own
+    return [*blocks, (first, len(widths))]
 
 
 def _unseen(params: Params) -> list[str]:
@@ -347,8 +374,8 @@ class _Auditor:
         found["deletion"], found["insertion"] = _areas(base, order)
         found["deletion control"] = found["deletion"] - case.control_deletion
         found["insertion control"] = found["insertion"] - case.control_insertion
-        found["rank"] = audit_measures.spearman(share, case.shapley)
-        found |= {f"unseen {name}": audit_measures.spearman(share, values) for name, values in case.unseen.items()}
+        found["rank"] = _rank_correlation(share, case.shapley)
+        found |= {f"unseen {name}": _rank_correlation(share, values) for name, values in case.unseen.items()}
         found["cost"] = float(len(self._masks(estimator, base.players)))
         if estimator.sampling:
             found |= self._calibrated(estimator, base, case.rollout_id, share)
@@ -391,7 +418,7 @@ class _Auditor:
         rng = self._draw(rollout_id, "injected")
         added = [helpful[int(rng.integers(len(helpful)))], filler[int(rng.integers(len(filler)))]]
         phrases, unions = list(phrases), list(unions)
-        places = []
+        places: list[int] = []
         for word in added:
             place = int(rng.integers(len(phrases) + 1))
             phrases.insert(place, word)
@@ -434,6 +461,13 @@ def _areas(game: _Game, order: NDArray[np.int64]) -> tuple[float, float]:
     """Return the areas of the deletion and of the insertion curve in that order."""
     inserted = chains(order)
     return audit_measures.curve_area(game.value(~inserted)), audit_measures.curve_area(game.value(inserted))
+
+
+def _rank_correlation(share: Values, reference: Values) -> float:
+    """Return Spearman's correlation; 0 where the shares alone are constant, so that no estimator gains by saying nothing."""
+    if np.isnan(audit_measures.spearman(reference, reference)):
+        return float("nan")
+    return float(np.nan_to_num(audit_measures.spearman(share, reference), nan=0.0))
 
 
 def _table(found: dict[str, list[dict[str, float]]], measures: Sequence[_Measure], params: Params) -> pl.DataFrame:

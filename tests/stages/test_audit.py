@@ -3,12 +3,15 @@
 import dataclasses
 import io
 import json
+import re
 
 import numpy as np
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
-from ospo_cli import params, parquet
+from ospo_cli import params, parquet, presets
+from ospo_cli.cli import app
 from ospo_cli.errors import CreditError, MissingInputError, ParameterError
 from ospo_cli.layout import Layout
 from ospo_cli.maths.estimators import ESTIMATORS
@@ -106,7 +109,9 @@ def test_equal_parts_are_chance_in_the_filler_check(audited):
     table, _ = audited
     found = reading(table, "uniform", "filler", "AUC")
     assert (found["value"], found["low"], found["high"]) == (0.5, 0.5, 0.5)
-    assert reading(table, "uniform", "rank", "Spearman with exact Shapley")["n"] == 0
+    said_nothing, exact = (reading(table, name, "rank", "Spearman with exact Shapley") for name in ("uniform", "shapley"))
+    assert said_nothing["value"] == 0
+    assert said_nothing["n"] == exact["n"]
 
 
 def test_the_audited_games_are_those_of_coalition_values(layout):
@@ -153,6 +158,31 @@ def test_the_grid_has_a_line_for_each_estimator_and_says_what_each_column_is(lay
     assert stored["audited"] == 5
     assert set(stored["estimator_seconds"]) == {"myerson", "alone"}
     assert parquet.read(layout.iteration(1, "audit.parquet"), AUDIT).equals(table.sort(AUDIT.key))
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_narrow_terminal_loses_no_column(layout, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    table, metrics = audit.execute(layout, settings(), 1, 5, ["myerson", "alone"])
+    stream = Terminal()
+    audit.print_result(table, metrics, settings(), stream)
+    text = re.sub("\x1b\\[[0-9;]*m", "", stream.getvalue())
+    headers = [word for line in text.splitlines() if line.split()[:1] == ["estimator"] for word in line.split()[1:]]
+    assert headers == [measure.column for measure in audit._measures(["tfidf-char"]) if measure.column]
+    assert "…" not in text
+
+
+def test_the_command_prints_the_grid_and_names_the_file(layout):
+    layout.params.write_text(presets.render(settings()), encoding="utf-8")
+    done = CliRunner().invoke(app, ["audit", "-k", "1", "--rollouts", "3", "--estimators", "myerson, alone", "-p", str(layout.root)])
+    assert done.exit_code == 0, done.output
+    assert [line.split()[0] for line in done.stdout.splitlines()[2:4]] == ["myerson", "alone"]
+    assert "audit.parquet" in done.output
 
 
 def test_an_unknown_estimator_is_named_with_what_exists(layout):
