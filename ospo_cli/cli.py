@@ -269,6 +269,26 @@ def inspect(
     show(table, Layout(project), iteration, rollout_id or None, rows)
 
 
+@app.command("audit")
+def audit(
+    iteration: Annotated[int, typer.Option("--iter", "-k", min=1, help="Iteration whose rollouts are audited.")],
+    rollouts: Annotated[int, typer.Option("--rollouts", min=1, help="Most rollouts, drawn by seed.")] = 100,
+    estimators: Annotated[str, typer.Option("--estimators", help="Names, separated by commas.", show_default="all")] = "",
+    project: Project = HERE,
+) -> None:
+    """Measure every estimator on an iteration's rollouts against properties with a right answer (docs/audit.md)."""
+    from ospo_cli import params
+    from ospo_cli.layout import Layout
+    from ospo_cli.stages import audit as stage
+
+    layout = Layout(project)
+    parameters = params.load(layout.params)
+    names = [name.strip() for name in estimators.split(",")] if estimators else None
+    table, metrics = stage.execute(layout, parameters, iteration, rollouts, names)
+    stage.print_result(table, metrics, parameters)
+    sys.stderr.write(f"ospo audit: wrote {shorten(layout.iteration(iteration, 'audit.parquet'), 1000)}, audit_metrics.json\n")
+
+
 @app.command("params")
 def show_params(
     name: Annotated[str, typer.Argument(help="Only parameters that hold this text.")] = "",

@@ -348,11 +348,26 @@ FOREIGN_ROLLOUTS = Table(
     ),
 )
 
+AUDIT = Table(
+    "audit",
+    "what `ospo audit` measured of each estimator on an iteration's rollouts (docs/audit.md)",
+    ("estimator", "check", "measure"),
+    (
+        Column("estimator", pl.String, "as in attribute.estimator"),
+        Column("check", pl.String, "what is checked, such as null player"),
+        Column("measure", pl.String, "which number of it, such as largest |share|; a retriever's name for check leave-one-out"),
+        Column("value", pl.Float64, "mean or largest over rollouts; null where no rollout was fit for the check", nullable=True),
+        Column("low", pl.Float64, "lower end of a mean's 95 % bootstrap interval over rollouts; null for a largest value", nullable=True),
+        Column("high", pl.Float64, "upper end", nullable=True),
+        Column("n", pl.Int32, "rollouts behind the number"),
+    ),
+)
+
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         DOCUMENTS, PROMPTS, QRELS, POOLS, TEACHER_PAIRS, RAW_QUERY_VALUES, ROLLOUTS, SEGMENTS, REWARDS, COALITION_VALUES,
-        ATTRIBUTIONS, INTERACTIONS, TOKEN_ADVANTAGES, COMPLETIONS, RUN, QUERY_METRICS,
+        ATTRIBUTIONS, INTERACTIONS, TOKEN_ADVANTAGES, COMPLETIONS, RUN, QUERY_METRICS, AUDIT,
         LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY,
     )
 }  # fmt: skip

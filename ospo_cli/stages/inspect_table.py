@@ -109,7 +109,7 @@ def _table_path(layout: Layout, iteration: int, name: str) -> Path:
         return layout.prepared(f"{name}.parquet")
     if name == "raw_query_values":
         return layout.raw_query_values()
-    if name in _CREDIT_TABLES:
+    if name in (*_CREDIT_TABLES, "audit"):
         return _iteration_path(layout, iteration, name)
     return layout.evaluation(f"{name}.parquet")
 
@@ -120,7 +120,7 @@ def _iteration_path(layout: Layout, iteration: int, name: str) -> Path:
 
 def _maker(table: Table, iteration: int) -> str:
     stages = {"rollouts": "rollout", "segments": "segment", "rewards": "score-coalitions", "coalition_values": "score-coalitions"}
-    stages |= {"attributions": "attribute", "token_advantages": "attribute"}
+    stages |= {"attributions": "attribute", "token_advantages": "attribute", "audit": "audit"}
     if table.name in stages:
         return f"ospo {stages[table.name]} --iter {iteration}"
     others = {"raw_query_values": "score-queries"} | dict.fromkeys(_PREPARED_TABLES, "prepare-data")
