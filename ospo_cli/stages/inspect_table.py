@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import polars as pl
 
 from ospo_cli import parquet, schemas
 from ospo_cli.errors import MissingInputError, OspoError
 from ospo_cli.layout import Layout
-from ospo_cli.report.credit_painting import credit_line, painted_credit
 from ospo_cli.report.markup import visible
 from ospo_cli.report.number_text import plain
 from ospo_cli.report.rollout_groups import colour_scale, rollout_groups
+from ospo_cli.report.terminal import Output
 from ospo_cli.schemas import Table
 
 _CREDIT_TABLES = ("rollouts", "segments", "rewards", "coalition_values", "attributions", "interactions", "token_advantages")
@@ -43,7 +42,7 @@ def inspect(
     Raises:
         OspoError: no such table, file or rollout.
     """
-    output = _Output(stream if stream is not None else sys.stdout)
+    output = Output(stream if stream is not None else sys.stdout)
     if rollout_id is not None and rollout_id[:3].isdecimal() and rollout_id[3:4] == ":":
         iteration = int(rollout_id[:3])
     path, table = _found(path_or_table_name, layout, iteration)
@@ -64,52 +63,6 @@ def inspect(
         _print_credit(layout, iteration, rollout_id, output)
     elif rollout_id is not None:
         raise OspoError(table.name, "holds no rollout to paint", remedy=f"name one of {', '.join(_CREDIT_TABLES)}")
-
-
-class _Output:
-    """Lines and grids: through rich on a terminal, plain elsewhere."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-        self.console: Any = None
-        if stream.isatty():
-            from rich.console import Console
-
-            self.console = Console(file=stream, highlight=False)
-
-    def line(self, text: str = "", style: str = "") -> None:
-        """Print a line."""
-        if self.console is None:
-            self.stream.write(text + "\n")
-        else:
-            from rich.text import Text
-
-            self.console.print(Text(text, style=style))
-
-    def painted(self, pieces: Sequence[Sequence[Any]], scale: float) -> None:
-        """Print a completion with its credit."""
-        if self.console is None:
-            self.stream.write(credit_line(pieces) + "\n")
-        else:
-            self.console.print(painted_credit(pieces, scale))
-
-    def grid(self, header: list[str], rows: list[list[str]]) -> None:
-        """Print aligned columns."""
-        if self.console is not None:
-            from rich import box
-            from rich.table import Table as Grid
-            from rich.text import Text
-
-            grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
-            for name in header:
-                grid.add_column(Text(name), overflow="fold")
-            for row in rows:
-                grid.add_row(*(Text(cell) for cell in row))
-            self.console.print(grid)
-            return
-        widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-        for row in [header, *rows]:
-            self.stream.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
 
 
 def _found(name: str, layout: Layout, iteration: int) -> tuple[Path, Table]:
@@ -186,7 +139,7 @@ def _described(frame: pl.DataFrame, name: str) -> list[str]:
     return [visible(name, 60), kind, told + (f", {nulls:,} null" if nulls else "")]
 
 
-def _print_rows(frame: pl.DataFrame, output: _Output) -> None:
+def _print_rows(frame: pl.DataFrame, output: Output) -> None:
     cells = [[_cell(value, _CELL) for value in row] for row in frame.iter_rows()]
     line = sum(2 + max(len(name), *(len(row[index]) for row in cells)) for index, name in enumerate(frame.columns))
     if line <= _LINE:
@@ -208,7 +161,7 @@ def _cell(value: object, limit: int) -> str:
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
-def _print_credit(layout: Layout, iteration: int, rollout_id: str | None, output: _Output) -> None:
+def _print_credit(layout: Layout, iteration: int, rollout_id: str | None, output: Output) -> None:
     rollouts = parquet.read(_iteration_path(layout, iteration, "rollouts"), schemas.ROLLOUTS, made_by=f"ospo rollout --iter {iteration}")
     others = {name: _optional(layout, iteration, name) for name in ("segments", "rewards", "attributions")}
     chosen = _chosen(rollouts, others["rewards"], rollout_id, iteration)
