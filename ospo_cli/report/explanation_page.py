@@ -15,6 +15,7 @@ from ospo_cli.report.number_text import count, plain, signed
 _FOLDER = Path(__file__).resolve().parent
 QUERY_LIMIT = 20_000
 SHOWN_INTERACTIONS = 20
+LONG_QUERY = 24  # segments; more of them are set smaller
 
 
 def render(found: Explanation) -> str:
@@ -67,9 +68,10 @@ def _header(found: Explanation) -> str:
     ]
     shown = "".join(tag("div", tag("dt", name) + tag("dd", f"{value}<small>{below}</small>")) for value, name, below in tiles)
     notes = "".join(tag("li", escape(note)) for note in found.notes)
-    return f"<h1>ospo explain</h1><p class='query'>{''.join(pieces)}</p><dl class='tiles'>{shown}</dl><dl class='tree'>{rows}</dl>" + (
-        f"<ul class='notes'>{notes}</ul>" if notes else ""
-    )
+    style = "query long" if len(found.parts) > LONG_QUERY else "query"
+    query = tag("p", "".join(pieces), class_=style, dir="auto")
+    listed = tag("ul", notes, class_="notes") if notes else ""
+    return f"<h1>ospo explain</h1>{query}<dl class='tiles'>{shown}</dl><dl class='tree'>{rows}</dl>{listed}"
 
 
 def _parts(found: Explanation) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ospo_cli.report.explanation import Explanation, Interaction, Part, dividend_in_words, window_name
 from ospo_cli.report.markup import visible
-from ospo_cli.report.number_text import MINUS, plain, signed
+from ospo_cli.report.number_text import MINUS, plain, short, signed
 from ospo_cli.report.terminal import Output
 
 SHOWN_INTERACTIONS = 6
@@ -59,7 +59,7 @@ def efficiency(found: Explanation) -> str:
     """Return the check of the sum, in words."""
     gain = found.grand - found.empty
     if found.is_efficient:
-        return f"they sum to {plain(found.share_sum)}, which is what the query gains over no words (gap {found.efficiency_gap:.1e})"
+        return f"they sum to {plain(found.share_sum)}, which is what the query gains over no words (gap {short(found.efficiency_gap)})"
     return (
         f"they sum to {plain(found.share_sum)}, while the query gains {plain(gain)} over no words "
         f"(gap {plain(found.efficiency_gap)}): this estimator need not share out exactly that"

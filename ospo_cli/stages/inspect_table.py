@@ -12,6 +12,8 @@ import polars as pl
 from ospo_cli import parquet, schemas
 from ospo_cli.errors import MissingInputError, OspoError
 from ospo_cli.layout import Layout
+from ospo_cli.report.explanation import Interaction
+from ospo_cli.report.explanation_text import interaction_line
 from ospo_cli.report.markup import visible
 from ospo_cli.report.number_text import plain
 from ospo_cli.report.rollout_groups import colour_scale, rollout_groups
@@ -23,6 +25,7 @@ _PREPARED_TABLES = ("documents", "prompts", "qrels", "pools", "teacher_pairs")
 _CELL = 36
 _LINE = 120  # rows that need more are shown column by column
 _RECORD = 160
+_INTERACTIONS = 5  # strongest interactions of a rollout that are listed
 _FEW = 5  # so many distinct texts are listed
 
 
@@ -107,7 +110,7 @@ def _iteration_path(layout: Layout, iteration: int, name: str) -> Path:
 
 def _maker(table: Table, iteration: int) -> str:
     stages = {"rollouts": "rollout", "segments": "segment", "rewards": "score-coalitions", "coalition_values": "score-coalitions"}
-    stages |= {"attributions": "attribute", "token_advantages": "attribute"}
+    stages |= {"attributions": "attribute", "interactions": "attribute", "token_advantages": "attribute"}
     if table.name in stages:
         return f"ospo {stages[table.name]} --iter {iteration}"
     others = {"raw_query_values": "score-queries"} | dict.fromkeys(_PREPARED_TABLES, "prepare-data")
@@ -163,13 +166,13 @@ def _cell(value: object, limit: int) -> str:
 
 def _print_credit(layout: Layout, iteration: int, rollout_id: str | None, output: Output) -> None:
     rollouts = parquet.read(_iteration_path(layout, iteration, "rollouts"), schemas.ROLLOUTS, made_by=f"ospo rollout --iter {iteration}")
-    others = {name: _optional(layout, iteration, name) for name in ("segments", "rewards", "attributions")}
+    others = {name: _optional(layout, iteration, name) for name in ("segments", "rewards", "attributions", "interactions")}
     chosen = _chosen(rollouts, others["rewards"], rollout_id, iteration)
     if chosen is None:
         return
     row = rollouts.row(by_predicate=pl.col("rollout_id") == chosen, named=True)
     prompts = parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS, made_by="ospo prepare-data")
-    group = rollout_groups([row["prompt_id"]], prompts, rollouts, others["segments"], others["rewards"], others["attributions"])
+    group = rollout_groups([row["prompt_id"]], prompts, rollouts, *others.values(), most=_INTERACTIONS)
     rollout = next(member for member in group[0]["rollouts"] if member["sample"] == row["sample_index"])
     reward = f"reward {plain(rollout['reward'])}, " if rollout["reward"] is not None else ""
     output.line()
@@ -186,6 +189,15 @@ def _print_credit(layout: Layout, iteration: int, rollout_id: str | None, output
         output.line(f"no credit yet: run `ospo {stage} --iter {iteration}`", style="dim")
     else:
         output.line("numbers: share of the reward that each segment earned (blue) or cost (orange)", style="dim")
+        if others["interactions"] is None:
+            output.line(f"no interactions yet: run `ospo attribute --iter {iteration}`", style="dim")
+        elif rollout["interactions"]:
+            output.line("together: what a window earns that no smaller one within earns")
+            for first, last, begins, ends, dividend in rollout["interactions"]:
+                each = Interaction(first, last, begins, ends, dividend)
+                output.line(f"  {interaction_line(each)}")
+        elif not group[0]["degenerate"]:
+            output.line("together: no neighbours earn more or less together than apart")
 
 
 def _optional(layout: Layout, iteration: int, name: str) -> pl.DataFrame | None:
