@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ospo_cli.errors import CreditError
 from ospo_cli.maths.adaptive import AdaptiveGroup
-from ospo_cli.maths.coalitions import Budget, Draw, Masks, Players, contiguous, leave_one_out, undrawn, union_of
+from ospo_cli.maths.coalitions import Budget, Draw, Masks, Players, contiguous, two_level_count, undrawn
 from ospo_cli.maths.estimators import Estimator, Shares, needed_coalitions, sample, sampled_shares, window_table
 from ospo_cli.maths.myerson import path_dividends
 
@@ -89,11 +89,13 @@ def solve(estimator: Estimator, players: Players, budget: Budget, draw: Draw, va
 
 def planned(estimator: Estimator, players: Players, budget: Budget) -> int:
     """Return at most how many coalitions `solve` evaluates, those of an adaptive budget left out."""
-    n = players.n
-    windows = union_of(contiguous(n, budget.width, 0, undrawn("")), leave_one_out(n))
+    n, width = players.n, min(budget.width, players.n)
+    count = n * width - width * (width - 1) // 2 + 2 + n
     if estimator.is_sampled(players, budget):
-        return len(windows) + budget.orders * (n - 1)
-    return len(union_of(windows, needed_coalitions(estimator, n, budget.width, False, players.unions)))
+        return count + budget.orders * (n - 1)
+    if "powerset" in estimator.families:
+        return int(count + 2**n)
+    return count + (two_level_count(players) if "two-level" in estimator.families else 0)
 
 
 def _shares(estimator: Estimator, players: Players, budget: Budget, draw: Draw, asked: Callable[[Masks], Values]) -> Shares:
