@@ -65,7 +65,7 @@ def printed(layout, stream=None, **options):
 
 
 @pytest.mark.parametrize(
-    "estimator", sorted(set(EFFICIENT) - {"uniform", "random"}) + ["alone", "leave-one-out", "banzhaf", "contiguous-mean"]
+    "estimator", [*sorted(set(EFFICIENT) - {"uniform", "random"}), "alone", "leave-one-out", "banzhaf", "contiguous-mean"]
 )
 def test_a_score_that_is_a_sum_over_words_is_shared_out_word_by_word(tmp_path, estimator):
     given = tables(["navy wool coat", "navy hat", "red shoe", "green shoe"])
