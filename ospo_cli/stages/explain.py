@@ -278,7 +278,7 @@ def _question(request: Request, prompts: pl.DataFrame, qrels: pl.DataFrame) -> _
     if not usable:
         note = f"prompt {same[0]} has this query, but no relevant product: its judgments are of no use here"
         return _Question(request.query, None, (note,))
-    note = f"prompt {usable[0]} has this query: its judgments and pool are used"
+    note = f"prompt {usable[0]} has this query: its judgments are used"
     if len(usable) > 1:
         note += f" ({len(usable) - 1} more prompts have it too: name one by --prompt-id)"
     return _Question(request.query, usable[0], (note,))
