@@ -14,6 +14,7 @@ from ospo_cli import params, parquet, schemas
 from ospo_cli.errors import OspoError
 from ospo_cli.layout import Layout
 from ospo_cli.maths.estimators import ESTIMATORS
+from ospo_cli.report.explanation_text import interaction_line
 from ospo_cli.stages.explain import Request, execute, explain
 from tests.retrievers.catalogues import documents
 
@@ -97,6 +98,29 @@ def test_words_that_do_the_same_have_a_negative_dividend(tmp_path):
     found = explained(tmp_path, tables(["navy coat", "hat", "shoe"]), query="navy coat", relevant=("d000",))
     assert [each.dividend for each in found.interactions] == [-1.0]
     assert [part.share for part in found.parts] == [0.5, 0.5]
+
+
+def test_ranks_alone_and_without_are_those_of_the_queries_that_a_person_would_type(tmp_path):
+    given = tables(["red", "red red", "navy red", "navy hat", "hat"])
+    found = explained(tmp_path, given, query="navy red hat", doc_id="d002")
+    alone = [explained(tmp_path, given, query=word, doc_id="d002").target.rank for word in ("navy", "red", "hat")]
+    without = [explained(tmp_path, given, query=text, doc_id="d002").target.rank for text in ("red hat", "navy hat", "navy red")]
+    assert [part.rank_alone for part in found.parts] == alone == [1, 3, None]
+    assert [part.rank_without for part in found.parts] == without
+    assert alone != without
+
+
+def test_the_product_followed_is_the_one_of_the_highest_gain_and_of_several_the_best_ranked(tmp_path):
+    judged = [("p", "d000", 1.0), ("p", "d001", 3.0), ("p", "d002", 3.0)]
+    found = explained(tmp_path, tables(["red", "red hat", "red"], [("p", "red")], judged), prompt_id="p")
+    assert (found.target.doc_id, found.target.gain, found.target.rank) == ("d002", 3.0, 2)
+
+
+def test_more_and_less_together_are_told_apart_in_words(tmp_path):
+    together = interaction_line(explained(tmp_path, tables(TOGETHER), query="red shoe", relevant=("d000",)).interactions[0])
+    twice = interaction_line(explained(tmp_path, tables(["navy coat", "hat"]), query="navy coat", relevant=("d000",)).interactions[0])
+    assert together == "+1.000  red + shoe: earn 1.000 more together than apart"
+    assert twice == "-1.000  navy + coat: earn 1.000 less together than apart"
 
 
 def test_with_a_prompt_the_judgments_and_the_pool_count(tmp_path):
