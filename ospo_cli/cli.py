@@ -289,6 +289,32 @@ def audit(
     sys.stderr.write(f"ospo audit: wrote {shorten(layout.iteration(iteration, 'audit.parquet'), 1000)}, audit_metrics.json\n")
 
 
+@app.command("explain")
+def explain(
+    query: Annotated[str, typer.Option("--query", "-q", help="The query; left out: the prompt's own.")] = "",
+    prompt_id: Annotated[str, typer.Option("--prompt-id", help="Prompt whose judgments and pool count.")] = "",
+    relevant: Annotated[list[str] | None, typer.Option("--relevant", help="A product that counts as relevant; may be repeated.")] = None,
+    doc: Annotated[str, typer.Option("--doc", help="Explain this product's retrieval score instead.")] = "",
+    level: Annotated[str, typer.Option("--level", help="word, phrase, sentence or window.")] = "word",
+    estimator: Annotated[str, typer.Option("--estimator", help="Who shares out; left out: attribute.estimator.")] = "",
+    retriever: Annotated[str, typer.Option("--retriever", help="Search engine; left out: score_coalitions.retriever.")] = "",
+    top: Annotated[int, typer.Option("--top", min=0, help="Products shown.")] = 10,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a self-contained page too.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    project: Project = HERE,
+) -> None:
+    """Explain one query: its products, what each word earned, what words earn together; needs `ospo prepare-data` alone."""
+    from ospo_cli import params
+    from ospo_cli.layout import Layout
+    from ospo_cli.stages.explain import Request, execute
+
+    layout = Layout(project)
+    request = Request(query, prompt_id, tuple(relevant or ()), doc, level, estimator, retriever, top)
+    execute(layout, params.load(layout.params), request, html, as_json)
+    if html is not None:
+        sys.stderr.write(f"ospo explain: wrote {shorten(str(html), 1000)}\n")
+
+
 @app.command("params")
 def show_params(
     name: Annotated[str, typer.Argument(help="Only parameters that hold this text.")] = "",

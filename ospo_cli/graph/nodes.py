@@ -111,7 +111,7 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
     if stage == "report":
         inputs = (*prepared(*PREPARED), str(layout.prepared("card.json")))
         for k in range(1, params.train.iterations + 1):
-            inputs += of(k, "rollouts.parquet", "segments.parquet", "rewards.parquet", "attributions.parquet")
+            inputs += of(k, "rollouts.parquet", "segments.parquet", "rewards.parquet", "attributions.parquet", "interactions.parquet")
             inputs += of(
                 k, "rollout_metrics.json", "segment_metrics.json", "score_metrics.json", "attribute_metrics.json", "update_metrics.json"
             )

@@ -117,6 +117,23 @@ def interval_bar(mean: float, low: float, high: float, span: tuple[float, float]
     return _svg(width, 20, label, parts, "bar")
 
 
+def share_bar(share: float, error: float | None, reach: float, label: str, width: int = 240) -> str:
+    """Return a bar from zero to the share, with one standard error to both sides, on a scale from -reach to reach."""
+
+    def place(value: float) -> float:
+        return width / 2 + value / (reach or 1) * (width / 2 - 6)
+
+    left, right = sorted((place(0), place(share)))
+    parts = [_line(place(0), 0, place(0), 20, "axis")]
+    if right > left:
+        parts.append(
+            tag("rect", x=_n(left), y="5", width=_n(right - left), height="10", class_=f"fill {'earned' if share > 0 else 'cost'}")
+        )
+    if error is not None and error > 0:
+        parts.append(_line(place(share - error), 10, place(share + error), 10, "whisker error"))
+    return _svg(width, 20, label, parts, "bar")
+
+
 def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Return round, evenly spaced numbers that enclose [low, high].
 

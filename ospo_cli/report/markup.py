@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import json
 import unicodedata
@@ -62,3 +64,8 @@ def json_script(identity: str, content: object) -> str:
     for letter in "<>&\u2028\u2029":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return f'<script type="application/json" id="{escape(identity)}">{text}</script>'
+
+
+def source_hash(text: str) -> str:
+    """Return the name by which a page's policy (CSP) allows one style or script: its SHA-256."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -125,10 +125,26 @@
       if (rollout.parts) for (const [name, value] of Object.entries(rollout.parts)) if (value || name === "retrieval") facts.push(`${name} ${plain(value)}`);
       if (rollout.finish !== "stop") facts.push("cut off at the cap");
       if (!rollout.tagged) facts.push("no answer tags");
-      row.append(score, text, element("div", "facts-line", facts.join(" · ")));
+      row.append(score, text);
+      if (rollout.interactions.length) row.append(together(rollout.interactions));
+      row.append(element("div", "facts-line", facts.join(" · ")));
       panel.append(row);
     }
     panel.scrollTop = 0;
+  }
+
+  function together(interactions) {
+    const made = element("ul", "interactions");
+    for (const [first, last, begins, ends, dividend] of interactions) {
+      const line = element("li");
+      const between = last - first - 1;
+      line.append(element("b", dividend > 0 ? "earned" : "cost", signed(dividend)), " ");
+      line.append(element("bdi", "", begins), between ? ` + ${between} between + ` : " + ", element("bdi", "", ends));
+      const than = between ? "than its smaller windows tell" : "than apart";
+      line.append(element("small", "", ` ${dividend > 0 ? "more" : "less"} together ${than}`));
+      made.append(line);
+    }
+    return made;
   }
 
   function outside(text) {

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from ospo_cli.report import result_sections, run_sections, training_sections
-from ospo_cli.report.markup import escape, json_script, tag
+from ospo_cli.report.markup import escape, json_script, source_hash, tag
 
 _FOLDER = Path(__file__).resolve().parent
 
@@ -33,7 +31,7 @@ def render(data: dict[str, Any]) -> str:
     shown = [(identity, name, content) for identity, name, content in sections if content]
     links = "".join(tag("a", escape(name), href=f"#{identity}") for identity, name, _ in shown)
     body = "".join(tag("section", content, id=identity) for identity, _, content in shown)
-    policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; style-src {source_hash(style)}; script-src {source_hash(script)}; base-uri 'none'; form-action 'none'"
     browser = json_script("rollout-data", {"groups": data["groups"], "scale": data["colour_scale"]})
     return (
         "<!doctype html>\n"
@@ -49,7 +47,3 @@ def render(data: dict[str, Any]) -> str:
         f'<footer class="page">{run_sections.footer(data)}</footer>\n'
         f"{browser}\n<script>{script}</script>\n</body>\n</html>\n"
     )
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

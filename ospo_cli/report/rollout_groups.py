@@ -11,6 +11,7 @@ from ospo_cli.report.markup import visible
 
 COMPLETION_LIMIT = 2000
 FIELD_LIMIT = 240
+SHOWN_INTERACTIONS = 3
 _HISTORY_LIMIT = 8
 
 
@@ -21,11 +22,17 @@ def rollout_groups(
     segments: pl.DataFrame | None,
     rewards: pl.DataFrame | None,
     attributions: pl.DataFrame | None,
+    interactions: pl.DataFrame | None = None,
+    most: int = SHOWN_INTERACTIONS,
 ) -> list[dict[str, Any]]:
-    """Return the groups of these prompts, JSON-able, texts visible and bounded; rollouts best reward first."""
+    """Return the groups of these prompts, JSON-able, texts visible and bounded; rollouts best reward first.
+
+    Each rollout has its `most` strongest interactions as [first segment, last segment, text of both, dividend].
+    """
     wanted = rollouts.filter(pl.col("prompt_id").is_in(list(prompt_ids)))
     ids = wanted["rollout_id"].to_list()
     spans = _spans(ids, segments, attributions)
+    together = _interactions(wanted, segments, interactions, most)
     scored = (
         {} if rewards is None else {row["rollout_id"]: row for row in rewards.filter(pl.col("rollout_id").is_in(ids)).iter_rows(named=True)}
     )
@@ -45,6 +52,7 @@ def rollout_groups(
                 "tagged": row["has_answer_tags"],
                 "tokens": len(row["token_ids"]),
                 "pieces": pieces(row["completion"], spans.get(row["rollout_id"], [])),
+                "interactions": together.get(row["rollout_id"], []),
             }
         )
     groups = []
@@ -115,6 +123,39 @@ def _spans(
     for rollout_id, start, end, share, advantage in rows.select("rollout_id", "start", "end", "share", "segment_advantage").iter_rows():
         spans.setdefault(rollout_id, []).append((start, end, share, advantage))
     return spans
+
+
+def _interactions(
+    rollouts: pl.DataFrame, segments: pl.DataFrame | None, interactions: pl.DataFrame | None, most: int
+) -> dict[str, list[list[Any]]]:
+    """Return the strongest windows of each rollout: largest |dividend| first, then from left to right."""
+    if segments is None or interactions is None:
+        return {}
+    keys = ["rollout_id", "first_segment", "last_segment"]
+    texts = segments.join(rollouts.select("rollout_id", "completion"), on="rollout_id").select(
+        "rollout_id", "segment_index", text=pl.col("completion").str.slice(pl.col("start"), pl.col("end") - pl.col("start"))
+    )
+    found = (
+        interactions.filter(pl.col("rollout_id").is_in(rollouts["rollout_id"].to_list()))
+        .with_columns(size=pl.col("dividend").abs().round(9))
+        .sort("size", *keys, descending=[True, False, False, False])
+        .group_by("rollout_id", maintain_order=True)
+        .head(most)
+        .join(texts, left_on=keys[:2], right_on=["rollout_id", "segment_index"], how="left", maintain_order="left")
+        .join(
+            texts,
+            left_on=["rollout_id", "last_segment"],
+            right_on=["rollout_id", "segment_index"],
+            how="left",
+            maintain_order="left",
+            suffix="_last",
+        )
+    )
+    together: dict[str, list[list[Any]]] = {}
+    for rollout_id, first, last, text, text_last, dividend in found.select(*keys, "text", "text_last", "dividend").iter_rows():
+        ends = [visible(end or "", FIELD_LIMIT) for end in (text, text_last)]
+        together.setdefault(rollout_id, []).append([first, last, *ends, _rounded(dividend)])
+    return together
 
 
 def _rounded(value: float | None) -> float | None:

@@ -158,6 +158,13 @@ class JudgedReward:
             self._gains[prompt_id] = indices[order], gains[order].astype(np.float64)
         return self._gains[prompt_id]
 
+    def known_gains(self, prompt_id: str) -> dict[int, float]:
+        """Return the gain of every judged candidate, 0 among them, by index into `doc_ids`; empty where nothing is judged."""
+        frame = self._judged.get(prompt_id)
+        if frame is None:
+            return {}
+        return dict(zip(self._indices(prompt_id, "qrels", frame).tolist(), frame["relevance"].to_list(), strict=True))
+
     def _gain_rows(self, prompt_id: str, queries: list[str], cutoff: int, metrics: list[Metric]) -> dict[str, NDArray[np.float64]]:
         judged, gains = self.judged(prompt_id)
         pool = self.pool(prompt_id)

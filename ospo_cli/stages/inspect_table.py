@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import polars as pl
 
 from ospo_cli import parquet, schemas
 from ospo_cli.errors import MissingInputError, OspoError
 from ospo_cli.layout import Layout
-from ospo_cli.report.credit_painting import credit_line, painted_credit
+from ospo_cli.report.explanation import Interaction
+from ospo_cli.report.explanation_text import interaction_line
 from ospo_cli.report.markup import visible
 from ospo_cli.report.number_text import plain
 from ospo_cli.report.rollout_groups import colour_scale, rollout_groups
@@ -25,6 +25,7 @@ _PREPARED_TABLES = ("documents", "prompts", "qrels", "pools", "teacher_pairs")
 _CELL = 36
 _LINE = 120  # rows that need more are shown column by column
 _RECORD = 160
+_INTERACTIONS = 5  # strongest interactions of a rollout that are listed
 _FEW = 5  # so many distinct texts are listed
 
 
@@ -44,7 +45,7 @@ def inspect(
     Raises:
         OspoError: no such table, file or rollout.
     """
-    output = _Output(stream if stream is not None else sys.stdout)
+    output = Terminal(stream if stream is not None else sys.stdout)
     if rollout_id is not None and rollout_id[:3].isdecimal() and rollout_id[3:4] == ":":
         iteration = int(rollout_id[:3])
     path, table = _found(path_or_table_name, layout, iteration)
@@ -65,17 +66,6 @@ def inspect(
         _print_credit(layout, iteration, rollout_id, output)
     elif rollout_id is not None:
         raise OspoError(table.name, "holds no rollout to paint", remedy=f"name one of {', '.join(_CREDIT_TABLES)}")
-
-
-class _Output(Terminal):
-    """A terminal that paints credit."""
-
-    def painted(self, pieces: Sequence[Sequence[Any]], scale: float) -> None:
-        """Print a completion with its credit."""
-        if self.console is None:
-            self.stream.write(credit_line(pieces) + "\n")
-        else:
-            self.console.print(painted_credit(pieces, scale))
 
 
 def _found(name: str, layout: Layout, iteration: int) -> tuple[Path, Table]:
@@ -120,7 +110,7 @@ def _iteration_path(layout: Layout, iteration: int, name: str) -> Path:
 
 def _maker(table: Table, iteration: int) -> str:
     stages = {"rollouts": "rollout", "segments": "segment", "rewards": "score-coalitions", "coalition_values": "score-coalitions"}
-    stages |= {"attributions": "attribute", "token_advantages": "attribute", "audit": "audit"}
+    stages |= {"attributions": "attribute", "interactions": "attribute", "token_advantages": "attribute", "audit": "audit"}
     if table.name in stages:
         return f"ospo {stages[table.name]} --iter {iteration}"
     others = {"raw_query_values": "score-queries"} | dict.fromkeys(_PREPARED_TABLES, "prepare-data")
@@ -152,7 +142,7 @@ def _described(frame: pl.DataFrame, name: str) -> list[str]:
     return [visible(name, 60), kind, told + (f", {nulls:,} null" if nulls else "")]
 
 
-def _print_rows(frame: pl.DataFrame, output: _Output) -> None:
+def _print_rows(frame: pl.DataFrame, output: Terminal) -> None:
     cells = [[_cell(value, _CELL) for value in row] for row in frame.iter_rows()]
     line = sum(2 + max(len(name), *(len(row[index]) for row in cells)) for index, name in enumerate(frame.columns))
     if line <= _LINE:
@@ -174,15 +164,15 @@ def _cell(value: object, limit: int) -> str:
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
-def _print_credit(layout: Layout, iteration: int, rollout_id: str | None, output: _Output) -> None:
+def _print_credit(layout: Layout, iteration: int, rollout_id: str | None, output: Terminal) -> None:
     rollouts = parquet.read(_iteration_path(layout, iteration, "rollouts"), schemas.ROLLOUTS, made_by=f"ospo rollout --iter {iteration}")
-    others = {name: _optional(layout, iteration, name) for name in ("segments", "rewards", "attributions")}
+    others = {name: _optional(layout, iteration, name) for name in ("segments", "rewards", "attributions", "interactions")}
     chosen = _chosen(rollouts, others["rewards"], rollout_id, iteration)
     if chosen is None:
         return
     row = rollouts.row(by_predicate=pl.col("rollout_id") == chosen, named=True)
     prompts = parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS, made_by="ospo prepare-data")
-    group = rollout_groups([row["prompt_id"]], prompts, rollouts, others["segments"], others["rewards"], others["attributions"])
+    group = rollout_groups([row["prompt_id"]], prompts, rollouts, *others.values(), most=_INTERACTIONS)
     rollout = next(member for member in group[0]["rollouts"] if member["sample"] == row["sample_index"])
     reward = f"reward {plain(rollout['reward'])}, " if rollout["reward"] is not None else ""
     output.line()
@@ -199,6 +189,15 @@ def _print_credit(layout: Layout, iteration: int, rollout_id: str | None, output
         output.line(f"no credit yet: run `ospo {stage} --iter {iteration}`", style="dim")
     else:
         output.line("numbers: share of the reward that each segment earned (blue) or cost (orange)", style="dim")
+        if others["interactions"] is None:
+            output.line(f"no interactions yet: run `ospo attribute --iter {iteration}`", style="dim")
+        elif rollout["interactions"]:
+            output.line("together: what a window earns that no smaller one within earns")
+            for first, last, begins, ends, dividend in rollout["interactions"]:
+                each = Interaction(first, last, begins, ends, dividend)
+                output.line(f"  {interaction_line(each)}")
+        elif not group[0]["degenerate"]:
+            output.line("together: no neighbours earn more or less together than apart")
 
 
 def _optional(layout: Layout, iteration: int, name: str) -> pl.DataFrame | None:

@@ -47,7 +47,7 @@ def report(layout: Layout, params: Params) -> dict[str, Any]:
     summary = _json(layout.evaluation("summary.json"), "ospo evaluate")
     iterations, groups = [], []
     for iteration in range(1, params.train.iterations + 1):
-        tables = {name: _table(layout, iteration, name) for name in ("rollouts", "segments", "rewards", "attributions")}
+        tables = {name: _table(layout, iteration, name) for name in ("rollouts", "segments", "rewards", "attributions", "interactions")}
         rollouts = tables["rollouts"]
         if rollouts is None:
             continue
@@ -58,7 +58,8 @@ def report(layout: Layout, params: Params) -> dict[str, Any]:
         iterations.append(measure_iteration(iteration, rollouts, tables["segments"], tables["rewards"], metrics))
         share = max(1, params.report.rollouts // max(1, params.train.iterations))
         chosen = _chosen(sorted(set(rollouts["prompt_id"].to_list())), share, params.train.seed, iteration)
-        found = rollout_groups(chosen, prepared["prompts"], rollouts, tables["segments"], tables["rewards"], tables["attributions"])
+        known = [tables[name] for name in ("segments", "rewards", "attributions", "interactions")]
+        found = rollout_groups(chosen, prepared["prompts"], rollouts, *known)
         groups += [group | {"iteration": iteration} for group in found]
     counts = {
         "documents": prepared["documents"].height,

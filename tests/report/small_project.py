@@ -75,7 +75,7 @@ def write_iteration(layout: Layout, iteration: int, of: int, groups=6, group_siz
     """Write rollouts, segments, rewards, attributions and metrics of one iteration; answers get better from one to the next."""
     prompts = parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS)
     skill = iteration / (of + 1)
-    rollouts, segments, rewards, attributions, advantages = [], [], [], [], []
+    rollouts, segments, rewards, attributions, interactions, advantages = [], [], [], [], [], []
     for row in prompts.filter(pl.col("split") == "train").head(groups).iter_rows(named=True):
         group = []
         for sample in range(group_size):
@@ -100,6 +100,8 @@ def write_iteration(layout: Layout, iteration: int, of: int, groups=6, group_siz
                 advantage = (total - float(np.mean(totals))) / spread + 0.5 * share / 0.1
                 attributions.append((rollout_id, index, share, 6, None, "", advantage))
                 text += phrase
+                if index:
+                    interactions.append((rollout_id, index - 1, index, 0.1 * index - 0.15))
             answer_end = len(text)
             text += "</answer>" if has_tags else ""
             tokens = len(phrases) * 3
@@ -126,6 +128,7 @@ def write_iteration(layout: Layout, iteration: int, of: int, groups=6, group_siz
     write(layout.iteration(iteration, "segments.parquet"), schemas.SEGMENTS, segments)
     write(layout.iteration(iteration, "rewards.parquet"), schemas.REWARDS, rewards)
     write(layout.iteration(iteration, "attributions.parquet"), schemas.ATTRIBUTIONS, attributions)
+    write(layout.iteration(iteration, "interactions.parquet"), schemas.INTERACTIONS, interactions)
     write(layout.iteration(iteration, "token_advantages.parquet"), schemas.TOKEN_ADVANTAGES, advantages)
     write_text(layout.iteration(iteration, "rollout_metrics.json"), json.dumps({"entropy": 1.9 - 0.3 * iteration}))
     write_text(

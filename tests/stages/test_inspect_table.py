@@ -124,3 +124,22 @@ def test_what_cannot_be_shown_is_refused_with_a_remedy(project, tmp_path):
         printed(str(stray), project, 1)
     with pytest.raises(TableError, match="cannot be read as Parquet"):
         printed(str(broken), project, 1)
+
+
+@pytest.mark.parametrize("name", ["interactions", "attributions"])
+def test_the_strongest_interactions_of_the_painted_rollout_are_told_in_words(project, name):
+    text = printed(name, project, 1, rollout_id="001:q003:01")
+    together = text[text.index("together:") :].splitlines()[1:]
+    interactions = parquet.read(project.iteration(1, "interactions.parquet"), schemas.INTERACTIONS)
+    own = interactions.filter(pl.col("rollout_id") == "001:q003:01")
+    found = [float(line.split()[0]) for line in together]
+    assert found == sorted(own["dividend"].round(3).to_list(), key=lambda dividend: -abs(dividend))
+    assert all(("more together" in line) == (value > 0) for line, value in zip(together, found, strict=True))
+
+
+def test_without_table_interactions_inspect_says_which_command_writes_it(tmp_path):
+    layout, _ = small_project.write_project(tmp_path, iterations=1)
+    layout.iteration(1, "interactions.parquet").unlink()
+    assert "no interactions yet: run `ospo attribute --iter 1`" in printed("rollouts", layout, 1)
+    with pytest.raises(MissingInputError, match="run `ospo attribute --iter 1`"):
+        printed("interactions", layout, 1)
