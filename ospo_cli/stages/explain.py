@@ -31,7 +31,8 @@ from ospo_cli.retrievers.base import BatchRetriever, Ranking
 from ospo_cli.retrievers.judged_reward import JudgedReward
 from ospo_cli.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.text.coalition_text import coalition_text
-from ospo_cli.text.segments import LEVELS, Span, segmentation, word_coverage
+from ospo_cli.text.levels import LEVELS
+from ospo_cli.text.segments import Span, segmentation, word_coverage
 from ospo_cli.text.words import words
 
 Values = NDArray[np.float64]
