@@ -151,5 +151,5 @@ def test_a_relevance_that_is_no_number_is_an_error_and_never_a_reward(relevance)
 
 
 def test_an_unknown_metric_is_refused_with_the_list():
-    with pytest.raises(ParameterError, match="ndcg@pool, mrr"):
+    with pytest.raises(ParameterError, match="ndcg@pool, ndcg@retrieved, mrr"):
         judged(metric="map@10")
