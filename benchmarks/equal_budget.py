@@ -4,8 +4,8 @@
 
 A game: n words (from a judged product's title, the query, and words of other products) are the segments, unions are threes of neighbours,
 v is nDCG@10 under BM25 over a pool of 100. Without --data: chorus-icecat and msrd-movies in ../shared/data beside the repository.
-Each estimator gets at most the budget; one that needs less takes less ("used"), and one that cannot begin with so few is left out. Errors are root mean squares over segments and games of
-share - Shapley value (for owen: - exact Owen value), the interval is a bootstrap over games.
+Each estimator gets at most the budget; one that needs less takes less ("used"), and one that cannot begin with so few is left out.
+Errors are root mean squares over segments and games of share - Shapley value (for owen: - exact Owen value), with a bootstrap over games.
 """
 
 from __future__ import annotations
