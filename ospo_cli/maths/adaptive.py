@@ -31,7 +31,8 @@ Indices = NDArray[np.int64]
 DOUBT = 2.0
 # A doubt smaller than this, in units of reward, is worth no search.
 RESOLUTION = 1e-3
-MOST_PAIRS = 512
+# Orders through known coalitions cost no search, but time.
+MOST_PAIRS = 64
 
 
 @dataclass

@@ -31,7 +31,7 @@ GROUPS_PER_SHARD = 64
 DEGENERATE_STD = 1e-8
 # Two ways to the same sum of a few floats agree far better than this.
 TOLERANCE = 1e-9
-VERSION = "score-coalitions-2"
+VERSION = "score-coalitions-3"
 
 
 @dataclass(frozen=True)
