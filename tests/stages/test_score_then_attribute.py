@@ -169,6 +169,11 @@ def test_interactions_are_what_windows_earn_beyond_their_parts() -> None:
     for rollout_id, a, b, dividend in found.iter_rows():
         inner = u(rollout_id, a + 1, b - 1) if b - a > 1 else 0.0
         assert dividend == pytest.approx(u(rollout_id, a, b) - u(rollout_id, a + 1, b) - u(rollout_id, a, b - 1) + inner, abs=1e-12)
+    # None is left out: with the segments alone they make up the whole gain.
+    for rollout_id in found["rollout_id"].unique():
+        n = sizes[rollout_id]
+        alone = sum(u(rollout_id, index, index) for index in range(n))
+        assert alone + found.filter(rollout_id=rollout_id)["dividend"].sum() == pytest.approx(u(rollout_id, 0, n - 1), abs=1e-6)
 
 
 @pytest.mark.parametrize("estimator", ["leave-one-out", "shapley"])
