@@ -139,7 +139,7 @@ def execute(
         "group_size": group_size,
         "rollouts": rollouts.height,
         "trained_weights": sum(weight.numel() for weight in policy.model.parameters() if weight.requires_grad),
-        "table": staleness.fingerprints(layout, params, [layout.iteration(iteration, "gradient_audit.parquet")], []),
+        "tables": staleness.fingerprints(layout, params, [layout.iteration(iteration, "gradient_audit.parquet")], []),
         "inputs": staleness.fingerprints(layout, given, paths, SECTIONS),
         "seconds": time.monotonic() - began,
     }

@@ -363,6 +363,19 @@ AUDIT = Table(
     ),
 )
 
+AUDIT_CURVES = Table(
+    "audit_curves",
+    "mean value while the segments of the audited rollouts leave (deletion) or enter (insertion), largest share first",
+    ("estimator", "curve", "part"),
+    (
+        Column("estimator", pl.String, "as in attribute.estimator; random orders is the control"),
+        Column("curve", pl.String, "deletion or insertion"),
+        Column("part", pl.Float64, "part of the segments that has left or entered, 0 to 1"),
+        Column("value", pl.Float64, "mean over rollouts; between segments by straight lines"),
+        Column("n", pl.Int32, "rollouts behind the number"),
+    ),
+)
+
 GRADIENT_AUDIT = Table(
     "gradient_audit",
     "what `ospo audit --gradients` measured: do two halves of a rollout group ask for the same step (docs/audit.md)",
@@ -387,7 +400,7 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         DOCUMENTS, PROMPTS, QRELS, POOLS, TEACHER_PAIRS, RAW_QUERY_VALUES, ROLLOUTS, SEGMENTS, REWARDS, COALITION_VALUES,
-        ATTRIBUTIONS, INTERACTIONS, TOKEN_ADVANTAGES, COMPLETIONS, RUN, QUERY_METRICS, AUDIT, GRADIENT_AUDIT,
+        ATTRIBUTIONS, INTERACTIONS, TOKEN_ADVANTAGES, COMPLETIONS, RUN, QUERY_METRICS, AUDIT, AUDIT_CURVES, GRADIENT_AUDIT,
         LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY,
     )
 }  # fmt: skip

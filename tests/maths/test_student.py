@@ -1,0 +1,32 @@
+"""Student's t against its integral, the normal limit, and the pairs that it counts."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ospo_cli.maths.student import degrees_of_freedom, quantile
+
+
+@pytest.mark.parametrize("degrees", [1, 3, 7, 30])
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
+def test_the_density_between_both_quantiles_integrates_to_the_level(degrees, level):
+    t = float(quantile(degrees, level))
+    x = np.linspace(-t, t, 200_001)
+    factor = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(degrees * math.pi)
+    density = factor * (1 + x**2 / degrees) ** (-(degrees + 1) / 2)
+    assert float(((density[1:] + density[:-1]) / 2 * np.diff(x)).sum()) == pytest.approx(level, abs=1e-7)
+
+
+def test_many_degrees_are_the_normal_and_fewer_take_more():
+    found = quantile(np.array([1e9, 100.0, 10.0, 2.0, 1.0]))
+    assert found[0] == pytest.approx(1.959964, abs=1e-5)
+    assert (np.diff(found) > 0).all()
+
+
+def test_no_degree_of_freedom_is_no_number():
+    assert np.isnan(quantile(np.array([0.0, -1.0]))).all()
+
+
+def test_orders_count_as_pairs():
+    assert degrees_of_freedom(np.array([16, 8, 4])).tolist() == [7, 3, 1]
