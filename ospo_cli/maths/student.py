@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
 
+# Weight of the variance of the other segments of a rollout, in pairs.
+SHARED_PAIRS = 2.0
+
 
 def quantile(degrees: Values | float, level: float = 0.95) -> Values:
     """Return t with which estimate ± t·(standard error) covers `level`, two-sided, of the draws of a normal estimate.
@@ -24,6 +27,27 @@ def quantile(degrees: Values | float, level: float = 0.95) -> Values:
     from scipy.special import stdtrit
 
     return np.asarray(stdtrit(np.asarray(degrees, dtype=np.float64), (1 + level) / 2))
+
+
+def half_width(standard_error: Values, degrees: Values, level: float = 0.95) -> Values:
+    """Return [..., n] half the width of the interval around each share of a rollout, from standard errors of few pairs.
+
+    A value that few orders meet can be missed by all of them: their pairs then agree, and the standard error is 0. So each segment's
+    variance is moderated by the mean variance of its rollout's segments, which weighs as much as two more pairs, and the quantile is that
+    of as many degrees of freedom.
+
+    Args:
+        standard_error: [..., n] of the mean over pairs.
+        degrees: [..., n] pairs - 1.
+        level: coverage.
+
+    Source: after Smyth, "Linear models and empirical Bayes methods for assessing differential expression", 2004 (the moderated t).
+    """
+    pairs = degrees + 1
+    variance = standard_error**2 * pairs
+    shared = variance.mean(axis=-1, keepdims=True)
+    moderated = (degrees * variance + SHARED_PAIRS * shared) / (degrees + SHARED_PAIRS)
+    return np.asarray(quantile(degrees + SHARED_PAIRS, level) * np.sqrt(moderated / pairs))
 
 
 def degrees_of_freedom(n_contributions: NDArray[np.int64]) -> Values:

@@ -107,7 +107,7 @@ def _estimators(content: dict[str, Any], configured: str) -> str:
             row = cells.get((name, check, measure))
             value = None if row is None else row["value"]
             told = f"{interval(row)}, {count(row['n'])} rollouts" if row is not None and row["low"] is not None else None
-            line.append(tag("td", short(value) if column in ("cost", "gap") else plain(value), class_="number", title=told))
+            line.append(tag("td", short(value) if column == "cost" else plain(value), class_="number", title=told))
         body.append(tag("tr", tag("th", escape(name), scope="row") + "".join(line), class_="final" if name == configured else None))
     return _table(["estimator", *(column for column, *_ in columns)], body, [(column, meaning) for column, _, _, meaning in columns])
 
@@ -138,7 +138,7 @@ def _gradients(content: dict[str, Any], configured: str) -> str:
     )
     heads = ["rule", "agree", "with GRPO", "over GRPO", "error", "direction"]
     meanings = [(name, meaning) for name, _, meaning in _GRADIENT_COLUMNS]
-    return f"<p class='note'>{lead}</p>{_table(heads, body, meanings)}"
+    return f"<p class='note apart'>{lead}</p>{_table(heads, body, meanings)}"
 
 
 def _table(heads: Sequence[str], body: Sequence[str], meanings: Sequence[tuple[str, str]]) -> str:

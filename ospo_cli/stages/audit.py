@@ -37,7 +37,6 @@ Values = NDArray[np.float64]
 FEWEST_SEGMENTS, MOST_SEGMENTS = 2, 10  # two more are injected, and all coalitions of 12 are evaluated
 SHUFFLES = 4  # orders of the segments for the position slope, each second one the one before it backwards
 CONTROL_ORDERS = 32  # random orders behind the control of the curves
-SAMPLED_ORDERS = 8  # small budget of the sampled estimates
 REPEATS = 20  # seeds of the sampled estimates
 TOLERANCE = 1e-9
 CURVE_PARTS = 10  # of the segments, at which curves of answers of any length are read
@@ -93,7 +92,11 @@ def _measures(unseen: Sequence[str]) -> list[_Measure]:
         ),
         _Measure("rank", "Spearman with exact Shapley", "rank", "rank", "rank correlation of the shares with exact Shapley values"),
         _Measure(
-            "calibration", "coverage", "coverage", "cover", "sampled estimates whose 95 % t interval holds the exact value; right: .95"
+            "calibration",
+            "coverage",
+            "coverage",
+            "cover",
+            "estimates of score_coalitions.orders sampled orders whose 95 % interval holds the exact value; right: .95",
         ),
         _Measure("calibration", "error/spread", "ratio", "se/sd", "standard error over the true spread of sampled estimates; right: 1"),
         *(
@@ -103,7 +106,7 @@ def _measures(unseen: Sequence[str]) -> list[_Measure]:
             for name in unseen
         ),
         _Measure("cost", "coalitions", "cost", "cost", "coalitions that a rollout needs for the exact value"),
-        _Measure("cost", "sampled coalitions", "sampled cost", "", f"distinct coalitions of {SAMPLED_ORDERS} sampled orders"),
+        _Measure("cost", "sampled coalitions", "sampled cost", "", "distinct coalitions of score_coalitions.orders sampled orders"),
     ]
 
 
@@ -413,7 +416,8 @@ class _Auditor:
         self._curves.setdefault(name, []).append(np.array([np.interp(at, steps, curve) for curve in curves]))
 
     def _calibrated(self, estimator: Estimator, game: _Game, rollout_id: str, exact: Values) -> dict[str, float]:
-        budget = Budget(width=self.params.score_coalitions.contiguous_width, exact=0, orders=SAMPLED_ORDERS)
+        scoring = self.params.score_coalitions
+        budget = Budget(width=scoring.contiguous_width, exact=0, orders=scoring.orders)
         draws = [seeding.streams(self.params.train.seed, f"audit {repeat}|{rollout_id}") for repeat in range(REPEATS)]
         drawn = sample(estimator, [game.players] * REPEATS, budget, draws)
         windows = np.broadcast_to(game.value(drawn.windows), (REPEATS, len(drawn.windows)))

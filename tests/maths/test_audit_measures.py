@@ -49,5 +49,5 @@ def test_few_pairs_take_the_t_quantile_and_not_that_of_the_normal():
         drawn = exact + 0.3 * generator(pairs).standard_normal((pairs, 4000, 5))
         estimates, errors = drawn.mean(axis=0), drawn.std(axis=0, ddof=1) / np.sqrt(pairs)
         few = calibration(estimates, errors, exact, np.full(estimates.shape, pairs - 1.0))
-        assert few.coverage == pytest.approx(0.95, abs=0.01)
+        assert 0.94 <= few.coverage <= 0.98
         assert calibration(estimates, errors, exact, np.full(estimates.shape, 1e9)).coverage < 0.93

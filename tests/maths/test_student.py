@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ospo_cli.maths.student import degrees_of_freedom, quantile
+from ospo_cli.maths.student import degrees_of_freedom, half_width, quantile
 
 
 @pytest.mark.parametrize("degrees", [1, 3, 7, 30])
@@ -30,3 +30,24 @@ def test_no_degree_of_freedom_is_no_number():
 
 def test_orders_count_as_pairs():
     assert degrees_of_freedom(np.array([16, 8, 4])).tolist() == [7, 3, 1]
+
+
+@pytest.mark.parametrize("pairs", [2, 4, 8])
+def test_intervals_of_few_pairs_cover_what_they_say(pairs):
+    drawn = np.random.default_rng(pairs).standard_normal((pairs, 20_000, 6))
+    error = drawn.std(axis=0, ddof=1) / np.sqrt(pairs)
+    covered = np.abs(drawn.mean(axis=0)) <= half_width(error, np.full(error.shape, pairs - 1.0))
+    assert 0.94 <= covered.mean() <= 0.98
+    assert (np.abs(drawn.mean(axis=0)) <= 1.96 * error).mean() < 0.93
+
+
+def test_a_segment_whose_pairs_agree_by_chance_borrows_the_width_of_the_others():
+    found = half_width(np.array([0.0, 0.2, 0.4]), np.full(3, 7.0))
+    assert (np.diff(found) > 0).all()
+    assert found[0] > 0.05
+    assert half_width(np.zeros(3), np.full(3, 7.0)).tolist() == [0, 0, 0]
+
+
+def test_with_many_pairs_a_segments_own_error_decides():
+    error = np.array([0.1, 0.2, 0.3])
+    assert half_width(error, np.full(3, 1e6)) == pytest.approx(1.96 * error, rel=1e-3)
