@@ -26,6 +26,8 @@ class BM25:
     """
 
     name = "bm25"
+    kept_values = "catalogue"
+    reads_words_alone = True
 
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:
         self.settings = settings

@@ -105,12 +105,23 @@ class JudgedReward:
         if self.store is None:
             start_seconds = time.monotonic()
             values, _, distinct = self._measured(positions_of, queries, parsed, 0)
-            self.tally += Tally(len(queries), distinct, 0, distinct, 0.0, time.monotonic() - start_seconds)
+            self.tally += Tally(asked=len(queries), distinct=distinct, computed=distinct, compute_seconds=time.monotonic() - start_seconds)
         else:
             values = self._memory(names).values(
                 positions_of, queries, lambda own, texts: self._measured(_grouped(own), texts, parsed, self._products)[:2]
             )
         return dict(zip(names, values.T.copy(), strict=True))
+
+    def computed(self, prompt_ids: Sequence[str], queries: Sequence[str]) -> NDArray[np.float64]:
+        """Return `values` from the retriever, whatever the store holds, and keep nothing."""
+        return self._measured(_grouped(prompt_ids), queries, [self.metric], 0)[0][:, 0]
+
+    def remembered(self, prompt_ids: Sequence[str], queries: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Return for which pairs the store holds `values`, and these; nothing is computed."""
+        if self.store is None:
+            return np.zeros(len(queries), dtype=bool), np.zeros(len(queries))
+        is_found, parts = self._memory((self.metric.name,)).remembered(_grouped(prompt_ids), queries)
+        return is_found, parts[:, 0]
 
     def fingerprint(self, prompt_id: str) -> bytes:
         """Return a hash of what a prompt's values depend on besides retriever, metric and text: its judged candidates and its pool."""

@@ -33,6 +33,8 @@ class LatentSemantic:
     """
 
     name = "lsa"
+    kept_values = "always"
+    reads_words_alone = True
 
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:
         self.settings = settings

@@ -34,6 +34,7 @@ class Tally:
         distinct: different ones among those of a call.
         found: distinct ones that the store held.
         computed: distinct ones that the retriever ranked.
+        reused: asked ones whose tables an earlier run of the stage left finished.
         look_up_seconds: time spent on keys, looking up and writing.
         compute_seconds: time spent on ranking and measuring.
     """
@@ -42,6 +43,7 @@ class Tally:
     distinct: int = 0
     found: int = 0
     computed: int = 0
+    reused: int = 0
     look_up_seconds: float = 0.0
     compute_seconds: float = 0.0
 
@@ -57,6 +59,7 @@ class Tally:
             "distinct_values": self.distinct,
             "found_values": self.found,
             "computed_values": self.computed,
+            "reused_values": self.reused,
             "look_up_seconds": self.look_up_seconds,
             "compute_seconds": self.compute_seconds,
         }
@@ -64,9 +67,9 @@ class Tally:
     def line(self) -> str:
         """Return the numbers in words."""
         seconds = self.look_up_seconds + self.compute_seconds
-        return (
-            f"values: {self.asked:,} asked, {self.distinct:,} distinct, {self.found:,} found, {self.computed:,} computed, {seconds:.1f} s"
-        )
+        reused = f"{self.reused:,} in finished shards, " if self.reused else ""
+        counts = f"{self.asked:,} asked, {reused}{self.distinct:,} distinct, {self.found:,} found, {self.computed:,} computed"
+        return f"values: {counts}, {seconds:.1f} s"
 
     def report(self, command: str) -> None:
         """Print the numbers on stderr."""
@@ -117,19 +120,7 @@ class Memory:
             compute: (prompt_ids, queries) -> float64[queries, parts] and int64[queries, ranks].
         """
         began = time.monotonic()
-        row_of = np.zeros(len(queries), dtype=np.int64)
-        rows: list[tuple[str, str]] = []  # prompt and the first query of each key
-        own: list[Keys] = []
-        for prompt_id, positions in positions_of.items():
-            texts = normalised(self.retriever, [queries[position] for position in positions])
-            distinct: dict[str, int] = {}
-            for position, text in zip(positions, texts, strict=True):
-                row = distinct.setdefault(text, len(rows))
-                if row == len(rows):
-                    rows.append((prompt_id, queries[position]))
-                row_of[position] = row
-            own.append(keys(self.scope_of(prompt_id), distinct))
-        wanted = joined(own)
+        rows, row_of, wanted = self._keyed(positions_of, queries)
         found = self.book.look_up(wanted)
         self.tally.look_up_seconds += time.monotonic() - began
         self.tally.asked += len(queries)
@@ -151,3 +142,24 @@ class Memory:
             start += len(part)
             size = size * 2 if computed - began < BATCH_SECONDS else max(1, size // 2) if computed - began > 2 * BATCH_SECONDS else size
         return found.parts[row_of]
+
+    def remembered(self, positions_of: dict[str, list[int]], queries: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Return which queries' values are there, and these, without computing any."""
+        _, row_of, wanted = self._keyed(positions_of, queries)
+        found = self.book.look_up(wanted)
+        return found.is_found[row_of], found.parts[row_of]
+
+    def _keyed(self, positions_of: dict[str, list[int]], queries: Sequence[str]) -> tuple[list[tuple[str, str]], NDArray[np.int64], Keys]:
+        row_of = np.zeros(len(queries), dtype=np.int64)
+        rows: list[tuple[str, str]] = []  # prompt and the first query of each key
+        own: list[Keys] = []
+        for prompt_id, positions in positions_of.items():
+            texts = normalised(self.retriever, [queries[position] for position in positions])
+            distinct: dict[str, int] = {}
+            for position, text in zip(positions, texts, strict=True):
+                row = distinct.setdefault(text, len(rows))
+                if row == len(rows):
+                    rows.append((prompt_id, queries[position]))
+                row_of[position] = row
+            own.append(keys(self.scope_of(prompt_id), distinct))
+        return rows, row_of, joined(own)

@@ -27,6 +27,8 @@ class CharacterTfidf:
     """
 
     name = "tfidf-char"
+    kept_values = "catalogue"
+    reads_words_alone = True
 
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:
         self.settings = settings

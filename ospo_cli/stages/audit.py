@@ -28,7 +28,9 @@ from ospo_cli.report.number_text import plain, short
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.retrievers.base import Catalogue
 from ospo_cli.retrievers.judged_reward import JudgedReward
+from ospo_cli.retrievers.remembered import Tally
 from ospo_cli.schemas import AUDIT, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, ROLLOUTS, SEGMENTS
+from ospo_cli.store.folder import Store
 from ospo_cli.text.coalition_text import coalition_text
 from ospo_cli.text.words import repeated_words, word_count, words
 
@@ -133,7 +135,7 @@ def execute(
     unseen = _unseen(params)
 
     def reward(name: str) -> JudgedReward:
-        return JudgedReward(documents, prompts, qrels, pools, params, retriever=name, cache=layout.cache)
+        return JudgedReward(documents, prompts, qrels, pools, params, retriever=name, cache=layout.cache, store=Store(layout.store))
 
     others = {name: reward(name) for name in unseen}
     auditor = _Auditor(reward(params.score_coalitions.retriever), others, _Vocabulary(documents, params), params)
@@ -150,7 +152,12 @@ def execute(
     progress.close()
     table = _table(found, _measures(unseen), params)
     parquet.write(table, layout.iteration(iteration, "audit.parquet"), AUDIT)
+    tally = Tally()
+    for own in (auditor.reward, *others.values()):
+        tally += own.tally
+    tally.report("audit")
     metrics = counts | {
+        **tally.metrics(),
         "evaluated_texts": auditor.evaluated,
         "estimator_seconds": seconds,
         "seconds": time.monotonic() - start_seconds,

@@ -29,7 +29,8 @@ BUSY_SECONDS = 120.0
 LOOK_UP_ROWS = 1000
 CACHE_KIB = 32 << 10
 SCAN_ROWS = 65_536
-_SELECT = f"SELECT number, record FROM entries WHERE number IN ({', '.join('?' * LOOK_UP_ROWS)})"  # noqa: S608: question marks alone
+_SELECT = "SELECT number, record FROM entries WHERE number IN (" + ", ".join("?" * LOOK_UP_ROWS) + ")"  # noqa: S608
+_SCAN = "SELECT number, record FROM entries WHERE number >= ? ORDER BY number LIMIT ?"
 _HEADER_BYTES = 100
 _T = TypeVar("_T")
 
@@ -150,9 +151,7 @@ class Book:
         while True:
 
             def select(connection: sqlite3.Connection, first: int = first) -> list[tuple[int, bytes]]:
-                return connection.execute(
-                    "SELECT number, record FROM entries WHERE number >= ? ORDER BY number LIMIT ?", (first, SCAN_ROWS)
-                ).fetchall()
+                return connection.execute(_SCAN, (first, SCAN_ROWS)).fetchall()
 
             rows = self._attempt(select)
             if rows:

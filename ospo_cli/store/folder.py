@@ -17,13 +17,13 @@ DAY_SECONDS = 86_400.0
 
 @dataclass(frozen=True)
 class Summary:
-    """What is known of a book without reading its entries; `problem` in place of a description where it cannot be used."""
+    """What is known of a book without reading its entries; `problem` says why it cannot be used, where it cannot."""
 
     fingerprint: str
     about: dict[str, Any]
     size: int
     last_used: float
-    problem: str = ""
+    problem: StoreError | None = None
 
 
 class Store:
@@ -35,9 +35,7 @@ class Store:
     def book(self, about: dict[str, Any]) -> Book:
         """Return the book of that description; it is made when it is first used."""
         if self.root.exists() and not self.root.is_dir():
-            raise StoreError(
-                self.root, "is no folder", expected="the folder of the store of values", remedy="name another one by OSPO_STORE"
-            )
+            raise StoreError(self.root, "is no folder", expected="that of the store of values", remedy="name another one by OSPO_STORE")
         return Book(self.root / fingerprint(about), about)
 
     def folders(self) -> list[Path]:
@@ -55,7 +53,7 @@ class Store:
             try:
                 found.append(Summary(folder.name, Book.at(folder).about, size, last_used))
             except StoreError as error:
-                found.append(Summary(folder.name, {}, size, last_used, error.line()))
+                found.append(Summary(folder.name, {}, size, last_used, error))
         return found
 
     def drop(self, names: Collection[str], now: float) -> None:
