@@ -171,8 +171,8 @@ class Book:
             StoreError: something does not hold.
         """
         problem = self._attempt(lambda connection: connection.execute("PRAGMA integrity_check(1)").fetchone()[0])
-        if problem != "ok":
-            raise _damaged(self.path, problem)
+        if problem != b"ok":
+            raise _damaged(self.path, problem.decode("utf-8", "replace"))
         count = 0
         for _, found in self.entries():
             if not np.isfinite(found.parts).all():
@@ -240,6 +240,7 @@ class Book:
 
 def _connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    connection.text_factory = bytes  # what is damaged may be no UTF-8
     # A committed batch survives the death of the process; after a power cut the last ones may be missing, never half there.
     for setting in ("synchronous = NORMAL", f"cache_size = -{CACHE_KIB}", "trusted_schema = OFF"):
         connection.execute(f"PRAGMA {setting}")
