@@ -67,6 +67,7 @@ class Book:
         self.shape = Shape(len(about["parts"]), int(about.get("ranks", 0)))
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, tuple[int, int]] = (0, (0, 0))
+        self._is_marked = False
 
     @classmethod
     def at(cls, folder: Path) -> Book:
@@ -92,6 +93,7 @@ class Book:
             return rows
 
         rows = self._attempt(select)
+        self._mark()
         found = Found(
             np.zeros(len(wanted), dtype=bool),
             np.zeros((len(wanted), self.shape.parts)),
@@ -132,6 +134,7 @@ class Book:
                 raise
 
         self._attempt(insert)
+        self._mark()
 
     def count(self) -> int:
         """Return the number of entries."""
@@ -140,10 +143,6 @@ class Book:
     def size(self) -> int:
         """Return the bytes on disk, what was written but not yet moved into the main file among them."""
         return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
-
-    def last_used(self) -> float:
-        """Return when the book was last opened by a stage, in seconds since 1970."""
-        return self.path.stat().st_mtime
 
     def entries(self) -> Iterator[tuple[Keys, Found]]:
         """Yield all entries in parts, in the order of their row numbers; raises StoreError at the first damaged one."""
@@ -227,8 +226,14 @@ class Book:
         self._connection = _connect(self.path)
         status = os.stat(self.path)
         self._opened = (os.getpid(), (status.st_dev, status.st_ino))
-        os.utime(self.path)  # when it was last used
+        self._is_marked = False
         return self._connection
+
+    def _mark(self) -> None:
+        # When it was last used; upkeep, which looks nothing up, is no use.
+        if not self._is_marked:
+            os.utime(self.path)
+            self._is_marked = True
 
     def _is_current(self) -> bool:
         try:

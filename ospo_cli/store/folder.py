@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ospo_cli.errors import StoreError
-from ospo_cli.store.book import Book, remove
+from ospo_cli.store.book import FILE_NAME, Book, remove
 from ospo_cli.store.keys import fingerprint
 
 DAY_SECONDS = 86_400.0
@@ -48,8 +48,8 @@ class Store:
         """Return every book's summary, by fingerprint."""
         found = []
         for folder in self.folders():
-            files = [path.stat() for path in folder.iterdir() if path.is_file()]
-            size, last_used = sum(file.st_size for file in files), max((file.st_mtime for file in files), default=folder.stat().st_mtime)
+            size, path = sum(file.stat().st_size for file in folder.iterdir() if file.is_file()), folder / FILE_NAME
+            last_used = (path if path.exists() else folder).stat().st_mtime
             try:
                 found.append(Summary(folder.name, Book.at(folder).about, size, last_used))
             except StoreError as error:
