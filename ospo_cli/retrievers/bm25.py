@@ -26,7 +26,7 @@ class BM25:
     """
 
     name = "bm25"
-    kept_values = "catalogue"
+    kept_from = 3000
     reads_words_alone = True
 
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:

@@ -77,7 +77,8 @@ class JudgedReward:
         self._pools: dict[str, NDArray[np.int64] | None] = {}
         self._gains: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
         self.tally = Tally()
-        self.store = store if store is not None and is_kept(self.retriever, not self._whole_catalogue, params.store.values) else None
+        candidates = len(self.doc_ids) if self._whole_catalogue else pools.height / max(1, pools["prompt_id"].n_unique())
+        self.store = store if store is not None and is_kept(self.retriever, candidates, params.store.values) else None
         self._products = params.store.products
         self._memories: dict[tuple[str, ...], Memory] = {}
 

@@ -33,7 +33,7 @@ class LatentSemantic:
     """
 
     name = "lsa"
-    kept_values = "always"
+    kept_from = 0
     reads_words_alone = True
 
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:

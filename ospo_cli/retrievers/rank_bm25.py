@@ -22,7 +22,7 @@ class RankBM25:
     """
 
     name = "rank-bm25"
-    kept_values = "always"
+    kept_from = 0
     reads_words_alone = True
 
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:

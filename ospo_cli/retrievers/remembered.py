@@ -16,8 +16,6 @@ from ospo_cli.store.book import Book
 from ospo_cli.store.keys import Keys, joined, keys
 from ospo_cli.text.words import words
 
-# What a retriever may declare as `kept_values`; one that declares nothing is an engine whose answers cost something: always.
-KEPT_VALUES = ("always", "catalogue", "never")
 # Values are written as they are computed: the first batch is small, the next ones grow to about so many seconds.
 FIRST_BATCH = 64
 BATCH_SECONDS = 1.0
@@ -76,18 +74,15 @@ class Tally:
         sys.stderr.write(f"{command}: {self.line()}\n")
 
 
-def is_kept(retriever: Retriever, has_pools: bool, setting: str) -> bool:
-    """Tell whether values are kept: `store.values`, and for auto what the retriever declares (`kept_values`).
+def is_kept(retriever: Retriever, candidates: float, setting: str) -> bool:
+    """Tell whether values are kept: `store.values`, and for auto whether there are as many candidates as the retriever declares.
 
-    always: its answers cost more than a look-up (the default: what is not known is thought dear); catalogue: over the whole catalogue
-    they do, over pools they do not; never: they never do. benchmarks/store.py measures it.
+    `kept_from` of a retriever is the number of candidates from which computing a value takes at least twice as long as finding and
+    writing it (benchmarks/store.py measures that). One that declares nothing, such as an engine elsewhere, is thought dear: 0.
     """
     if setting != "auto":
         return setting == "always"
-    declared = getattr(retriever, "kept_values", "always")
-    if declared not in KEPT_VALUES:
-        raise ValueError(f"kept_values of {retriever.name}: found {declared}, expected {', '.join(KEPT_VALUES)}")
-    return declared == "always" or (declared == "catalogue" and not has_pools)
+    return candidates >= getattr(retriever, "kept_from", 0)
 
 
 def normalised(retriever: Retriever, texts: Sequence[str]) -> list[str]:

@@ -27,7 +27,7 @@ class CharacterTfidf:
     """
 
     name = "tfidf-char"
-    kept_values = "catalogue"
+    kept_from = 1000
     reads_words_alone = True
 
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -232,7 +233,8 @@ class Book:
     def _mark(self) -> None:
         # When it was last used; upkeep, which looks nothing up, is no use.
         if not self._is_marked:
-            os.utime(self.path)
+            with contextlib.suppress(FileNotFoundError):  # deleted a moment ago
+                os.utime(self.path)
             self._is_marked = True
 
     def _is_current(self) -> bool:

@@ -147,20 +147,21 @@ def test_the_first_products_are_kept_where_asked_for(tmp_path, retriever):
 
 
 @pytest.mark.parametrize(
-    ("declared", "has_pools", "setting", "expected"),
+    ("declared", "candidates", "setting", "expected"),
     [
-        (None, True, "auto", True), ("always", True, "auto", True), ("catalogue", True, "auto", False), ("catalogue", False, "auto", True),
-        ("never", False, "auto", False), ("never", True, "always", True), ("always", False, "never", False),
+        (None, 10, "auto", True), (0, 10, "auto", True), (1000, 999.5, "auto", False), (1000, 1000, "auto", True),
+        (1000, 10, "always", True), (0, 1e6, "never", False),
     ],
 )  # fmt: skip
-def test_values_are_kept_as_the_retriever_declares_unless_the_parameter_says_otherwise(declared, has_pools, setting, expected):
-    retriever = type("Fake", (), {"name": "fake"} | ({} if declared is None else {"kept_values": declared}))()
-    assert is_kept(retriever, has_pools, setting) is expected
+def test_values_are_kept_as_the_retriever_declares_unless_the_parameter_says_otherwise(declared, candidates, setting, expected):
+    retriever = type("Fake", (), {"name": "fake"} | ({} if declared is None else {"kept_from": declared}))()
+    assert is_kept(retriever, candidates, setting) is expected
 
 
-def test_a_declaration_that_means_nothing_is_an_error():
-    with pytest.raises(ValueError, match="kept_values of fake: found sometimes"):
-        is_kept(type("Fake", (), {"name": "fake", "kept_values": "sometimes"})(), True, "auto")
+def test_candidates_are_those_of_the_pools_or_the_catalogue(tmp_path, monkeypatch):
+    monkeypatch.setattr("ospo_cli.retrievers.bm25.BM25.kept_from", 50)
+    assert reward(tmp_path, store="auto").store is not None
+    assert reward(tmp_path, store="auto", pool=range(45)).store is None
 
 
 def test_tallies_add_up():
