@@ -26,7 +26,7 @@ class BM25:
     """
 
     name = "bm25"
-    kept_from = 3000
+    kept_from = 100_000
     reads_words_alone = True
 
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path | None) -> None:
