@@ -13,7 +13,7 @@ from ospo_cli.errors import RetrievalError
 from ospo_cli.maths.ranking import Metric, metric_rows, parse_metric
 from ospo_cli.params import Params
 from ospo_cli.retrievers import build
-from ospo_cli.retrievers.base import BatchRetriever, Ranking
+from ospo_cli.retrievers.base import BatchRetriever, PreparingRetriever, Ranking
 
 # Cells (queries × ranks) of one batch of rankings; bounds memory when every rank of a large catalogue counts.
 BATCH_CELLS = 1 << 22
@@ -89,6 +89,8 @@ class JudgedReward:
         parsed = [parse_metric(name) for name in metrics]
         results = {metric.name: np.full(len(queries), np.nan) for metric in parsed}
         cutoff = 0 if any(metric.cutoff == 0 for metric in parsed) else max((metric.cutoff for metric in parsed), default=1)
+        if isinstance(self.retriever, PreparingRetriever):
+            self.retriever.prepare(queries, [self.pool(prompt_id) for prompt_id in prompt_ids], cutoff)
         for prompt_id, positions in _grouped(prompt_ids).items():
             distinct: dict[str, int] = {}
             rows = np.array([distinct.setdefault(queries[position], len(distinct)) for position in positions])
