@@ -29,12 +29,14 @@ def vectors_of(texts: Sequence[str], encoder: Encoder, folder: Path) -> tuple[ND
     """
     key = digest(VERSION, encoder.fingerprint, *texts)
     path = folder / f"{key}.npy"
-    if not _mark(path).is_file():
+    shape = (len(texts), encoder.dimensions)
+    mapped = _read(path, shape)
+    if mapped is None:
         shards = _shards(texts)
         progress = Progress("dense", len(texts), "documents")
-        vectors = np.lib.format.open_memmap  # the whole array is never in memory at once
         with replacing(path) as temporary:
-            whole = vectors(temporary, mode="w+", dtype=np.float32, shape=(len(texts), encoder.dimensions))
+            # Mapped: the whole array is never in memory at once.
+            whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
             for rows in shards:
                 part = [texts[row] for row in rows]
                 place = folder / "shards" / f"{digest(VERSION, encoder.fingerprint, *part)}.npy"
@@ -49,7 +51,7 @@ def vectors_of(texts: Sequence[str], encoder: Encoder, folder: Path) -> tuple[ND
             del whole
         progress.close()
         _write_mark(path)
-    mapped = _read(path, (len(texts), encoder.dimensions))
+        mapped = _read(path, shape)
     if mapped is None:
         raise damaged(path)
     return mapped, key

@@ -32,7 +32,7 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def do_POST(self):  # noqa: N802  (the name that http.server calls)
+    def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         asked = [understood(json.loads(line)) for line in body.splitlines()[1::2]]
         request = {"path": self.path, "headers": dict(self.headers), "asked": asked, "seconds": time.monotonic()}

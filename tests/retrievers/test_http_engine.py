@@ -150,7 +150,10 @@ def test_a_fault_that_stays_stops_the_work_and_says_so(server, tmp_path, fault, 
         (msearch_server.instead("[" * 100_000), "the answer is not JSON"),
         (msearch_server.instead("{}"), "no answer per query at responses"),
         (msearch_server.instead('{"error": {"type": "index_not_found_exception"}}'), "reports an error.*index_not_found"),
-        (msearch_server.instead('{"responses": [{"hits": {"hits": []}}]}'), "no answer per query at responses: found 1 answers, expected 8"),
+        (
+            msearch_server.instead('{"responses": [{"hits": {"hits": []}}]}'),
+            "no answer per query at responses: found 1 answers, expected 8",
+        ),
     ],
 )
 def test_a_fault_that_cannot_pass_is_an_error_at_once(server, tmp_path, fault, message):
@@ -351,7 +354,8 @@ def test_a_hostile_query_is_data_in_every_ready_template(name, query, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "doc_id"), [("solr", "a,b"), ("vespa", 'a" or true or "'), ("meilisearch", 'a", "b'), ("typesense", "a`, `b"), ("vespa", "a\\")]
+    ("name", "doc_id"),
+    [("solr", "a,b"), ("vespa", 'a" or true or "'), ("meilisearch", 'a", "b'), ("typesense", "a`, `b"), ("vespa", "a\\")],
 )
 def test_an_id_that_could_leave_its_filter_is_refused(name, doc_id, tmp_path):
     template = http_template.load(name, VARIABLES[name], tmp_path)
