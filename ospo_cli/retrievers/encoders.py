@@ -57,12 +57,13 @@ def folder_of(encoder: str, root: Path) -> Path:
     """Return the folder of a packaged encoder, or of a path."""
     if encoder not in PACKAGED:
         folder = root / encoder
-        if not folder.is_dir():
+        # With a slash, as the graph tells a folder, which is an input, from the name of a package.
+        if "/" not in encoder or not folder.is_dir():
             raise ParameterError(
                 "retrieval.dense.encoder",
                 "no such encoder",
                 found=encoder,
-                expected=", ".join((HASHED, *PACKAGED, "or a folder relative to params.yaml")),
+                expected=", ".join((HASHED, *PACKAGED, "or a folder relative to params.yaml, with a slash, such as ./encoder")),
             )
         return folder
     package, inner = PACKAGED[encoder]
