@@ -69,20 +69,18 @@ class Dense:
     def rank(self, queries: Sequence[str], pools: Sequence[NDArray[np.int64] | None], k: int) -> list[Ranking]:
         """Return the first k documents of each query within its pool; k = 0 is all."""
         self._remember(queries)
-        whole = list(dict.fromkeys(query for query, pool in zip(queries, pools, strict=True) if pool is None and k))
-        found = dict(zip(whole, self._search(whole, k), strict=True))
-        rankings = []
-        for query, pool in zip(queries, pools, strict=True):
-            if pool is None and k:
-                rankings.append(found[query])
-                continue
-            members = self._members(pool)
-            rankings.append(best_first(members, self._scores([query], members)[0], k))
+        rankings = [Ranking(np.zeros(0, dtype=np.int64), np.zeros(0))] * len(queries)
+        positions: dict[bytes | None, list[int]] = {}
+        for position, pool in enumerate(pools):
+            positions.setdefault(None if pool is None else pool.tobytes(), []).append(position)
+        for same in positions.values():
+            documents, scores = self.rank_queries([queries[position] for position in same], pools[same[0]], k)
+            for position, row, row_scores in zip(same, documents, scores, strict=True):
+                count = np.count_nonzero(row >= 0)
+                rankings[position] = Ranking(row[:count], row_scores[:count])
         return rankings
 
-    def rank_coalitions(
-        self, queries: Sequence[str], pool: NDArray[np.int64] | None, k: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def rank_queries(self, queries: Sequence[str], pool: NDArray[np.int64] | None, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return documents int64[queries, ranks] (−1 where nothing more is retrieved) and scores float64[queries, ranks] (0 there)."""
         self._remember(queries)
         if pool is None and k:

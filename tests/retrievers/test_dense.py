@@ -100,7 +100,7 @@ def test_a_query_is_encoded_once_in_the_life_of_a_retriever(folder, tmp_path, mo
     retriever.prepare(QUERIES, [None] * len(QUERIES), 10)
     monkeypatch.setattr(retriever.encoder, "encode", lambda *_: pytest.fail("encoded again"))
     retriever.rank(QUERIES, [np.arange(30)] * len(QUERIES), 10)
-    retriever.rank_coalitions(QUERIES[::-1], None, 10)
+    retriever.rank_queries(QUERIES[::-1], None, 10)
 
 
 def test_a_memory_too_small_for_the_queries_changes_nothing(folder, tmp_path, monkeypatch):
@@ -121,7 +121,7 @@ def test_faiss_pools_and_batches_give_the_same_bits(folder, tmp_path, encoder, n
     searched = retriever.rank(QUERIES, [None] * len(QUERIES), k)
     assert listed(searched) == listed(retriever.rank(QUERIES, [everything] * len(QUERIES), k))
     for pool in (None, everything):
-        found, scores = retriever.rank_coalitions(QUERIES, pool, k)
+        found, scores = retriever.rank_queries(QUERIES, pool, k)
         assert [(row.tolist(), values.tolist()) for row, values in zip(found, scores, strict=True)] == listed(searched)
 
 
