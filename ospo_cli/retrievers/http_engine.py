@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ospo_cli.errors import ParameterError, RetrievalError, shorten
-from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
 from ospo_cli.params import Retrieval
 from ospo_cli.retrievers import http_template
@@ -103,22 +102,16 @@ class HttpEngine:
             ids = None if pool is None else [self.catalogue.doc_ids[index] for index in pool]
             wanted.append((query, k if pool is None else min(k, len(pool)), ids))
         requests = [self.template.path_and_body(wanted[start : start + step]) for start in starts]
-        progress = Progress("http", len(asked), "queries") if len(requests) > 1 else None
 
         def read(number: int, content: bytes) -> list[Ranking]:
             first = number * step
             part = wanted[first : first + step]
-            rankings = [
+            return [
                 self._ranking(answer, first + place, query, most, pools[first + place])
                 for place, ((query, most, _), answer) in enumerate(zip(part, self._answers(content, first, part), strict=True))
             ]
-            if progress is not None:
-                progress.advance(len(part))
-            return rankings
 
         found = self.client.send(self.template.method, self.template.content_type, requests, read)
-        if progress is not None:
-            progress.close()
         return [ranking for rankings in found for ranking in rankings]
 
     def _answers(self, content: bytes, first: int, part: list[tuple[str, int, list[str] | None]]) -> list[Any]:

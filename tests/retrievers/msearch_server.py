@@ -46,7 +46,8 @@ class Handler(BaseHTTPRequestHandler):
     def reply(self, asked):
         index = {doc_id: place for place, doc_id in enumerate(self.server.doc_ids)}
         pool = None if asked["pool"] is None else np.array(sorted(index[doc_id] for doc_id in asked["pool"]))
-        found = self.server.retriever.rank([asked["query"]], [pool], asked["k"])[0]
+        with self.server.lock:  # the engines of this project serve one thread
+            found = self.server.retriever.rank([asked["query"]], [pool], asked["k"])[0]
         hits = [
             {"_id": self.server.doc_ids[document], "_score": score}
             for document, score in zip(found.documents.tolist(), found.scores.tolist(), strict=True)
