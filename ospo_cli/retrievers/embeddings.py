@@ -32,28 +32,26 @@ def vectors_of(texts: Sequence[str], encoder: Encoder, folder: Path) -> tuple[ND
     shape = (len(texts), encoder.dimensions)
     mapped = _read(path, shape)
     if mapped is None:
-        shards = _shards(texts)
+        shards = [(rows, *_shard([texts[row] for row in rows], encoder, folder)) for rows in _shards(texts)]
         progress = Progress("dense", len(texts), "documents")
+        for rows, place, part in shards:
+            is_new = _read(place, (len(part), encoder.dimensions)) is None
+            if is_new:
+                found = encoder.encode(part, "passage")
+                write(place, lambda stream, found=found: np.lib.format.write_array(stream, found, allow_pickle=False))  # type: ignore[misc]
+            progress.advance(len(rows), reused=not is_new)
+        progress.close()
         with replacing(path) as temporary:
-            # Mapped: the whole array is never in memory at once.
+            # Mapped, shard by shard: the whole array is never in memory at once.
             whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-            for rows in shards:
-                part = [texts[row] for row in rows]
-                place = folder / "shards" / f"{digest(VERSION, encoder.fingerprint, *part)}.npy"
-                found = _read(place, (len(part), encoder.dimensions))
-                is_reused = found is not None
-                if found is None:
-                    found = encoder.encode(part, "passage")
-                    write(place, lambda temporary, found=found: np.lib.format.write_array(temporary, found, allow_pickle=False))  # type: ignore[misc]
-                whole[rows] = found
-                progress.advance(len(part), reused=is_reused)
+            for rows, place, _ in shards:
+                whole[rows] = np.load(place, mmap_mode="r", allow_pickle=False)
             whole.flush()
             del whole
-        progress.close()
         _write_mark(path)
         mapped = _read(path, shape)
-    if mapped is None:
-        raise damaged(path)
+        if mapped is None:
+            raise damaged(path)
     return mapped, key
 
 
@@ -94,6 +92,10 @@ def _read(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
     if found.shape != shape or found.dtype != np.float32:
         raise damaged(path)
     return np.asarray(found)
+
+
+def _shard(part: list[str], encoder: Encoder, folder: Path) -> tuple[Path, list[str]]:
+    return folder / "shards" / f"{digest(VERSION, encoder.fingerprint, *part)}.npy", part
 
 
 def _shards(texts: Sequence[str]) -> list[list[int]]:
