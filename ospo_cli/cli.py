@@ -273,20 +273,47 @@ def inspect(
 def audit(
     iteration: Annotated[int, typer.Option("--iter", "-k", min=1, help="Iteration whose rollouts are audited.")],
     rollouts: Annotated[int, typer.Option("--rollouts", min=1, help="Most rollouts, drawn by seed.")] = 100,
-    estimators: Annotated[str, typer.Option("--estimators", help="Names, separated by commas.", show_default="all")] = "",
+    estimators: Annotated[
+        str,
+        typer.Option("--estimators", help="Names, separated by commas.", show_default="all; with --gradients attribute.estimator"),
+    ] = "",
+    gradients: Annotated[
+        bool, typer.Option("--gradients", help="Instead: agreement of the gradients of two halves of large rollout groups, per rule.")
+    ] = False,
+    rules: Annotated[str, typer.Option("--rules", help="Rules, separated by commas (with --gradients).", show_default="all")] = "",
+    group_size: Annotated[
+        int | None, typer.Option("--group-size", help="Completions per prompt, cut in two (with --gradients).", show_default="32")
+    ] = None,
+    prompts: Annotated[int | None, typer.Option("--prompts", help="Most prompts (with --gradients).", show_default="32")] = None,
     project: Project = HERE,
 ) -> None:
     """Measure every estimator on an iteration's rollouts against properties with a right answer (docs/audit.md)."""
     from ospo_cli import params
     from ospo_cli.layout import Layout
-    from ospo_cli.stages import audit as stage
 
     layout = Layout(project)
     parameters = params.load(layout.params)
     names = [name.strip() for name in estimators.split(",")] if estimators else None
+    if gradients:
+        from ospo_cli import gradient_audit
+
+        sizes = {name: value for name, value in (("group_size", group_size), ("prompts", prompts)) if value is not None}
+        wanted = [name.strip() for name in rules.split(",")] if rules else None
+        table, metrics = gradient_audit.execute(layout, parameters, iteration, rules=wanted, estimators=names, **sizes)
+        gradient_audit.print_result(table, metrics)
+        _audit_written(layout.iteration(iteration, "gradient_audit.parquet"))
+        return
+    if rules or group_size is not None or prompts is not None:
+        raise typer.BadParameter("--rules, --group-size and --prompts go with --gradients", param_hint="--gradients")
+    from ospo_cli.stages import audit as stage
+
     table, metrics = stage.execute(layout, parameters, iteration, rollouts, names)
     stage.print_result(table, metrics, parameters)
-    sys.stderr.write(f"ospo audit: wrote {shorten(layout.iteration(iteration, 'audit.parquet'), 1000)}, audit_metrics.json\n")
+    _audit_written(layout.iteration(iteration, "audit.parquet"))
+
+
+def _audit_written(path: Path) -> None:
+    sys.stderr.write(f"ospo audit: wrote {shorten(path, 1000)}, {path.stem}_metrics.json; `ospo report` puts it on the page\n")
 
 
 @app.command("explain")

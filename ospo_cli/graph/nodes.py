@@ -22,6 +22,7 @@ class Node:
         outputs: files or folders that are written, relative to the project's folder.
         metrics: flat JSON files of numbers that are written besides; they hold durations, so they differ from run to run.
         sections: sections of params.yaml, or `section.name`, that the result depends on.
+        optional: files that are read where they are there; no stage makes them, and DVC does not know them.
     """
 
     stage: str
@@ -30,6 +31,7 @@ class Node:
     outputs: tuple[str, ...]
     metrics: tuple[str, ...]
     sections: tuple[str, ...]
+    optional: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
@@ -129,7 +131,9 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
             )
         inputs += tuple(str(layout.evaluation(name)) for name in ("completions.parquet", "query_metrics.parquet", "summary.json"))
         outputs = (str(layout.report()), str(layout.warnings()))
-        return Node(stage, None, inputs, outputs, (), tuple(params.__dataclass_fields__))
+        audits = ("audit.parquet", "audit_curves.parquet", "audit_metrics.json", "gradient_audit.parquet", "gradient_audit_metrics.json")
+        optional = tuple(path for k in range(1, params.train.iterations + 1) for path in of(k, *audits))
+        return Node(stage, None, inputs, outputs, (), tuple(params.__dataclass_fields__), optional)
     if iteration is None or iteration < 1:
         raise ParameterError(f"ospo {stage}", "no such iteration", found=iteration, expected="1 or more (policy 000 is the warm start)")
     behavior = str(layout.policy(iteration - 1))
