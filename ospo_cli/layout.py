@@ -13,6 +13,11 @@ class Layout:
 
     root: Path
 
+    @classmethod
+    def of_cache(cls, cache: Path) -> Layout:
+        """The layout whose cache folder this is."""
+        return cls(cache.parent.parent)
+
     @property
     def params(self) -> Path:
         """params.yaml."""

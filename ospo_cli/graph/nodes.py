@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +75,16 @@ def uses_raw_query_values(params: Params) -> bool:
     return params.rollout.prompts == "headroom"
 
 
+def retriever_files(params: Params, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the files and folders of a user's own that these retrievers read: an encoder's folder, a template."""
+    dense, http = params.retrieval.dense.encoder, params.retrieval.http.template
+    used = set(names)
+    used |= set(params.retrieval.hybrid.retrievers) if "hybrid" in used else set()
+    # Encoders of packages, and templates of this one, have plain names.
+    found = [dense] if "dense" in used and "/" in dense else []
+    return (*found, *([http] if "http" in used and http.endswith(".json") else ()))
+
+
 def node(stage: str, iteration: int | None, params: Params) -> Node:
     """Return the node of a stage and iteration; paths come from `Layout`, so that nobody writes them twice."""
     layout = Layout(Path())
@@ -86,18 +96,19 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
         return tuple(str(layout.iteration(k, name)) for name in names)
 
     raw = (str(layout.raw_query_values()),) if uses_raw_query_values(params) else ()
+    searching = retriever_files(params, [params.score_coalitions.retriever])
     if stage == "prepare-data":
         return _prepare_data(params)
     if stage == "score-queries":
         return Node(
-            stage, None, prepared(*PREPARED), (str(layout.raw_query_values()),), (), ("retrieval", "score_coalitions"),
+            stage, None, prepared(*PREPARED) + searching, (str(layout.raw_query_values()),), (), ("retrieval", "score_coalitions"),
         )  # fmt: skip
     if stage == "warm-start":
         policy = str(layout.policy(0))
         inputs: tuple[str, ...] = prepared("documents", "prompts", "teacher_pairs")
         sections: tuple[str, ...] = ("train.seed", "policy", "warm_start")
         if params.warm_start.teacher == "judgments":
-            inputs, sections = inputs + prepared("qrels", "pools"), (*sections, "retrieval", "score_coalitions")
+            inputs, sections = inputs + prepared("qrels", "pools") + searching, (*sections, "retrieval", "score_coalitions")
         if params.warm_start.teacher == "file":
             inputs += (params.warm_start.pairs_file,)
         if params.policy.base != "config":
@@ -110,7 +121,8 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
         outputs = tuple(str(layout.evaluation(name)) for name in names)
         metrics = tuple(str(layout.evaluation(name)) for name in ("metrics.json", "score_metrics.json"))
         sections = ("train", "policy", "retrieval", "rollout", "score_coalitions", "evaluate")
-        return Node(stage, None, prepared(*PREPARED) + policies + rewards, outputs, metrics, sections)
+        inputs = prepared(*PREPARED) + retriever_files(params, params.evaluate.retrievers) + policies + rewards
+        return Node(stage, None, inputs, outputs, metrics, sections)
     if stage == "report":
         inputs = (*prepared(*PREPARED), str(layout.prepared("card.json")))
         for k in range(1, params.train.iterations + 1):
@@ -138,7 +150,7 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
         )  # fmt: skip
     if stage == "score-coalitions":
         return Node(
-            stage, iteration, prepared(*PREPARED) + of(iteration, "rollouts.parquet", "segments.parquet"),
+            stage, iteration, prepared(*PREPARED) + searching + of(iteration, "rollouts.parquet", "segments.parquet"),
             of(iteration, "rewards.parquet", "coalition_values.parquet"), of(iteration, "score_metrics.json"),
             ("train.seed", "retrieval", "score_coalitions"),
         )  # fmt: skip

@@ -56,6 +56,15 @@ class BatchRetriever(Protocol):
         ...
 
 
+@runtime_checkable
+class PreparingRetriever(Protocol):
+    """A retriever that does better when it is told of many queries at once, of whatever prompt (an encoder, a server)."""
+
+    def prepare(self, queries: Sequence[str], pools: Sequence[NDArray[np.int64] | None], k: int) -> None:
+        """Work ahead for calls that are about to come with these queries, pools and depth; changes no ranking."""
+        ...
+
+
 @dataclass(frozen=True)
 class Coalitions:
     """The coalitions of one answer, for a retriever to which a query is the words of its parts and nothing else.

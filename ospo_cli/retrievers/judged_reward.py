@@ -16,7 +16,7 @@ from ospo_cli.errors import RetrievalError
 from ospo_cli.maths.ranking import Metric, metric_rows, parse_metric
 from ospo_cli.params import Params
 from ospo_cli.retrievers import build
-from ospo_cli.retrievers.base import BatchRetriever, Ranking
+from ospo_cli.retrievers.base import BatchRetriever, PreparingRetriever, Ranking
 from ospo_cli.retrievers.remembered import Memory, Tally, is_kept
 from ospo_cli.store.folder import Store
 from ospo_cli.store.keys import scope
@@ -155,6 +155,10 @@ class JudgedReward:
         results, products = np.full((len(queries), len(parsed)), np.nan), np.full((len(queries), ranks), -1, dtype=np.int64)
         cutoff = 0 if any(metric.cutoff == 0 for metric in parsed) else max((ranks, *(metric.cutoff for metric in parsed)), default=1)
         count = 0
+        if isinstance(self.retriever, PreparingRetriever):
+            rows_of = [(prompt_id, position) for prompt_id, positions in positions_of.items() for position in positions]
+            pools = [self.pool(prompt_id) for prompt_id, _ in rows_of]
+            self.retriever.prepare([queries[position] for _, position in rows_of], pools, cutoff)
         for prompt_id, positions in positions_of.items():
             distinct: dict[str, int] = {}
             rows = np.array([distinct.setdefault(queries[position], len(distinct)) for position in positions])

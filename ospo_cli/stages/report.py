@@ -71,8 +71,8 @@ def report(layout: Layout, params: Params) -> dict[str, Any]:
     return {
         "title": params.report.title,
         "version": ospo_cli.__version__,
-        "params": parameters.to_mapping(params),
-        "defaults": parameters.to_mapping(Params()),
+        "params": parameters.to_sections(params),
+        "defaults": parameters.to_sections(Params()),
         "card": _json(layout.prepared("card.json"), "ospo prepare-data"),
         "counts": counts,
         "files": [_fingerprint(layout, layout.prepared(f"{name}.parquet")) for name in _PREPARED],
