@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from ospo_cli import params
 from ospo_cli.errors import RetrievalError, StoreError
-from ospo_cli.retrievers import RETRIEVERS, remembered
+from ospo_cli.retrievers import remembered
 from ospo_cli.retrievers.judged_reward import JudgedReward
 from ospo_cli.retrievers.remembered import Tally, is_kept
 from ospo_cli.schemas import POOLS, PROMPTS, QRELS
 from ospo_cli.store.folder import Store
 
-from .catalogues import documents, random_queries, random_titles
+from .catalogues import LOCAL, documents, random_queries, random_titles
 
 TITLES = random_titles(51, 60)
 TEXTS = random_queries(52, 40)
@@ -43,7 +43,7 @@ def asked(seed=0, count=60):
     return [f"p{index}" for index in rng.integers(0, 3, count)], [TEXTS[index] for index in rng.integers(0, len(TEXTS), count)]
 
 
-@pytest.mark.parametrize("retriever", RETRIEVERS)
+@pytest.mark.parametrize("retriever", LOCAL)
 @pytest.mark.parametrize("pool", [(), range(45)])
 def test_a_kept_value_is_what_the_retriever_gives_bit_for_bit(tmp_path, retriever, pool):
     prompt_ids, texts = asked()
@@ -135,7 +135,7 @@ def test_the_store_may_be_deleted_at_any_time(tmp_path):
     assert own.tally.found > 0
 
 
-@pytest.mark.parametrize("retriever", RETRIEVERS)
+@pytest.mark.parametrize("retriever", LOCAL)
 def test_the_first_products_are_kept_where_asked_for(tmp_path, retriever):
     own = reward(tmp_path, retriever=retriever, products=4)
     own.values(["p0"] * len(TEXTS), TEXTS)
