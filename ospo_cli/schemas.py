@@ -28,6 +28,7 @@ class Table:
     key: tuple[str, ...]
     columns: tuple[Column, ...]
     extra: pl.DataType | type[pl.DataType] | None = None
+    extra_meaning: str = "a text field"
 
     @property
     def schema(self) -> dict[str, pl.DataType | type[pl.DataType]]:
@@ -144,6 +145,8 @@ REWARDS = Table(
         Column("repetition", pl.Float64, "minus the number of repeated words; unweighted"),
         Column("is_degenerate_group", pl.Boolean, "all rewards of the rollout group are equal: no advantage, no coalitions"),
     ),
+    extra=pl.Float64,
+    extra_meaning="a further part by its name: a metric, or own.NAME for a part of score_coalitions.own_reward; unweighted",
 )
 COALITION_VALUES = Table(
     "coalition_values",
@@ -158,6 +161,8 @@ COALITION_VALUES = Table(
         Column("length", pl.Float64, "as in rewards, of this text; unweighted"),
         Column("repetition", pl.Float64, "as in rewards, of this text; unweighted"),
     ),
+    extra=pl.Float64,
+    extra_meaning="a further part, as in rewards, of this text; unweighted",
 )
 ATTRIBUTIONS = Table(
     "attributions",
@@ -396,5 +401,5 @@ def _column_lines(table: Table) -> list[str]:
         name = f"**{column.name}**" if column.name in table.key else column.name
         lines.append(f"| {name} | {column.dtype}{' or null' if column.nullable else ''} | {column.meaning.replace('|', '/')} |")
     if table.extra is not None:
-        lines.append(f"| any other | {table.extra} | a text field |")
+        lines.append(f"| any other | {table.extra} | {table.extra_meaning} |")
     return lines
