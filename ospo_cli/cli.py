@@ -289,6 +289,53 @@ def audit(
     sys.stderr.write(f"ospo audit: wrote {shorten(layout.iteration(iteration, 'audit.parquet'), 1000)}, audit_metrics.json\n")
 
 
+@app.command("rescore")
+def rescore(
+    iteration: Annotated[int, typer.Option("--iter", "-k", min=1, help="Iteration whose saved rollouts are scored again.")],
+    retriever: Annotated[str, typer.Option("--retriever", help="Another search engine.")] = "",
+    metric: Annotated[str, typer.Option("--metric", help="Another metric.")] = "",
+    changes: Annotated[list[str] | None, typer.Option("--set", help="section.key=value of params.yaml; may be repeated.")] = None,
+    prepared: Annotated[
+        Path | None, typer.Option("--prepared", help="Folder with documents, prompts, qrels and pools of another catalogue.")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Name of the folder.", show_default="from the changes")] = "",
+    project: Project = HERE,
+) -> None:
+    """Score saved rollouts under another reward and share it out, beside the loop's tables (docs/rewards.md)."""
+    from ospo_cli import params, rescoring
+    from ospo_cli.layout import Layout
+
+    layout = Layout(project)
+    short = {f"score_coalitions.{key}": value for key, value in (("retriever", retriever), ("metric", metric)) if value}
+    found = rescoring.parse_changes(changes or ())
+    if doubled := sorted(short.keys() & found.keys()):
+        raise typer.BadParameter(f"{doubled[0]} is given twice", param_hint="--set")
+    done = rescoring.rescore(layout, params.load(layout.params), iteration, short | found, name, prepared)
+    counts = f"{done['asked_values']} values, {done['distinct_values']} distinct; mean reward {done['mean_reward']:.3f}"
+    groups = f"{done['degenerate_groups']} of {done['rollout_groups']} groups degenerate; {done['estimator']} + {done['rule']}"
+    sys.stderr.write(f"ospo rescore: wrote {shorten(done['folder'], 1000)}: {counts}, {groups}\n")
+
+
+@app.command("compare-rewards")
+def compare_rewards(
+    iteration: Annotated[int, typer.Option("--iter", "-k", min=1, help="Iteration of the rollouts.")],
+    a: Annotated[str, typer.Argument(help="loop, or a name that `ospo rescore` wrote.")],
+    b: Annotated[str, typer.Argument(help="And what it is compared with.")],
+    shown: Annotated[int, typer.Option("--examples", min=0, help="Rollout groups shown, the most unlike first.")] = 3,
+    project: Project = HERE,
+) -> None:
+    """Compare two rewards of the same rollouts: order of answers, best answers, shares of segments (docs/rewards.md)."""
+    from ospo_cli import params
+    from ospo_cli.layout import Layout
+    from ospo_cli.stages import compare_rewards as stage
+
+    layout = Layout(project)
+    overview, groups, folder = stage.execute(layout, params.load(layout.params), iteration, a, b)
+    first, second, rollouts, prompts = stage.read_pair(layout, iteration, a, b)
+    stage.print_result(overview, groups, rollouts, prompts, first, second, shown)
+    sys.stderr.write(f"ospo compare-rewards: wrote {shorten(str(folder), 1000)}/comparison.parquet, comparison_groups.parquet\n")
+
+
 @app.command("explain")
 def explain(
     query: Annotated[str, typer.Option("--query", "-q", help="The query; left out: the prompt's own.")] = "",
