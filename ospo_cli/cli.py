@@ -336,6 +336,33 @@ def compare_rewards(
     sys.stderr.write(f"ospo compare-rewards: wrote {shorten(str(folder), 1000)}/comparison.parquet, comparison_groups.parquet\n")
 
 
+@app.command("headroom")
+def headroom(
+    split: Annotated[str, typer.Option("--split", help="Split of the prompts.")] = "dev",
+    iteration: Annotated[int, typer.Option("--iter", "-k", min=0, help="Take this iteration's saved rollouts and their prompts.")] = 0,
+    policy: Annotated[int, typer.Option("--policy", min=0, help="Policy that is sampled on the split's prompts.")] = 0,
+    samples: Annotated[
+        int, typer.Option("--samples", min=0, help="Completions per prompt.", show_default="rollout.group_size, if there is a policy")
+    ] = 0,
+    prompts: Annotated[int, typer.Option("--prompts", min=0, help="Most prompts, by seed; 0 is all.")] = 256,
+    edits: Annotated[int, typer.Option("--edits", min=1, help="Most words that the greedy search changes.")] = 4,
+    words: Annotated[int, typer.Option("--words", min=1, help="Words of the judged products that are tried, per prompt.")] = 32,
+    retrievers: Annotated[str, typer.Option("--retrievers", help="Names, separated by commas.", show_default="evaluate.retrievers")] = "",
+    metric: Annotated[str, typer.Option("--metric", help="Metric.", show_default="score_coalitions.metric")] = "",
+    project: Project = HERE,
+) -> None:
+    """Show what there is to gain before training: simple edits, best of G samples, ideal ranking, per retriever (docs/planning.md)."""
+    from ospo_cli import params
+    from ospo_cli.layout import Layout
+    from ospo_cli.stages import headroom as stage
+
+    layout = Layout(project)
+    names = tuple(name.strip() for name in retrievers.split(",")) if retrievers else ()
+    request = stage.Request(split, iteration, policy, samples, prompts, edits, words, names, metric)
+    stage.print_result(*stage.execute(layout, params.load(layout.params), request))
+    sys.stderr.write(f"ospo headroom: wrote {shorten(str(layout.headroom('headroom.parquet')), 1000)}, headroom_queries.parquet\n")
+
+
 @app.command("explain")
 def explain(
     query: Annotated[str, typer.Option("--query", "-q", help="The query; left out: the prompt's own.")] = "",
