@@ -437,19 +437,19 @@ HEADROOM_QUERIES = Table(
 )
 PLAN = Table(
     "plan",
-    "what each stage is expected to take (`ospo plan`), per stage and iteration",
+    "what each stage is expected to take (`ospo plan`)",
     ("stage", "iteration"),
     (
         Column("stage", pl.String, "name of the command"),
         Column("iteration", pl.Int32, "from 1; 0 for stages that run once"),
         Column("units", pl.Int64, "how many"),
-        Column("unit", pl.String, "of what: completions, texts, steps, …"),
-        Column("tokens", pl.Int64, "sampled, trained on or read; 0 where none are"),
-        Column("seconds", pl.Float64, "expected on this machine; 0 where the stage is up to date"),
+        Column("unit", pl.String, "of what: completions, distinct texts, steps, …"),
+        Column("tokens", pl.Int64, "sampled or trained on; 0 where none are"),
+        Column("seconds", pl.Float64, "expected on this machine, also where the stage is up to date"),
         Column("cpu_seconds", pl.Float64, "of all threads"),
-        Column("bytes", pl.Int64, "expected to be written, caches included"),
-        Column("peak_bytes", pl.Int64, "largest memory of the process while the stage runs"),
-        Column("state", pl.String, "run, or up to date"),
+        Column("bytes", pl.Int64, "expected to be written, shards in the cache included, DVC's own copies not"),
+        Column("peak_bytes", pl.Int64, "largest memory of the process meanwhile"),
+        Column("is_current", pl.Boolean, "whether the stage is up to date: `ospo run` would skip it"),
     ),
 )
 
