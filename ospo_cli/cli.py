@@ -336,6 +336,28 @@ def compare_rewards(
     sys.stderr.write(f"ospo compare-rewards: wrote {shorten(str(folder), 1000)}/comparison.parquet, comparison_groups.parquet\n")
 
 
+@app.command("plan")
+def plan(
+    actual: Annotated[bool, typer.Option("--actual", help="Calibrate nothing: print the last plan against what the stages took.")] = False,
+    project: Project = HERE,
+) -> None:
+    """Before anything runs: completions, texts, steps, seconds, bytes and memory per stage, calibrated here (docs/planning.md)."""
+    from ospo_cli import params, planning
+    from ospo_cli.layout import Layout
+    from ospo_cli.stages.report import plan_and_actual
+
+    layout = Layout(project)
+    parameters = params.load(layout.params)
+    if actual:
+        found = plan_and_actual(layout, parameters)
+        if found is None:
+            raise OspoError(layout.plan("plan.parquet"), "no such file", remedy="run `ospo plan` first")
+        planning.print_actual(found)
+        return
+    planning.print_plan(*planning.plan(layout, parameters))
+    sys.stderr.write(f"ospo plan: wrote {shorten(str(layout.plan('plan.parquet')), 1000)}, calibration.json\n")
+
+
 @app.command("headroom")
 def headroom(
     split: Annotated[str, typer.Option("--split", help="Split of the prompts.")] = "dev",

@@ -7,11 +7,12 @@ import dataclasses
 import io
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import polars as pl
@@ -20,7 +21,10 @@ from ospo_cli import parquet, runner, schemas
 from ospo_cli.executors.usage import Usage
 from ospo_cli.graph.nodes import uses_raw_query_values
 from ospo_cli.layout import Layout
-from ospo_cli.params import Params
+from ospo_cli.params import Params, to_mapping
+from ospo_cli.report.number_text import count, plain, short
+from ospo_cli.report.plan_sections import HEADER, cells, total
+from ospo_cli.report.terminal import Terminal
 from ospo_cli.text.answers import find_answer
 
 # Weights × tokens that a calibration may put through the model: some seconds on two cores, whatever the model's size.
@@ -32,6 +36,11 @@ QUERIES = 48  # answers that are ranked as evaluate does it
 ORACLES = 4  # prompts that the oracle searches
 STEPS = 12  # most optimiser steps of the warm start
 LENGTH_ROWS = 16  # completions that are sampled to their end, where the policy is there already
+
+STAGES = (
+    "prepare-data", "score-queries", "warm-start", "rollout", "segment", "score-coalitions", "attribute", "update", "evaluate", "report",
+)  # fmt: skip
+_SUMMED = (("seconds", 1.0), ("cpu_seconds", 1.0), ("bytes", 1e6))
 
 _Row = tuple[str, int, int, str, int, float, float, int, int]
 
@@ -111,10 +120,44 @@ def plan(layout: Layout, params: Params) -> tuple[pl.DataFrame, dict[str, Any]]:
     rows = [(*row, current[row[0], row[1]]) for row in expected(measures, params) if (row[0], row[1]) in current]
     table = pl.DataFrame(rows, schema=schemas.PLAN.schema, orient="row")
     parquet.write(table, layout.plan("plan.parquet"), schemas.PLAN)
-    facts = dataclasses.asdict(measures)
+    facts = dataclasses.asdict(measures) | {"params": to_mapping(params)}
     with parquet.replacing(layout.plan("calibration.json")) as temporary:
         temporary.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return table, facts
+
+
+def print_plan(table: pl.DataFrame, facts: dict[str, Any], stream: TextIO | None = None) -> None:
+    """Print a line per stage, all iterations together, the sums, and what they rest on."""
+    output = Terminal(stream if stream is not None else sys.stdout)
+    header = ["stage", "runs", "up to date", "units a run", "of what", "tokens a run", "s a run", "s", "CPU s", "MB written", "MB memory"]
+    rows = []
+    for (stage,), own in table.sort("iteration").group_by(["stage"], maintain_order=True):
+        first, todo = own.row(0, named=True), own.filter(~pl.col("is_current"))
+        sums = [short(todo[name].sum() / scale) for name, scale in _SUMMED]
+        counts = [str(own.height), str(own.height - todo.height), count(first["units"]), first["unit"], count(first["tokens"])]
+        rows.append([str(stage), *counts, short(first["seconds"]), *sums, short(first["peak_bytes"] / 1e6)])
+    order = {stage: place for place, stage in enumerate(STAGES)}
+    rows.sort(key=lambda row: order[row[0]])
+    todo = table.filter(~pl.col("is_current"))
+    sums = [short(todo[name].sum() / scale) for name, scale in _SUMMED]
+    peak = short((todo["peak_bytes"].max() or 0) / 1e6)  # type: ignore[operator]
+    rows.append(["to do", str(todo.height), "", "", "", "", "", *sums, peak])
+    output.grid(header, rows, numbers=[name for name in header if name not in ("stage", "of what")])
+    output.line()
+    output.line(
+        f"A completion: {plain(facts['completion_tokens'], 1)} tokens after {plain(facts['prompt_tokens'], 1)} of the prompt, "
+        f"{plain(facts['coalitions'], 1)} coalitions, {plain(facts['distinct_texts'], 1)} distinct texts (from {facts['answers_from']})."
+    )
+    output.line(f"A model of {count(facts['weights'])} weights. Calibrated in {short(facts['seconds'])} s; other work here counts in.")
+
+
+def print_actual(found: dict[str, Any], stream: TextIO | None = None) -> None:
+    """Print plan against actual, for the stages that ran."""
+    output = Terminal(stream if stream is not None else sys.stdout)
+    if found["changed"]:
+        output.line(f"The plan was made for other parameters: {', '.join(found['changed'][:8])}.", style="yellow")
+    rows = [cells(row) for row in [*found["rows"], total(found["rows"])]]
+    output.grid(list(HEADER), rows, numbers=HEADER[1:])
 
 
 def expected(measures: Measures, params: Params) -> Iterator[_Row]:
