@@ -322,6 +322,7 @@ def compare_rewards(
     a: Annotated[str, typer.Argument(help="loop, or a name that `ospo rescore` wrote.")],
     b: Annotated[str, typer.Argument(help="And what it is compared with.")],
     shown: Annotated[int, typer.Option("--examples", min=0, help="Rollout groups shown, the most unlike first.")] = 3,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a self-contained page too.")] = None,
     project: Project = HERE,
 ) -> None:
     """Compare two rewards of the same rollouts: order of answers, best answers, shares of segments (docs/rewards.md)."""
@@ -332,7 +333,11 @@ def compare_rewards(
     layout = Layout(project)
     overview, groups, folder = stage.execute(layout, params.load(layout.params), iteration, a, b)
     first, second, rollouts, prompts = stage.read_pair(layout, iteration, a, b)
-    stage.print_result(overview, groups, rollouts, prompts, first, second, shown)
+    data = stage.page_data(overview, groups, rollouts, prompts, first, second, shown)
+    stage.print_result(data)
+    if html is not None:
+        stage.write_page(data, html)
+        sys.stderr.write(f"ospo compare-rewards: wrote {shorten(str(html), 1000)}\n")
     sys.stderr.write(f"ospo compare-rewards: wrote {shorten(str(folder), 1000)}/comparison.parquet, comparison_groups.parquet\n")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import polars as pl
@@ -19,6 +19,7 @@ from ospo_cli.maths.audit_measures import spearman
 from ospo_cli.maths.rank_correlation import TIE, best_items, kendall
 from ospo_cli.maths.statistics import Resamples
 from ospo_cli.params import Params
+from ospo_cli.report import comparison_page
 from ospo_cli.report.markup import visible
 from ospo_cli.report.number_text import plain
 from ospo_cli.report.terminal import Terminal
@@ -82,32 +83,47 @@ def compare_rewards(rollouts: pl.DataFrame, a: Scored, b: Scored, params: Params
     return _overview(frame, params), frame
 
 
-def print_result(
-    overview: pl.DataFrame, groups: pl.DataFrame, rollouts: pl.DataFrame, prompts: pl.DataFrame, a: Scored, b: Scored, shown: int,
-    stream: TextIO | None = None,
-) -> None:  # fmt: skip
-    """Print the measures, then the rollout groups that the two order most unlike; text of models and users is made visible."""
+def page_data(
+    overview: pl.DataFrame, groups: pl.DataFrame, rollouts: pl.DataFrame, prompts: pl.DataFrame, a: Scored, b: Scored, shown: int
+) -> dict[str, Any]:
+    """Return what is shown: the measures, and the `shown` rollout groups that the two order most unlike, answer by answer."""
+    queries = dict(prompts.select("prompt_id", "query").iter_rows())
+    values = {name: dict(scored.rewards.select("rollout_id", "reward").iter_rows()) for name, scored in (("a", a), ("b", b))}
+    examples = []
+    unlike = groups.filter(pl.col("kendall").is_not_null()).sort("kendall", "prompt_id").head(shown)
+    for prompt_id, tau in unlike.select("prompt_id", "kendall").iter_rows():
+        own = rollouts.filter(pl.col("prompt_id") == prompt_id).select("rollout_id", "completion", "answer_start", "answer_end")
+        answers = [(values["a"][rollout_id], values["b"][rollout_id], text[start:end]) for rollout_id, text, start, end in own.iter_rows()]
+        answers.sort(key=lambda answer: (-answer[0], -answer[1], answer[2]))
+        examples.append({"prompt_id": prompt_id, "query": queries.get(prompt_id, ""), "kendall": tau, "answers": answers})
+    counts = {"groups": groups.height, "rollouts": rollouts.height}
+    return {"a": a.name, "b": b.name, "measures": overview.to_dicts(), "examples": examples} | counts
+
+
+def print_result(data: dict[str, Any], stream: TextIO | None = None) -> None:
+    """Print the measures, then the examples; text of models and users is made visible."""
     output = Terminal(stream if stream is not None else sys.stdout)
-    first, second = visible(a.name, 80), visible(b.name, 80)
-    output.line(f"A = {first}, B = {second}: {groups.height} rollout groups, {rollouts.height} rollouts", style="bold")
+    names = f"A = {visible(data['a'], 80)}, B = {visible(data['b'], 80)}"
+    output.line(f"{names}: {data['groups']} rollout groups, {data['rollouts']} rollouts", style="bold")
     rows = [
         [row["measure"], plain(row["value"]), "" if row["low"] is None else f"[{plain(row['low'])}, {plain(row['high'])}]", str(row["n"])]
-        for row in overview.iter_rows(named=True)
+        for row in data["measures"]
     ]
+    order = {name: place for place, name in enumerate(MEASURES)}
+    rows.sort(key=lambda row: order[row[0]])
     output.grid(["measure", "value", "95 % interval", "n"], rows, numbers=("value", "95 % interval", "n"))
-    queries = dict(prompts.select("prompt_id", "query").iter_rows())
-    unlike = groups.filter(pl.col("kendall").is_not_null()).sort("kendall", "prompt_id").head(shown)
-    values = {name: dict(scored.rewards.select("rollout_id", "reward").iter_rows()) for name, scored in (("a", a), ("b", b))}
-    for row in unlike.iter_rows(named=True):
+    for example in data["examples"]:
         output.line()
-        prompt_id = row["prompt_id"]
-        output.line(f"{visible(prompt_id, _TEXT)}: {visible(queries.get(prompt_id, ''), _TEXT)}, τ {plain(row['kendall'])}", style="bold")
-        own = rollouts.filter(pl.col("prompt_id") == prompt_id).select("rollout_id", "completion", "answer_start", "answer_end")
-        cells = []
-        for rollout_id, completion, start, end in own.iter_rows():
-            cells.append((values["a"][rollout_id], values["b"][rollout_id], visible(completion[start:end], _TEXT)))
-        cells.sort(key=lambda cell: (-cell[0], -cell[1], cell[2]))
-        output.grid(["A", "B", "answer"], [[plain(x), plain(y), text] for x, y, text in cells], numbers=("A", "B"))
+        head = f"{visible(example['prompt_id'], _TEXT)}: {visible(example['query'], _TEXT)}"
+        output.line(f"{head}, τ {plain(example['kendall'])}", style="bold")
+        cells = [[plain(x), plain(y), visible(text, _TEXT)] for x, y, text in example["answers"]]
+        output.grid(["A", "B", "answer"], cells, numbers=("A", "B"))
+
+
+def write_page(data: dict[str, Any], path: Path) -> None:
+    """Write the comparison as one self-contained page."""
+    with parquet.replacing(path) as temporary:
+        temporary.write_text(comparison_page.render(data), encoding="utf-8", newline="\n")
 
 
 def read_pair(layout: Layout, iteration: int, a: str, b: str) -> tuple[Scored, Scored, pl.DataFrame, pl.DataFrame]:

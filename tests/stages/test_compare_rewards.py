@@ -12,6 +12,7 @@ import pytest
 from ospo_cli import parquet, rescoring
 from ospo_cli.errors import MissingInputError, OspoError
 from ospo_cli.params import Params
+from ospo_cli.report import comparison_page
 from ospo_cli.schemas import ATTRIBUTIONS, PROMPTS, REWARD_COMPARISON, REWARD_COMPARISON_GROUPS, REWARDS, ROLLOUTS
 from ospo_cli.stages import compare_rewards as stage
 from ospo_cli.stages.compare_rewards import Scored
@@ -103,21 +104,41 @@ def test_rewards_of_other_rollouts_are_refused() -> None:
 
 
 def test_hostile_text_is_made_visible() -> None:
-    hostile = "red \x1b[31m\u202ecoat"
+    hostile = "red \x1b[31m\u202ecoat</td><script>"
     made = rollouts(1, 2, hostile)
     a, b = scored("a", [[0.0, 1.0]]), scored("b", [[1.0, 0.0]])
     overview, groups = stage.compare_rewards(made, a, b, Params())
-    stream = io.StringIO()
     prompts = pl.DataFrame([("p0", "train", hostile, [], hostile)], schema=PROMPTS.schema, orient="row")
-    stage.print_result(overview, groups, made, prompts, a, b, 3, stream)
+    data = stage.page_data(overview, groups, made, prompts, a, b, 3)
+    stream = io.StringIO()
+    stage.print_result(data, stream)
     assert "⟨U+202E⟩" in stream.getvalue()
     assert not {"\x1b", "\u202e"} & set(stream.getvalue())
+    page = comparison_page.render(data)
+    assert "red ⟨U+001B⟩[31m⟨U+202E⟩coat&lt;/td&gt;&lt;script&gt;" in page
+    assert "<script" not in page
+    assert not {"\x1b", "\u202e"} & set(page)
+
+
+def test_the_page_shows_the_numbers_of_the_tables_and_no_address() -> None:
+    made, a, b = rollouts(2, 3), scored("a", [[0.0, 0.5, 1.0], [0.1, 0.2, 0.3]]), scored("b", [[1.0, 0.5, 0.0], [0.1, 0.2, 0.3]])
+    overview, groups = stage.compare_rewards(made, a, b, Params())
+    prompts = pl.DataFrame([("p0", "train", "coat", [], ""), ("p1", "train", "hat", [], "")], schema=PROMPTS.schema, orient="row")
+    data = stage.page_data(overview, groups, made, prompts, a, b, 1)
+    assert [(example["prompt_id"], example["kendall"]) for example in data["examples"]] == [("p0", pytest.approx(-1.0))]
+    page = comparison_page.render(data)
+    assert page == comparison_page.render(data)
+    assert "−1.000" in page
+    assert "http" not in page.replace("http-equiv", "")
 
 
 def test_the_loop_and_a_rescored_folder_are_read_and_the_tables_written(tmp_path: Path) -> None:
     layout = write_project(tmp_path)
     rescoring.rescore(layout, PARAMS, 1, {"score_coalitions.metric": "recall@1"}, "one")
-    _, groups, folder = stage.execute(layout, PARAMS, 1, "loop", "one")
+    overview, groups, folder = stage.execute(layout, PARAMS, 1, "loop", "one")
+    first, second, made, prompts = stage.read_pair(layout, 1, "loop", "one")
+    stage.write_page(stage.page_data(overview, groups, made, prompts, first, second, 2), tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     parquet.read(folder / "comparison.parquet", REWARD_COMPARISON)
     assert parquet.read(folder / "comparison_groups.parquet", REWARD_COMPARISON_GROUPS).equals(groups)
     assert groups["prompt_id"].to_list() == ["p00", "p01", "p02"]
