@@ -23,7 +23,7 @@ from ospo_cli.graph.nodes import uses_raw_query_values
 from ospo_cli.layout import Layout
 from ospo_cli.params import Params, to_mapping
 from ospo_cli.report.number_text import count, plain, short
-from ospo_cli.report.plan_sections import HEADER, cells, total
+from ospo_cli.report.plan_sections import HEADER, STAGES, cells, total
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.text.answers import find_answer
 
@@ -37,9 +37,6 @@ ORACLES = 4  # prompts that the oracle searches
 STEPS = 12  # most optimiser steps of the warm start
 LENGTH_ROWS = 16  # completions that are sampled to their end, where the policy is there already
 
-STAGES = (
-    "prepare-data", "score-queries", "warm-start", "rollout", "segment", "score-coalitions", "attribute", "update", "evaluate", "report",
-)  # fmt: skip
 _SUMMED = (("seconds", 1.0), ("cpu_seconds", 1.0), ("bytes", 1e6))
 
 _Row = tuple[str, int, int, str, int, float, float, int, int]

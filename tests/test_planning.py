@@ -16,7 +16,7 @@ from ospo_cli.layout import Layout
 from ospo_cli.params import Params
 from ospo_cli.planning import Cost, Measures
 from ospo_cli.report.page import render
-from ospo_cli.report.plan_sections import HEADER, cells, compared, section, total
+from ospo_cli.report.plan_sections import HEADER, STAGES, cells, compared, section, total
 from ospo_cli.stages.report import plan_and_actual, report
 from tests.policies.tiny import tiny_params
 from tests.report import small_project
@@ -100,7 +100,7 @@ def test_it_prints_stages_in_the_order_of_the_work_and_the_sum(planned: tuple[La
     stream = io.StringIO()
     planning.print_plan(*planned[1:], stream)
     first = [line.split("  ")[0] for line in stream.getvalue().splitlines()[1:10]]
-    assert first == [stage for stage in planning.STAGES if stage != "score-queries"]
+    assert first == [stage for stage in STAGES if stage != "score-queries"]
     assert "to do" in stream.getvalue()
 
 

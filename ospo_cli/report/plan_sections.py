@@ -8,12 +8,15 @@ from typing import Any
 from ospo_cli.report.markup import escape, tag
 from ospo_cli.report.number_text import count, short
 
+STAGES = (
+    "prepare-data", "score-queries", "warm-start", "rollout", "segment", "score-coalitions", "attribute", "update", "evaluate", "report",
+)  # fmt: skip
 _MEGABYTE = 1e6
 Row = dict[str, Any]
 
 
 def compared(planned: Iterable[Mapping[str, Any]], actual: Mapping[tuple[str, int], Mapping[str, float]]) -> list[Row]:
-    """Return one row per stage: sums over the runs that both have, and the ratio of actual to planned seconds.
+    """Return one row per stage, in the order of the work: sums over the runs that both have, and the ratio of actual to planned seconds.
 
     Args:
         planned: rows of table plan.
@@ -45,7 +48,7 @@ def compared(planned: Iterable[Mapping[str, Any]], actual: Mapping[tuple[str, in
                 row[name] = (row[name] or 0) + done[name]
     for row in rows.values():
         row["ratio"] = row["seconds"] / row["planned_seconds"] if row["runs"] and row["planned_seconds"] > 0 else None
-    return list(rows.values())
+    return sorted(rows.values(), key=lambda row: STAGES.index(row["stage"]))
 
 
 def total(rows: Sequence[Row]) -> Row:
