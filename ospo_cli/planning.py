@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from ospo_cli import parquet, runner, schemas
-from ospo_cli.executors.usage import Usage
+from ospo_cli.executors.usage import Usage, current_bytes, give_back
 from ospo_cli.graph.nodes import uses_raw_query_values
 from ospo_cli.layout import Layout
 from ospo_cli.params import Params, to_mapping
@@ -439,14 +439,21 @@ def _update(scratch: _Scratch, params: Params, saved: pl.DataFrame, measures: Me
     parquet.write(table, scratch.iteration(1, "token_advantages.parquet"), schemas.TOKEN_ADVANTAGES)
     # The completions were not sampled by this policy: their log-probabilities are no check here.
     loose = dataclasses.replace(params, update=dataclasses.replace(settings, max_logprob_mismatch=1e9, epochs=1))
+    give_back()
+    before = current_bytes()
     with Usage() as usage:
         found = update.execute(scratch, loose, 1)
     places = found["tokens"] / found["completion_token_share"]
     training = found["training_seconds"]
-    cost = measures.costs["update"] = Cost(seconds=usage.seconds - training, unit_seconds=training / places, peak=usage.peak_bytes)
+    cost = measures.costs["update"] = Cost(seconds=usage.seconds - training, unit_seconds=training / places)
     cost.unit_cpu_seconds = usage.cpu_seconds * training / usage.seconds / places
     cost.cpu_seconds = usage.cpu_seconds * (1 - training / usage.seconds)
     cost.bytes = _size(scratch.policy(1))
+    # Activations grow with the micro-batch, which these few groups may not have filled; the float32 weights are there anyway.
+    activations = max(usage.peak_bytes - before - 4 * measures.weights, 0)
+    whole = params.rollout.prompts_per_iteration * group_tokens
+    filled = min(settings.tokens_per_micro_batch, max(places, group_tokens))
+    cost.peak = round(usage.peak_bytes + activations * max(min(settings.tokens_per_micro_batch, whole) / filled - 1.0, 0.0))
 
 
 def _evaluate(scratch: _Scratch, params: Params, prompts: pl.DataFrame, saved: pl.DataFrame, measures: Measures) -> None:
