@@ -25,6 +25,7 @@ from ospo_cli.report.number_text import p_value, plain, signed
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.retrievers.judged_reward import JudgedReward, compose
 from ospo_cli.retrievers.oracle import OracleSearch
+from ospo_cli.store.folder import Store
 from ospo_cli.text.answers import find_answer
 from ospo_cli.text.word_edits import EDITS, greedy_edits, single_edits
 
@@ -122,8 +123,9 @@ def headroom(
     rows: list[tuple[Any, ...]] = []
     details: list[pl.DataFrame] = []
     ids = chosen["prompt_id"].to_list()
+    store = Store(layout.store)
     for name in request.retrievers or params.evaluate.retrievers:
-        reward = JudgedReward(*tables, params, retriever=name, metric=request.metric or None, cache=layout.cache)
+        reward = JudgedReward(*tables, params, retriever=name, metric=request.metric or None, cache=layout.cache, store=store)
         found = _systems(reward, tables[0], chosen, answers, params, request)
         raw = found[RAW_QUERY][1]
         for system, (queries, values) in found.items():
