@@ -316,6 +316,107 @@ def _audit_written(path: Path) -> None:
     sys.stderr.write(f"ospo audit: wrote {shorten(path, 1000)}, {path.stem}_metrics.json; `ospo report` puts it on the page\n")
 
 
+@app.command("rescore")
+def rescore(
+    iteration: Annotated[int, typer.Option("--iter", "-k", min=1, help="Iteration whose saved rollouts are scored again.")],
+    retriever: Annotated[str, typer.Option("--retriever", help="Another search engine.")] = "",
+    metric: Annotated[str, typer.Option("--metric", help="Another metric.")] = "",
+    changes: Annotated[list[str] | None, typer.Option("--set", help="section.key=value of params.yaml; may be repeated.")] = None,
+    prepared: Annotated[
+        Path | None, typer.Option("--prepared", help="Folder with documents, prompts, qrels and pools of another catalogue.")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Name of the folder.", show_default="from the changes")] = "",
+    project: Project = HERE,
+) -> None:
+    """Score saved rollouts under another reward and share it out, beside the loop's tables (docs/rewards.md)."""
+    from ospo_cli import params, rescoring
+    from ospo_cli.layout import Layout
+
+    layout = Layout(project)
+    short = {f"score_coalitions.{key}": value for key, value in (("retriever", retriever), ("metric", metric)) if value}
+    found = rescoring.parse_changes(changes or ())
+    if doubled := sorted(short.keys() & found.keys()):
+        raise typer.BadParameter(f"{doubled[0]} is given twice", param_hint="--set")
+    done = rescoring.rescore(layout, params.load(layout.params), iteration, short | found, name, prepared)
+    counts = f"{done['asked_values']} values, {done['distinct_values']} distinct; mean reward {done['mean_reward']:.3f}"
+    groups = f"{done['degenerate_groups']} of {done['rollout_groups']} groups degenerate; {done['estimator']} + {done['rule']}"
+    sys.stderr.write(f"ospo rescore: wrote {shorten(done['folder'], 1000)}: {counts}, {groups}\n")
+
+
+@app.command("compare-rewards")
+def compare_rewards(
+    iteration: Annotated[int, typer.Option("--iter", "-k", min=1, help="Iteration of the rollouts.")],
+    a: Annotated[str, typer.Argument(help="loop, or a name that `ospo rescore` wrote.")],
+    b: Annotated[str, typer.Argument(help="And what it is compared with.")],
+    shown: Annotated[int, typer.Option("--examples", min=0, help="Rollout groups shown, the most unlike first.")] = 3,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a self-contained page too.")] = None,
+    project: Project = HERE,
+) -> None:
+    """Compare two rewards of the same rollouts: order of answers, best answers, shares of segments (docs/rewards.md)."""
+    from ospo_cli import params
+    from ospo_cli.layout import Layout
+    from ospo_cli.stages import compare_rewards as stage
+
+    layout = Layout(project)
+    overview, groups, folder = stage.execute(layout, params.load(layout.params), iteration, a, b)
+    first, second, rollouts, prompts = stage.read_pair(layout, iteration, a, b)
+    data = stage.page_data(overview, groups, rollouts, prompts, first, second, shown)
+    stage.print_result(data)
+    if html is not None:
+        stage.write_page(data, html)
+        sys.stderr.write(f"ospo compare-rewards: wrote {shorten(str(html), 1000)}\n")
+    sys.stderr.write(f"ospo compare-rewards: wrote {shorten(str(folder), 1000)}/comparison.parquet, comparison_groups.parquet\n")
+
+
+@app.command("plan")
+def plan(
+    actual: Annotated[bool, typer.Option("--actual", help="Calibrate nothing: print the last plan against what the stages took.")] = False,
+    project: Project = HERE,
+) -> None:
+    """Before anything runs: completions, texts, steps, seconds, bytes and memory per stage, calibrated here (docs/planning.md)."""
+    from ospo_cli import params, planning
+    from ospo_cli.layout import Layout
+    from ospo_cli.stages.report import plan_and_actual
+
+    layout = Layout(project)
+    parameters = params.load(layout.params)
+    if actual:
+        found = plan_and_actual(layout, parameters)
+        if found is None:
+            raise OspoError(layout.plan("plan.parquet"), "no such file", remedy="run `ospo plan` first")
+        planning.print_actual(found)
+        return
+    planning.print_plan(*planning.plan(layout, parameters))
+    sys.stderr.write(f"ospo plan: wrote {shorten(str(layout.plan('plan.parquet')), 1000)}, calibration.json\n")
+
+
+@app.command("headroom")
+def headroom(
+    split: Annotated[str, typer.Option("--split", help="Split of the prompts.")] = "dev",
+    iteration: Annotated[int, typer.Option("--iter", "-k", min=0, help="Take this iteration's saved rollouts and their prompts.")] = 0,
+    policy: Annotated[int, typer.Option("--policy", min=0, help="Policy that is sampled on the split's prompts.")] = 0,
+    samples: Annotated[
+        int, typer.Option("--samples", min=0, help="Completions per prompt.", show_default="rollout.group_size, if there is a policy")
+    ] = 0,
+    prompts: Annotated[int, typer.Option("--prompts", min=0, help="Most prompts, by seed; 0 is all.")] = 256,
+    edits: Annotated[int, typer.Option("--edits", min=1, help="Most words that the greedy search changes.")] = 4,
+    words: Annotated[int, typer.Option("--words", min=1, help="Words of the judged products that are tried, per prompt.")] = 32,
+    retrievers: Annotated[str, typer.Option("--retrievers", help="Names, separated by commas.", show_default="evaluate.retrievers")] = "",
+    metric: Annotated[str, typer.Option("--metric", help="Metric.", show_default="score_coalitions.metric")] = "",
+    project: Project = HERE,
+) -> None:
+    """Show what there is to gain before training: simple edits, best of G samples, ideal ranking, per retriever (docs/planning.md)."""
+    from ospo_cli import params
+    from ospo_cli.layout import Layout
+    from ospo_cli.stages import headroom as stage
+
+    layout = Layout(project)
+    names = tuple(name.strip() for name in retrievers.split(",")) if retrievers else ()
+    request = stage.Request(split, iteration, policy, samples, prompts, edits, words, names, metric)
+    stage.print_result(*stage.execute(layout, params.load(layout.params), request))
+    sys.stderr.write(f"ospo headroom: wrote {shorten(str(layout.headroom('headroom.parquet')), 1000)}, headroom_queries.parquet\n")
+
+
 @app.command("explain")
 def explain(
     query: Annotated[str, typer.Option("--query", "-q", help="The query; left out: the prompt's own.")] = "",

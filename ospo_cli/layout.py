@@ -54,6 +54,18 @@ class Layout:
         """A file of one iteration, such as `rollouts.parquet`."""
         return self.data / "iterations" / f"{iteration:03d}" / name
 
+    def rescored(self, iteration: int, name: str) -> Path:
+        """Folder of an iteration's rollouts under another reward; not below `iterations`, which `dvc repro` watches."""
+        return self.data / "rescored" / f"{iteration:03d}" / name
+
+    def headroom(self, name: str) -> Path:
+        """A file of what can be gained before training."""
+        return self.data / "headroom" / name
+
+    def plan(self, name: str) -> Path:
+        """A file of the plan, or how long the stages took."""
+        return self.data / "plan" / name
+
     def evaluation(self, name: str) -> Path:
         """A file of the evaluation."""
         return self.data / "evaluation" / name

@@ -55,6 +55,13 @@ ESTIMATOR_NAMES = (
 )
 
 
+# The names that maths.ranking.parse_metric reads; not read here, for the same reason.
+METRIC_PATTERN = (
+    r"(ndcg|ndcg-exp|mrr|ap|recall|precision)@[1-9]\d{0,5}|ndcg@(pool|retrieved)|ndcg-exp@pool|mrr|ap"
+    r"|(nDCG|nDCG\(dcg='exp-log2'\)|RR|AP|R|P)@[1-9]\d{0,5}|RR|AP"
+)
+
+
 @dataclass(frozen=True)
 class Train:
     """The loop as a whole."""
@@ -273,9 +280,22 @@ class ScoreCoalitions:
     retriever: str = parameter("bm25", "search engine of the reward")
     metric: str = parameter(
         "ndcg@10",
-        "ndcg@K, ndcg@pool, ndcg@retrieved, mrr or recall@K",
-        pattern=r"ndcg@([1-9]\d{0,5}|pool|retrieved)|mrr|recall@[1-9]\d{0,5}",
+        "ndcg@K, ndcg@pool, ndcg@retrieved, ndcg-exp@K, ndcg-exp@pool, mrr, mrr@K, ap, ap@K, recall@K or precision@K (docs/rewards.md)",
+        pattern=METRIC_PATTERN,
     )
+    further_metrics: dict[str, float] = parameter(
+        {}, "further metrics of the same ranking that are added to the reward, and their weights, such as {recall@10: 0.2}",
+        pattern=METRIC_PATTERN,
+    )  # fmt: skip
+    own_reward: str = parameter(
+        "",
+        "function of your own that gives further parts: FILE.py:FUNCTION (relative to params.yaml), MODULE:FUNCTION, or the name of an "
+        "entry point in group ospo.rewards; it is run (docs/rewards.md)",
+    )
+    own_weights: dict[str, float] = parameter(
+        {}, "the parts that own_reward gives, and their weights", pattern=r"[a-z][a-z0-9_-]{0,31}"
+    )  # fmt: skip
+    own_ranks: int = parameter(10, "documents of the ranking that own_reward is shown", minimum=0, maximum=10_000)
     composition: str = parameter("replace", "replace: the answer is the query; append: raw query + answer", choices=("replace", "append"))
     empty_value: str = parameter(
         "zero", "v of the empty coalition under replace: zero or query (the raw query's value)", choices=("zero", "query")
@@ -497,7 +517,18 @@ def from_mapping(content: object, where: str = "params.yaml") -> Params:
     _check_names(where, "section", content, SECTIONS)
     params = Params(**{name: _section(where, name, kind, content[name]) for name, kind in SECTIONS.items()})
     _check_segment(where, params.segment)
+    _check_own_reward(where, params.score_coalitions)
     return params
+
+
+def _check_own_reward(where: str, settings: ScoreCoalitions) -> None:
+    if bool(settings.own_reward) != bool(settings.own_weights):
+        raise ParameterError(
+            f"{where}: score_coalitions.own_weights",
+            "names no part of own_reward" if settings.own_reward else "names parts, and there is no own_reward",
+            found=", ".join(settings.own_weights) or "none",
+            expected="both or neither",
+        )
 
 
 def _check_segment(where: str, segment: Segment) -> None:
@@ -600,6 +631,9 @@ def _check_names(where: str, noun: str, content: dict[Any, Any], known: typing.I
 
 def _value(where: str, hint: Any, metadata: typing.Mapping[str, Any], value: Any) -> Any:
     if hint == dict[str, float] and isinstance(value, dict):
+        odd = [str(key) for key in value if metadata.get("pattern") and not re.fullmatch(metadata["pattern"], str(key))]
+        if odd:
+            raise ParameterError(where, "unknown name", found=odd[0], expected=metadata["meaning"])
         return {str(key): _value(f"{where}.{key}", float, {"minimum": 0}, item) for key, item in value.items()}
     if hint == list[float] and isinstance(value, list):
         return [_value(f"{where}[{index}]", float, metadata, item) for index, item in enumerate(value)]

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ospo_cli.executors.usage import Usage
 from ospo_cli.graph import code
 from ospo_cli.graph.nodes import Node, plan, require_inputs
 from ospo_cli.layout import Layout
@@ -22,7 +23,13 @@ def execute(wanted: Node, layout: Layout, params: Params) -> dict[str, Any]:
     require_inputs(wanted, layout, params)
     module = importlib.import_module(wanted.module)
     arguments = (layout, params) if wanted.iteration is None else (layout, params, wanted.iteration)
-    return module.execute(*arguments)
+    with Usage() as usage:
+        result: dict[str, Any] = module.execute(*arguments)
+    # What `ospo plan` is compared with; no stage reads it.
+    took = {"seconds": usage.seconds, "cpu_seconds": usage.cpu_seconds, "peak_bytes": usage.peak_bytes}
+    with replacing(layout.plan(f"actual/{wanted.label}.json")) as temporary:
+        temporary.write_text(json.dumps(took, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return result
 
 
 def run(layout: Layout, params: Params, force: bool = False) -> tuple[int, int]:

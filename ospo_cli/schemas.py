@@ -28,6 +28,7 @@ class Table:
     key: tuple[str, ...]
     columns: tuple[Column, ...]
     extra: pl.DataType | type[pl.DataType] | None = None
+    extra_meaning: str = "a text field"
 
     @property
     def schema(self) -> dict[str, pl.DataType | type[pl.DataType]]:
@@ -144,6 +145,8 @@ REWARDS = Table(
         Column("repetition", pl.Float64, "minus the number of repeated words; unweighted"),
         Column("is_degenerate_group", pl.Boolean, "all rewards of the rollout group are equal: no advantage, no coalitions"),
     ),
+    extra=pl.Float64,
+    extra_meaning="a further part by its name: a metric, or own.NAME for a part of score_coalitions.own_reward; unweighted",
 )
 COALITION_VALUES = Table(
     "coalition_values",
@@ -158,6 +161,8 @@ COALITION_VALUES = Table(
         Column("length", pl.Float64, "as in rewards, of this text; unweighted"),
         Column("repetition", pl.Float64, "as in rewards, of this text; unweighted"),
     ),
+    extra=pl.Float64,
+    extra_meaning="a further part, as in rewards, of this text; unweighted",
 )
 ATTRIBUTIONS = Table(
     "attributions",
@@ -410,11 +415,97 @@ GRADIENT_AUDIT = Table(
     ),
 )
 
+REWARD_COMPARISON = Table(
+    "reward_comparison",
+    "how two rewards of the same rollouts differ (`ospo compare-rewards`)",
+    ("measure",),
+    (
+        Column("measure", pl.String, "what is compared"),
+        Column("value", pl.Float64, "mean over the rollout groups that it is defined for; null where there is none", nullable=True),
+        Column("low", pl.Float64, "lower end of the 95 % bootstrap interval over rollout groups", nullable=True),
+        Column("high", pl.Float64, "upper end", nullable=True),
+        Column("n", pl.Int32, "rollout groups behind the number"),
+    ),
+)
+REWARD_COMPARISON_GROUPS = Table(
+    "reward_comparison_groups",
+    "the same, one row per rollout group; null where a measure is not defined, such as an order of equal rewards",
+    ("prompt_id",),
+    (
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("rollouts", pl.Int32, "in the group"),
+        Column("mean_a", pl.Float64, "mean reward under A"),
+        Column("mean_b", pl.Float64, "mean reward under B"),
+        Column("kendall", pl.Float64, "τ-b of the rewards", nullable=True),
+        Column("spearman", pl.Float64, "rank correlation of the rewards", nullable=True),
+        Column("best_changes", pl.Float64, "1 where no best answer under A is a best one under B, else 0", nullable=True),
+        Column(
+            "advantages_turned",
+            pl.Float64,
+            "part of the answers above the mean under one, below it under the other",
+            nullable=True,
+        ),
+        Column("share_spearman", pl.Float64, "rank correlation of an answer's shares, mean over answers", nullable=True),
+        Column("shares_turned", pl.Float64, "part of an answer's segments with shares of opposite signs, mean over answers", nullable=True),
+        Column("best_segment_changes", pl.Float64, "part of the answers whose largest share is another segment's", nullable=True),
+    ),
+)
+HEADROOM = Table(
+    "headroom",
+    "what there is to gain before training, per retriever (`ospo headroom`)",
+    ("retriever", "system"),
+    (
+        Column("retriever", pl.String, "name of the retriever"),
+        Column("metric", pl.String, "of the rankings"),
+        Column("split", pl.String, "split of the prompts"),
+        Column("system", pl.String, "raw query, best single edit of a kind, greedy edits, mean and best of the samples, ideal ranking"),
+        Column("value", pl.Float64, "mean over prompts, 0 to 1"),
+        Column("low", pl.Float64, "lower end of its 95 % bootstrap interval"),
+        Column("high", pl.Float64, "upper end"),
+        Column("gain", pl.Float64, "mean of the difference to the raw query, paired; null for the raw query", nullable=True),
+        Column("gain_low", pl.Float64, "lower end of its interval", nullable=True),
+        Column("gain_high", pl.Float64, "upper end", nullable=True),
+        Column("p_value", pl.Float64, "of a two-sided sign-flip test of that difference", nullable=True),
+        Column("improved", pl.Float64, "part of the prompts that do better than the raw query", nullable=True),
+        Column("prompts", pl.Int32, "prompts behind the number"),
+    ),
+)
+HEADROOM_QUERIES = Table(
+    "headroom_queries",
+    "the best query that was found for each prompt (`ospo headroom`)",
+    ("retriever", "system", "prompt_id"),
+    (
+        Column("retriever", pl.String, "as in headroom"),
+        Column("system", pl.String, "as in headroom"),
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("query", pl.String, "text that the retriever was given; empty where the system has no single one"),
+        Column("value", pl.Float64, "metric of its ranking, 0 to 1"),
+    ),
+)
+PLAN = Table(
+    "plan",
+    "what each stage is expected to take (`ospo plan`)",
+    ("stage", "iteration"),
+    (
+        Column("stage", pl.String, "name of the command"),
+        Column("iteration", pl.Int32, "from 1; 0 for stages that run once"),
+        Column("units", pl.Int64, "how many"),
+        Column("unit", pl.String, "of what: completions, distinct texts, steps, …"),
+        Column("tokens", pl.Int64, "sampled or trained on; 0 where none are"),
+        Column("seconds", pl.Float64, "expected on this machine, also where the stage is up to date"),
+        Column("cpu_seconds", pl.Float64, "of all threads"),
+        Column("bytes", pl.Int64, "expected to be written, shards in the cache included, DVC's own copies not"),
+        Column("peak_bytes", pl.Int64, "largest memory of the process meanwhile"),
+        Column("is_current", pl.Boolean, "whether the stage is up to date: `ospo run` would skip it"),
+    ),
+)
+
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         DOCUMENTS, PROMPTS, QRELS, POOLS, TEACHER_PAIRS, RAW_QUERY_VALUES, ROLLOUTS, SEGMENTS, REWARDS, COALITION_VALUES,
         ATTRIBUTIONS, INTERACTIONS, TOKEN_ADVANTAGES, COMPLETIONS, RUN, QUERY_METRICS, AUDIT, AUDIT_CURVES, GRADIENT_AUDIT, STORED_VALUES,
+        REWARD_COMPARISON, REWARD_COMPARISON_GROUPS, HEADROOM, HEADROOM_QUERIES, PLAN,
         LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY,
     )
 }  # fmt: skip
@@ -443,5 +534,5 @@ def _column_lines(table: Table) -> list[str]:
         name = f"**{column.name}**" if column.name in table.key else column.name
         lines.append(f"| {name} | {column.dtype}{' or null' if column.nullable else ''} | {column.meaning.replace('|', '/')} |")
     if table.extra is not None:
-        lines.append(f"| any other | {table.extra} | a text field |")
+        lines.append(f"| any other | {table.extra} | {table.extra_meaning} |")
     return lines

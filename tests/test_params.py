@@ -55,7 +55,7 @@ def test_a_missing_name_is_refused():
             "score_coalitions",
             "metric",
             "ndcg@0",
-            r"metric: unknown value: found ndcg@0, expected ndcg@K, ndcg@pool, ndcg@retrieved, mrr or recall@K",
+            r"metric: unknown value: found ndcg@0, expected ndcg@K, ndcg@pool, ndcg@retrieved, ndcg-exp@K,",
         ),
         ("score_coalitions", "metric", "ndgc@10", "unknown value"),
     ],

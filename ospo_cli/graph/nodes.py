@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ospo_cli import own_reward as own_rewards
 from ospo_cli.errors import MissingInputError, ParameterError
 from ospo_cli.layout import Layout
 from ospo_cli.params import Params
@@ -149,8 +150,10 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
             of(iteration, "segment_metrics.json"), ("segment",),
         )  # fmt: skip
     if stage == "score-coalitions":
+        name = params.score_coalitions.own_reward
+        own_reward = (str(own_rewards.source_file(name, layout.root)),) if name else ()
         return Node(
-            stage, iteration, prepared(*PREPARED) + searching + of(iteration, "rollouts.parquet", "segments.parquet"),
+            stage, iteration, prepared(*PREPARED) + searching + of(iteration, "rollouts.parquet", "segments.parquet") + own_reward,
             of(iteration, "rewards.parquet", "coalition_values.parquet"), of(iteration, "score_metrics.json"),
             ("train.seed", "retrieval", "score_coalitions"),
         )  # fmt: skip

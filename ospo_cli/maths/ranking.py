@@ -1,4 +1,4 @@
-"""Ranking metrics: gains in rank order -> nDCG, reciprocal rank, recall. The only place that defines them."""
+"""Ranking metrics: gains in rank order -> nDCG, reciprocal rank, average precision, recall, precision. The only place that defines them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ospo_cli.errors import ParameterError
+from ospo_cli.errors import ParameterError, RetrievalError
 
-METRICS = "ndcg@K (such as ndcg@10), ndcg@pool, ndcg@retrieved, mrr, recall@K (such as recall@10)"
+METRICS = (
+    "ndcg@K (such as ndcg@10), ndcg@pool, ndcg@retrieved, mrr, recall@K (such as recall@10), mrr@K, ap, ap@K, precision@K, ndcg-exp@K, "
+    "ndcg-exp@pool; or as ir_measures has them: nDCG@K, nDCG(dcg='exp-log2')@K, RR, RR@K, AP, AP@K, R@K, P@K"
+)
+# 2^1024 is no float64; the sums have to stay below too.
+LARGEST_EXPONENT = 512
+# Kind -> name in ir_measures, but for the cut-off.
+IR_MEASURES = {"ndcg": "nDCG", "ndcg-exp": "nDCG(dcg='exp-log2')", "mrr": "RR", "ap": "AP", "recall": "R", "precision": "P"}
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric and its cut-off: `kind` is ndcg, mrr, recall or ndcg-retrieved; `cutoff` ≥ 1, or 0 for every rank (the pool's size).
+    """A metric and its cut-off: `kind` is a key of IR_MEASURES or ndcg-retrieved; `cutoff` ≥ 1, or 0 for every rank (the pool's size).
 
+    ndcg-exp is nDCG with the gains 2^relevance − 1. A document counts as relevant (mrr, ap, recall, precision) where its gain is above 0.
     ndcg-retrieved cuts each ranking off where it ends, at the number of candidates that the query retrieved: another cut-off for every
     query, so that one relevant product found and nothing else is worth 1. For comparison with the code released with the paper alone.
     """
@@ -31,17 +39,18 @@ def parse_metric(name: str) -> Metric:
 
     >>> parse_metric("ndcg@10")
     Metric(name='ndcg@10', kind='ndcg', cutoff=10)
+    >>> parse_metric("AP@5")
+    Metric(name='ap@5', kind='ap', cutoff=5)
     """
-    if name == "mrr":
-        return Metric(name, "mrr", 0)
-    if name == "ndcg@pool":
-        return Metric(name, "ndcg", 0)
     if name == "ndcg@retrieved":
         return Metric(name, "ndcg-retrieved", 0)
-    found = re.fullmatch(r"(ndcg|recall)@([1-9][0-9]{0,6})", name)
-    if found is None:
+    base, _, cut = name.partition("@")
+    kind = {spelled: kind for kind, spelled in IR_MEASURES.items()}.get(base, base)
+    number = int(cut) if re.fullmatch(r"[1-9][0-9]{0,6}", cut) else 0
+    is_whole = (cut == "pool" and base in ("ndcg", "ndcg-exp")) or (name == base and kind in ("mrr", "ap"))
+    if kind not in IR_MEASURES or not (number or is_whole):
         raise ParameterError("metric", "unknown metric", found=name, expected=METRICS)
-    return Metric(name, found[1], int(found[2]))
+    return Metric(f"{kind}@{cut}" if cut else kind, kind, number)
 
 
 def discounts(count: int) -> NDArray[np.float64]:
@@ -79,6 +88,25 @@ def ndcg_rows(gains: NDArray[np.float64], ideal: NDArray[np.float64], k: int) ->
     return np.asarray(np.minimum(_discounted(gains[:, :k]) / scale, 1.0))
 
 
+def exponential_gains(relevance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return 2^relevance − 1, with which `ndcg` is the variant of web search.
+
+    Raises:
+        RetrievalError: a relevance is too large for a number.
+
+    Source: Burges et al., "Learning to rank using gradient descent" (2005).
+
+    >>> exponential_gains(np.array([0.0, 1.0, 3.0])).tolist()
+    [0.0, 1.0, 7.0]
+    """
+    relevance = np.asarray(relevance, dtype=np.float64)
+    if relevance.size and relevance.max() > LARGEST_EXPONENT:
+        raise RetrievalError(
+            "metric ndcg-exp", "a relevance is too large for 2^relevance", found=relevance.max(), expected=f"at most {LARGEST_EXPONENT}"
+        )
+    return np.asarray(np.exp2(relevance) - 1.0)
+
+
 def mrr(gains: NDArray[np.float64]) -> float:
     """Return 1 / rank of the first document with a gain above 0, else 0 (reciprocal rank).
 
@@ -96,6 +124,30 @@ def mrr_rows(gains: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(is_relevant.any(axis=1), 1.0 / (is_relevant.argmax(axis=1) + 1.0), 0.0)
 
 
+def average_precision(gains: NDArray[np.float64], ideal: NDArray[np.float64], k: int) -> float:
+    """Return the precision at the rank of each relevant document among the first k, summed, over the number of all relevant candidates.
+
+    Relevant documents that are not among the first k count as 0 (as trec_eval's map_cut has it).
+
+    Source: Buckley & Voorhees, "Evaluating evaluation measure stability" (2000).
+
+    >>> average_precision(np.array([1.0, 0.0, 1.0]), np.array([1.0, 1.0]), 10)
+    0.8333333333333333
+    """
+    return float(average_precision_rows(np.asarray(gains, dtype=np.float64)[None, :], ideal, k)[0])
+
+
+def average_precision_rows(gains: NDArray[np.float64], ideal: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    """Return `average_precision` of each row; a row's value depends on its own gains alone, to the last bit."""
+    relevant = _relevant_count(ideal, "average precision")
+    found, total = np.zeros(gains.shape[0]), np.zeros(gains.shape[0])
+    for place in range(min(k, gains.shape[1])):
+        is_relevant = gains[:, place] > 0
+        found += is_relevant
+        total += np.where(is_relevant, found / (place + 1.0), 0.0)
+    return np.asarray(total / relevant)
+
+
 def recall(gains: NDArray[np.float64], ideal: NDArray[np.float64], k: int) -> float:
     """Return the share of the judged candidates with a gain above 0 that stand in the first k ranks.
 
@@ -107,10 +159,17 @@ def recall(gains: NDArray[np.float64], ideal: NDArray[np.float64], k: int) -> fl
 
 def recall_rows(gains: NDArray[np.float64], ideal: NDArray[np.float64], k: int) -> NDArray[np.float64]:
     """Return `recall` of each row."""
-    relevant = int(np.count_nonzero(np.asarray(ideal) > 0))
-    if relevant == 0:
-        raise ValueError("recall needs a judged document with a gain above 0")
+    relevant = _relevant_count(ideal, "recall")
     return np.asarray(np.count_nonzero(gains[:, :k] > 0, axis=1) / relevant)
+
+
+def precision_rows(gains: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    """Return the share of the first k ranks of each row that hold a document with a gain above 0; an empty rank holds none.
+
+    >>> precision_rows(np.array([[1.0, 0.0, 2.0]]), 4).tolist()
+    [0.5]
+    """
+    return np.asarray(np.count_nonzero(gains[:, :k] > 0, axis=1) / k)
 
 
 def metric_rows(
@@ -134,9 +193,22 @@ def metric_rows(
     cutoff = metric.cutoff or max(gains.shape[1], len(ideal), 1)
     if metric.kind == "ndcg":
         return ndcg_rows(gains, ideal, cutoff)
+    if metric.kind == "ndcg-exp":
+        return ndcg_rows(exponential_gains(gains), exponential_gains(ideal), cutoff)
+    if metric.kind == "ap":
+        return average_precision_rows(gains, ideal, cutoff)
     if metric.kind == "recall":
         return recall_rows(gains, ideal, cutoff)
-    return mrr_rows(gains)
+    if metric.kind == "precision":
+        return precision_rows(gains, cutoff)
+    return mrr_rows(gains[:, :cutoff])
+
+
+def _relevant_count(ideal: NDArray[np.float64], name: str) -> int:
+    relevant = int(np.count_nonzero(np.asarray(ideal) > 0))
+    if relevant == 0:
+        raise ValueError(f"{name} needs a judged document with a gain above 0")
+    return relevant
 
 
 def _discounted(gains: NDArray[np.float64]) -> NDArray[np.float64]:

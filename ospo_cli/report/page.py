@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ospo_cli.report import audit_section, result_sections, run_sections, training_sections
+from ospo_cli.report import audit_section, plan_sections, result_sections, run_sections, training_sections
 from ospo_cli.report.markup import escape, json_script, source_hash, tag
 
 _FOLDER = Path(__file__).resolve().parent
@@ -27,6 +27,7 @@ def render(data: dict[str, Any]) -> str:
         ("credit", "Credit", training_sections.credit(data)),
         ("audit", "Audit", audit_section.audit(data)),
         ("queries", "Queries", result_sections.queries(data)),
+        ("plan", "Plan", plan_sections.section(data.get("plan"))),
         ("run", "Run", run_sections.run(data)),
     ]
     shown = [(identity, name, content) for identity, name, content in sections if content]

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from ospo_cli.report.markup import visible
+from ospo_cli.schemas import REWARDS
 
 COMPLETION_LIMIT = 2000
 FIELD_LIMIT = 240
@@ -47,7 +48,7 @@ def rollout_groups(
             {
                 "sample": row["sample_index"],
                 "reward": None if score is None else score["reward"],
-                "parts": None if score is None else {name: score[name] for name in ("retrieval", "format", "length", "repetition")},
+                "parts": None if score is None else {name: score[name] for name in _parts(rewards)},
                 "finish": row["finish_reason"],
                 "tagged": row["has_answer_tags"],
                 "tokens": len(row["token_ids"]),
@@ -70,6 +71,12 @@ def rollout_groups(
             }
         )
     return groups
+
+
+def _parts(rewards: pl.DataFrame | None) -> list[str]:
+    """Return the columns of table rewards that hold parts: those that every reward has, and further ones."""
+    further = [] if rewards is None else [name for name in rewards.columns if name not in REWARDS.schema]
+    return ["retrieval", "format", "length", "repetition", *further]
 
 
 def pieces(completion: str, spans: Sequence[tuple[int, int, float | None, float | None]]) -> list[list[Any]]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ospo_cli.errors import RetrievalError
 from ospo_cli.maths.ranking import Metric, metric_rows, parse_metric
+from ospo_cli.own_reward import OwnReward
 from ospo_cli.params import Params
 from ospo_cli.retrievers import build
 from ospo_cli.retrievers.base import BatchRetriever, PreparingRetriever, Ranking
@@ -50,6 +51,7 @@ class JudgedReward:
         retriever: name of another retriever (evaluation).
         metric: name of another metric.
         cache: folder for what a retriever may keep and rebuild at any time.
+        own_reward: a user's function for further parts; `values` and `measures` do not read it.
         store: values that were computed before; None computes all. `params.store` tells which are kept.
     """
 
@@ -64,8 +66,10 @@ class JudgedReward:
         retriever: str | None = None,
         metric: str | None = None,
         cache: Path = Path("data/cache"),
+        own_reward: OwnReward | None = None,
         store: Store | None = None,
     ) -> None:
+        self.own_reward = own_reward
         self.metric: Metric = parse_metric(metric or params.score_coalitions.metric)
         self.composition = params.score_coalitions.composition
         self.retriever = build(retriever or params.score_coalitions.retriever, documents, params.retrieval, cache)
@@ -99,7 +103,7 @@ class JudgedReward:
         return self.measures(prompt_ids, queries, [self.metric.name])[self.metric.name]
 
     def measures(self, prompt_ids: Sequence[str], queries: Sequence[str], metrics: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-        """Return several metrics of each (prompt, query) pair from one ranking."""
+        """Return several metrics of each (prompt, query) pair from one ranking, by their names as `parse_metric` spells them."""
         parsed = [parse_metric(name) for name in metrics]
         names = tuple(metric.name for metric in parsed)
         positions_of = _grouped(prompt_ids)

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ospo_cli import parquet, staleness
+from ospo_cli import own_reward, parquet, staleness
 from ospo_cli.errors import CreditError, ParameterError
 from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
@@ -27,6 +27,7 @@ from ospo_cli.params import Params, ScoreCoalitions
 from ospo_cli.report.number_text import plain, short
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.retrievers.base import Catalogue
+from ospo_cli.retrievers.further_parts import FurtherParts
 from ospo_cli.retrievers.judged_reward import JudgedReward
 from ospo_cli.retrievers.remembered import Tally
 from ospo_cli.schemas import AUDIT, AUDIT_CURVES, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, ROLLOUTS, SEGMENTS
@@ -139,10 +140,12 @@ def execute(
         for table, stage in ((ROLLOUTS, "rollout"), (SEGMENTS, "segment"), (REWARDS, "score-coalitions"))
     )
     drawn, counts = _drawn(rollouts, segments, rewards, rollout_count, params.train.seed, iteration)
-    unseen = _unseen(params)
+    unseen, settings = _unseen(params), params.score_coalitions
+    own = own_reward.load(settings.own_reward, list(settings.own_weights), layout.root) if settings.own_reward else None
 
     def reward(name: str) -> JudgedReward:
-        return JudgedReward(documents, prompts, qrels, pools, params, retriever=name, cache=layout.cache, store=Store(layout.store))
+        tables, store = (documents, prompts, qrels, pools), Store(layout.store)
+        return JudgedReward(*tables, params, retriever=name, cache=layout.cache, store=store, own_reward=own)
 
     others = {name: reward(name) for name in unseen}
     auditor = _Auditor(reward(params.score_coalitions.retriever), others, _Vocabulary(documents, params), params)
@@ -484,10 +487,10 @@ def _values(reward: JudgedReward, prompt_id: str, texts: Sequence[str], settings
     queries = [reward.raw_query(prompt_id) if is_raw and not text else reward.compose(prompt_id, text) for text in texts]
     length = np.array([-max(0, word_count(text) - settings.length_limit) / settings.length_limit for text in texts])
     repetition = np.array([-repeated_words(text) for text in texts])
-    retrieval = reward.values([prompt_id] * len(texts), queries)
-    return np.asarray(
-        settings.retrieval_weight * retrieval + settings.length_weight * length + settings.repetition_weight * repetition, dtype=np.float64
-    )
+    prompt_ids, further = [prompt_id] * len(texts), FurtherParts(reward, settings)
+    value = settings.retrieval_weight * reward.values(prompt_ids, queries)
+    value = value + settings.length_weight * length + settings.repetition_weight * repetition
+    return np.asarray(value + further.weighted(further.measure(prompt_ids, queries, texts)), dtype=np.float64)
 
 
 def _joined(phrases: Sequence[str], unions: Sequence[int]) -> _Game:

@@ -90,7 +90,7 @@ def evaluate(
     shown = completions.filter(pl.col("decoding") != "sampled")
     measured, runs, single = [], [], pl.DataFrame()
     for name, reward in rewards.items():
-        own = params.score_coalitions.metric
+        own = reward.metric.name
         metrics = [metric for metric in METRICS if metric != "ndcg@pool" or reward.pool(pair_ids[0]) is not None]
         metrics += [own] if own not in metrics else []
         values = reward.measures(pair_ids, pair_queries, metrics)

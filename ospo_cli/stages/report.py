@@ -21,6 +21,7 @@ from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.params import Params
 from ospo_cli.report.iteration_measures import measure_iteration
 from ospo_cli.report.page import render
+from ospo_cli.report.plan_sections import compared
 from ospo_cli.report.rollout_groups import colour_scale, rollout_groups
 from ospo_cli.report.warning_signs import warning_signs
 
@@ -83,7 +84,50 @@ def report(layout: Layout, params: Params) -> dict[str, Any]:
         "audits": _audits(layout, params),
         "colour_scale": colour_scale(groups),
         "queries": _queries(layout, params, prepared["prompts"], summary) if summary else [],
+        "plan": plan_and_actual(layout, params),
     }
+
+
+def plan_and_actual(layout: Layout, params: Params) -> dict[str, Any] | None:
+    """Return what `ospo plan` expected beside what each stage took when it last ran; None without a plan."""
+    if not layout.plan("plan.parquet").is_file():
+        return None
+    planned = parquet.read(layout.plan("plan.parquet"), schemas.PLAN, made_by="ospo plan")
+    facts = _json(layout.plan("calibration.json"), "ospo plan") or {}
+    present = parameters.to_mapping(params)
+    changed = [
+        f"{section}.{name}"
+        for section, values in facts.get("params", {}).items()
+        for name, value in values.items()
+        if section != "report" and present.get(section, {}).get(name) != value
+    ]
+    actual: dict[tuple[str, int], dict[str, float]] = {}
+    for stage, iteration in planned.select("stage", "iteration").iter_rows():
+        label = f"{stage}@{iteration}" if iteration else stage
+        took = _json(layout.plan(f"actual/{label}.json"), f"ospo {stage}")
+        if took is not None:
+            actual[stage, iteration] = took | _counted(layout, stage, iteration)
+    return {"rows": compared(planned.iter_rows(named=True), actual), "changed": changed}
+
+
+def _counted(layout: Layout, stage: str, iteration: int) -> dict[str, float]:
+    """Return the units and tokens that a stage's own metrics hold, in the plan's units."""
+    if stage == "warm-start":
+        found = _json(layout.policy(0) / "warm_start_metrics.json", "ospo warm-start") or {}
+        return {"units": found["steps"]} if "steps" in found else {}
+    path, units, tokens = _COUNTS.get(stage, ("", "", ""))
+    found = (_json(layout.iteration(iteration, path), f"ospo {stage} --iter {iteration}") or {}) if path else {}
+    return {name: found[key] for name, key in (("units", units), ("tokens", tokens)) if key in found}
+
+
+# Stage -> its metrics, and which of them are the plan's units and tokens.
+_COUNTS = {
+    "rollout": ("rollout_metrics.json", "rollouts", "tokens"),
+    "segment": ("segment_metrics.json", "answers", ""),
+    "score-coalitions": ("score_metrics.json", "distinct_values", ""),
+    "attribute": ("attribute_metrics.json", "rollouts", ""),
+    "update": ("update_metrics.json", "optimizer_steps", "tokens"),
+}
 
 
 def wins_and_losses(

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ospo_cli import parquet
+from ospo_cli import own_reward, parquet
 from ospo_cli.errors import CreditError
 from ospo_cli.executors.base import Shard
 from ospo_cli.executors.local import LocalExecutor, content_key
@@ -23,6 +23,7 @@ from ospo_cli.maths.adaptive import AdaptiveGroup
 from ospo_cli.maths.coalitions import Budget, Players
 from ospo_cli.maths.estimators import ESTIMATORS, evaluated_coalitions
 from ospo_cli.params import Params, ScoreCoalitions
+from ospo_cli.retrievers.further_parts import FurtherParts
 from ospo_cli.retrievers.judged_reward import JudgedReward, compose
 from ospo_cli.schemas import COALITION_VALUES, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, ROLLOUTS, SEGMENTS
 from ospo_cli.store.folder import Store
@@ -44,6 +45,7 @@ class _Parts:
     length: NDArray[np.float64]
     repetition: NDArray[np.float64]
     value: NDArray[np.float64]
+    further: dict[str, NDArray[np.float64]]
 
 
 def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
@@ -56,9 +58,11 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     rollouts = parquet.read(layout.iteration(iteration, "rollouts.parquet"), ROLLOUTS, made_by=f"ospo rollout --iter {iteration}")
     segments = parquet.read(layout.iteration(iteration, "segments.parquet"), SEGMENTS, made_by=f"ospo segment --iter {iteration}")
     _check_segments(rollouts, segments, made_by=f"ospo segment --iter {iteration}")
+    settings = params.score_coalitions
+    own = own_reward.load(settings.own_reward, list(settings.own_weights), layout.root) if settings.own_reward else None
     # One call per coalition is a cost that somebody wants to see: nothing is looked up then.
-    store = Store(layout.store) if params.score_coalitions.calls == "batched" else None
-    reward = JudgedReward(documents, prompts, qrels, pools, params, cache=layout.cache, store=store)
+    store = Store(layout.store) if settings.calls == "batched" else None
+    reward = JudgedReward(documents, prompts, qrels, pools, params, cache=layout.cache, store=store, own_reward=own)
     index_seconds = time.monotonic() - start_seconds
 
     scored = 0
@@ -121,10 +125,11 @@ def score_coalitions(
             "format": missing * -0.5 + 0.0,  # + 0: no minus zero
             "length": parts.length,
             "repetition": parts.repetition,
+            **parts.further,
         }
     ).with_columns(is_degenerate_group=(pl.col("reward").std(ddof=1).fill_null(0.0) < DEGENERATE_STD).over("prompt_id"))
     values = _coalition_values(rollouts, segments, parts.value, rewards["is_degenerate_group"].to_list(), scorer, params)
-    return rewards.select(*REWARDS.schema), values, scorer.ranked
+    return rewards.select(*REWARDS.schema, *parts.further), values, scorer.ranked
 
 
 def _coalition_values(
@@ -274,7 +279,8 @@ class _Table:
         """Return table coalition_values."""
         columns = {"rollout_id": self._rollout_ids, "coalition": self._masks, "query": self._queries, "coalition_value": self.values}
         parts = {name: np.concatenate([getattr(part, name) for part in self._parts]) for name in ("retrieval", "length", "repetition")}
-        return pl.DataFrame(columns | parts, schema=COALITION_VALUES.schema)
+        further = {name: np.concatenate([part.further[name] for part in self._parts]) for name in self.scorer.further.names}
+        return pl.DataFrame(columns | parts | further, schema=COALITION_VALUES.schema | dict.fromkeys(further, pl.Float64))
 
 
 class _Scorer:
@@ -285,6 +291,7 @@ class _Scorer:
 
     def __init__(self, reward: JudgedReward, settings: ScoreCoalitions) -> None:
         self.reward, self.settings = reward, settings
+        self.further = FurtherParts(reward, settings)
         self._known: dict[tuple[str, str], float] = {}
         self._calls = 0
         self._word_parts: dict[str, tuple[float, float]] = {"": (0.0, 0.0)}
@@ -311,7 +318,8 @@ class _Scorer:
         length, repetition = by_words[:, 0], by_words[:, 1]
         settings = self.settings
         value = settings.retrieval_weight * retrieval + settings.length_weight * length + settings.repetition_weight * repetition
-        return _Parts(retrieval, length, repetition, value)
+        further = self.further.measure(prompt_ids, queries, texts)
+        return _Parts(retrieval, length, repetition, value + self.further.weighted(further), further)
 
     def _of_words(self, text: str) -> tuple[float, float]:
         known = self._word_parts.get(text)
@@ -327,7 +335,8 @@ class _Scorer:
 def _shards(rollouts: pl.DataFrame, segments: pl.DataFrame, reward: JudgedReward, params: Params) -> list[Shard]:
     # A rollout group is never cut: all texts of a prompt are in one shard, so that each is ranked once.
     groups = rollouts["prompt_id"].unique().sort().to_list()
-    settings = (VERSION, params.train.seed, asdict(params.score_coalitions), reward.retriever.fingerprint)
+    own = reward.own_reward.fingerprint if reward.own_reward else ""
+    settings = (VERSION, params.train.seed, asdict(params.score_coalitions), reward.retriever.fingerprint, own)
     shards = []
     for start in range(0, len(groups), GROUPS_PER_SHARD):
         chosen = groups[start : start + GROUPS_PER_SHARD]
@@ -391,5 +400,5 @@ def _metrics(rollouts: pl.DataFrame, rewards: pl.DataFrame, values: pl.DataFrame
         "rollout_groups": groups.height,
         "degenerate_groups": int(groups["is_degenerate_group"].sum()),
         "mean_best_of_group": groups["reward"].mean(),
-        **{f"mean_{name}": rewards[name].mean() for name in ("reward", "retrieval", "format", "length", "repetition")},
+        **{f"mean_{name}": rewards[name].mean() for name in rewards.columns if rewards.schema[name] == pl.Float64},
     }

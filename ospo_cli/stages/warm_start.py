@@ -32,11 +32,11 @@ def execute(layout: Layout, params: parameters.Params) -> dict[str, Any]:
 
     settings = params.warm_start
     prompts = parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS, made_by=MADE_BY)
-    pairs = _pairs(layout, params, prompts)
+    pairs = teacher_pairs(layout, params, prompts)
     target = layout.policy(0)
     metrics: dict[str, Any] = {"teacher": settings.teacher, "pairs": pairs.height, "steps": planned_steps(pairs.height, settings)}
     with folders.replacing_folder(target) as temporary:
-        write_starting_point(temporary, layout.root, params.policy, params.train.seed, lambda: _tokenizer_texts(layout, prompts, pairs))
+        write_starting_point(temporary, layout.root, params.policy, params.train.seed, lambda: tokenizer_texts(layout, prompts, pairs))
         if metrics["steps"]:
             policy = folders.load_policy(temporary, params.policy.threads, trainable=True, project=layout.root)
             metrics |= warm_start(policy, prompts, pairs, params, layout.cache / "warm_start")
@@ -200,7 +200,8 @@ def whole_words(text: str, limit: int) -> str:
     return kept
 
 
-def _pairs(layout: Layout, params: parameters.Params, prompts: pl.DataFrame) -> pl.DataFrame:
+def teacher_pairs(layout: Layout, params: parameters.Params, prompts: pl.DataFrame) -> pl.DataFrame:
+    """Return the pairs that are trained on: table teacher_pairs, a file's, or those made from judgments; none where there is no teacher."""
     settings = params.warm_start
     if settings.teacher == "none" or settings.steps == 0:
         return schemas.TEACHER_PAIRS.empty()
@@ -268,7 +269,8 @@ def _judged_pairs(layout: Layout, params: parameters.Params, prompts: pl.DataFra
     return answers
 
 
-def _tokenizer_texts(layout: Layout, prompts: pl.DataFrame, pairs: pl.DataFrame) -> list[str]:
+def tokenizer_texts(layout: Layout, prompts: pl.DataFrame, pairs: pl.DataFrame) -> list[str]:
+    """Return the texts that a new small model's tokenizer is trained on: prompts, the pairs' answers and all titles."""
     documents = parquet.read(layout.prepared("documents.parquet"), schemas.DOCUMENTS, made_by=MADE_BY)
     train = prompts.filter(pl.col("split") == "train").sort("prompt_id")
     completions = pairs.sort("prompt_id", "pair_index")["completion"].to_list()

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ospo_cli.text.word_edits import greedy_edits
+from ospo_cli.text.word_edits import greedy_edits, single_edits
 
 weights = st.dictionaries(st.sampled_from("abcdef"), st.floats(-1, 1).map(lambda w: round(w, 3)), min_size=1)
 
@@ -46,3 +46,21 @@ def test_equal_edits_are_decided_by_the_order_of_the_candidates():
 
 def test_no_queries_give_no_answers_and_no_call_of_the_scorer():
     assert greedy_edits([], [], lambda *_: 1 / 0, 3) == []
+
+
+def hamming_like(wanted):
+    return lambda indices, texts: np.array([sum(word == other for word, other in zip(text, wanted, strict=False)) for text in texts])
+
+
+def test_a_swap_reaches_in_one_edit_what_adding_and_dropping_cannot():
+    plain, swapped = (greedy_edits([["a", "b"]], [["c"]], hamming_like(("c", "b")), 1, swaps=swaps)[0] for swaps in (False, True))
+    assert (plain.value, swapped.value) == (1.0, 2.0)
+    assert swapped.words == ("c", "b")
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=4), st.lists(st.sampled_from("abcde"), max_size=4, unique=True))
+def test_every_single_edit_changes_one_word_and_no_candidate_comes_in_twice(words, candidates):
+    added, dropped, swapped = (single_edits(kind, words, candidates) for kind in ("add", "drop", "swap"))
+    new = [word for word in candidates if word not in words]
+    assert (len(added), len(dropped), len(swapped)) == (len(new), len(words), len(words) * len(new))
+    assert all(len(edit) == len(words) and sum(a != b for a, b in zip(edit, words, strict=True)) == 1 for edit in swapped)

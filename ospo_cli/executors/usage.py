@@ -1,0 +1,57 @@
+"""What a piece of work takes: wall-clock and processor seconds, and the largest memory of the process meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import resource
+import sys
+import time
+from pathlib import Path
+
+
+class Usage:
+    """Context manager: `seconds`, `cpu_seconds` (all threads of this process) and `peak_bytes` of its block.
+
+    Linux can forget a process's largest memory, so that the peak is the block's own; elsewhere it is the process's so far.
+    """
+
+    def __enter__(self) -> Usage:
+        self.seconds = self.cpu_seconds = 0.0
+        self.peak_bytes = 0
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        self._began, self._cpu_began = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *trace: object) -> None:
+        self.seconds = time.perf_counter() - self._began
+        self.cpu_seconds = time.process_time() - self._cpu_began
+        self.peak_bytes = peak_bytes()
+
+
+def peak_bytes() -> int:
+    """Return the largest memory of this process since it was last forgotten."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration, ValueError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def give_back() -> None:
+    """Return freed memory to the system where the C library can be asked to, so that the next peak is what the next work needs."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def current_bytes() -> int:
+    """Return the memory of this process now; the largest so far where the system does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+    except (OSError, StopIteration, ValueError):
+        return peak_bytes()
