@@ -422,6 +422,18 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Store:
+    """Values of texts that are kept beside the tables (docs/store.md); changes no result, so that no stage runs again for it."""
+
+    values: str = parameter(
+        "auto",
+        "which values are kept and looked up: auto (of engines that cost more than a look-up), always or never",
+        choices=("auto", "always", "never"),
+    )
+    products: int = parameter(0, "first retrieved products that are kept with each value", minimum=0, maximum=1000)
+
+
+@dataclass(frozen=True)
 class Params:
     """Everything in params.yaml, one section per stage."""
 
@@ -437,6 +449,7 @@ class Params:
     update: Update = dataclasses.field(default_factory=Update)
     evaluate: Evaluate = dataclasses.field(default_factory=Evaluate)
     report: Report = dataclasses.field(default_factory=Report)
+    store: Store = dataclasses.field(default_factory=Store)
 
     @property
     def evaluated_iterations(self) -> list[int]:

@@ -362,6 +362,20 @@ AUDIT = Table(
         Column("n", pl.Int32, "rollouts behind the number"),
     ),
 )
+STORED_VALUES = Table(
+    "stored_values",
+    "what `ospo store export` writes: values by the hash of what they hang on (docs/store.md)",
+    ("book", "key", "part"),
+    (
+        Column("book", pl.String, "fingerprint of retriever, catalogue, settings and metrics, hexadecimal"),
+        Column("retriever", pl.String, "its name"),
+        Column("documents", pl.Int32, "products of the catalogue"),
+        Column("key", pl.String, "hash of pool, judgments and text, hexadecimal"),
+        Column("part", pl.String, "metric, as in score_coalitions.metric"),
+        Column("value", pl.Float64, "the metric"),
+        Column("products", pl.List(pl.Int32), "first retrieved products (store.products), as indices into the doc_ids in ascending order"),
+    ),
+)
 
 AUDIT_CURVES = Table(
     "audit_curves",
@@ -400,7 +414,7 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         DOCUMENTS, PROMPTS, QRELS, POOLS, TEACHER_PAIRS, RAW_QUERY_VALUES, ROLLOUTS, SEGMENTS, REWARDS, COALITION_VALUES,
-        ATTRIBUTIONS, INTERACTIONS, TOKEN_ADVANTAGES, COMPLETIONS, RUN, QUERY_METRICS, AUDIT, AUDIT_CURVES, GRADIENT_AUDIT,
+        ATTRIBUTIONS, INTERACTIONS, TOKEN_ADVANTAGES, COMPLETIONS, RUN, QUERY_METRICS, AUDIT, AUDIT_CURVES, GRADIENT_AUDIT, STORED_VALUES,
         LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY,
     )
 }  # fmt: skip

@@ -118,7 +118,8 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
         policies = tuple(str(layout.policy(k)) for k in params.evaluated_iterations)
         rewards = of(params.train.iterations, "rewards.parquet") if params.train.iterations else ()
         names = ("completions.parquet", "run.parquet", "query_metrics.parquet", "trec", "summary.json", "curves.json")
-        outputs, metrics = tuple(str(layout.evaluation(name)) for name in names), (str(layout.evaluation("metrics.json")),)
+        outputs = tuple(str(layout.evaluation(name)) for name in names)
+        metrics = tuple(str(layout.evaluation(name)) for name in ("metrics.json", "score_metrics.json"))
         sections = ("train", "policy", "retrieval", "rollout", "score_coalitions", "evaluate")
         inputs = prepared(*PREPARED) + retriever_files(params, params.evaluate.retrievers) + policies + rewards
         return Node(stage, None, inputs, outputs, metrics, sections)

@@ -21,7 +21,7 @@ DVC_CONFIG = """[core]
     check_update = false
     autostage = false
 """
-DVC_IGNORE = "__pycache__\n*.tmp\n/data/cache\n/data/manifests\n"
+DVC_IGNORE = "__pycache__\n*.tmp\n/data/cache\n/data/manifests\n/data/store\n"
 
 
 def load(name: str) -> parameters.Params:

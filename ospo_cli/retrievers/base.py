@@ -30,6 +30,9 @@ class Retriever(Protocol):
 
     Order: score descending, then doc_id ascending; a document whose score is not above 0 is not retrieved.
     `fingerprint` is the SHA-256 of everything that a ranking depends on: documents and settings.
+    What it may declare besides, of class or object, for the store of values (remembered.py): `kept_from`, the number of candidates from
+    which values are kept (0, always, unless it says otherwise), and `reads_words_alone`: its scores hang on the words of a query alone,
+    not on their order or what separates them (no unless it says True).
     """
 
     name: str

@@ -28,7 +28,9 @@ from ospo_cli.report.number_text import plain, short
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.retrievers.base import Catalogue
 from ospo_cli.retrievers.judged_reward import JudgedReward
+from ospo_cli.retrievers.remembered import Tally
 from ospo_cli.schemas import AUDIT, AUDIT_CURVES, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, ROLLOUTS, SEGMENTS
+from ospo_cli.store.folder import Store
 from ospo_cli.text.coalition_text import coalition_text
 from ospo_cli.text.words import repeated_words, word_count, words
 
@@ -140,7 +142,7 @@ def execute(
     unseen = _unseen(params)
 
     def reward(name: str) -> JudgedReward:
-        return JudgedReward(documents, prompts, qrels, pools, params, retriever=name, cache=layout.cache)
+        return JudgedReward(documents, prompts, qrels, pools, params, retriever=name, cache=layout.cache, store=Store(layout.store))
 
     others = {name: reward(name) for name in unseen}
     auditor = _Auditor(reward(params.score_coalitions.retriever), others, _Vocabulary(documents, params), params)
@@ -161,7 +163,12 @@ def execute(
     parquet.write(auditor.curves(), written[1], AUDIT_CURVES)
     read = [layout.prepared(f"{name.name}.parquet") for name in (DOCUMENTS, PROMPTS, QRELS, POOLS)]
     read += [layout.iteration(iteration, f"{name.name}.parquet") for name in (ROLLOUTS, SEGMENTS, REWARDS)]
+    tally = Tally()
+    for own in (auditor.reward, *others.values()):
+        tally += own.tally
+    tally.report("audit")
     metrics = counts | {
+        **tally.metrics(),
         "tables": staleness.fingerprints(layout, params, written, []),
         "inputs": staleness.fingerprints(layout, params, read, SECTIONS),
         "evaluated_texts": auditor.evaluated,
