@@ -15,6 +15,7 @@ from ospo_cli import parquet, schemas
 from ospo_cli.layout import Layout
 from ospo_cli.policies import gradient_step
 from ospo_cli.policies.folder import load_policy
+from ospo_cli.policies.token_pieces import TokenPieces
 from ospo_cli.stages import export, update
 from tests.policies.tiny import tiny_params, write_tiny_policy
 
@@ -135,9 +136,10 @@ def draw_rows(layout: Layout) -> list[dict]:
 def write_rows(layout: Layout, rows: list[dict]) -> None:
     """Write the tables that update and export read."""
     frame = pl.DataFrame(rows).with_columns(rollout_id=pl.format("002:{}:0{}", "prompt_id", "sample_index"))
+    pieces = TokenPieces.from_file(layout.policy(1) / "tokenizer.json")
     tables = {
         "rollouts": frame.with_columns(
-            completion=pl.lit("…"), answer_start=0, answer_end=1, has_answer_tags=False, finish_reason=pl.lit("length")
+            completion=pl.Series([pieces.text(ids) for ids in frame["token_ids"]]), answer_start=0, answer_end=1, has_answer_tags=False, finish_reason=pl.lit("length")
         ),
         "token_advantages": frame,
         "rewards": frame.with_columns(
