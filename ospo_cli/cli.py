@@ -403,7 +403,7 @@ def lab(
 @app.command("init")
 def init(
     directory: Annotated[Path, typer.Argument(help="Folder to make; must be empty or absent.")],
-    preset: Annotated[str, typer.Option("--preset", help="Name of the preset; a wrong name lists what exists.")] = "demo",
+    preset: Annotated[str, typer.Option("--preset", help="Project, algorithm, or PROJECT+ALGORITHM; a wrong name lists them.")] = "demo",
 ) -> None:
     """Start a project of your own: params.yaml, dvc.yaml and a short README."""
     from ospo_cli import presets

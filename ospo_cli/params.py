@@ -300,6 +300,11 @@ class Attribute:
         "divide", "a segment's mass is divided over its tokens, or copied to each (rules that keep the sum)", choices=("divide", "copy")
     )
     normalize: str = parameter("std", "group advantage: std (divide by the group's standard deviation) or none", choices=("std", "none"))
+    baseline: str = parameter(
+        "group",
+        "what a reward is compared with, and whose deviation divides it: its rollout group, or the batch of all rollouts (rule uniform)",
+        choices=("group", "batch"),
+    )
     clip: float | None = parameter(None, "clip token advantages at ± clip · std of the group advantages; null never clips", minimum=0)
 
 
@@ -336,7 +341,9 @@ class Update:
     aggregation: str = parameter("seq_mean", "seq_mean, token_mean or constant", choices=("seq_mean", "token_mean", "constant"))
     kl_weight: float = parameter(0.0, "β of the penalty that pulls to policy 000", minimum=0)
     kl: str = parameter(
-        "k3", "term of the penalty: k1 (log-ratio; in the plain loss its pull is 0 on average), k2 (half its square) or k3", choices=("k1", "k2", "k3")
+        "k3",
+        "term of the penalty: k1 (log-ratio; in the plain loss its pull is 0 on average), k2 (half its square) or k3",
+        choices=("k1", "k2", "k3"),
     )
     kl_in: str = parameter(
         "loss",
@@ -451,6 +458,13 @@ def from_mapping(content: object, where: str = "params.yaml") -> Params:
     params = Params(**{name: _section(where, name, kind, content[name]) for name, kind in SECTIONS.items()})
     _check_segment(where, params.segment)
     _check_update(where, params.update)
+    if params.attribute.baseline == "batch" and params.attribute.rule != "uniform":
+        raise ParameterError(
+            f"{where}: attribute.baseline",
+            "batch gives groups of equal rewards an advantage, but shares are not evaluated there",
+            found=f"rule {params.attribute.rule}",
+            expected="rule uniform, or baseline group",
+        )
     return params
 
 

@@ -175,9 +175,7 @@ def update(
     }
 
 
-def _with_reference(
-    layout: Layout, rows: Rows, params: parameters.Params, iteration: int
-) -> tuple[Rows, str, float | None]:
+def _with_reference(layout: Layout, rows: Rows, params: parameters.Params, iteration: int) -> tuple[Rows, str, float | None]:
     """Return the rows with log-probabilities under policy 000 where a penalty needs them, its hash, and the divergence from it otherwise.
 
     Without a penalty the divergence of the sampling policy is measured on a few rollout groups; in iteration 1 that is policy 000 itself.

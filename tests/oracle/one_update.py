@@ -139,7 +139,11 @@ def write_rows(layout: Layout, rows: list[dict]) -> None:
     pieces = TokenPieces.from_file(layout.policy(1) / "tokenizer.json")
     tables = {
         "rollouts": frame.with_columns(
-            completion=pl.Series([pieces.text(ids) for ids in frame["token_ids"]]), answer_start=0, answer_end=1, has_answer_tags=False, finish_reason=pl.lit("length")
+            completion=pl.Series([pieces.text(ids) for ids in frame["token_ids"]]),
+            answer_start=0,
+            answer_end=1,
+            has_answer_tags=False,
+            finish_reason=pl.lit("length"),
         ),
         "token_advantages": frame,
         "rewards": frame.with_columns(
