@@ -1,6 +1,6 @@
 """One training step over the same rows: this project's update against TRL's GRPOTrainer, in one process; completion tokens per second.
 
-Run: python benchmarks/update.py [--policy data/pretrained/smollm2-135m] [--groups 16] [--group-size 8] [--prompt-tokens 30] [--new-tokens 14]
+Run: python benchmarks/update.py [--policy data/pretrained/smollm2-135m] [--groups 16] [--group-size 8] [--prompt-tokens 30]
 With a policy folder: that model under LoRA (rank 16, all linear layers) besides the tiny one. Without TRL (extra [oracle]) ours alone is
 measured. --memory ROWS TOKENS: one step of so many rows of so many tokens over the policy folder, peak memory alone.
 
@@ -36,7 +36,7 @@ from ospo_cli.policies.small_llama import write_small_llama
 from ospo_cli.policies.token_batches import Group
 from ospo_cli.policies.training_state import Training
 
-WORDS = "navy red olive black wool linen leather coat dress boots scarf slim loose office beach winter".split()
+COLOURS, THINGS = ("navy", "red", "olive", "black"), ("coat", "dress", "boots", "scarf")
 LEARNING_RATE = 1e-5  # small: the rows stay near the policy however often they are trained on
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as scratch:
         tiny = Path(scratch) / "tiny"
-        write_small_llama([f"{a} {b}" for a in WORDS for b in WORDS], Policy(), 0, tiny)
+        write_small_llama([f"{a} {b}" for a in COLOURS for b in THINGS], Policy(), 0, tiny)
         folders = {} if options.memory else {"tiny": tiny}
         if options.policy is not None:
             adapter = Path(scratch) / "adapter"
@@ -72,14 +72,11 @@ def compare(name: str, folder: Path, options: argparse.Namespace, scratch: Path)
     rows = draw_rows(policy, options.groups, options.group_size, options.prompt_tokens, options.new_tokens)
     tokens = len(rows.advantages)
     what = f"{sum(weight.numel() for weight in policy.model.parameters()) / 1e6:.1f} M weights{', LoRA' if policy.is_adapter else ''}"
-    print(
-        f"{name}: {what}, {len(rows.lengths)} rows, prompt {options.prompt_tokens}, completion {options.new_tokens}, {options.threads} threads"
-    )
+    lengths = f"prompt {options.prompt_tokens}, completion {options.new_tokens}"
+    print(f"{name}: {what}, {len(rows.lengths)} rows, {lengths}, {options.threads} threads")
     steps: dict[str, Callable[[], float]] = {}
     for budget in (1024, 2048, 4096):
-        steps[f"ours, micro-batch {budget} tokens"] = our_step(
-            policy, rows, Update(tokens_per_micro_batch=budget, learning_rate=LEARNING_RATE)
-        )
+        steps[f"ours, micro-batch {budget} tokens"] = our_step(policy, rows, Update(tokens_per_micro_batch=budget))
     if importlib.util.find_spec("trl") is None:
         print("TRL is not installed (extra [oracle]): ours alone")
     else:
@@ -220,9 +217,8 @@ def measure_memory(name: str, folder: Path, rows: int, tokens: int, threads: int
     our_step(policy, drawn, Update(learning_rate=LEARNING_RATE))()
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"{name}: {rows} rows of {tokens} tokens in {seconds:.0f} s, {rows * tokens / seconds:.0f} tokens/s, loaded {loaded:.2f} GiB, peak {peak:.2f} GiB"
-    )
+    speed = f"{rows} rows of {tokens} tokens in {seconds:.0f} s, {rows * tokens / seconds:.0f} tokens/s"
+    print(f"{name}: {speed}, loaded {loaded:.2f} GiB, peak {peak:.2f} GiB")
 
 
 if __name__ == "__main__":

@@ -353,8 +353,8 @@ class Update:
     entropy_bonus: float = parameter(0.0, "weight of the entropy in the loss", minimum=0)
     sampler_correction: str = parameter(
         "none",
-        "importance weights for a sampler that is not the trained policy to the last digit (vLLM), at most sampler_bound: truncate, or mask "
-        "(0 beyond), per token or per sequence",
+        "importance weights for a sampler that is not the trained policy to the last digit (vLLM), at most sampler_bound: truncate, or "
+        "mask (0 beyond), per token or per sequence",
         choices=("none", "token-truncate", "token-mask", "sequence-truncate", "sequence-mask"),
     )
     sampler_bound: float = parameter(2.0, "largest weight of a sampled token (sampler_correction)", minimum=1)

@@ -1,6 +1,7 @@
 """Presets and own projects: `ospo init` writes params.yaml, dvc.yaml and a short README into a user's directory.
 
-A preset is a project (demo, smollm2-movies, …), an algorithm (grpo, dapo, …: a row of parameters over the demo), or both: smollm2-movies+grpo.
+A preset is a project (demo, smollm2-movies, …), an algorithm (grpo, dapo, …: a row of parameters over the demo), or both, as in
+smollm2-movies+grpo.
 """
 
 from __future__ import annotations
