@@ -125,11 +125,13 @@ def penalised(rows: Rows, settings: Update) -> Rows:
         return rows
     old, reference = rows.behavior_logprobs if rows.old_logprobs is None else rows.old_logprobs, rows.reference_logprobs
     terms = kl_terms(torch.from_numpy(old), torch.from_numpy(reference), settings.kl).numpy().astype(np.float64)
-    advantages = rows.advantages.copy()
+    owner = np.repeat(np.arange(len(rows.lengths)), rows.lengths)
+    sums = np.bincount(owner, weights=terms, minlength=len(rows.lengths))
+    penalties = np.zeros(len(rows.lengths))
     for group in rows.groups:
-        sums = [terms[rows.tokens_of([single])].sum() for single in group.apart()]
-        for single, penalty in zip(group.apart(), np.asarray(sums) - np.mean(sums), strict=True):
-            advantages[rows.tokens_of([single])] -= np.float32(settings.kl_weight * penalty)
+        of_group = slice(group.first, group.first + len(group.completions))
+        penalties[of_group] = sums[of_group] - sums[of_group].mean()
+    advantages = rows.advantages - (settings.kl_weight * penalties)[owner].astype(np.float32)
     return replace(rows, advantages=advantages, reference_logprobs=None)
 
 
