@@ -101,7 +101,9 @@ def checkpoint_layers(policy: LoadedPolicy) -> None:
     base = policy.model.get_base_model() if hasattr(policy.model, "get_base_model") else policy.model
     if not base.supports_gradient_checkpointing:
         raise PolicyError(policy.folder, "this model has no gradient checkpointing", remedy="set update.gradient_checkpointing: false")
-    base.gradient_checkpointing_enable({"use_reentrant": False})
+    # transformers renames it: the old name warns from 5.2x on.
+    enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
     for module in base.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.training = True
