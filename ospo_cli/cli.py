@@ -427,6 +427,19 @@ def fetch_policy(
     typer.echo(f"wrote {folder}")
 
 
+@app.command("merge")
+def merge(
+    iteration: Annotated[int, typer.Option("--iter", "-k", min=0, help="Policy that is merged; 0 is the warm start.")],
+    to: Annotated[Path | None, typer.Option("--to", help="Folder to write.", show_default="data/merged/K")] = None,
+    project: Project = HERE,
+) -> None:
+    """Write an adapter policy as one folder of full weights, its base included."""
+    from ospo_cli.layout import Layout
+    from ospo_cli.stages import merge as stage
+
+    typer.echo(f"wrote {stage.execute(Layout(project), iteration, to)['folder']}")
+
+
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False) -> None:
     if version:
