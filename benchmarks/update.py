@@ -142,6 +142,7 @@ def our_step(policy: LoadedPolicy, rows: Rows, settings: Update) -> Callable[[],
 
 def trl_step(policy: LoadedPolicy, rows: Rows, size: int, scratch: Path) -> Callable[[], float]:
     """Return a training step by TRL's GRPOTrainer over the same rows, in micro-batches of `size` rows; it gives the loss."""
+    warnings.simplefilter("ignore", FutureWarning)  # of an argument's name, which TRL itself still uses
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
@@ -166,8 +167,7 @@ def trl_step(policy: LoadedPolicy, rows: Rows, size: int, scratch: Path) -> Call
         save_strategy="no",
         logging_strategy="no",
     )
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of an argument's name, which TRL itself still uses
+    with contextlib.redirect_stdout(sys.stderr):
         trainer = GRPOTrainer(
             model=policy.model,
             processing_class=policy.tokenizer,
