@@ -55,6 +55,8 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
     rows = gradient_step.penalised(gradient_step.corrected(rows, policy, settings), settings)
     start = update_sizes.copied(training.weights)
     carried = training.load_moments(predecessor / folders.OPTIMIZER)
+    if iteration > 1 and not carried:
+        sys.stderr.write(f"update {iteration}: no optimiser moments beside {predecessor.name}: AdamW starts anew\n")
     moments_hash = folders.file_hash(predecessor / folders.OPTIMIZER) if carried else ""
     sections = parameters.to_mapping(params)
     key = content_key(
