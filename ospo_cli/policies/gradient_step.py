@@ -69,7 +69,7 @@ class Rows:
 def logprobs_of(policy: LoadedPolicy, rows: Rows, token_budget: int, precision: str = "float32") -> NDArray[np.float32]:
     """Return [tokens] log-probabilities of the rollouts under a policy, without gradient; 0 for groups that are not in `rows.groups`."""
     found = np.zeros(len(rows.behavior_logprobs), dtype=np.float32)
-    for part in token_batches.micro_batches(_layout(rows.groups), token_budget):
+    for part in token_batches.micro_batches(arranged(rows.groups), token_budget):
         batch = token_batches.build(part, policy.pad_token_id, policy.device)
         with torch.no_grad(), arithmetic(policy, precision):
             logprobs, _ = token_logprobs(policy.model, batch, rows.temperature)
@@ -260,7 +260,7 @@ def accumulate(policy: LoadedPolicy, rows: Rows, groups: Sequence[Group], settin
     def device(values: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(policy.device)
 
-    for part in token_batches.micro_batches(_layout(taken), settings.tokens_per_micro_batch):
+    for part in token_batches.micro_batches(arranged(taken), settings.tokens_per_micro_batch):
         places = rows.tokens_of(part)
         batch = token_batches.build(part, policy.pad_token_id, policy.device).only(is_wanted[places])
         tokens_in_all += batch.tokens_in_all
@@ -384,7 +384,8 @@ def step_plan(groups: int, settings: Update, seed: int, iteration: int) -> list[
     return plan
 
 
-def _layout(groups: Sequence[Group]) -> list[Group]:
+def arranged(groups: Sequence[Group]) -> list[Group]:
+    """Return the groups as the forward passes take them: packed behind one prompt where that pays, else one row per completion."""
     filled = [group for group in groups if group.tokens]
     if not filled or token_batches.packing_pays(filled):
         return list(filled)

@@ -11,9 +11,9 @@ import torch
 
 from ospo_cli.errors import PolicyError
 from ospo_cli.params import Update
-from ospo_cli.policies import token_batches
 from ospo_cli.policies.folder import LoadedPolicy
-from ospo_cli.policies.token_batches import Group
+from ospo_cli.policies.gradient_step import arranged
+from ospo_cli.policies.token_batches import Group, micro_batches
 from ospo_cli.policies.token_logprobs import LOGITS_AT_ONCE
 
 GIB = 1 << 30
@@ -29,12 +29,14 @@ def needed_bytes(policy: LoadedPolicy, groups: Sequence[Group], settings: Update
     config: Any = policy.model.config
     trained = sum(weight.numel() for weight in policy.model.parameters() if weight.requires_grad)
     widest = max(
-        (len(part) * max(group.width for group in part) for part in token_batches.micro_batches(groups, settings.tokens_per_micro_batch)),
+        (len(part) * max(group.width for group in part) for part in micro_batches(arranged(groups), settings.tokens_per_micro_batch)),
         default=0,
     )
     hidden, layers = int(getattr(config, "hidden_size", 0)), int(getattr(config, "num_hidden_layers", 0))
     layer = 10 * hidden + 4 * int(getattr(config, "intermediate_size", None) or 4 * hidden)
     activations = layers * hidden + layer if settings.gradient_checkpointing else layers * layer
+    if settings.precision == "bfloat16":
+        activations //= 2
     logits = min(3 * LOGITS_AT_ONCE, 3 * widest * int(getattr(config, "vocab_size", 0)))
     return _FLOAT * (4 * trained + widest * activations + logits)
 
