@@ -223,9 +223,13 @@ def train(
             progress(_note(measures), True)
     for step in range(finished, len(plan)):
         groups = [rows.groups[index] for index in plan[step]]
+        is_first = not any(measures["tokens"] for measures in steps)  # steps without advantages leave the weights as they were
+        apart = _mismatches(policy, rows, groups, settings) if is_first and dropout else None
         with seeded_dropout(seed, f"update dropout/{iteration}/{step}", dropout):
-            measures = accumulate(policy, rows, groups, settings, is_first=step == 0 and not dropout)
-        if step == 0 and measures["logprob_mismatch"] > settings.max_logprob_mismatch:
+            measures = accumulate(policy, rows, groups, settings, is_first=is_first and not dropout)
+        if apart is not None:
+            measures |= apart
+        if is_first and measures["logprob_mismatch"] > settings.max_logprob_mismatch:
             raise PolicyError(
                 f"iteration {iteration}",
                 "the sampler's log-probabilities are not those of the policy that is trained",
@@ -242,6 +246,18 @@ def train(
             progress(_note(measures), False)
     policy.model.eval()
     return steps
+
+
+def _mismatches(policy: LoadedPolicy, rows: Rows, groups: Sequence[Group], settings: Update) -> dict[str, float]:
+    """Return how far the sampler's log-probabilities are from the policy's without dropout, on a step's groups."""
+    policy.model.eval()
+    some = replace(rows, groups=list(groups))
+    places = some.tokens_of(some.groups)
+    found = np.abs(logprobs_of(policy, some, settings.tokens_per_micro_batch, settings.precision) - rows.behavior_logprobs)[places]
+    policy.model.train()
+    if settings.gradient_checkpointing:
+        checkpoint_layers(policy)
+    return {"logprob_mismatch": float(found.max(initial=0.0)), "logprob_mismatch_mean": _mean(found)}
 
 
 def accumulate(policy: LoadedPolicy, rows: Rows, groups: Sequence[Group], settings: Update, is_first: bool = False) -> dict[str, float]:

@@ -305,6 +305,27 @@ def test_rollouts_whose_ids_do_not_spell_their_text_under_this_tokenizer_are_ref
         update.execute(layout, tiny_params(), 1)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_rollouts_of_another_policy_are_noticed_under_dropout_and_behind_steps_of_nothing(layout, dropout):
+    path = layout.iteration(1, "rollouts.parquet")
+    moved = parquet.read(path, schemas.ROLLOUTS).with_columns(pl.col("behavior_logprobs").list.eval(pl.element() - 0.2))
+    parquet.write(moved, path, schemas.ROLLOUTS)
+    table = layout.iteration(1, "token_advantages.parquet")
+    first = seeding.generator(0, "update/1/epoch 0").permutation(6)[:3]
+    dead = [f"p{index:02d}" for index in sorted({int(prompt[1:]) for prompt in moved["prompt_id"].unique()})]
+    silent = pl.col("rollout_id").str.contains("|".join(f":{dead[index]}:" for index in first))
+    quiet = parquet.read(table, schemas.TOKEN_ADVANTAGES).with_columns(
+        advantages=pl.when(silent).then(pl.col("advantages").list.eval(pl.element() * 0)).otherwise(pl.col("advantages"))
+    )
+    parquet.write(quiet, table, schemas.TOKEN_ADVANTAGES)
+    params = tiny_params(policy={"lora_rank": 4, "lora_dropout": dropout})
+    with pytest.raises(PolicyError, match=r"found largest difference 0\.2"):
+        update.execute(layout, params, 1)
+    asked = dataclasses.replace(params, update=dataclasses.replace(params.update, max_logprob_mismatch=1.0))
+    metrics = update.execute(layout, asked, 1)
+    assert metrics["logprob_mismatch"] == pytest.approx(0.2, abs=1e-3)
+
+
 def test_token_ids_beyond_the_vocabulary_are_refused(layout):
     path = layout.iteration(1, "rollouts.parquet")
     table = parquet.read(path, schemas.ROLLOUTS).with_columns(pl.col("token_ids").list.eval(pl.element() * 0 + 1_000_000))
