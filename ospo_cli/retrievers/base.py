@@ -46,12 +46,31 @@ class Retriever(Protocol):
 
 @runtime_checkable
 class BatchRetriever(Protocol):
-    """A retriever that ranks many queries over one pool at once (the coalitions of a prompt)."""
+    """A retriever that ranks many queries over one pool at once."""
 
-    def rank_coalitions(
-        self, queries: Sequence[str], pool: NDArray[np.int64] | None, k: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def rank_queries(self, queries: Sequence[str], pool: NDArray[np.int64] | None, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return documents int64[queries, ranks] (−1 where nothing more is retrieved) and scores float64[queries, ranks] (0 there)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Coalitions:
+    """The coalitions of one answer, for a retriever to which a query is the words of its parts and nothing else.
+
+    parts: texts, for instance one per segment; present: bool[coalitions, parts]; pool: candidates, None is the whole catalogue.
+    """
+
+    parts: Sequence[str]
+    present: NDArray[np.bool_]
+    pool: NDArray[np.int64] | None
+
+
+@runtime_checkable
+class CoalitionRetriever(Protocol):
+    """A retriever that ranks all coalitions of many answers at once, without a text for each."""
+
+    def rank_coalitions(self, answers: Sequence[Coalitions], k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return documents and scores as `rank_queries` does, the coalitions of all answers one below the other."""
         ...
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ospo_cli.params import Retrieval
-from ospo_cli.retrievers.base import Catalogue, Ranking
-from ospo_cli.retrievers.inverted_index import InvertedIndex, Postings
+from ospo_cli.retrievers.base import Catalogue, Coalitions, Ranking
+from ospo_cli.retrievers.inverted_index import Field, InvertedIndex, Postings
 from ospo_cli.text.words import words
 
 
@@ -27,23 +27,31 @@ class BM25:
 
     name = "bm25"
 
-    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:
+    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path | None) -> None:
         self.settings = settings
-        self.fingerprint = catalogue.fingerprint("bm25-1", settings.k1, settings.b, settings.idf, settings.query_terms)
-        self.index = InvertedIndex(map(words, catalogue.texts), self._weigh)
+        self.fingerprint = catalogue.fingerprint("bm25-2", settings.k1, settings.b, settings.idf, settings.query_terms)
+        self.index = InvertedIndex(
+            lambda: [Field(map(words, catalogue.texts))],
+            self._weigh,
+            is_distinct=settings.query_terms == "distinct",
+            folder=None if cache is None else cache / "index" / self.fingerprint,
+            fingerprint=self.fingerprint,
+        )
 
     def rank(self, queries: Sequence[str], pools: Sequence[NDArray[np.int64] | None], k: int) -> list[Ranking]:
         """Return the first k documents of each query within its pool; k = 0 is all."""
         return self.index.rank([self._bag(query) for query in queries], pools, k)
 
-    def rank_coalitions(
-        self, queries: Sequence[str], pool: NDArray[np.int64] | None, k: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def rank_queries(self, queries: Sequence[str], pool: NDArray[np.int64] | None, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return documents int64[queries, ranks] (−1 where nothing more is retrieved) and scores float64[queries, ranks] (0 there)."""
-        return self.index.rank_together([self._bag(query) for query in queries], pool, k)
+        return self.index.rank_bags([self._bag(query) for query in queries], pool, k)
 
-    def _bag(self, query: str) -> list[int]:
-        return self.index.bag(words(query), self.settings.query_terms == "distinct")
+    def rank_coalitions(self, answers: Sequence[Coalitions], k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return documents and scores as `rank_queries` does, the coalitions of all answers one below the other."""
+        return self.index.rank_coalitions(answers, self._bag, k)
+
+    def _bag(self, query: str) -> NDArray[np.int32]:
+        return self.index.bag(words(query))
 
     def _weigh(self, postings: Postings) -> NDArray[np.float64]:
         total, counts = len(postings.lengths), postings.document_counts

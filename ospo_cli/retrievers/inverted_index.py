@@ -1,35 +1,43 @@
-"""An inverted index of flat arrays; many bags of terms over one pool are one exact matrix product."""
+"""The lexical engine: an inverted index of flat arrays, and the exact top k of all coalitions of many answers at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+import threading
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ospo_cli.errors import RetrievalError
-from ospo_cli.retrievers.base import Ranking, candidates, require_words
+from ospo_cli.retrievers import array_folder
+from ospo_cli.retrievers.base import Coalitions, Ranking, best_first, candidates, require_words
 
-# Every weight is rounded to a multiple of 2**-30, so that sums (below 2**22) are exact in float64 in any order: a score does not depend
-# on the order of the query's words, on batching or on the number of threads, and documents that are equally good tie exactly.
-UNIT = 2.0**-30
-LARGEST_SCORE = 2.0**22
-# Most cells of a table that a batch of queries shares (16 MiB).
-DENSE_CELLS = 1 << 21
-# Beyond so many candidates scores are kept for the whole catalogue.
-LARGEST_SMALL_POOL = 1000
-# A term of more than one in so many documents is added as a dense row.
-DENSE_SHARE = 12
+VERSION = "index-1"
+# Documents that are counted at a time, and postings that are weighted at a time; both bound memory.
+CHUNK_DOCUMENTS = 1 << 15
+CHUNK_POSTINGS = 1 << 21
+# A weight is an integer number of units; the largest of an index has 26 bits, so that 32 of them fit in 31.
+WEIGHT_BITS = 26
+# A term of more than one in so many documents has bounds per block of documents.
+FREQUENT_SHARE = 64
+# Coalitions that one pass over the postings serves.
+LARGEST_GROUP = 256
+# Bags of terms that are remembered by their text.
+REMEMBERED_TEXTS = 1 << 17
 
 
 @dataclass(frozen=True)
 class Postings:
-    """What weights are made of, one entry per (term, document) pair, by term, then by document.
+    """What weights are made of, one entry per (term, document) pair.
 
-    terms, documents: int64[entries]; frequencies: float64[entries], occurrences of the term in the document;
-    document_counts: float64[terms], documents that hold the term; lengths: float64[documents], terms with repetitions.
+    terms, documents: int64[entries]; frequencies: float64[entries], occurrences of the term in the document, weighted by field;
+    document_counts: float64[terms], documents that hold the term; lengths: float64[documents], terms with repetitions, weighted by field.
     """
 
     terms: NDArray[np.int64]
@@ -39,259 +47,397 @@ class Postings:
     lengths: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Field:
+    """The bags of terms of one text field, a bag per document in catalogue order, and what an occurrence in it counts."""
+
+    bags: Iterable[Sequence[str]]
+    weight: float = 1.0
+
+
 class InvertedIndex:
-    """Documents as weighted bags of terms; the score of a query is the sum of the weights of its terms, with repetitions.
+    """Documents as weighted bags of terms; the score of a query is the sum of the weights of its terms.
+
+    Weights are integer multiples of `unit`, so that a score is exact whatever the order of the words, the batch or the thread, and
+    documents that are equally good tie exactly.
 
     Args:
-        bags: terms of each document, in catalogue order.
-        weigh: postings -> float64[entries], ≥ 0; a weight of 0 never retrieves.
+        fields: the texts; may be read once alone, and is not read where `folder` holds the index already.
+        weigh: postings of some documents -> float64[entries], ≥ 0; a weight of 0 never retrieves.
         split: the parts of a term, which then are the terms (each distinct term of the bags is split once).
+        is_distinct: a term that a query repeats counts once, else as often as it occurs.
+        folder: where the arrays are kept and opened by memory map; None keeps them in memory.
+        fingerprint: of documents and settings; a folder of another one is refused.
+
+    Raises:
+        RetrievalError: no term at all, a weight that is no number ≥ 0, or a folder that is damaged or of something else.
     """
 
     def __init__(
         self,
-        bags: Iterable[Sequence[str]],
+        fields: Callable[[], Sequence[Field]],
         weigh: Callable[[Postings], NDArray[np.float64]],
+        *,
         split: Callable[[str], Sequence[str]] | None = None,
+        is_distinct: bool = True,
+        folder: Path | None = None,
+        fingerprint: str = "",
     ) -> None:
-        words: dict[str, int] = {}
-        postings = _count(bags, words)
-        self.vocabulary = words
-        if split is not None:
-            self.vocabulary = {}
-            postings = _split(
-                postings, [[self.vocabulary.setdefault(part, len(self.vocabulary)) for part in split(word)] for word in words]
-            )
-        self.count = len(postings.lengths)
-        weights = np.rint(weigh(postings) / UNIT) * UNIT
-        if not np.isfinite(weights).all():
-            raise RetrievalError(
-                "retriever", "the weight of a term is not a number", expected="finite weights", remedy="check the retrieval section"
-            )
-        self.largest_weight = float(weights.max())
-        self.starts = np.searchsorted(postings.terms, np.arange(len(self.vocabulary) + 1))
-        self.documents, self.weights = postings.documents, weights
-        by_document = np.argsort(postings.documents, kind="stable")
-        self.forward_starts = np.searchsorted(postings.documents[by_document], np.arange(self.count + 1))
-        self.forward_terms, self.forward_weights = postings.terms[by_document], weights[by_document]
-        self._row_of_term = np.full(len(self.vocabulary), -1, dtype=np.int64)
-        self._starts: list[int] = self.starts.tolist()
-        # Work of adding a term: its postings, or a pass over all documents where these are many.
-        self._costs: list[int] = np.minimum(np.diff(self.starts), self.count // DENSE_SHARE).tolist()
-        self._dense_rows: dict[int, NDArray[np.float64]] = {}
-        self._kth_weights: dict[tuple[int, int], float] = {}
+        found = None if folder is None else array_folder.read(folder, VERSION, fingerprint)
+        if found is None:
+            found = _build(fields(), weigh, split)
+            if folder is not None:
+                array_folder.write(folder, VERSION, fingerprint, found)
+                found = array_folder.read(folder, VERSION, fingerprint) or found
+        self.arrays: dict[str, NDArray[np.generic]] = found
+        self.unit = float(np.ldexp(1.0, int(found["unit_exponent"][0])))
+        self.count = len(found["catalogue_of"])
+        self.is_distinct = is_distinct
+        terms = found["vocabulary"].tobytes().decode("utf-8", "surrogatepass").split("\n")
+        self.vocabulary: dict[str, int] = {term: index for index, term in enumerate(terms)}
+        self.largest_weight = int(found["largest_weight"][0])
+        self.touched_postings = 0
+        self._buffers: list[tuple[NDArray[np.int32], NDArray[np.uint8]]] = []
+        self._lock = threading.Lock()
+        self._remembered: dict[str, NDArray[np.int32]] = {}
 
-    def bag(self, terms: Iterable[str], distinct: bool) -> list[int]:
-        """Return the indices of the known terms in the order of the text; each once (distinct), or as often as it occurs."""
-        vocabulary = self.vocabulary
-        found = [vocabulary[term] for term in terms if term in vocabulary]
-        return list(dict.fromkeys(found)) if distinct else found
-
-    def rank(self, bags: Sequence[Sequence[int]], pools: Sequence[NDArray[np.int64] | None], k: int) -> list[Ranking]:
-        """Return the first k documents of each bag within its pool; k = 0 is all."""
-        results: dict[int, Ranking] = {}
-        by_pool: dict[int, list[int]] = {}
+    def rank(self, bags: Sequence[NDArray[np.int32]], pools: Sequence[NDArray[np.int64] | None], k: int) -> list[Ranking]:
+        """Return the first k documents of each bag of term indices within its pool; k = 0 is all."""
+        order: dict[int, list[int]] = {}
         for position, pool in enumerate(pools):
-            by_pool.setdefault(id(pool), []).append(position)
-        for positions in by_pool.values():
-            documents, scores = self.rank_together([bags[position] for position in positions], pools[positions[0]], k)
+            order.setdefault(id(pool), []).append(position)
+        rankings: list[Ranking] = [Ranking(np.zeros(0, np.int64), np.zeros(0))] * len(bags)
+        for positions in order.values():
+            documents, scores = self.rank_bags([bags[position] for position in positions], pools[positions[0]], k)
             for position, row, row_scores in zip(positions, documents, scores, strict=True):
                 count = int(np.count_nonzero(row >= 0))
-                results[position] = Ranking(row[:count].copy(), row_scores[:count].copy())
-        return [results[position] for position in range(len(bags))]
+                rankings[position] = Ranking(row[:count].copy(), row_scores[:count].copy())
+        return rankings
 
-    def rank_together(
-        self, bags: Sequence[Sequence[int]], pool: NDArray[np.int64] | None, k: int
+    def rank_bags(
+        self, bags: Sequence[NDArray[np.int32]], pool: NDArray[np.int64] | None, k: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return documents int64[bags, ranks] (−1 where nothing more is retrieved) and scores float64[bags, ranks] (0 there)."""
-        longest = max(map(len, bags), default=0)
-        if longest * self.largest_weight >= LARGEST_SCORE:
-            raise RetrievalError("query", "too many words", found=longest, expected=f"at most {int(LARGEST_SCORE / self.largest_weight)}")
-        if pool is None:
-            return self._walk(bags, None, k)
-        pool = candidates(pool, self.count)
-        return self._walk(bags, pool, k) if len(pool) > LARGEST_SMALL_POOL else self._multiply(bags, pool, k)
+        count = len(bags)
+        pool = None if pool is None else candidates(pool, self.count)
+        if k <= 0:
+            k = self.count if pool is None else len(pool)
+        starts = np.arange(0, count, LARGEST_GROUP, dtype=np.int64)
+        parts = np.arange(count, dtype=np.int64)
+        return self._run(bags, np.append(parts, count), parts.astype(np.int32), np.append(starts, count), [pool] * len(starts), k)
 
-    def _multiply(self, bags: Sequence[Sequence[int]], pool: NDArray[np.int64], k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        # A pool is small: occurrences[bags, terms] @ weights[terms, documents].
-        lengths = np.fromiter(map(len, bags), dtype=np.int64, count=len(bags))
-        flat = np.fromiter(chain.from_iterable(bags), dtype=np.int64, count=int(lengths.sum()))
-        terms, columns = np.unique(flat, return_inverse=True)
-        if len(bags) > 1 and len(pool) * max(len(terms), len(bags)) > DENSE_CELLS:
-            half = len(bags) // 2
-            return _stacked([self._multiply(part, pool, k) for part in (bags[:half], bags[half:])])
-        self._row_of_term[terms] = np.arange(len(terms))
-        entries, sizes = _slices(self.forward_starts, pool)
-        rows = self._row_of_term[self.forward_terms[entries]]
-        self._row_of_term[terms] = -1
-        is_wanted = rows >= 0
-        rows, weights, cells = rows[is_wanted], self.forward_weights[entries[is_wanted]], np.repeat(np.arange(len(pool)), sizes)[is_wanted]
-        bag_cells = np.repeat(np.arange(len(bags)), lengths) * len(terms) + columns
-        counts = np.bincount(bag_cells, minlength=len(bags) * len(terms)).reshape(len(bags), len(terms)).astype(np.float64)
-        if len(bags) == 1:  # a table of all terms of one very long query would be mostly zeros
-            scores = np.bincount(cells, weights=weights * counts[0, rows], minlength=len(pool)).astype(np.float64)[None, :]
+    def rank_coalitions(
+        self, answers: Sequence[Coalitions], bag: Callable[[str], NDArray[np.int32]], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return documents int64[coalitions of all answers, ranks] and scores as `rank_bags` does; `bag` gives the terms of a part."""
+        bags: list[NDArray[np.int32]] = []
+        known = self._remembered
+        sizes, members, groups, pools = [], [], [0], []
+        shapes: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        lanes = 0
+        checked: dict[int, NDArray[np.int64]] = {}
+        previous: NDArray[np.int64] | None = None
+        for answer in answers:
+            shape = shapes.get(id(answer.present))
+            if shape is None:
+                shape = shapes[id(answer.present)] = (np.count_nonzero(answer.present, axis=1), answer.present.nonzero()[1])
+            if not pools or answer.pool is not previous or lanes - groups[-1] + len(shape[0]) > LARGEST_GROUP:
+                if pools:
+                    groups.append(lanes)
+                pool = answer.pool
+                if pool is not None and id(pool) not in checked:
+                    checked[id(pool)] = candidates(pool, self.count)
+                pools.append(None if pool is None else checked[id(pool)])
+                previous = pool
+            sizes.append(shape[0])
+            members.append(shape[1] + len(bags))
+            lanes += len(shape[0])
+            for text in answer.parts:
+                found = known.get(text)
+                if found is None:
+                    if len(known) >= REMEMBERED_TEXTS:
+                        known.clear()
+                    found = known[text] = bag(text)
+                bags.append(found)
+        if not sizes:
+            return np.zeros((0, 0), dtype=np.int64), np.zeros((0, 0))
+        groups.append(lanes)
+        if k <= 0:
+            k = max(self.count if pool is None else len(pool) for pool in pools)
+        member_starts = np.concatenate(([0], np.cumsum(np.concatenate(sizes))))
+        return self._run(bags, member_starts, np.concatenate(members).astype(np.int32), np.array(groups), pools, k)
+
+    def _run(
+        self,
+        bags: Sequence[NDArray[np.int32]],
+        member_starts: NDArray[np.int64],
+        members: NDArray[np.int32],
+        groups: NDArray[np.int64],
+        pools: Sequence[NDArray[np.int64] | None],
+        k: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        from ospo_cli.retrievers import lexical_kernel
+
+        coalitions = len(member_starts) - 1
+        if coalitions == 0 or k == 0:
+            return np.zeros((coalitions, 0), dtype=np.int64), np.zeros((coalitions, 0))
+        is_pooled = pools[0] is not None
+        if any((pool is not None) != is_pooled for pool in pools):
+            raise ValueError("some answers have a pool and others have none")
+        if is_pooled:
+            k = min(k, max(len(pool) for pool in pools if pool is not None))
+        k = min(k, self.count)
+        if k == 0:
+            return np.zeros((coalitions, 0), dtype=np.int64), np.zeros((coalitions, 0))
+        if not is_pooled and k > lexical_kernel.LARGEST_K:
+            return self._rank_all(bags, member_starts, members, k)
+        part_sizes = np.fromiter(map(len, bags), dtype=np.int64, count=len(bags))
+        part_starts = np.concatenate(([0], np.cumsum(part_sizes)))
+        part_terms = np.concatenate(bags) if len(bags) else np.zeros(0, dtype=np.int32)
+        words = np.concatenate(([0], np.cumsum(part_sizes[members])))
+        longest = int((words[member_starts[1:]] - words[member_starts[:-1]]).max())
+        is_small = longest * self.largest_weight < 2**31
+        dtype: type = np.int32 if is_small else np.int64
+        documents, scores = np.empty((coalitions, k), dtype=np.int32), np.empty((coalitions, k), dtype=dtype)
+        pool_sizes = [0 if pool is None else len(pool) for pool in pools]
+        pool_starts = np.concatenate(([0], np.cumsum(pool_sizes))).astype(np.int64)
+        pool_members = np.concatenate([pool for pool in pools if pool is not None]).astype(np.int32) if is_pooled else _NONE
+        arrays = self.arrays
+
+        def work(first: int, last: int) -> None:
+            slot_of, seen = self._borrow()
+            touched = np.zeros(2, dtype=np.int64)
+            lexical_kernel.rank_groups(
+                *(arrays[name] for name in KERNEL_ARRAYS),
+                part_starts, part_terms, member_starts, members, groups, first, last, is_pooled, pool_starts, pool_members,
+                k, self.is_distinct, slot_of, seen, dtype(np.iinfo(dtype).max), touched, documents, scores,
+            )  # fmt: skip
+            with self._lock:
+                self._buffers.append((slot_of, seen))
+                self.touched_postings += int(touched[0])
+
+        count = len(groups) - 1
+        threads = min(_cores(), count)
+        if threads == 1:
+            work(0, count)
         else:
-            table = np.zeros((len(terms), len(pool)))
-            table[rows, cells] = weights
-            scores = counts @ table
-        width = min(k or len(pool), len(pool))
-        if width == 0:
-            return np.full((len(bags), 0), -1, dtype=np.int64), np.zeros((len(bags), 0))
-        best, best_scores = best_columns(scores, width)
-        return np.where(best_scores > 0, pool[best], -1), best_scores
+            # Small shares, so that a long one at the end keeps nobody waiting.
+            step = -(-count // (threads * 8))
+            with ThreadPoolExecutor(threads) as pool_of_threads:
+                list(pool_of_threads.map(lambda first: work(first, min(count, first + step)), range(0, count, step)))
+        return documents.astype(np.int64), scores * self.unit
 
-    def _walk(self, bags: Sequence[Sequence[int]], pool: NDArray[np.int64] | None, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        # One array of scores; from bag to bag only the terms that differ are taken off and put on, which is exact. Bags in the order
-        # of their terms share prefixes: windows of one answer that start at the same segment follow each other. A bag's k-th score
-        # is at least that of any part of it, so that few documents have to be looked at.
-        rankings: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = [(np.zeros(0, dtype=np.int64), np.zeros(0))] * len(bags)
-        is_candidate = np.ones(self.count, dtype=bool)
-        if pool is not None:
-            is_candidate[:] = False
-            is_candidate[pool] = True
-        scores = np.zeros(self.count)
-        path: list[int] = []
-        floors = [0.0]
-        for position in sorted(range(len(bags)), key=lambda position: tuple(bags[position])):
-            bag = bags[position]
-            shared = 0
-            for ours, theirs in zip(path, bag, strict=False):
-                if ours != theirs:
-                    break
-                shared += 1
-            # What left is taken off, unless it is less work to begin again.
-            if sum(self._costs[term] for term in path[:shared]) < sum(self._costs[term] for term in path[shared:]):
-                scores.fill(0.0)
-                for term in path[:shared]:
-                    self._add(scores, term)
-            else:
-                for term in path[shared:]:
-                    self._take_off(scores, term)
-            del path[shared:], floors[shared + 1 :]
-            for term in bag[shared:]:
-                self._add(scores, term)
-                path.append(term)
-                floors.append(max(floors[-1], self._kth_weight(term, k) if pool is None else 0.0))
-            found = (scores >= floors[-1] if floors[-1] > 0 else scores).nonzero()[0]
-            if pool is not None:
-                found = found[is_candidate[found]]
-            values = scores[found]
-            if k and len(found) > 8 * k:
-                is_high = values >= np.partition(values, len(values) - k)[len(values) - k]
-                found, values = found[is_high], values[is_high]
-            order = np.argsort(-values, kind="stable")[: k or None]
-            rankings[position] = found[order], values[order]
-            if k and len(order) == k:
-                floors[-1] = float(values[order[-1]])
-        width = max((len(found) for found, _ in rankings), default=0)
-        documents, best = np.full((len(bags), width), -1, dtype=np.int64), np.zeros((len(bags), width))
-        for row, (found, values) in enumerate(rankings):
-            documents[row, : len(found)], best[row, : len(found)] = found, values
-        return documents, best
+    def _rank_all(
+        self, bags: Sequence[NDArray[np.int32]], member_starts: NDArray[np.int64], members: NDArray[np.int32], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        # Every document that holds a word of the query: for whole rankings, one coalition after the other.
+        arrays = self.arrays
+        starts, places, weights, catalogue_of = (arrays[name] for name in ("starts", "documents", "weights", "catalogue_of"))
+        rankings = []
+        for row in range(len(member_starts) - 1):
+            chosen = [bags[part] for part in members[member_starts[row] : member_starts[row + 1]]]
+            terms = np.concatenate(chosen) if chosen else np.zeros(0, dtype=np.int32)
+            terms, counts = np.unique(terms, return_counts=True)
+            entries = [slice(int(starts[term]), int(starts[term + 1])) for term in terms]
+            totals = np.zeros(self.count)
+            for span, times in zip(entries, counts.tolist(), strict=True):
+                # Integers below 2^53 are exact in float64. A term's places differ, so that nothing is added to one of them twice.
+                totals[places[span]] += weights[span].astype(np.float64) * (1 if self.is_distinct else times)
+            found = totals.nonzero()[0]
+            rankings.append(best_first(np.asarray(catalogue_of[found], dtype=np.int64), totals[found] * self.unit, k))
+        width = max((len(ranking.documents) for ranking in rankings), default=0)
+        documents, scores = np.full((len(rankings), width), -1, dtype=np.int64), np.zeros((len(rankings), width))
+        for row, ranking in enumerate(rankings):
+            documents[row, : len(ranking.documents)] = ranking.documents
+            scores[row, : len(ranking.documents)] = ranking.scores
+        return documents, scores
 
-    def _add(self, scores: NDArray[np.float64], term: int) -> None:
-        row = self._dense_row(term)
-        if row is None:
-            entries = slice(self._starts[term], self._starts[term + 1])
-            scores[self.documents[entries]] += self.weights[entries]
-        else:
-            scores += row
+    def _borrow(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        with self._lock:
+            if self._buffers:
+                return self._buffers.pop()
+        return np.full(len(self.vocabulary), -1, dtype=np.int32), np.zeros(self.count, dtype=np.uint8)
 
-    def _take_off(self, scores: NDArray[np.float64], term: int) -> None:
-        row = self._dense_row(term)
-        if row is None:
-            entries = slice(self._starts[term], self._starts[term + 1])
-            scores[self.documents[entries]] -= self.weights[entries]
-        else:
-            scores -= row
-
-    def _dense_row(self, term: int) -> NDArray[np.float64] | None:
-        # Weights of a frequent term for all documents: added faster than its postings are scattered.
-        if self._costs[term] < self.count // DENSE_SHARE:
-            return None
-        row = self._dense_rows.get(term)
-        if row is None and (len(self._dense_rows) + 1) * self.count <= DENSE_CELLS * 4:
-            entries = slice(self._starts[term], self._starts[term + 1])
-            row = self._dense_rows[term] = np.zeros(self.count)
-            row[self.documents[entries]] = self.weights[entries]
-        return row
-
-    def _kth_weight(self, term: int, k: int) -> float:
-        first, last = self._starts[term], self._starts[term + 1]
-        if not 0 < k <= last - first:
-            return 0.0
-        known = self._kth_weights.get((term, k))
-        if known is None:
-            known = float(np.partition(self.weights[first:last], last - first - k)[last - first - k])
-            if len(self._kth_weights) < 1 << 20:
-                self._kth_weights[term, k] = known
-        return known
+    def bag(self, terms: Iterable[str]) -> NDArray[np.int32]:
+        """Return the indices of the known terms in the order of the text, each as often as it occurs."""
+        vocabulary = self.vocabulary
+        return np.array([vocabulary[term] for term in terms if term in vocabulary], dtype=np.int32)
 
 
-def best_columns(scores: NDArray[np.float64], width: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the columns of the `width` largest scores of each row and these scores: score descending, then column ascending.
+KERNEL_ARRAYS = (
+    "starts", "documents", "weights", "catalogue_of", "forward_starts", "forward_terms", "forward_weights", "frequent_row",
+    "block_starts", "block_bounds", "super_bounds", "best_weights", "block_first", "super_first",
+)  # fmt: skip
+_NONE = np.zeros(0, dtype=np.int32)
 
-    Args:
-        scores: float64[rows, columns], multiples of `UNIT`, ≥ 0.
-        width: 1 to columns.
+
+def count_terms(fields: Sequence[Field], split: Callable[[str], Sequence[str]] | None = None) -> tuple[Postings, dict[str, int]]:
+    """Return the postings by document, then by term, and the index of each term.
+
+    Raises:
+        RetrievalError: no document holds a term.
     """
-    # Score and column make one integer, so that equal scores cannot be ordered by chance.
-    count = scores.shape[1]
-    bits = int(count - 1).bit_length()
-    if float(scores.max(initial=0.0)) / UNIT * 2.0**bits < 2.0**62:
-        keys = (scores * (2.0**bits / UNIT)).astype(np.int64)
-        keys += np.arange(count - 1, -1, -1, dtype=np.int64)
-        if width < count:
-            keys = np.partition(keys, count - width, axis=1)[:, count - width :]
-        keys.sort(axis=1)
-        keys = keys[:, ::-1]
-        return (count - 1) - (keys & ((1 << bits) - 1)), (keys >> bits).astype(np.float64) * UNIT
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :width]
-    return order, np.take_along_axis(scores, order, axis=1)
+    vocabulary: dict[str, int] = {}
+    grams = _Grams(split) if split is not None else None
+    terms, sizes, frequencies, lengths = [], [], [], []
+    for chunk in _chunks([field.bags for field in fields]):
+        keys, counts, totals = _count_chunk(chunk, [field.weight for field in fields], vocabulary)
+        if grams is not None:
+            keys, counts, totals = grams.expand(keys, counts, len(totals), vocabulary)
+        rows, found = np.divmod(keys, 1 << 32)
+        terms.append(found.astype(np.int32))
+        sizes.append(np.bincount(rows, minlength=len(totals)))
+        frequencies.append(counts)
+        lengths.append(totals)
+    words = vocabulary if grams is None else grams.vocabulary
+    require_words(len(words))
+    term = np.concatenate(terms)
+    document = np.repeat(np.arange(sum(map(len, sizes)), dtype=np.int32), np.concatenate(sizes))
+    counts_of_documents = np.bincount(term, minlength=len(words)).astype(np.float64)
+    return Postings(term, document, np.concatenate(frequencies), counts_of_documents, np.concatenate(lengths)), words  # type: ignore[arg-type]
 
 
-def _count(bags: Iterable[Sequence[str]], vocabulary: dict[str, int]) -> Postings:
-    flat: list[int] = []
-    sizes: list[int] = []
-    for bag in bags:
-        flat.extend([vocabulary.setdefault(term, len(vocabulary)) for term in bag])
-        sizes.append(len(bag))
-    require_words(len(vocabulary))
-    lengths = np.array(sizes, dtype=np.int64)
-    owners = np.repeat(np.arange(len(sizes), dtype=np.int64), lengths)
-    keys, frequencies = np.unique(np.array(flat, dtype=np.int64) * len(sizes) + owners, return_counts=True)
-    terms, documents = np.divmod(keys, len(sizes))
-    document_counts = np.bincount(terms, minlength=len(vocabulary)).astype(np.float64)
-    return Postings(terms, documents, frequencies.astype(np.float64), document_counts, lengths.astype(np.float64))
+def _build(
+    fields: Sequence[Field], weigh: Callable[[Postings], NDArray[np.float64]], split: Callable[[str], Sequence[str]] | None
+) -> dict[str, NDArray[np.generic]]:
+    from ospo_cli.retrievers import lexical_kernel
 
-
-def _split(postings: Postings, parts: list[list[int]]) -> Postings:
-    # Every posting becomes one per part of its term; those of the same part and document are added up.
+    postings, vocabulary = count_terms(fields, split)
     count = len(postings.lengths)
-    starts = np.concatenate(([0], np.cumsum([len(found) for found in parts]))).astype(np.int64)
-    chosen, sizes = _slices(starts, postings.terms)
-    keys = np.fromiter(chain.from_iterable(parts), dtype=np.int64, count=int(starts[-1]))[chosen] * count + np.repeat(
-        postings.documents, sizes
-    )
-    frequencies = np.repeat(postings.frequencies, sizes)
-    order = np.argsort(keys, kind="stable")
-    keys, frequencies = keys[order], frequencies[order]
-    firsts = np.flatnonzero(np.diff(keys, prepend=-1))
-    terms, documents = np.divmod(keys[firsts], count)
-    lengths = np.bincount(postings.documents, weights=postings.frequencies * sizes, minlength=count).astype(np.float64)
-    return Postings(terms, documents, np.add.reduceat(frequencies, firsts), np.bincount(terms).astype(np.float64), lengths)
+    # Twice over all: the unit follows from the largest weight.
+    largest = max(float(weights.max(initial=0.0)) for weights in _weights(postings, weigh))
+    exponent = int(np.ceil(np.log2(largest))) - WEIGHT_BITS if largest > 0 else 0
+    rounded = np.concatenate([np.rint(np.ldexp(weights, -exponent)).astype(np.int32) for weights in _weights(postings, weigh)])
+    terms, owners = np.asarray(postings.terms, dtype=np.int32), np.asarray(postings.documents, dtype=np.int32)
+    is_kept = rounded > 0
+    if not is_kept.all():
+        terms, owners, rounded = terms[is_kept], owners[is_kept], rounded[is_kept]
+    forward_starts = np.concatenate(([0], np.cumsum(np.bincount(owners, minlength=count))))
+    del owners
+    # Short documents first: a word weighs most there, so that the first blocks hold most of the best documents.
+    catalogue_of = np.argsort(postings.lengths, kind="stable").astype(np.int32)
+    term_counts = np.bincount(terms, minlength=len(vocabulary))
+    starts = np.concatenate(([0], np.cumsum(term_counts)))
+    documents, weights = np.empty(len(terms), dtype=np.int32), np.empty(len(terms), dtype=np.int32)
+    lexical_kernel.invert(forward_starts, terms, rounded, catalogue_of, starts, documents, weights)
+    size = 1 << lexical_kernel.BLOCK_BITS
+    blocks = -(-count // size)
+    frequent = np.flatnonzero(term_counts > count / FREQUENT_SHARE)
+    frequent_row = np.full(len(vocabulary), -1, dtype=np.int32)
+    frequent_row[frequent] = np.arange(len(frequent))
+    block_starts = np.zeros((len(frequent), blocks + 1), dtype=np.int64)
+    block_bounds = np.zeros((len(frequent), blocks), dtype=np.int32)
+    lexical_kernel.summarise_blocks(starts, documents, weights, frequent, block_starts, block_bounds)
+    best_weights = np.zeros((len(frequent), lexical_kernel.LARGEST_K), dtype=np.int32)
+    for row, term in enumerate(frequent.tolist()):
+        own = weights[starts[term] : starts[term + 1]]
+        top = min(len(own), lexical_kernel.LARGEST_K)
+        best_weights[row, :top] = np.sort(np.partition(own, len(own) - top)[len(own) - top :])[::-1]
+    block_first = np.minimum.reduceat(catalogue_of, np.arange(0, count, size))
+    super_starts = np.arange(0, blocks, lexical_kernel.SUPER)
+    return {
+        "starts": starts,
+        "documents": documents,
+        "weights": weights,
+        "catalogue_of": catalogue_of,
+        "forward_starts": forward_starts,
+        "forward_terms": terms,
+        "forward_weights": rounded,
+        "frequent_row": frequent_row,
+        "block_starts": block_starts,
+        "block_bounds": block_bounds,
+        "super_bounds": np.maximum.reduceat(block_bounds, super_starts, axis=1),
+        "best_weights": best_weights,
+        "block_first": block_first,
+        "super_first": np.minimum.reduceat(block_first, super_starts),
+        "unit_exponent": np.array([exponent], dtype=np.int64),
+        "largest_weight": np.array([rounded.max(initial=0)], dtype=np.int64),
+        "vocabulary": np.frombuffer("\n".join(vocabulary).encode("utf-8", "surrogatepass"), dtype=np.uint8),
+    }
 
 
-def _slices(starts: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    # Indices of the entries of the chosen rows of a CSR array, row after row, and how many each row has.
-    lengths = starts[chosen + 1] - starts[chosen]
-    ends = np.cumsum(lengths)
-    shift = np.repeat(starts[chosen] - ends + lengths, lengths)
-    return np.arange(len(shift), dtype=np.int64) + shift, lengths
+def _weights(postings: Postings, weigh: Callable[[Postings], NDArray[np.float64]]) -> Iterator[NDArray[np.float64]]:
+    # Whole documents at a time: a weight may depend on all entries of its document.
+    first, total = 0, len(postings.terms)
+    while first < total:
+        last = min(first + CHUNK_POSTINGS, total)
+        if last < total:
+            last = int(np.searchsorted(postings.documents, postings.documents[last], side="right"))
+        terms, documents = postings.terms[first:last].astype(np.int64), postings.documents[first:last].astype(np.int64)
+        weights = weigh(Postings(terms, documents, postings.frequencies[first:last], postings.document_counts, postings.lengths))
+        if not (np.isfinite(weights).all() and (weights >= 0).all()):
+            raise RetrievalError(
+                "retriever",
+                "the weight of a term is not a number of 0 or more",
+                expected="finite weights",
+                remedy="check the retrieval section",
+            )
+        yield weights
+        first = last
 
 
-def _stacked(parts: list[tuple[NDArray[np.int64], NDArray[np.float64]]]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    width = max(documents.shape[1] for documents, _ in parts)
-    documents = [np.pad(found, ((0, 0), (0, width - found.shape[1])), constant_values=-1) for found, _ in parts]
-    scores = [np.pad(found, ((0, 0), (0, width - found.shape[1]))) for _, found in parts]
-    return np.concatenate(documents), np.concatenate(scores)
+def _chunks(bags: Sequence[Iterable[Sequence[str]]]) -> Iterator[list[list[Sequence[str]]]]:
+    iterators = [iter(each) for each in bags]
+    while True:
+        chunk = [list(islice(each, CHUNK_DOCUMENTS)) for each in iterators]
+        if not chunk or not chunk[0]:
+            return
+        yield chunk
+
+
+def _count_chunk(
+    chunk: list[list[Sequence[str]]], weights: Sequence[float], vocabulary: dict[str, int]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    # Keys document · 2^32 + term, ascending, each once; weighted occurrences; weighted lengths of the documents.
+    keys, amounts, totals = [], [], np.zeros(len(chunk[0]))
+    for bags, weight in zip(chunk, weights, strict=True):
+        flat = array("i")
+        sizes = np.fromiter(map(len, bags), dtype=np.int64, count=len(bags))
+        for bag in bags:
+            flat.extend([vocabulary.setdefault(term, len(vocabulary)) for term in bag])
+        terms = np.frombuffer(flat, dtype=np.int32).astype(np.int64) if len(flat) else np.zeros(0, dtype=np.int64)
+        found, counts = np.unique((np.repeat(np.arange(len(bags), dtype=np.int64), sizes) << 32) | terms, return_counts=True)
+        if weight > 0:
+            keys.append(found)
+            amounts.append(counts * weight)
+            totals += sizes * weight
+    if len(keys) == 1:
+        return keys[0], amounts[0].astype(np.float64), totals
+    return *_summed(np.concatenate(keys), np.concatenate(amounts)), totals
+
+
+def _summed(keys: NDArray[np.int64], amounts: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    distinct, inverse = np.unique(keys, return_inverse=True)
+    return distinct, np.bincount(inverse, weights=amounts, minlength=len(distinct)).astype(np.float64)
+
+
+class _Grams:
+    """Parts of words, each word split once."""
+
+    def __init__(self, split: Callable[[str], Sequence[str]]) -> None:
+        self.split = split
+        self.vocabulary: dict[str, int] = {}
+        self._flat = array("i")
+        self._starts = array("q", [0])
+
+    def expand(
+        self, keys: NDArray[np.int64], counts: NDArray[np.float64], documents: int, words: dict[str, int]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        for word in islice(words, len(self._starts) - 1, None):
+            self._flat.extend([self.vocabulary.setdefault(part, len(self.vocabulary)) for part in self.split(word)])
+            self._starts.append(len(self._flat))
+        starts = np.frombuffer(self._starts, dtype=np.int64).copy()
+        rows, terms = np.divmod(keys, 1 << 32)
+        sizes = (starts[1:] - starts[:-1])[terms]
+        ends = np.cumsum(sizes)
+        chosen = np.arange(int(sizes.sum())) + np.repeat(starts[terms] - (ends - sizes), sizes)
+        parts = np.frombuffer(self._flat, dtype=np.int32).copy()[chosen].astype(np.int64)
+        totals = np.bincount(rows, weights=counts * sizes, minlength=documents).astype(np.float64)
+        return *_summed((np.repeat(rows, sizes) << 32) | parts, np.repeat(counts, sizes)), totals
+
+
+def _cores() -> int:
+    try:
+        return max(1, len(os.sched_getaffinity(0)))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1

@@ -183,7 +183,7 @@ class JudgedReward:
 
     def _ranked(self, queries: list[str], pool: NDArray[np.int64] | None, cutoff: int) -> NDArray[np.int64]:
         if isinstance(self.retriever, BatchRetriever):
-            return self.retriever.rank_coalitions(queries, pool, cutoff)[0]
+            return self.retriever.rank_queries(queries, pool, cutoff)[0]
         rankings = self.retriever.rank(queries, [pool] * len(queries), cutoff)
         documents = np.full((len(queries), max((len(ranking.documents) for ranking in rankings), default=0)), -1, dtype=np.int64)
         for row, ranking in zip(documents, rankings, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from numpy.typing import NDArray
 
 from ospo_cli.params import Retrieval
 from ospo_cli.retrievers.base import Catalogue, Ranking, best_first, candidates
-from ospo_cli.retrievers.inverted_index import InvertedIndex, Postings
+from ospo_cli.retrievers.inverted_index import Field, Postings, count_terms
 from ospo_cli.text.words import words
 
 DIMENSIONS = 96
 OVERSAMPLING = 16
 POWER_ITERATIONS = 3
 SEED = 0
+WEIGHT_UNIT = 2.0**-30
 # Entries of unit vectors are rounded to multiples of 2**-11: an inner product is then a sum of multiples of 2**-22 below 2, exact in
 # float32, so that faiss, BLAS and NumPy agree to the last bit whatever the batch, and equal documents tie exactly.
 UNIT = 2.0**-11
@@ -36,9 +38,10 @@ class LatentSemantic:
 
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:
         self.settings = settings
-        self.fingerprint = catalogue.fingerprint("lsa-1", DIMENSIONS, OVERSAMPLING, POWER_ITERATIONS, SEED, settings.query_terms)
-        self.index = InvertedIndex(map(words, catalogue.texts), self._weigh)
-        self.term_vectors, projected = _project(self.index)
+        self.fingerprint = catalogue.fingerprint("lsa-2", DIMENSIONS, OVERSAMPLING, POWER_ITERATIONS, SEED, settings.query_terms)
+        postings, self.vocabulary = count_terms([Field(map(words, catalogue.texts))])
+        self.count = len(postings.lengths)
+        self.term_vectors, projected = _project(_TermDocuments.of(postings, self._weigh(postings), len(self.vocabulary)))
         self.document_vectors = _rounded(projected)
         self._faiss: Any = None
 
@@ -47,11 +50,11 @@ class LatentSemantic:
         vectors = (
             np.stack([self._vector(query) for query in queries]) if queries else np.zeros((0, self.document_vectors.shape[1]), np.float32)
         )
-        whole = [position for position, pool in enumerate(pools) if pool is None and 0 < k < self.index.count]
+        whole = [position for position, pool in enumerate(pools) if pool is None and 0 < k < self.count]
         results = dict(zip(whole, self._search(vectors[whole], k), strict=True)) if whole else {}
         for position, pool in enumerate(pools):
             if position not in results:
-                members = candidates(pool, self.index.count)
+                members = candidates(pool, self.count)
                 scores = (self.document_vectors[members] @ vectors[position]).astype(np.float64)
                 results[position] = best_first(members, scores, k)
         return [results[position] for position in range(len(queries))]
@@ -62,18 +65,19 @@ class LatentSemantic:
 
             self._faiss = faiss.IndexFlatIP(self.document_vectors.shape[1])
             self._faiss.add(self.document_vectors)
-        scores, documents = self._faiss.search(np.ascontiguousarray(vectors), min(2 * k + 8, self.index.count))
+        scores, documents = self._faiss.search(np.ascontiguousarray(vectors), min(2 * k + 8, self.count))
         rankings = []
         for row, (row_scores, row_documents) in enumerate(zip(scores, documents, strict=True)):
-            if row_scores[k - 1] == row_scores[-1] and row_scores[-1] > 0 and len(row_scores) < self.index.count:
+            if row_scores[k - 1] == row_scores[-1] and row_scores[-1] > 0 and len(row_scores) < self.count:
                 # The last place may tie with documents that faiss left out.
-                row_documents = np.arange(self.index.count)
+                row_documents = np.arange(self.count)
                 row_scores = self.document_vectors @ vectors[row]
             rankings.append(best_first(row_documents.astype(np.int64), row_scores.astype(np.float64), k))
         return rankings
 
     def _vector(self, query: str) -> NDArray[np.float32]:
-        bag = self.index.bag(words(query), self.settings.query_terms == "distinct")
+        found = [self.vocabulary[word] for word in words(query) if word in self.vocabulary]
+        bag = list(dict.fromkeys(found)) if self.settings.query_terms == "distinct" else found
         terms, counts = np.unique(np.array(bag, dtype=np.int64), return_counts=True)
         weights = (1.0 + np.log(counts)) * self.idf[terms]
         # Row after row, so that the sum has one order whatever the query's words stood like.
@@ -87,9 +91,34 @@ class LatentSemantic:
         return np.asarray(weights / norms[postings.documents])
 
 
-def _project(index: InvertedIndex) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+@dataclass(frozen=True)
+class _TermDocuments:
+    """The matrix of weights, by term and by document, in the order of the other."""
+
+    starts: NDArray[np.int64]
+    documents: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    forward_starts: NDArray[np.int64]
+    forward_terms: NDArray[np.int64]
+    forward_weights: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, postings: Postings, weights: NDArray[np.float64], terms: int) -> _TermDocuments:
+        weights = np.rint(weights / WEIGHT_UNIT) * WEIGHT_UNIT
+        by_term = np.argsort(postings.terms, kind="stable")
+        return cls(
+            np.concatenate(([0], np.cumsum(np.bincount(postings.terms, minlength=terms)))),
+            postings.documents[by_term],
+            weights[by_term],
+            np.concatenate(([0], np.cumsum(np.bincount(postings.documents, minlength=len(postings.lengths))))),
+            postings.terms,
+            weights,
+        )
+
+
+def _project(index: _TermDocuments) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     # Right singular vectors float64[terms, dimensions] of the documents × terms matrix A, and A times them.
-    terms, documents = len(index.vocabulary), index.count
+    terms, documents = len(index.starts) - 1, len(index.forward_starts) - 1
     rank = min(DIMENSIONS + OVERSAMPLING, terms, documents)
     basis = np.random.Generator(np.random.PCG64(SEED)).standard_normal((terms, rank))
     basis, _ = np.linalg.qr(_times(index.forward_starts, index.forward_terms, index.forward_weights, basis))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ospo_cli.params import Retrieval
 from ospo_cli.retrievers.base import Catalogue, Ranking
-from ospo_cli.retrievers.inverted_index import InvertedIndex, Postings
+from ospo_cli.retrievers.inverted_index import Field, InvertedIndex, Postings
 from ospo_cli.text.words import words
 
 SIZES = (3, 4)
@@ -28,25 +28,31 @@ class CharacterTfidf:
 
     name = "tfidf-char"
 
-    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:
-        self.settings = settings
-        self.fingerprint = catalogue.fingerprint("tfidf-char-1", SIZES, settings.query_terms)
-        self.index = InvertedIndex(map(words, catalogue.texts), _weigh, split=_grams)
+    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path | None) -> None:
+        self.is_distinct = settings.query_terms == "distinct"
+        self.fingerprint = catalogue.fingerprint("tfidf-char-2", SIZES, settings.query_terms)
+        # A query's n-grams count as often as they occur; what `distinct` leaves out are words.
+        self.index = InvertedIndex(
+            lambda: [Field(map(words, catalogue.texts))],
+            _weigh,
+            split=_grams,
+            is_distinct=False,
+            folder=None if cache is None else cache / "index" / self.fingerprint,
+            fingerprint=self.fingerprint,
+        )
 
     def rank(self, queries: Sequence[str], pools: Sequence[NDArray[np.int64] | None], k: int) -> list[Ranking]:
         """Return the first k documents of each query within its pool; k = 0 is all."""
         return self.index.rank([self._bag(query) for query in queries], pools, k)
 
-    def rank_coalitions(
-        self, queries: Sequence[str], pool: NDArray[np.int64] | None, k: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def rank_queries(self, queries: Sequence[str], pool: NDArray[np.int64] | None, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return documents int64[queries, ranks] (−1 where nothing more is retrieved) and scores float64[queries, ranks] (0 there)."""
-        return self.index.rank_together([self._bag(query) for query in queries], pool, k)
+        return self.index.rank_bags([self._bag(query) for query in queries], pool, k)
 
-    def _bag(self, query: str) -> list[int]:
+    def _bag(self, query: str) -> NDArray[np.int32]:
         found = words(query)
-        chosen = dict.fromkeys(found) if self.settings.query_terms == "distinct" else found
-        return self.index.bag([gram for word in chosen for gram in _grams(word)], distinct=False)
+        chosen = dict.fromkeys(found) if self.is_distinct else found
+        return self.index.bag(gram for word in chosen for gram in _grams(word))
 
 
 @lru_cache(maxsize=1 << 16)

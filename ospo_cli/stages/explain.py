@@ -242,7 +242,7 @@ class _Retriever:
             return self.reward.values([self.judged_id] * len(texts), texts)
         alone = np.array([target], dtype=np.int64)
         if isinstance(self.retriever, BatchRetriever):
-            return np.asarray(self.retriever.rank_coalitions(texts, alone, 1)[1][:, 0], dtype=np.float64)
+            return np.asarray(self.retriever.rank_queries(texts, alone, 1)[1][:, 0], dtype=np.float64)
         return np.array([float(found.scores.sum()) for found in self.retriever.rank(texts, [alone] * len(texts), 1)])
 
     def described(self, target: int, titles: dict[str, str]) -> tuple[str, str]:

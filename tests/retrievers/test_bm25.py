@@ -9,7 +9,6 @@ from ospo_cli import params
 from ospo_cli.errors import ParameterError, RetrievalError
 from ospo_cli.retrievers.base import Catalogue
 from ospo_cli.retrievers.bm25 import BM25
-from ospo_cli.retrievers.inverted_index import UNIT, InvertedIndex, best_columns
 
 from .catalogues import documents, random_queries, random_titles, retriever, scores
 
@@ -26,7 +25,7 @@ def test_scores_equal_those_of_rank_bm25_but_for_the_constant_factor(k1, b, quer
     )
     queries = random_queries(12, 40)
     found, expected = ours.rank(queries, [pool] * 40, 0), theirs.rank(queries, [pool] * 40, 0)
-    assert np.array([scores(r, COUNT) * (k1 + 1) for r in found]) == pytest.approx(np.array([scores(r, COUNT) for r in expected]), abs=1e-7)
+    assert np.array([scores(r, COUNT) * (k1 + 1) for r in found]) == pytest.approx(np.array([scores(r, COUNT) for r in expected]), abs=1e-5)
 
 
 @pytest.mark.parametrize(("idf", "factor"), [("lucene", 1.0), ("robertson", 1.0), ("atire", 2.2)])
@@ -52,7 +51,7 @@ def test_saturation_of_zero_which_rank_bm25_cannot_do_is_refused_there_and_count
 def test_a_score_is_the_written_formula(tmp_path):
     # "coat" is in 2 of 3 documents, once of 2 words here, mean length 2: ln(1 + 1.5/2.5) · 1/(1 + 1.2).
     found = retriever("bm25", documents(["red coat", "coat of wool", "hat"]), tmp_path).rank(["coat"], [np.array([0])], 0)[0]
-    assert found.scores[0] == pytest.approx(np.log(1 + 1.5 / 2.5) / 2.2, abs=1e-9)
+    assert found.scores[0] == pytest.approx(np.log(1 + 1.5 / 2.5) / 2.2, abs=1e-6)
 
 
 def test_a_word_of_more_than_half_of_the_documents_is_worth_nothing_under_robertson_and_never_less(tmp_path):
@@ -66,9 +65,9 @@ def test_a_coalition_has_the_same_bits_in_any_batch(bags, k, pooled, random):
     index = ENGINE.index
     pool = np.arange(0, COUNT, 2) if pooled else None
     queries = [" ".join(f"w{word}" for word in bag) for bag in bags]
-    documents_together, scores_together = ENGINE.rank_coalitions(queries, pool, k)
+    documents_together, scores_together = ENGINE.rank_queries(queries, pool, k)
     chosen = random.randrange(len(queries))
-    alone, scores_alone = ENGINE.rank_coalitions(queries[chosen : chosen + 1], pool, k)
+    alone, scores_alone = ENGINE.rank_queries(queries[chosen : chosen + 1], pool, k)
     count = int((alone[0] >= 0).sum())
     assert documents_together[chosen][:count].tolist() == alone[0][:count].tolist()
     assert scores_together[chosen][:count].tolist() == scores_alone[0][:count].tolist()
@@ -79,47 +78,39 @@ def test_a_coalition_has_the_same_bits_in_any_batch(bags, k, pooled, random):
 ENGINE = BM25(Catalogue.from_documents(documents(random_titles(15, COUNT))), params.Retrieval(), None)
 
 
-def test_a_batch_that_is_too_wide_for_one_table_gives_what_small_ones_give(monkeypatch):
-    queries = random_queries(16, 60)
-    expected = [array.tolist() for array in ENGINE.rank_coalitions(queries, np.arange(COUNT), 10)]
-    monkeypatch.setattr("ospo_cli.retrievers.inverted_index.DENSE_CELLS", 300)
-    assert [array.tolist() for array in ENGINE.rank_coalitions(queries, np.arange(COUNT), 10)] == expected
-
-
-@pytest.mark.parametrize("k", [0, 1, 10])
-@pytest.mark.parametrize("pool", [np.arange(COUNT), np.arange(1, COUNT, 3)])
-def test_large_pools_are_ranked_as_small_ones_are(monkeypatch, pool, k):
-    queries = random_queries(18, 60)
-    expected = [ranking.documents.tolist() for ranking in ENGINE.rank(queries, [pool] * 60, k)]
-    monkeypatch.setattr("ospo_cli.retrievers.inverted_index.LARGEST_SMALL_POOL", 0)
-    assert [ranking.documents.tolist() for ranking in ENGINE.rank(queries, [pool] * 60, k)] == expected
-
-
-def test_best_columns_order_by_score_then_column():
-    rng = np.random.default_rng(17)
-    table = rng.integers(0, 6, size=(200, 37)) * 0.25
-    columns, values = best_columns(table, 9)
-    expected = [sorted(range(37), key=lambda column: (-row[column], column))[:9] for row in table]
-    assert columns.tolist() == expected
-    assert values.tolist() == np.take_along_axis(table, np.array(expected), axis=1).tolist()
-
-
-def test_scores_too_large_for_one_integer_key_are_ordered_all_the_same():
-    table = np.array([[2.0**21, 0.5, 2.0**21 + UNIT, 0.5] + [0.0] * 8000])
-    assert best_columns(table, 4)[0].tolist() == [[2, 0, 1, 3]]
-
-
 def test_a_query_of_a_hundred_thousand_words_is_ranked(tmp_path):
     engine = retriever("bm25", documents(["red coat", "blue hat"]), tmp_path, query_terms="counted")
     assert engine.rank(["coat " * 100_000], [None], 10)[0].documents.tolist() == [0]
 
 
-def test_a_query_beyond_the_range_of_exact_sums_is_refused():
-    index = InvertedIndex([["a"], ["b"]], lambda postings: np.full(len(postings.terms), 2.0**20))
-    with pytest.raises(RetrievalError, match="too many words"):
-        index.rank([index.bag(["a"] * 5, distinct=False)], [None], 10)
-
-
 def test_a_pool_that_names_a_document_beyond_the_catalogue_is_an_error(tmp_path):
     with pytest.raises(RetrievalError, match="no such document index"):
         retriever("bm25", documents(["coat"]), tmp_path).rank(["coat"], [np.array([0, 7])], 10)
+
+
+def test_an_index_that_was_kept_ranks_as_the_one_that_was_built(tmp_path):
+    table, queries = documents(random_titles(31, COUNT)), random_queries(32, 40)
+    built, kept = (retriever("bm25", table, tmp_path).rank(queries, [None] * 40, 10) for _ in range(2))
+    assert [(r.documents.tolist(), r.scores.tolist()) for r in built] == [(r.documents.tolist(), r.scores.tolist()) for r in kept]
+    assert len(list((tmp_path / "index").iterdir())) == 1
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "gone", "manifest", "version", "other"])
+def test_a_kept_index_that_is_damaged_or_of_another_version_or_catalogue_is_an_error_that_says_what_to_delete(harm, tmp_path):
+    table = documents(random_titles(33, COUNT))
+    retriever("bm25", table, tmp_path)
+    folder = next((tmp_path / "index").iterdir())
+    weights, manifest = folder / "weights.npy", folder / "manifest.json"
+    HARMS[harm](weights, manifest)
+    with pytest.raises(RetrievalError, match=r"delete the folder"):
+        retriever("bm25", table, tmp_path)
+
+
+HARMS = {
+    "cut": lambda weights, manifest: weights.write_bytes(weights.read_bytes()[:-8]),
+    "flip": lambda weights, manifest: weights.write_bytes(weights.read_bytes()[:-1] + b"\xff"),
+    "gone": lambda weights, manifest: weights.unlink(),
+    "manifest": lambda weights, manifest: manifest.write_text("{"),
+    "version": lambda weights, manifest: manifest.write_text(manifest.read_text().replace("index-1", "index-0")),
+    "other": lambda weights, manifest: manifest.write_text(manifest.read_text().replace('"fingerprint": "', '"fingerprint": "0')),
+}

@@ -42,18 +42,18 @@ def test_a_misspelt_word_still_finds_its_document(tmp_path):
 def test_latent_semantic_scores_are_cosines_in_the_space_of_the_first_singular_vectors(tmp_path):
     titles = random_titles(22, 200, vocabulary=150)
     engine = retriever("lsa", documents(titles), tmp_path)
-    index = engine.index
-    matrix = np.zeros((200, len(index.vocabulary)))
-    matrix[np.repeat(np.arange(200), np.diff(index.forward_starts)), index.forward_terms] = index.forward_weights
+    bags = [words(title) for title in titles]
+    terms = sorted({word for bag in bags for word in bag})
+    counts = np.array([[bag.count(term) for term in terms] for bag in bags], dtype=float)
+    idf = np.log(200 / (counts > 0).sum(axis=0)) + 1.0
+    matrix = np.where(counts > 0, 1.0 + np.log(np.maximum(counts, 1.0)), 0.0) * idf
+    matrix /= np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-300)
     _, sizes, right = np.linalg.svd(matrix, full_matrices=False)
     assert sizes[DIMENSIONS - 1] > sizes[DIMENSIONS]
     space = right[:DIMENSIONS].T
     queries = random_queries(23, 30, vocabulary=130)
     projected = matrix @ space
-    query_vectors = np.zeros((30, len(index.vocabulary)))
-    for row, query in enumerate(queries):
-        for term in engine.index.bag(words(query), distinct=True):
-            query_vectors[row, term] = engine.idf[term]
+    query_vectors = np.array([[idf[column] * (term in words(query)) for column, term in enumerate(terms)] for query in queries])
     query_vectors = query_vectors @ space
     expected = (
         (projected @ query_vectors.T) / np.linalg.norm(projected, axis=1)[:, None] / np.maximum(np.linalg.norm(query_vectors, axis=1), 1e-9)
