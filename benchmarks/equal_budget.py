@@ -1,6 +1,7 @@
 """Error of each estimator against exact Shapley values at an equal number of coalitions, on games recorded from real catalogues.
 
     python benchmarks/equal_budget.py [--data FOLDER ...] [--games 12] [--out FOLDER]
+    python benchmarks/equal_budget.py --draw FOLDER        # equal_budget.svg again from equal_budget.parquet
 
 A game: n words (from a judged product's title, the query, and words of other products) are the segments, unions are threes of neighbours,
 v is nDCG@10 under BM25 over a pool of 100. Without --data: chorus-icecat and msrd-movies in ../shared/data beside the repository.
@@ -11,6 +12,7 @@ Errors are root mean squares over segments and games of share - Shapley value (f
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from ospo_cli.maths.adaptive import AdaptiveGroup
 from ospo_cli.maths.coalitions import Budget, Masks, Players
 from ospo_cli.maths.estimators import ESTIMATORS, evaluated_coalitions, needed_coalitions, sample, sampled_shares
 from ospo_cli.maths.shapley import exact_owen, exact_shapley
+from ospo_cli.report.charts import Series, line_chart
 from ospo_cli.retrievers.judged_reward import JudgedReward
 from ospo_cli.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.text.words import words
@@ -36,6 +39,31 @@ NAMES = (
     "contiguous-mean", "contiguous-shapley", "myerson", "leave-one-out", "alone", "shapley", "shapley-windows", "shapley adaptive",
     "shapley-windows adaptive", "banzhaf", "uniform", "owen",
 )  # fmt: skip
+
+
+LENGTHS = (4, 6, 8, 10, 12, 14, 20, 30)
+COLUMNS = ("estimator", "n", "budget", "used", "error", "low", "high")
+DRAWN_SIZES = (8, 10, 12, 14)
+WIDTH, HEIGHT, TITLE = 600, 340, 30
+COLOURS = (
+    "#1d5fa6",
+    "#b4500f",
+    "#47707a",
+    "#7d6f55",
+    "#9c3587",
+    "#3b7d23",
+    "#c23b3b",
+    "#5b55c9",
+    "#8a8d94",
+    "#1b1d22",
+    "#b58900",
+    "#2aa198",
+)
+STYLE = """
+text { font: 12px system-ui, sans-serif; fill: #1b1d22; } .title { font-size: 15px; font-weight: 600; } .tick { fill: #5c6068; }
+.end { text-anchor: end; } .middle { text-anchor: middle; } .grid { stroke: #e7e4dd; } .line { fill: none; stroke-width: 2; }
+.dashed { stroke-dasharray: 5 4; }
+"""
 
 
 @dataclass(frozen=True)
@@ -165,14 +193,69 @@ def interval(errors: np.ndarray, measure: Callable[[np.ndarray], float], seed: i
     return float(np.quantile(found, 0.025)), float(np.quantile(found, 0.975))
 
 
+def needed(n: int) -> dict[str, int]:
+    """Return how many coalitions values of n segments take, in unions of UNION neighbours."""
+    return {
+        "windows": n * (n + 1) // 2 + 1,
+        "16 sampled orders": min(2**n, 16 * (n - 1) + 2),
+        "two levels (Owen)": coalitions.two_level_count(Players(n, tuple(index // UNION for index in range(n)))),
+        "one level (Shapley)": 2**n,
+    }
+
+
+def write_chart(table: pl.DataFrame, path: Path) -> None:
+    """Write the table as one SVG: error by coalitions for some n, and how many coalitions an exact value takes by n."""
+    names = [name for name in NAMES if name in set(table["estimator"])]
+    charts = []
+    for n in (size for size in DRAWN_SIZES if size in set(table["n"])):
+        own = table.filter(pl.col("n") == n).sort("used")
+        lines = [
+            Series((name,), _style(index, name), tuple(own.filter(estimator=name).select("used", "error").iter_rows()))
+            for index, name in enumerate(names)
+            if own.filter(estimator=name).height
+        ]
+        chart = line_chart(lines, f"n = {n}", "coalitions", is_log=True, width=WIDTH, height=HEIGHT, ticks_at=BUDGETS, margin_right=210)
+        charts.append((f"root mean square error, n = {n}", chart))
+    kinds = list(needed(LENGTHS[0]))
+    lines = [
+        Series((kind,), f"c{index}", tuple((float(n), math.log10(needed(n)[kind])) for n in LENGTHS)) for index, kind in enumerate(kinds)
+    ]
+    chart = line_chart(lines, "coalitions", "segments n", is_log=False, width=WIDTH, height=HEIGHT, margin_right=210)
+    charts.append((f"coalitions needed, powers of ten; unions of {UNION}", chart))
+    rows = -(-len(charts) // 2)
+    parts = [
+        f'<g transform="translate({index % 2 * WIDTH} {index // 2 * (HEIGHT + TITLE)})"><text class="title" x="8" y="20">{title}</text>'
+        f'<g transform="translate(0 {TITLE})">{chart}</g></g>'
+        for index, (title, chart) in enumerate(charts)
+    ]
+    colours = "".join(
+        f".line.c{index} {{ stroke: {colour}; }} .dot.c{index}, .name.c{index} {{ fill: {colour}; }}"
+        for index, colour in enumerate(COLOURS)
+    )
+    width, height = 2 * WIDTH, rows * (HEIGHT + TITLE)
+    path.write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+        f'<style>{STYLE}{colours}</style><rect width="{width}" height="{height}" fill="#fff"/>{"".join(parts)}</svg>\n',
+        encoding="utf-8",
+    )
+
+
+def _style(index: int, name: str) -> str:
+    return f"c{index % len(COLOURS)}" + (" dashed" if name.endswith("adaptive") else "")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs="+", default=[SHARED / "chorus-icecat", SHARED / "msrd-movies"])
     parser.add_argument("--games", type=int, default=12, help="games per catalogue and n")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--draws", type=int, default=5, help="times that sampling is repeated")
-    parser.add_argument("--out", type=Path, help="folder for equal_budget.parquet")
+    parser.add_argument("--out", type=Path, help="folder for equal_budget.parquet and equal_budget.svg")
+    parser.add_argument("--draw", type=Path, metavar="FOLDER", help="measure nothing: draw the folder's equal_budget.parquet")
     arguments = parser.parse_args()
+    if arguments.draw:
+        write_chart(pl.read_parquet(arguments.draw / "equal_budget.parquet"), arguments.draw / "equal_budget.svg")
+        return
     rows: list[tuple[str, int, int, float, float, float, float]] = []
     print(f"{'n':>3} {'budget':>6}  {'estimator':<26} {'used':>7}  {'error':>7}  95 % over games")
     for n in SIZES:
@@ -196,14 +279,14 @@ def main() -> None:
                 low, high = interval(error, root_mean_square, arguments.seed)
                 rows.append((name, n, limit, float(np.mean(used)), root_mean_square(error), low, high))
                 print(f"{n:>3} {limit:>6}  {name:<26} {np.mean(used):>7.1f}  {rows[-1][4]:>7.4f}  [{low:.4f}, {high:.4f}]", flush=True)
-    print(f"\ncoalitions of an exact value, unions of {UNION}:  n   windows   one level (Shapley)   two levels (Owen)")
-    for n in (4, 6, 8, 10, 12, 14, 20, 30):
-        two = coalitions.two_level_count(Players(n, tuple(index // UNION for index in range(n))))
-        print(f"{'':<46} {n:>2}  {n * (n + 1) // 2 + 1:>8}  {2**n:>20,}  {two:>18,}")
+    print(f"\ncoalitions, unions of {UNION}:  n  " + "  ".join(needed(LENGTHS[0])))
+    for n in LENGTHS:
+        print(f"{n:>30}  " + "  ".join(f"{count:>{len(kind)},}" for kind, count in needed(n).items()))
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        columns = ["estimator", "n", "budget", "used", "error", "low", "high"]
-        pl.DataFrame(rows, schema=columns, orient="row").write_parquet(arguments.out / "equal_budget.parquet")
+        table = pl.DataFrame(rows, schema=list(COLUMNS), orient="row")
+        table.write_parquet(arguments.out / "equal_budget.parquet")
+        write_chart(table, arguments.out / "equal_budget.svg")
 
 
 if __name__ == "__main__":

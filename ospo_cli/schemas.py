@@ -362,12 +362,59 @@ AUDIT = Table(
         Column("n", pl.Int32, "rollouts behind the number"),
     ),
 )
+STORED_VALUES = Table(
+    "stored_values",
+    "what `ospo store export` writes: values by the hash of what they hang on (docs/store.md)",
+    ("book", "key", "part"),
+    (
+        Column("book", pl.String, "fingerprint of retriever, catalogue, settings and metrics, hexadecimal"),
+        Column("retriever", pl.String, "its name"),
+        Column("documents", pl.Int32, "products of the catalogue"),
+        Column("key", pl.String, "hash of pool, judgments and text, hexadecimal"),
+        Column("part", pl.String, "metric, as in score_coalitions.metric"),
+        Column("value", pl.Float64, "the metric"),
+        Column("products", pl.List(pl.Int32), "first retrieved products (store.products), as indices into the doc_ids in ascending order"),
+    ),
+)
+
+AUDIT_CURVES = Table(
+    "audit_curves",
+    "mean value while the segments of the audited rollouts leave (deletion) or enter (insertion), largest share first",
+    ("estimator", "curve", "part"),
+    (
+        Column("estimator", pl.String, "as in attribute.estimator; random orders is the control"),
+        Column("curve", pl.String, "deletion or insertion"),
+        Column("part", pl.Float64, "part of the segments that has left or entered, 0 to 1"),
+        Column("value", pl.Float64, "mean over rollouts; between segments by straight lines"),
+        Column("n", pl.Int32, "rollouts behind the number"),
+    ),
+)
+
+GRADIENT_AUDIT = Table(
+    "gradient_audit",
+    "what `ospo audit --gradients` measured: do two halves of a rollout group ask for the same step (docs/audit.md)",
+    ("estimator", "rule", "measure"),
+    (
+        Column("estimator", pl.String, "as in attribute.estimator; any for a rule that reads no shares"),
+        Column("rule", pl.String, "as in attribute.rule; uniform is GRPO"),
+        Column("measure", pl.String, "agreement, agreement with GRPO, scaled error, error to exact, direction or silent"),
+        Column("value", pl.Float64, "mean over prompts, or one number of all prompts; null where it is not defined", nullable=True),
+        Column("low", pl.Float64, "lower end of its 95 % bootstrap interval over prompts", nullable=True),
+        Column("high", pl.Float64, "upper end", nullable=True),
+        Column("deviation", pl.Float64, "standard deviation over prompts; null for one number of all prompts", nullable=True),
+        Column("over_uniform", pl.Float64, "minus that of rule uniform", nullable=True),
+        Column("over_low", pl.Float64, "lower end of the difference's 95 % bootstrap interval, paired by prompt", nullable=True),
+        Column("over_high", pl.Float64, "upper end", nullable=True),
+        Column("p_value", pl.Float64, "of the paired sign-flip test, two-sided; null for one number of all prompts", nullable=True),
+        Column("n", pl.Int32, "prompts behind the number"),
+    ),
+)
 
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         DOCUMENTS, PROMPTS, QRELS, POOLS, TEACHER_PAIRS, RAW_QUERY_VALUES, ROLLOUTS, SEGMENTS, REWARDS, COALITION_VALUES,
-        ATTRIBUTIONS, INTERACTIONS, TOKEN_ADVANTAGES, COMPLETIONS, RUN, QUERY_METRICS, AUDIT,
+        ATTRIBUTIONS, INTERACTIONS, TOKEN_ADVANTAGES, COMPLETIONS, RUN, QUERY_METRICS, AUDIT, AUDIT_CURVES, GRADIENT_AUDIT, STORED_VALUES,
         LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY,
     )
 }  # fmt: skip

@@ -33,7 +33,7 @@ class Progress:
         self.reused += count if reused else 0
         self.detail = detail or self.detail
         now = time.monotonic()
-        if now - self.last_seconds >= self.every_seconds:
+        if self.done < self.total and now - self.last_seconds >= self.every_seconds:  # the last line is close's
             self.last_seconds = now
             self._print(end="")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ class Node:
         outputs: files or folders that are written, relative to the project's folder.
         metrics: flat JSON files of numbers that are written besides; they hold durations, so they differ from run to run.
         sections: sections of params.yaml, or `section.name`, that the result depends on.
+        optional: files that are read where they are there; no stage makes them, and DVC does not know them.
     """
 
     stage: str
@@ -30,6 +31,7 @@ class Node:
     outputs: tuple[str, ...]
     metrics: tuple[str, ...]
     sections: tuple[str, ...]
+    optional: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
@@ -73,6 +75,16 @@ def uses_raw_query_values(params: Params) -> bool:
     return params.rollout.prompts == "headroom"
 
 
+def retriever_files(params: Params, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the files and folders of a user's own that these retrievers read: an encoder's folder, a template."""
+    dense, http = params.retrieval.dense.encoder, params.retrieval.http.template
+    used = set(names)
+    used |= set(params.retrieval.hybrid.retrievers) if "hybrid" in used else set()
+    # Encoders of packages, and templates of this one, have plain names.
+    found = [dense] if "dense" in used and "/" in dense else []
+    return (*found, *([http] if "http" in used and http.endswith(".json") else ()))
+
+
 def node(stage: str, iteration: int | None, params: Params) -> Node:
     """Return the node of a stage and iteration; paths come from `Layout`, so that nobody writes them twice."""
     layout = Layout(Path())
@@ -84,18 +96,19 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
         return tuple(str(layout.iteration(k, name)) for name in names)
 
     raw = (str(layout.raw_query_values()),) if uses_raw_query_values(params) else ()
+    searching = retriever_files(params, [params.score_coalitions.retriever])
     if stage == "prepare-data":
         return _prepare_data(params)
     if stage == "score-queries":
         return Node(
-            stage, None, prepared(*PREPARED), (str(layout.raw_query_values()),), (), ("retrieval", "score_coalitions"),
+            stage, None, prepared(*PREPARED) + searching, (str(layout.raw_query_values()),), (), ("retrieval", "score_coalitions"),
         )  # fmt: skip
     if stage == "warm-start":
         policy = str(layout.policy(0))
         inputs: tuple[str, ...] = prepared("documents", "prompts", "teacher_pairs")
         sections: tuple[str, ...] = ("train.seed", "policy", "warm_start")
         if params.warm_start.teacher == "judgments":
-            inputs, sections = inputs + prepared("qrels", "pools"), (*sections, "retrieval", "score_coalitions")
+            inputs, sections = inputs + prepared("qrels", "pools") + searching, (*sections, "retrieval", "score_coalitions")
         if params.warm_start.teacher == "file":
             inputs += (params.warm_start.pairs_file,)
         if params.policy.base != "config":
@@ -105,9 +118,11 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
         policies = tuple(str(layout.policy(k)) for k in params.evaluated_iterations)
         rewards = of(params.train.iterations, "rewards.parquet") if params.train.iterations else ()
         names = ("completions.parquet", "run.parquet", "query_metrics.parquet", "trec", "summary.json", "curves.json")
-        outputs, metrics = tuple(str(layout.evaluation(name)) for name in names), (str(layout.evaluation("metrics.json")),)
+        outputs = tuple(str(layout.evaluation(name)) for name in names)
+        metrics = tuple(str(layout.evaluation(name)) for name in ("metrics.json", "score_metrics.json"))
         sections = ("train", "policy", "retrieval", "rollout", "score_coalitions", "evaluate")
-        return Node(stage, None, prepared(*PREPARED) + policies + rewards, outputs, metrics, sections)
+        inputs = prepared(*PREPARED) + retriever_files(params, params.evaluate.retrievers) + policies + rewards
+        return Node(stage, None, inputs, outputs, metrics, sections)
     if stage == "report":
         inputs = (*prepared(*PREPARED), str(layout.prepared("card.json")))
         for k in range(1, params.train.iterations + 1):
@@ -117,7 +132,9 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
             )
         inputs += tuple(str(layout.evaluation(name)) for name in ("completions.parquet", "query_metrics.parquet", "summary.json"))
         outputs = (str(layout.report()), str(layout.warnings()))
-        return Node(stage, None, inputs, outputs, (), tuple(params.__dataclass_fields__))
+        audits = ("audit.parquet", "audit_curves.parquet", "audit_metrics.json", "gradient_audit.parquet", "gradient_audit_metrics.json")
+        optional = tuple(path for k in range(1, params.train.iterations + 1) for path in of(k, *audits))
+        return Node(stage, None, inputs, outputs, (), tuple(params.__dataclass_fields__), optional)
     if iteration is None or iteration < 1:
         raise ParameterError(f"ospo {stage}", "no such iteration", found=iteration, expected="1 or more (policy 000 is the warm start)")
     behavior = str(layout.policy(iteration - 1))
@@ -133,7 +150,7 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
         )  # fmt: skip
     if stage == "score-coalitions":
         return Node(
-            stage, iteration, prepared(*PREPARED) + of(iteration, "rollouts.parquet", "segments.parquet"),
+            stage, iteration, prepared(*PREPARED) + searching + of(iteration, "rollouts.parquet", "segments.parquet"),
             of(iteration, "rewards.parquet", "coalition_values.parquet"), of(iteration, "score_metrics.json"),
             ("train.seed", "retrieval", "score_coalitions"),
         )  # fmt: skip

@@ -43,8 +43,11 @@ class _Rollout:
     rng: np.random.Generator
     orders: Orders
     wanted: NDArray[np.bool_]
+    chain: Masks = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
+    is_read: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    doubt: float = 0.0
     known: set[bytes] = field(default_factory=set)
-    table: Values | None = None
+    sums: Values | None = None
     base: Values | None = None
     empty: float = 0.0
     grand: float = 0.0
@@ -54,20 +57,33 @@ class _Rollout:
     squares: Values = field(default_factory=lambda: np.zeros(0))
 
     def standard_error(self) -> Values:
+        if self.count.min(initial=2) > 1:
+            return np.asarray(np.sqrt(self.squares / (self.count - 1) / self.count))
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(np.sqrt(self.squares / np.where(self.count > 1, self.count - 1, np.nan) / self.count))
 
-    def doubtful(self) -> NDArray[np.bool_]:
-        """Return [n] segments whose place among the others, by share, is uncertain."""
+    def follow(self, orders: Orders) -> Masks:
+        """Take the next orders; return the coalitions before and after each wanted segment's turn."""
+        count, n = orders.shape
+        turn = self.wanted[orders]
+        is_read = np.zeros((count, n + 1), dtype=bool)
+        is_read[:, :-1] |= turn
+        is_read[:, 1:] |= turn
+        self.orders, self.chain, self.is_read = orders, chains(orders).reshape(-1, n), is_read.reshape(-1)
+        return np.asarray(self.chain[self.is_read])
+
+    def look_again(self) -> None:
+        """Find the segments whose place among the others, by share, is uncertain, and how uncertain: the sum of their variances."""
         error = self.standard_error()
-        share = self.mean + (self.base if self.base is not None else 0.0)
+        share = self.mean if self.base is None else self.mean + self.base
         order = np.argsort(-share, kind="stable")
-        doubt = DOUBT * np.hypot(error[order][1:], error[order][:-1])
-        close = (share[order][:-1] - share[order][1:] < doubt) & (doubt > RESOLUTION)
-        found = np.zeros(len(share), dtype=bool)
-        found[order[1:][close]] = True
-        found[order[:-1][close]] = True
-        return found
+        ordered, spread = share[order], error[order]
+        doubt = DOUBT * np.hypot(spread[1:], spread[:-1])
+        close = (ordered[:-1] - ordered[1:] < doubt) & (doubt > RESOLUTION)
+        self.wanted = np.zeros(len(share), dtype=bool)
+        self.wanted[order[1:][close]] = True
+        self.wanted[order[:-1][close]] = True
+        self.doubt = float((error[self.wanted] ** 2).sum())
 
 
 class AdaptiveGroup:
@@ -103,9 +119,8 @@ class AdaptiveGroup:
         self._asked = []
         for index in self._most_doubtful():
             rollout = self.rollouts[index]
-            rollout.orders = self._drawn(rollout.players, 2, rollout.rng)
-            wanted = _coalitions_of(rollout.orders, rollout.wanted)
-            new = {mask.tobytes() for mask in wanted} - rollout.known
+            wanted = rollout.follow(self._drawn(rollout.players, 2, rollout.rng))
+            new = _keys(wanted) - rollout.known
             if len(new) > self.left:
                 self.left = 0
                 break
@@ -121,16 +136,14 @@ class AdaptiveGroup:
             at = 0
             if self._is_first:
                 at = self._take_first(rollout, masks, found)
-            n = rollout.players.n
-            chain = chains(rollout.orders).reshape(-1, n)
-            is_read = _is_read(rollout.orders, rollout.wanted).reshape(-1)
-            u = np.full(len(chain), np.nan)
-            u[is_read] = found[at:] - rollout.empty
-            if rollout.table is not None:
-                u[is_read] -= run_sums(window_sums(rollout.table)[None], chain[is_read][None])[0]
-            marginals = order_marginals(rollout.orders, u.reshape(len(rollout.orders), n + 1))
+            u = np.full(len(rollout.chain), np.nan)
+            u[rollout.is_read] = found[at:] - rollout.empty
+            if rollout.sums is not None:
+                u[rollout.is_read] -= run_sums(rollout.sums[None], rollout.chain[rollout.is_read][None])[0]
+            marginals = order_marginals(rollout.orders, u.reshape(len(rollout.orders), rollout.players.n + 1))
             for pair in (marginals[0::2] + marginals[1::2]) / 2:
                 self._add(rollout, pair)
+            rollout.look_again()
         self._is_first = False
 
     def shares(self) -> list[Shares]:
@@ -151,8 +164,8 @@ class AdaptiveGroup:
         return contiguous(players.n, self.budget.width, 0, undrawn(""))
 
     def _first(self, rollout: _Rollout) -> Masks:
-        masks = np.concatenate([self._windows(rollout.players), _coalitions_of(rollout.orders, rollout.wanted)])
-        rollout.known = {mask.tobytes() for mask in masks}
+        masks = np.concatenate([self._windows(rollout.players), rollout.follow(rollout.orders)])
+        rollout.known = _keys(masks)
         return masks
 
     def _take_first(self, rollout: _Rollout, masks: Masks, found: Values) -> int:
@@ -163,8 +176,8 @@ class AdaptiveGroup:
         rollout.count, rollout.mean, rollout.squares = np.zeros(n, dtype=np.int64), np.zeros(n), np.zeros(n)
         windows = len(self._windows(rollout.players))
         if windows:
-            rollout.table = window_table(masks[:windows], found[None, :windows])[0]
-            rollout.base = path_myerson(rollout.table)
+            table = window_table(masks[:windows], found[None, :windows])[0]
+            rollout.sums, rollout.base = window_sums(table), path_myerson(table)
         return windows
 
     @staticmethod
@@ -180,13 +193,9 @@ class AdaptiveGroup:
     def _most_doubtful(self) -> list[int]:
         if self.left <= 0:
             return []
-        doubts = []
-        for index, rollout in enumerate(self.rollouts):
-            if rollout.pairs >= MOST_PAIRS:
-                continue
-            rollout.wanted = rollout.doubtful()
-            if rollout.wanted.any():
-                doubts.append((-float((rollout.standard_error()[rollout.wanted] ** 2).sum()), index))
+        doubts = [
+            (-rollout.doubt, index) for index, rollout in enumerate(self.rollouts) if rollout.pairs < MOST_PAIRS and rollout.wanted.any()
+        ]
         return [index for _, index in sorted(doubts)[: -(-len(doubts) // 4)]]
 
     def _shares(self, rollout: _Rollout) -> Shares:
@@ -199,14 +208,7 @@ class AdaptiveGroup:
         return Shares(share, 2 * rollout.count, error, special, np.asarray(abs(share.sum() - rollout.grand)))
 
 
-def _is_read(orders: Orders, wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return bool[orders, n + 1]: the coalitions before and after each wanted segment's turn."""
-    turn = wanted[orders]
-    is_read = np.zeros((len(orders), orders.shape[1] + 1), dtype=bool)
-    is_read[:, :-1] |= turn
-    is_read[:, 1:] |= turn
-    return is_read
-
-
-def _coalitions_of(orders: Orders, wanted: NDArray[np.bool_]) -> Masks:
-    return np.asarray(chains(orders)[_is_read(orders, wanted)])
+def _keys(masks: Masks) -> set[bytes]:
+    rows, n = masks.shape
+    packed = masks.tobytes()
+    return {packed[at * n : (at + 1) * n] for at in range(rows)}

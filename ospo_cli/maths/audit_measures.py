@@ -7,13 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ospo_cli.maths import student
 from ospo_cli.maths.redistribution import NEGLIGIBLE, ascending_ranks
 
 Values = NDArray[np.float64]
 
 
 class Calibration(NamedTuple):
-    """Share of estimates within 1.96 standard errors of the exact value; root mean square standard error over the true spread."""
+    """Share of estimates whose 95 % t interval holds the exact value; root mean square standard error over the true spread."""
 
     coverage: float
     ratio: float
@@ -68,13 +69,18 @@ def curve_area(values: Values) -> float:
     return float((values[1:] + values[:-1]).mean() / 2)
 
 
-def calibration(estimates: Values, errors: Values, exact: Values) -> Calibration:
+def calibration(estimates: Values, errors: Values, exact: Values, degrees: Values) -> Calibration:
     """Compare standard errors with repeated sampling: [repeats, n] estimates and standard errors, [n] exact values.
 
-    An error of 0 covers only what is exact to 1e-9. The ratio is NaN where nothing varies.
+    Args:
+        estimates, errors, exact: as above.
+        degrees: [repeats, n] degrees of freedom of the errors.
+
+    Returns:
+        Coverage of the 95 % intervals of `student.half_width` (one of no width covers what is exact to 1e-9), and a ratio that is NaN
+        where nothing varies.
     """
-    distance = np.abs(estimates - exact)
-    covered = np.where(errors > NEGLIGIBLE, distance <= 1.96 * errors, distance <= 1e-9)
+    covered = np.abs(estimates - exact) <= np.maximum(student.half_width(errors, degrees), 1e-9)
     spread = estimates.var(axis=0, ddof=1).sum()
     ratio = np.sqrt((errors**2).mean(axis=0).sum() / spread) if spread > NEGLIGIBLE**2 else np.nan
     return Calibration(float(covered.mean()), float(ratio))

@@ -150,6 +150,7 @@ class Rule:
         needs_noise: reads `Credit.noise`.
         is_released: a behaviour of the code released with the paper, for comparison alone: reads `Credit.reward`, and an answer of no
             segments gets 0 in place of Â.
+        needs_share: reads `Credit.share`; without it, all estimators give the same advantages.
     """
 
     name: str
@@ -158,6 +159,7 @@ class Rule:
     needs_prefix: bool = False
     needs_noise: bool = False
     is_released: bool = False
+    needs_share: bool = True
 
 
 @dataclass(frozen=True)
@@ -429,7 +431,7 @@ def _released_rank(tokens: TokenMap, credit: Credit, settings: Settings) -> tupl
 RULES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
-        Rule("uniform", True, _uniform),
+        Rule("uniform", True, _uniform, needs_share=False),
         Rule("proportional", True, _proportional),
         Rule("rank", True, _rank),
         Rule("mix", True, _mix),
@@ -437,7 +439,7 @@ RULES: dict[str, Rule] = {
         Rule("additive", True, _additive),
         Rule("group-additive", False, _group_additive),
         Rule("share-only", False, _share_only),
-        Rule("potential", False, _potential, needs_prefix=True),
+        Rule("potential", False, _potential, needs_prefix=True, needs_share=False),
         Rule("answer-uniform", True, _answer_uniform),
         Rule("random", True, _random, needs_noise=True),
         Rule("rms-matched", False, _rms_matched),

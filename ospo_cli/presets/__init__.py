@@ -26,7 +26,7 @@ DVC_CONFIG = """[core]
     check_update = false
     autostage = false
 """
-DVC_IGNORE = "__pycache__\n*.tmp\n/data/cache\n/data/manifests\n"
+DVC_IGNORE = "__pycache__\n*.tmp\n/data/cache\n/data/manifests\n/data/store\n"
 
 
 def load(name: str) -> parameters.Params:
@@ -39,13 +39,22 @@ def render(values: parameters.Params) -> str:
     meanings = {row["name"]: row for row in parameters.describe()}
     lines = ["# Every number that changes a result. All names are required; `ospo params` lists types, defaults and meanings."]
     for section, content in parameters.to_mapping(values).items():
-        lines += ["", f"{section}:"]
-        for name, value in content.items():
-            row = meanings[f"{section}.{name}"]
-            text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True).replace("\n...", "").strip()
-            choices = f" [{row['allowed']}]" if row["allowed"] and "," in row["allowed"] else ""
-            lines.append(f"  {name}: {text}".ljust(44) + f"  # {row['meaning']}{choices}")
+        lines += ["", f"{section}:", *_lines(section, content, meanings)]
     return "\n".join(lines) + "\n"
+
+
+def _lines(section: str, content: dict[str, Any], meanings: dict[str, dict[str, str]]) -> list[str]:
+    lines = []
+    indent = "  " * (section.count(".") + 1)
+    for name, value in content.items():
+        row = meanings.get(f"{section}.{name}")
+        if row is None:  # a section within the section
+            lines += [f"{indent}{name}:", *_lines(f"{section}.{name}", value, meanings)]
+            continue
+        text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True).replace("\n...", "").strip()
+        choices = f" [{row['allowed']}]" if row["allowed"] and "," in row["allowed"] else ""
+        lines.append(f"{indent}{name}: {text}".ljust(44) + f"  # {row['meaning']}{choices}")
+    return lines
 
 
 def init(directory: Path, name: str) -> list[str]:
@@ -94,7 +103,7 @@ def _merged(name: str) -> dict[str, Any]:
     rows = [yaml.safe_load(_text(f"{project}.yaml")) or {}, *([algorithm_row(algorithm)] if algorithm else [])]
     for row in rows:
         for section, overrides in row.items():
-            content.setdefault(section, {}).update(overrides)
+            content[section] = _over(content.get(section, {}), overrides)
     return content
 
 
@@ -106,6 +115,13 @@ def _parted(name: str) -> tuple[str, str]:
         expected = ", ".join((*NAMES, *ALGORITHMS)) + ", or PROJECT+ALGORITHM"
         raise ParameterError("ospo init", "no such preset", found=name, expected=expected)
     return project, algorithm
+
+
+def _over(content: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    # A mapping that is a section holds known names; one that is a value (columns, gains) starts empty.
+    return content | {
+        name: _over(content[name], value) if isinstance(value, dict) and content.get(name) else value for name, value in overrides.items()
+    }
 
 
 def _text(name: str) -> str:

@@ -202,15 +202,18 @@ class Series:
 
 def line_chart(
     series: Sequence[Series], label: str, x_label: str, *, is_log: bool, width: int = 520, height: int = 320,
-    ticks_at: Sequence[float] | None = None, level: Level | None = None, margin_right: int = 150,
+    ticks_at: Sequence[float] | None = None, level: Level | None = None, margin_right: int = 150, is_named: bool = True,
 ) -> str:  # fmt: skip
-    """Return a chart of named lines without intervals; `is_log`: the horizontal axis is log(1 + x) where it holds 0, else log x."""
+    """Return a chart of lines without intervals, named at their right ends unless a legend does it.
+
+    `is_log`: the horizontal axis is log(1 + x) where it holds 0, else log x.
+    """
     left, top, bottom = 44, 12, 36
     xs = sorted({x for each in series for x, _ in each.points})
     ys = [y for each in series for _, y in each.points] + ([level.value] if level else [])
     ticks = nice_ticks(min(ys), max(ys))
     low, high = ticks[0], ticks[-1]
-    right, base = width - margin_right, height - bottom
+    right, base = width - (margin_right if is_named else 12), height - bottom
     shift = 1.0 if xs[0] <= 0 else 0.0
 
     def along(x: float) -> float:
@@ -241,6 +244,8 @@ def line_chart(
             for x, y in each.points:
                 dot = tag("title", escape(f"{told}, {x_label} {x:g}: {plain(y)}"))
                 parts.append(tag("circle", dot, cx=_n(place_x(x)), cy=_n(place_y(y)), r="3", class_=f"dot {each.style}"))
+        if not is_named:
+            continue
         more = f" +{len(each.names) - 1}" if len(each.names) > 1 else ""
         names.append((place_y(each.points[-1][1]), f"{each.names[0]}{more} {plain(each.points[-1][1], 2)}", f"name {each.style}"))
     for y, (_, name, style) in zip(spread_out([y for y, _, _ in sorted(names)], 14, top, base), sorted(names), strict=True):

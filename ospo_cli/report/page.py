@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ospo_cli.report import result_sections, run_sections, training_sections
+from ospo_cli.report import audit_section, result_sections, run_sections, training_sections
 from ospo_cli.report.markup import escape, json_script, source_hash, tag
 
 _FOLDER = Path(__file__).resolve().parent
@@ -25,6 +25,7 @@ def render(data: dict[str, Any]) -> str:
         ("warnings", "Warnings", training_sections.warnings(data)),
         ("training", "Training", training_sections.training(data)),
         ("credit", "Credit", training_sections.credit(data)),
+        ("audit", "Audit", audit_section.audit(data)),
         ("queries", "Queries", result_sections.queries(data)),
         ("run", "Run", run_sections.run(data)),
     ]

@@ -17,6 +17,9 @@ RETRIEVERS: dict[str, str] = {
     "bm25s": "ospo_cli.retrievers.bm25s:BM25S",
     "tfidf-char": "ospo_cli.retrievers.tfidf_char:CharacterTfidf",
     "lsa": "ospo_cli.retrievers.lsa:LatentSemantic",
+    "dense": "ospo_cli.retrievers.dense:Dense",
+    "hybrid": "ospo_cli.retrievers.hybrid:Hybrid",
+    "http": "ospo_cli.retrievers.http_engine:HttpEngine",
 }
 
 
@@ -27,10 +30,13 @@ def build(name: str, documents: pl.DataFrame, settings: params.Retrieval, cache:
         ParameterError: there is no such retriever, or no such field in the documents.
         RetrievalError: the catalogue is empty, holds an id twice, or has no word in any indexed field.
     """
+    return over(name, Catalogue.from_documents(documents, settings.fields), settings, cache)
+
+
+def over(name: str, catalogue: Catalogue, settings: params.Retrieval, cache: Path) -> Retriever:
+    """Return the retriever of that name over a catalogue; raise as `build` does."""
     if name not in RETRIEVERS:
         raise ParameterError("retriever", "unknown retriever", found=name, expected=", ".join(RETRIEVERS))
     module, attribute = RETRIEVERS[name].split(":")
-    retriever: Retriever = getattr(importlib.import_module(module), attribute)(
-        Catalogue.from_documents(documents, settings.fields), settings, cache
-    )
+    retriever: Retriever = getattr(importlib.import_module(module), attribute)(catalogue, settings, cache)
     return retriever

@@ -30,6 +30,9 @@ class Retriever(Protocol):
 
     Order: score descending, then doc_id ascending; a document whose score is not above 0 is not retrieved.
     `fingerprint` is the SHA-256 of everything that a ranking depends on: documents and settings.
+    What it may declare besides, of class or object, for the store of values (remembered.py): `kept_from`, the number of candidates from
+    which values are kept (0, always, unless it says otherwise), and `reads_words_alone`: its scores hang on the words of a query alone,
+    not on their order or what separates them (no unless it says True).
     """
 
     name: str
@@ -50,6 +53,15 @@ class BatchRetriever(Protocol):
 
     def rank_queries(self, queries: Sequence[str], pool: NDArray[np.int64] | None, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return documents int64[queries, ranks] (−1 where nothing more is retrieved) and scores float64[queries, ranks] (0 there)."""
+        ...
+
+
+@runtime_checkable
+class PreparingRetriever(Protocol):
+    """A retriever that does better when it is told of many queries at once, of whatever prompt (an encoder, a server)."""
+
+    def prepare(self, queries: Sequence[str], pools: Sequence[NDArray[np.int64] | None], k: int) -> None:
+        """Work ahead for calls that are about to come with these queries, pools and depth; changes no ranking."""
         ...
 
 

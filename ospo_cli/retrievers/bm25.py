@@ -26,6 +26,8 @@ class BM25:
     """
 
     name = "bm25"
+    kept_from = 100_000
+    reads_words_alone = True
 
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path | None) -> None:
         self.settings = settings

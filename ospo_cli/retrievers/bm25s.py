@@ -17,6 +17,8 @@ class BM25S:
     """`bm25s.BM25` with k1, b and idf (as its `method`) of the parameters; float32 scores."""
 
     name = "bm25s"
+    kept_from = 0
+    reads_words_alone = True
 
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:
         import bm25s

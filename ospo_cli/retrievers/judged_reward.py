@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,10 +16,15 @@ from ospo_cli.errors import RetrievalError
 from ospo_cli.maths.ranking import Metric, metric_rows, parse_metric
 from ospo_cli.params import Params
 from ospo_cli.retrievers import build
-from ospo_cli.retrievers.base import BatchRetriever, Ranking
+from ospo_cli.retrievers.base import BatchRetriever, PreparingRetriever, Ranking
+from ospo_cli.retrievers.remembered import Memory, Tally, is_kept
+from ospo_cli.store.folder import Store
+from ospo_cli.store.keys import scope
 
 # Cells (queries × ranks) of one batch of rankings; bounds memory when every rank of a large catalogue counts.
 BATCH_CELLS = 1 << 22
+# Changes when a metric is defined otherwise, so that no value in a store is taken for one of today's.
+DEFINITIONS = "judged-1"
 
 
 def compose(raw_query: str, text: str, composition: str) -> str:
@@ -42,6 +50,7 @@ class JudgedReward:
         retriever: name of another retriever (evaluation).
         metric: name of another metric.
         cache: folder for what a retriever may keep and rebuild at any time.
+        store: values that were computed before; None computes all. `params.store` tells which are kept.
     """
 
     def __init__(
@@ -55,6 +64,7 @@ class JudgedReward:
         retriever: str | None = None,
         metric: str | None = None,
         cache: Path = Path("data/cache"),
+        store: Store | None = None,
     ) -> None:
         self.metric: Metric = parse_metric(metric or params.score_coalitions.metric)
         self.composition = params.score_coalitions.composition
@@ -62,11 +72,15 @@ class JudgedReward:
         self.doc_ids: list[str] = documents["doc_id"].sort().to_list()
         self.raw_queries: dict[str, str] = dict(zip(prompts["prompt_id"].to_list(), prompts["query"].to_list(), strict=True))
         self._index_of = {doc_id: index for index, doc_id in enumerate(self.doc_ids)}
-        self._judged = {key[0]: frame for key, frame in qrels.sort("prompt_id", "doc_id").group_by("prompt_id", maintain_order=True)}
-        self._pooled = {key[0]: frame for key, frame in pools.sort("prompt_id", "doc_id").group_by("prompt_id", maintain_order=True)}
+        self._judged, self._pooled = _ByPrompt(qrels), _ByPrompt(pools)
         self._whole_catalogue = pools.height == 0
         self._pools: dict[str, NDArray[np.int64] | None] = {}
         self._gains: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
+        self.tally = Tally()
+        candidates = len(self.doc_ids) if self._whole_catalogue else pools.height / max(1, pools["prompt_id"].n_unique())
+        self.store = store if store is not None and is_kept(self.retriever, candidates, params.store.values) else None
+        self._products = params.store.products
+        self._memories: dict[tuple[str, ...], Memory] = {}
 
     def compose(self, prompt_id: str, text: str) -> str:
         """Return what the retriever is given for a text of this prompt, under `score_coalitions.composition`."""
@@ -87,18 +101,76 @@ class JudgedReward:
     def measures(self, prompt_ids: Sequence[str], queries: Sequence[str], metrics: Sequence[str]) -> dict[str, NDArray[np.float64]]:
         """Return several metrics of each (prompt, query) pair from one ranking."""
         parsed = [parse_metric(name) for name in metrics]
-        results = {metric.name: np.full(len(queries), np.nan) for metric in parsed}
-        cutoff = 0 if any(metric.cutoff == 0 for metric in parsed) else max((metric.cutoff for metric in parsed), default=1)
-        for prompt_id, positions in _grouped(prompt_ids).items():
+        names = tuple(metric.name for metric in parsed)
+        positions_of = _grouped(prompt_ids)
+        if self.store is None:
+            start_seconds = time.monotonic()
+            values, _, distinct = self._measured(positions_of, queries, parsed, 0)
+            self.tally += Tally(asked=len(queries), distinct=distinct, computed=distinct, compute_seconds=time.monotonic() - start_seconds)
+        else:
+            values = self._memory(names).values(
+                positions_of, queries, lambda own, texts: self._measured(_grouped(own), texts, parsed, self._products)[:2]
+            )
+        return dict(zip(names, values.T.copy(), strict=True))
+
+    def computed(self, prompt_ids: Sequence[str], queries: Sequence[str]) -> NDArray[np.float64]:
+        """Return `values` from the retriever, whatever the store holds, and keep nothing."""
+        return self._measured(_grouped(prompt_ids), queries, [self.metric], 0)[0][:, 0]
+
+    def remembered(self, prompt_ids: Sequence[str], queries: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Return for which pairs the store holds `values`, and these; nothing is computed."""
+        if self.store is None:
+            return np.zeros(len(queries), dtype=bool), np.zeros(len(queries))
+        is_found, parts = self._memory((self.metric.name,)).remembered(_grouped(prompt_ids), queries)
+        return is_found, parts[:, 0]
+
+    def fingerprint(self, prompt_id: str) -> bytes:
+        """Return a hash of what a prompt's values depend on besides retriever, metric and text: its judged candidates and its pool."""
+        documents, gains = self.judged(prompt_id)
+        pool = self.pool(prompt_id)
+        return scope(documents.tobytes(), gains.tobytes(), b"whole catalogue" if pool is None else pool.tobytes())
+
+    def about(self, metrics: Sequence[str]) -> dict[str, Any]:
+        """Return what describes the values of all prompts under these metrics: a book of the store."""
+        return {
+            "definitions": DEFINITIONS,
+            "retriever": self.retriever.name,
+            "retriever_fingerprint": self.retriever.fingerprint,
+            "documents": len(self.doc_ids),
+            "parts": list(metrics),
+            "ranks": self._products,
+        }
+
+    def _memory(self, names: tuple[str, ...]) -> Memory:
+        if names not in self._memories:
+            assert self.store is not None
+            book = self.store.book(self.about(names))
+            self._memories[names] = Memory(book, self.retriever, self.fingerprint, self.tally)
+        return self._memories[names]
+
+    def _measured(
+        self, positions_of: dict[str, list[int]], queries: Sequence[str], parsed: list[Metric], ranks: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64], int]:
+        # Metrics float64[queries, metrics], first products int64[queries, ranks], number of distinct pairs: each of these is ranked once.
+        results, products = np.full((len(queries), len(parsed)), np.nan), np.full((len(queries), ranks), -1, dtype=np.int64)
+        cutoff = 0 if any(metric.cutoff == 0 for metric in parsed) else max((ranks, *(metric.cutoff for metric in parsed)), default=1)
+        count = 0
+        if isinstance(self.retriever, PreparingRetriever):
+            rows_of = [(prompt_id, position) for prompt_id, positions in positions_of.items() for position in positions]
+            pools = [self.pool(prompt_id) for prompt_id, _ in rows_of]
+            self.retriever.prepare([queries[position] for _, position in rows_of], pools, cutoff)
+        for prompt_id, positions in positions_of.items():
             distinct: dict[str, int] = {}
             rows = np.array([distinct.setdefault(queries[position], len(distinct)) for position in positions])
-            gains = self._gain_rows(prompt_id, list(distinct), cutoff, parsed)
-            for metric in parsed:
-                results[metric.name][positions] = gains[metric.name][rows]
-        for name, found in results.items():
-            if np.isnan(found).any():
-                raise RetrievalError(f"prompt {prompt_ids[int(np.isnan(found).argmax())]}", f"{name} is not a number", expected="0 to 1")
-        return results
+            found, first = self._gain_rows(prompt_id, list(distinct), cutoff, parsed, ranks)
+            results[positions], products[positions] = found[rows], first[rows]
+            count += len(distinct)
+        is_wrong = np.isnan(results)
+        if is_wrong.any():
+            row, column = np.argwhere(is_wrong)[0].tolist()
+            prompt_id = next(name for name, positions in positions_of.items() if row in positions)
+            raise RetrievalError(f"prompt {prompt_id}", f"{parsed[column].name} is not a number", expected="0 to 1")
+        return results, products, count
 
     def rankings(self, prompt_ids: Sequence[str], queries: Sequence[str], k: int) -> list[Ranking]:
         """Return the first k documents of each query among its prompt's candidates; k = 0 is all."""
@@ -116,7 +188,7 @@ class JudgedReward:
                     expected="rows in table pools for every prompt or for none",
                     remedy="run `ospo prepare-data` again",
                 )
-            self._pools[prompt_id] = np.sort(self._indices(prompt_id, "pools", self._pooled[prompt_id]))
+            self._pools[prompt_id] = np.sort(self._indices(prompt_id, "pools", self._pooled.doc_ids(prompt_id)))
         return self._pools[prompt_id]
 
     def judged(self, prompt_id: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -127,9 +199,9 @@ class JudgedReward:
         """
         if prompt_id not in self._gains:
             self.raw_query(prompt_id)
-            frame = self._judged.get(prompt_id)
-            relevant = None if frame is None else frame.filter(pl.col("relevance") > 0)
-            if relevant is None or relevant.height == 0:
+            doc_ids, relevance = self._judged.doc_ids(prompt_id), self._judged.relevance(prompt_id)
+            is_relevant = ~(relevance <= 0)  # NaN among them: named below
+            if not is_relevant.any():
                 raise RetrievalError(
                     f"prompt {prompt_id}",
                     "has no relevant product",
@@ -137,7 +209,8 @@ class JudgedReward:
                     expected="at least one",
                     remedy="judge a product for it or leave the query out of the source, then run `ospo prepare-data` again",
                 )
-            indices, gains = self._indices(prompt_id, "qrels", relevant), relevant["relevance"].to_numpy()
+            relevant = [doc_ids[row] for row in np.flatnonzero(is_relevant).tolist()]
+            indices, gains = self._indices(prompt_id, "qrels", relevant), relevance[is_relevant]
             pool = self.pool(prompt_id)
             if pool is not None:
                 is_candidate = np.isin(indices, pool)
@@ -146,7 +219,7 @@ class JudgedReward:
                     raise RetrievalError(
                         f"prompt {prompt_id}",
                         "no relevant product is in its pool",
-                        found=relevant["doc_id"][0],
+                        found=relevant[0],
                         expected="every target in table pools",
                         remedy="run `ospo prepare-data` again",
                     )
@@ -160,26 +233,28 @@ class JudgedReward:
 
     def known_gains(self, prompt_id: str) -> dict[int, float]:
         """Return the gain of every judged candidate, 0 among them, by index into `doc_ids`; empty where nothing is judged."""
-        frame = self._judged.get(prompt_id)
-        if frame is None:
-            return {}
-        return dict(zip(self._indices(prompt_id, "qrels", frame).tolist(), frame["relevance"].to_list(), strict=True))
+        indices = self._indices(prompt_id, "qrels", self._judged.doc_ids(prompt_id)).tolist()
+        return dict(zip(indices, self._judged.relevance(prompt_id).tolist(), strict=True))
 
-    def _gain_rows(self, prompt_id: str, queries: list[str], cutoff: int, metrics: list[Metric]) -> dict[str, NDArray[np.float64]]:
+    def _gain_rows(
+        self, prompt_id: str, queries: list[str], cutoff: int, metrics: list[Metric], ranks: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         judged, gains = self.judged(prompt_id)
         pool = self.pool(prompt_id)
         candidate_count = len(self.doc_ids) if pool is None else len(pool)
         batch = max(1, BATCH_CELLS // max(1, min(cutoff or candidate_count, candidate_count)))
-        parts: dict[str, list[NDArray[np.float64]]] = {metric.name: [] for metric in metrics}
+        values, products = np.zeros((len(queries), len(metrics))), np.full((len(queries), ranks), -1, dtype=np.int64)
         for start in range(0, len(queries), batch):
             documents = self._ranked(queries[start : start + batch], pool, cutoff)
             # −1 (nothing retrieved at this rank) is searched too and never equals a judged document.
             places = np.minimum(np.searchsorted(judged, documents), len(judged) - 1)
             rows = np.where(judged[places] == documents, gains[places], 0.0)
             retrieved = np.count_nonzero(documents >= 0, axis=1)
-            for metric in metrics:
-                parts[metric.name].append(metric_rows(metric, rows, gains, retrieved))
-        return {name: np.concatenate(found) if found else np.zeros(0) for name, found in parts.items()}
+            for column, metric in enumerate(metrics):
+                values[start : start + batch, column] = metric_rows(metric, rows, gains, retrieved)
+            width = min(ranks, documents.shape[1])
+            products[start : start + batch, :width] = documents[:, :width]
+        return values, products
 
     def _ranked(self, queries: list[str], pool: NDArray[np.int64] | None, cutoff: int) -> NDArray[np.int64]:
         if isinstance(self.retriever, BatchRetriever):
@@ -190,9 +265,9 @@ class JudgedReward:
             row[: len(ranking.documents)] = ranking.documents
         return documents
 
-    def _indices(self, prompt_id: str, table: str, frame: pl.DataFrame) -> NDArray[np.int64]:
+    def _indices(self, prompt_id: str, table: str, doc_ids: list[str]) -> NDArray[np.int64]:
         try:
-            return np.array([self._index_of[doc_id] for doc_id in frame["doc_id"].to_list()], dtype=np.int64)
+            return np.array([self._index_of[doc_id] for doc_id in doc_ids], dtype=np.int64)
         except KeyError as error:
             raise RetrievalError(
                 f"table {table}, prompt {prompt_id}",
@@ -201,6 +276,31 @@ class JudgedReward:
                 expected="a doc_id of table documents",
                 remedy="run `ospo prepare-data` again",
             ) from None
+
+
+class _ByPrompt:
+    """The rows of table qrels or pools of each prompt, by doc_id; a frame per prompt would cost more than scoring it."""
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        frame = frame.sort("prompt_id", "doc_id")
+        runs = frame["prompt_id"].rle().struct.unnest()
+        bounds = np.concatenate(([0], np.cumsum(runs["len"].to_numpy().astype(np.int64)))).tolist()
+        self._places = dict(zip(runs["value"].to_list(), pairwise(bounds), strict=True))
+        self._doc_ids: list[str] = frame["doc_id"].to_list()
+        self._relevance = frame["relevance"].to_numpy() if "relevance" in frame.columns else np.zeros(0)
+
+    def __contains__(self, prompt_id: str) -> bool:
+        return prompt_id in self._places
+
+    def doc_ids(self, prompt_id: str) -> list[str]:
+        """Return the prompt's products; none where it has no row."""
+        start, end = self._places.get(prompt_id, (0, 0))
+        return self._doc_ids[start:end]
+
+    def relevance(self, prompt_id: str) -> NDArray[np.float64]:
+        """Return their relevance."""
+        start, end = self._places.get(prompt_id, (0, 0))
+        return np.asarray(self._relevance[start:end], dtype=np.float64)
 
 
 def _grouped(prompt_ids: Sequence[str]) -> dict[str, list[int]]:

@@ -35,6 +35,8 @@ class LatentSemantic:
     """
 
     name = "lsa"
+    kept_from = 0
+    reads_words_alone = True
 
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:
         self.settings = settings

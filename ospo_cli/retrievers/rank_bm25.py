@@ -22,6 +22,8 @@ class RankBM25:
     """
 
     name = "rank-bm25"
+    kept_from = 0
+    reads_words_alone = True
 
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:
         from rank_bm25 import BM25Okapi

@@ -27,6 +27,8 @@ class CharacterTfidf:
     """
 
     name = "tfidf-char"
+    kept_from = 1000
+    reads_words_alone = True
 
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path | None) -> None:
         self.is_distinct = settings.query_terms == "distinct"

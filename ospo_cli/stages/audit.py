@@ -15,11 +15,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ospo_cli import parquet
+from ospo_cli import parquet, staleness
 from ospo_cli.errors import CreditError, ParameterError
 from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
-from ospo_cli.maths import audit_measures, seeding
+from ospo_cli.maths import audit_measures, seeding, student
 from ospo_cli.maths.coalitions import Budget, Masks, Players, chains, sampled_union_orders, union_of
 from ospo_cli.maths.estimators import ESTIMATORS, Estimator, Shares, needed_coalitions, sample, sampled_shares
 from ospo_cli.maths.statistics import Resamples
@@ -28,7 +28,9 @@ from ospo_cli.report.number_text import plain, short
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.retrievers.base import Catalogue
 from ospo_cli.retrievers.judged_reward import JudgedReward
-from ospo_cli.schemas import AUDIT, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, ROLLOUTS, SEGMENTS
+from ospo_cli.retrievers.remembered import Tally
+from ospo_cli.schemas import AUDIT, AUDIT_CURVES, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, ROLLOUTS, SEGMENTS
+from ospo_cli.store.folder import Store
 from ospo_cli.text.coalition_text import coalition_text
 from ospo_cli.text.words import repeated_words, word_count, words
 
@@ -37,9 +39,12 @@ Values = NDArray[np.float64]
 FEWEST_SEGMENTS, MOST_SEGMENTS = 2, 10  # two more are injected, and all coalitions of 12 are evaluated
 SHUFFLES = 4  # orders of the segments for the position slope, each second one the one before it backwards
 CONTROL_ORDERS = 32  # random orders behind the control of the curves
-SAMPLED_ORDERS = 8  # small budget of the sampled estimates
 REPEATS = 20  # seeds of the sampled estimates
 TOLERANCE = 1e-9
+CURVE_PARTS = 10  # of the segments, at which curves of answers of any length are read
+RANDOM_ORDERS = "random orders"
+# Of params.yaml, what the result depends on besides its tables.
+SECTIONS = ("train.seed", "retrieval", "score_coalitions", "evaluate.retrievers", "evaluate.bootstrap")
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,11 @@ def _measures(unseen: Sequence[str]) -> list[_Measure]:
         ),
         _Measure("rank", "Spearman with exact Shapley", "rank", "rank", "rank correlation of the shares with exact Shapley values"),
         _Measure(
-            "calibration", "coverage", "coverage", "cover", "sampled estimates within 1.96 standard errors of the exact value; right: .95"
+            "calibration",
+            "coverage",
+            "coverage",
+            "cover",
+            "estimates of score_coalitions.orders sampled orders whose 95 % interval holds the exact value; right: .95",
         ),
         _Measure("calibration", "error/spread", "ratio", "se/sd", "standard error over the true spread of sampled estimates; right: 1"),
         *(
@@ -99,14 +108,14 @@ def _measures(unseen: Sequence[str]) -> list[_Measure]:
             for name in unseen
         ),
         _Measure("cost", "coalitions", "cost", "cost", "coalitions that a rollout needs for the exact value"),
-        _Measure("cost", "sampled coalitions", "sampled cost", "", f"distinct coalitions of {SAMPLED_ORDERS} sampled orders"),
+        _Measure("cost", "sampled coalitions", "sampled cost", "", "distinct coalitions of score_coalitions.orders sampled orders"),
     ]
 
 
 def execute(
     layout: Layout, params: Params, iteration: int, rollout_count: int = 100, estimators: Sequence[str] | None = None
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Write audit.parquet and audit_metrics.json of an iteration; return the table and the metrics.
+    """Write audit.parquet, audit_curves.parquet and audit_metrics.json of an iteration; return the table and the metrics.
 
     Args:
         layout: paths of the project.
@@ -133,7 +142,7 @@ def execute(
     unseen = _unseen(params)
 
     def reward(name: str) -> JudgedReward:
-        return JudgedReward(documents, prompts, qrels, pools, params, retriever=name, cache=layout.cache)
+        return JudgedReward(documents, prompts, qrels, pools, params, retriever=name, cache=layout.cache, store=Store(layout.store))
 
     others = {name: reward(name) for name in unseen}
     auditor = _Auditor(reward(params.score_coalitions.retriever), others, _Vocabulary(documents, params), params)
@@ -149,8 +158,19 @@ def execute(
         progress.advance()
     progress.close()
     table = _table(found, _measures(unseen), params)
-    parquet.write(table, layout.iteration(iteration, "audit.parquet"), AUDIT)
+    written = [layout.iteration(iteration, f"{name}.parquet") for name in (AUDIT.name, AUDIT_CURVES.name)]
+    parquet.write(table, written[0], AUDIT)
+    parquet.write(auditor.curves(), written[1], AUDIT_CURVES)
+    read = [layout.prepared(f"{name.name}.parquet") for name in (DOCUMENTS, PROMPTS, QRELS, POOLS)]
+    read += [layout.iteration(iteration, f"{name.name}.parquet") for name in (ROLLOUTS, SEGMENTS, REWARDS)]
+    tally = Tally()
+    for own in (auditor.reward, *others.values()):
+        tally += own.tally
+    tally.report("audit")
     metrics = counts | {
+        **tally.metrics(),
+        "tables": staleness.fingerprints(layout, params, written, []),
+        "inputs": staleness.fingerprints(layout, params, read, SECTIONS),
         "evaluated_texts": auditor.evaluated,
         "estimator_seconds": seconds,
         "seconds": time.monotonic() - start_seconds,
@@ -307,6 +327,7 @@ class _Auditor:
     def __init__(self, reward: JudgedReward, others: dict[str, JudgedReward], vocabulary: _Vocabulary, params: Params) -> None:
         self.reward, self.others, self.vocabulary, self.params = reward, others, vocabulary, params
         self.evaluated = 0
+        self._curves: dict[str, list[Values]] = {}
         self._needed: dict[tuple[str, Players], Masks] = {}
 
     def case(self, rollout: dict[str, Any]) -> _Case:
@@ -323,7 +344,9 @@ class _Auditor:
         self._evaluate(prompt_id, [base, null, copied, *([injected] if injected else []), *shuffled])
 
         random = np.argsort(self._draw(rollout_id, "control").random((CONTROL_ORDERS, n)), axis=1)
-        control = np.array([_areas(base, order) for order in random]).mean(axis=0)
+        curves = np.array([_curves(base, order) for order in random])
+        self._keep_curves(RANDOM_ORDERS, curves.mean(axis=0))
+        control = np.array([[audit_measures.curve_area(curve) for curve in pair] for pair in curves]).mean(axis=0)
         near = np.concatenate([np.ones((1, n), dtype=bool), ~np.eye(n, dtype=bool)])
         texts = [coalition_text(completion, spans, mask) for mask in near]
         unseen = {}
@@ -371,7 +394,9 @@ class _Auditor:
         found["spread"] = float(by_segment.std(axis=0).mean())
         ties = self._draw(case.rollout_id, "ties").permutation(n)
         order = ties[np.argsort(-np.round(share[ties], 12), kind="stable")]
-        found["deletion"], found["insertion"] = _areas(base, order)
+        deletion, insertion = _curves(base, order)
+        self._keep_curves(estimator.name, np.array([deletion, insertion]))
+        found["deletion"], found["insertion"] = audit_measures.curve_area(deletion), audit_measures.curve_area(insertion)
         found["deletion control"] = found["deletion"] - case.control_deletion
         found["insertion control"] = found["insertion"] - case.control_insertion
         found["rank"] = _rank_correlation(share, case.shapley)
@@ -381,14 +406,32 @@ class _Auditor:
             found |= self._calibrated(estimator, base, case.rollout_id, share)
         return found
 
+    def curves(self) -> pl.DataFrame:
+        """Return table audit_curves: means over the rollouts that were measured."""
+        rows = [
+            (name, curve, step / CURVE_PARTS, float(value), len(kept))
+            for name, kept in self._curves.items()
+            for curve, values in zip(("deletion", "insertion"), np.mean(kept, axis=0), strict=True)
+            for step, value in enumerate(values)
+        ]
+        return pl.DataFrame(rows, schema=AUDIT_CURVES.schema, orient="row")
+
+    def _keep_curves(self, name: str, curves: Values) -> None:
+        """Keep [2, n + 1] values at the same parts of all answers, by straight lines between segments."""
+        at = np.arange(CURVE_PARTS + 1) / CURVE_PARTS
+        steps = np.linspace(0, 1, curves.shape[1])
+        self._curves.setdefault(name, []).append(np.array([np.interp(at, steps, curve) for curve in curves]))
+
     def _calibrated(self, estimator: Estimator, game: _Game, rollout_id: str, exact: Values) -> dict[str, float]:
-        budget = Budget(width=self.params.score_coalitions.contiguous_width, exact=0, orders=SAMPLED_ORDERS)
+        scoring = self.params.score_coalitions
+        budget = Budget(width=scoring.contiguous_width, exact=0, orders=scoring.orders)
         draws = [seeding.streams(self.params.train.seed, f"audit {repeat}|{rollout_id}") for repeat in range(REPEATS)]
         drawn = sample(estimator, [game.players] * REPEATS, budget, draws)
         windows = np.broadcast_to(game.value(drawn.windows), (REPEATS, len(drawn.windows)))
         estimates = sampled_shares(drawn, game.value(drawn.coalitions), windows)
         assert estimates.standard_error is not None
-        coverage, ratio = audit_measures.calibration(estimates.share, estimates.standard_error, exact)
+        degrees = student.degrees_of_freedom(estimates.n_contributions)
+        coverage, ratio = audit_measures.calibration(estimates.share, estimates.standard_error, exact, degrees)
         is_trivial = bool(np.isnan(ratio)) and coverage == 1.0  # exact in every sample: nothing to be calibrated
         distinct = [len(union_of(own, drawn.windows)) for own in drawn.coalitions]
         return {"coverage": float("nan") if is_trivial else coverage, "ratio": ratio, "sampled cost": float(np.mean(distinct))}
@@ -457,10 +500,10 @@ def _all_masks(n: int) -> Masks:
     return np.asarray((np.arange(1 << n)[:, None] >> np.arange(n) & 1).astype(bool))
 
 
-def _areas(game: _Game, order: NDArray[np.int64]) -> tuple[float, float]:
-    """Return the areas of the deletion and of the insertion curve in that order."""
+def _curves(game: _Game, order: NDArray[np.int64]) -> tuple[Values, Values]:
+    """Return [n + 1] values while segments leave in that order, and while they enter."""
     inserted = chains(order)
-    return audit_measures.curve_area(game.value(~inserted)), audit_measures.curve_area(game.value(inserted))
+    return game.value(~inserted), game.value(inserted)
 
 
 def _rank_correlation(share: Values, reference: Values) -> float:

@@ -24,6 +24,8 @@ from ospo_cli.report import trec_files
 from ospo_cli.report.result_table import print_result
 from ospo_cli.retrievers.judged_reward import JudgedReward, compose
 from ospo_cli.retrievers.oracle import OracleSearch
+from ospo_cli.retrievers.remembered import Tally
+from ospo_cli.store.folder import Store
 from ospo_cli.text.answers import find_answer
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
     prompts = choose_prompts(prompts, params)
     qrels, pools = _of(prompts, qrels, "qrels"), _of(prompts, pools, "pools")
     rewards = {
-        name: JudgedReward(documents, prompts, qrels, pools, params, retriever=name, cache=layout.cache)
+        name: JudgedReward(documents, prompts, qrels, pools, params, retriever=name, cache=layout.cache, store=Store(layout.store))
         for name in params.evaluate.retrievers
     }
     made = [_undecoded(RAW_QUERY, prompts["prompt_id"], prompts["query"].to_list())]
@@ -65,7 +67,12 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
     trec_files.write(run, qrels, summary["systems"], summary["retrievers"], layout.evaluation("trec"))
     _write_json(layout.evaluation("summary.json"), summary)
     _write_json(layout.evaluation("curves.json"), curves(summary))
+    tally = Tally()
+    for reward in rewards.values():
+        tally += reward.tally
     _write_json(layout.evaluation("metrics.json"), headline(summary))
+    _write_json(layout.evaluation("score_metrics.json"), tally.metrics())
+    tally.report("evaluate")
     return summary
 
 

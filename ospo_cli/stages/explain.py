@@ -29,7 +29,9 @@ from ospo_cli.report.explanation_text import print_explanation
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.retrievers.base import BatchRetriever, Ranking
 from ospo_cli.retrievers.judged_reward import JudgedReward
+from ospo_cli.retrievers.remembered import Tally
 from ospo_cli.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.store.folder import Store
 from ospo_cli.text.coalition_text import coalition_text
 from ospo_cli.text.levels import LEVELS
 from ospo_cli.text.segments import Span, segmentation, word_coverage
@@ -86,7 +88,9 @@ def execute(
         parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data")
         for table in (DOCUMENTS, PROMPTS, QRELS, POOLS)
     )
-    found = explain(request, documents, prompts, qrels, pools, params, layout.cache)
+    tally = Tally()
+    found = explain(request, documents, prompts, qrels, pools, params, layout.cache, Store(layout.store), tally)
+    tally.report("explain")
     if html is not None:
         with parquet.replacing(html) as temporary:
             temporary.write_text(render(found), encoding="utf-8", newline="\n")
@@ -99,7 +103,15 @@ def execute(
 
 
 def explain(
-    request: Request, documents: pl.DataFrame, prompts: pl.DataFrame, qrels: pl.DataFrame, pools: pl.DataFrame, params: Params, cache: Path
+    request: Request,
+    documents: pl.DataFrame,
+    prompts: pl.DataFrame,
+    qrels: pl.DataFrame,
+    pools: pl.DataFrame,
+    params: Params,
+    cache: Path,
+    store: Store | None = None,
+    tally: Tally | None = None,
 ) -> Explanation:
     """Return what the words of one query earned.
 
@@ -122,7 +134,8 @@ def explain(
             raise OspoError("--doc" if request.doc_id else "--relevant", "no such product", found=doc_id, expected=_close(doc_id, titles))
     asked = _question(request, prompts, qrels)
     spans = _segments(asked.query, request.level, params.segment.window)
-    reward = _reward(request, asked, documents, prompts, qrels, pools, params, cache)
+    reward = _reward(request, asked, documents, prompts, qrels, pools, params, cache, store)
+    reward.tally = tally if tally is not None else reward.tally
     retriever = _Retriever(reward, asked, request)
     ranking = retriever.ranking(asked.query)
     notes, target = list(asked.notes), None
@@ -308,6 +321,7 @@ def _reward(
     pools: pl.DataFrame,
     params: Params,
     cache: Path,
+    store: Store | None,
 ) -> JudgedReward:
     """Return the project's reward over this one prompt, or over the judgments that were given."""
     if request.relevant:
@@ -324,7 +338,7 @@ def _reward(
             )
         prompts, qrels, pools = prompts.filter(own), qrels.filter(own), pools.filter(own)
     parse_metric(params.score_coalitions.metric)
-    return JudgedReward(documents, prompts, qrels, pools, params, retriever=request.retriever or None, cache=cache)
+    return JudgedReward(documents, prompts, qrels, pools, params, retriever=request.retriever or None, cache=cache, store=store)
 
 
 def _parts(query: str, spans: Sequence[Span], game: SolvedGame, retriever: _Retriever, target: int) -> list[Part]:

@@ -13,10 +13,11 @@ import polars as pl
 
 import ospo_cli
 from ospo_cli import params as parameters
-from ospo_cli import parquet, schemas
+from ospo_cli import parquet, schemas, staleness
 from ospo_cli.errors import MissingInputError, TableError
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
+from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.params import Params
 from ospo_cli.report.iteration_measures import measure_iteration
 from ospo_cli.report.page import render
@@ -70,8 +71,8 @@ def report(layout: Layout, params: Params) -> dict[str, Any]:
     return {
         "title": params.report.title,
         "version": ospo_cli.__version__,
-        "params": parameters.to_mapping(params),
-        "defaults": parameters.to_mapping(Params()),
+        "params": parameters.to_sections(params),
+        "defaults": parameters.to_sections(Params()),
         "card": _json(layout.prepared("card.json"), "ospo prepare-data"),
         "counts": counts,
         "files": [_fingerprint(layout, layout.prepared(f"{name}.parquet")) for name in _PREPARED],
@@ -79,6 +80,7 @@ def report(layout: Layout, params: Params) -> dict[str, Any]:
         "iterations": iterations,
         "signs": warning_signs(iterations, params.rollout.max_new_tokens, summary["prompts"] if summary else None),
         "groups": groups,
+        "audits": _audits(layout, params),
         "colour_scale": colour_scale(groups),
         "queries": _queries(layout, params, prepared["prompts"], summary) if summary else [],
     }
@@ -127,6 +129,39 @@ def _queries(layout: Layout, params: Params, prompts: pl.DataFrame, summary: dic
     completions = parquet.read(layout.evaluation("completions.parquet"), schemas.COMPLETIONS, made_by="ospo evaluate")
     values, shown = chosen.select("prompt_id", "system", "metric_value"), max(1, params.report.queries // (2 * len(bases)))
     return [wins_and_losses(values, completions, prompts, final, base, shown) for base in bases]
+
+
+def _audits(layout: Layout, params: Params) -> list[dict[str, Any]]:
+    """Return what `ospo audit` found, by iteration: tables whose inputs still are what they were, and for others what has changed."""
+    found = []
+    for iteration in range(1, params.train.iterations + 1):
+        audit = _standing(layout, params, iteration, "audit", "")
+        if audit is not None and not audit["changed"]:
+            audit["curves"] = _table_rows(layout, iteration, schemas.AUDIT_CURVES, "")
+            named = {row["estimator"] for row in audit["rows"]}
+            audit["order"] = [name for name in ESTIMATORS if name in named]
+        gradients = _standing(layout, params, iteration, "gradient_audit", " --gradients")
+        if audit is not None or gradients is not None:
+            found.append({"iteration": iteration, "audit": audit, "gradients": gradients})
+    return found
+
+
+def _standing(layout: Layout, params: Params, iteration: int, name: str, option: str) -> dict[str, Any] | None:
+    """Return an audit's metrics, what has changed since, and its rows where nothing has; None where there is none."""
+    metrics = _json(layout.iteration(iteration, f"{name}_metrics.json"), f"ospo audit --iter {iteration}{option}")
+    if metrics is None:
+        return None
+    tables, inputs = metrics.get("tables"), metrics.get("inputs")
+    if not isinstance(tables, dict) or not isinstance(inputs, dict):
+        return {"metrics": metrics, "changed": [f"{name}_metrics.json, which does not say what it was computed from,"]}
+    changed = staleness.changed(layout, params, tables | inputs)
+    rows = [] if changed else _table_rows(layout, iteration, schemas.table_named(name), option)
+    return {"metrics": metrics, "changed": changed, "rows": rows}
+
+
+def _table_rows(layout: Layout, iteration: int, table: schemas.Table, option: str) -> list[dict[str, Any]]:
+    path = layout.iteration(iteration, f"{table.name}.parquet")
+    return parquet.read(path, table, made_by=f"ospo audit --iter {iteration}{option}").to_dicts()
 
 
 def _chosen(prompt_ids: list[str], count: int, seed: int, iteration: int) -> list[str]:

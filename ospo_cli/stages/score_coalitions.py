@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -22,9 +23,10 @@ from ospo_cli.maths.adaptive import AdaptiveGroup
 from ospo_cli.maths.coalitions import Budget, Players
 from ospo_cli.maths.estimators import ESTIMATORS, evaluated_coalitions
 from ospo_cli.params import Params, ScoreCoalitions
-from ospo_cli.retrievers.judged_reward import JudgedReward
+from ospo_cli.retrievers.judged_reward import JudgedReward, compose
 from ospo_cli.schemas import COALITION_VALUES, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, ROLLOUTS, SEGMENTS
-from ospo_cli.text.coalition_text import coalition_text
+from ospo_cli.store.folder import Store
+from ospo_cli.text.coalition_text import Runs, coalition_texts, runs_of
 from ospo_cli.text.words import words
 
 GROUPS_PER_SHARD = 64
@@ -54,15 +56,17 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     rollouts = parquet.read(layout.iteration(iteration, "rollouts.parquet"), ROLLOUTS, made_by=f"ospo rollout --iter {iteration}")
     segments = parquet.read(layout.iteration(iteration, "segments.parquet"), SEGMENTS, made_by=f"ospo segment --iter {iteration}")
     _check_segments(rollouts, segments, made_by=f"ospo segment --iter {iteration}")
-    reward = JudgedReward(documents, prompts, qrels, pools, params, cache=layout.cache)
+    # One call per coalition is a cost that somebody wants to see: nothing is looked up then.
+    store = Store(layout.store) if params.score_coalitions.calls == "batched" else None
+    reward = JudgedReward(documents, prompts, qrels, pools, params, cache=layout.cache, store=store)
     index_seconds = time.monotonic() - start_seconds
 
-    computed = 0
+    scored = 0
 
     def score_shard(payload: tuple[pl.DataFrame, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-        nonlocal computed
-        rewards, values, distinct = score_coalitions(*payload, reward, params)
-        computed += distinct
+        nonlocal scored
+        rewards, values, _ = score_coalitions(*payload, reward, params)
+        scored += rewards.height + values.height
         return {REWARDS.name: rewards, COALITION_VALUES.name: values}
 
     shards = _shards(rollouts, segments, reward, params)
@@ -74,9 +78,12 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     parquet.write(rewards, layout.iteration(iteration, "rewards.parquet"), REWARDS)
     parquet.write(values, layout.iteration(iteration, "coalition_values.parquet"), COALITION_VALUES)
     metrics = _metrics(rollouts, rewards, values, reward)
-    metrics |= {"computed_values": computed, "index_seconds": index_seconds, "seconds": time.monotonic() - start_seconds}
+    asked, distinct = metrics["asked_values"], metrics["distinct_values"]
+    tally = dataclasses.replace(reward.tally, asked=asked, distinct=distinct, reused=asked - scored)
+    metrics |= tally.metrics() | {"index_seconds": index_seconds, "seconds": time.monotonic() - start_seconds}
     with parquet.replacing(layout.iteration(iteration, "score_metrics.json")) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    tally.report("score-coalitions")
     return metrics
 
 
@@ -136,7 +143,7 @@ def _coalition_values(
         spans, unions = players_of.setdefault(rollout_id, ([], []))
         spans.append((start, end))
         unions.append(union)
-    drawn_by_nobody: dict[Players, tuple[list[list[bool]], list[str]]] = {}
+    drawn_by_nobody: dict[Players, tuple[list[Runs], list[str]]] = {}
     table = _Table(scorer, settings)
     games: dict[str, list[_Game]] = {}
     grand: list[tuple[int, int]] = []  # row of rollouts, row of coalition values
@@ -146,8 +153,8 @@ def _coalition_values(
             continue
         game = _Game(rollout_id, prompt_id, completion, spans, Players(len(spans), tuple(unions)))
         games.setdefault(prompt_id, []).append(game)
-        present, masks = _coalitions(game, params, budget, drawn_by_nobody)
-        table.ask(game, present, masks)
+        runs, masks = _coalitions(game, params, budget, drawn_by_nobody)
+        table.ask(game, runs, masks)
         grand.append((row, table.height - 1))  # rows are ordered by size
     table.evaluate()
     for row, index in grand if settings.grand_value == "reward" else ():
@@ -165,8 +172,8 @@ def _coalition_values(
 
 
 def _coalitions(
-    game: _Game, params: Params, budget: Budget, drawn_by_nobody: dict[Players, tuple[list[list[bool]], list[str]]]
-) -> tuple[list[list[bool]], list[str]]:
+    game: _Game, params: Params, budget: Budget, drawn_by_nobody: dict[Players, tuple[list[Runs], list[str]]]
+) -> tuple[list[Runs], list[str]]:
     # Rows by size: the empty coalition first, the grand one last. What uses no random number is the same for every rollout with the same
     # players, and kept.
     if game.players in drawn_by_nobody:
@@ -174,7 +181,8 @@ def _coalitions(
     settings = params.score_coalitions
     draw = seeding.streams(params.train.seed, game.rollout_id)
     present = evaluated_coalitions(settings.estimators, settings.families, game.players, budget, draw)
-    found = present.tolist(), coalitions.to_mask_strings(present)
+    masks = coalitions.to_mask_strings(present)
+    found = [runs_of(mask) for mask in masks], masks
     names = [name for each in settings.estimators for name in ESTIMATORS[each].families_for(game.players, budget)] + settings.families
     if not any(coalitions.is_drawn(name, game.players, budget) for name in names):
         drawn_by_nobody[game.players] = found
@@ -194,9 +202,9 @@ def _evaluate_further(games: dict[str, list[_Game]], table: _Table, params: Para
         asked = [(sampler, members, sampler.request()) for sampler, members in samplers]
         asked = [(sampler, members, wanted) for sampler, members, wanted in asked if wanted]
         texts = [[(members[index], coalitions.to_mask_strings(masks)) for index, masks in wanted] for _, members, wanted in asked]
-        for (_, _, wanted), named in zip(asked, texts, strict=True):
-            for (_, masks), (game, mask_strings) in zip(wanted, named, strict=True):
-                table.ask(game, masks.tolist(), mask_strings)
+        for named in texts:
+            for game, mask_strings in named:
+                table.ask(game, [runs_of(mask) for mask in mask_strings], mask_strings)
         table.evaluate()
         for (sampler, _, _), named in zip(asked, texts, strict=True):
             sampler.receive([table.values_of(game, mask_strings) for game, mask_strings in named])
@@ -233,23 +241,22 @@ class _Table:
         """Number of rows that were asked for."""
         return len(self._masks)
 
-    def ask(self, game: _Game, present: list[list[bool]], masks: list[str]) -> None:
+    def ask(self, game: _Game, runs: Sequence[Runs], masks: Sequence[str]) -> None:
         """Add the coalitions that are not there yet."""
         rows = self._row_of.setdefault(game.rollout_id, {})
-        before = len(self._masks)
-        for members, mask in zip(present, masks, strict=True):
-            if mask in rows:
-                continue
-            rows[mask] = len(self._masks)
-            text = coalition_text(game.completion, game.spans, members)
-            is_raw = self.settings.empty_value == "query" and "1" not in mask
-            self._masks.append(mask)
-            self._texts.append(text)
-            self._queries.append(
-                self.scorer.reward.raw_query(game.prompt_id) if is_raw else self.scorer.reward.compose(game.prompt_id, text)
-            )
-        self._rollout_ids += [game.rollout_id] * (len(self._masks) - before)
-        self._prompt_ids += [game.prompt_id] * (len(self._masks) - before)
+        first = len(self._masks)
+        new = {mask: own for own, mask in zip(runs, masks, strict=True) if mask not in rows}
+        rows.update(zip(new, range(first, first + len(new)), strict=True))
+        texts = coalition_texts(game.completion, game.spans, list(new.values()))
+        raw, composition = self.scorer.reward.raw_query(game.prompt_id), self.scorer.reward.composition
+        queries = [compose(raw, text, composition) for text in texts] if composition != "replace" else texts
+        if self.settings.empty_value == "query":
+            queries = [query if own else raw for query, own in zip(queries, new.values(), strict=True)]
+        self._masks += new
+        self._texts += texts
+        self._queries += queries
+        self._rollout_ids += [game.rollout_id] * len(new)
+        self._prompt_ids += [game.prompt_id] * len(new)
 
     def evaluate(self) -> None:
         """Find the values of the rows that have none yet."""

@@ -11,6 +11,7 @@ from ospo_cli.layout import Layout
 from ospo_cli.params import Params
 from ospo_cli.retrievers.judged_reward import JudgedReward
 from ospo_cli.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS, RAW_QUERY_VALUES
+from ospo_cli.store.folder import Store
 
 
 def execute(layout: Layout, params: Params) -> dict[str, Any]:
@@ -19,8 +20,10 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
         parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data")
         for table in (DOCUMENTS, PROMPTS, QRELS, POOLS)
     )
-    values = score_queries(prompts, JudgedReward(documents, prompts, qrels, pools, params, cache=layout.cache))
+    reward = JudgedReward(documents, prompts, qrels, pools, params, cache=layout.cache, store=Store(layout.store))
+    values = score_queries(prompts, reward)
     parquet.write(values, layout.raw_query_values(), RAW_QUERY_VALUES)
+    reward.tally.report("score-queries")
     return {"prompts": values.height, "mean_value": values["value"].mean()}
 
 

@@ -251,6 +251,7 @@ def _read_pairs_file(path: Path, name: str) -> pl.DataFrame:
 
 def _judged_pairs(layout: Layout, params: parameters.Params, prompts: pl.DataFrame) -> pl.DataFrame:
     from ospo_cli.retrievers.judged_reward import JudgedReward
+    from ospo_cli.store.folder import Store
 
     documents = parquet.read(layout.prepared("documents.parquet"), schemas.DOCUMENTS, made_by=MADE_BY)
     qrels = parquet.read(layout.prepared("qrels.parquet"), schemas.QRELS, made_by=MADE_BY)
@@ -261,8 +262,10 @@ def _judged_pairs(layout: Layout, params: parameters.Params, prompts: pl.DataFra
     needed = min(train.height, params.warm_start.steps * params.warm_start.batch_size)
     order = seeding.generator(params.train.seed, "warm start prompts").permutation(train.height)[:needed]
     train = train[order.tolist()]
-    reward = JudgedReward(documents, prompts, qrels, pools, params, cache=layout.cache)
-    return judged_answers(train, documents, known, reward, params)
+    reward = JudgedReward(documents, prompts, qrels, pools, params, cache=layout.cache, store=Store(layout.store))
+    answers = judged_answers(train, documents, known, reward, params)
+    reward.tally.report("warm-start")
+    return answers
 
 
 def _tokenizer_texts(layout: Layout, prompts: pl.DataFrame, pairs: pl.DataFrame) -> list[str]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
+
+Runs = Sequence[tuple[int, int]]
+_PRESENT = re.compile("1+")
 
 
 def coalition_text(text: str, spans: Sequence[tuple[int, int]] | np.ndarray, present: Sequence[bool] | np.ndarray) -> str:
@@ -41,3 +45,39 @@ def coalition_text(text: str, spans: Sequence[tuple[int, int]] | np.ndarray, pre
     if run_start >= 0:
         slices.append(text[run_start:run_end])
     return " ".join(slices)
+
+
+def runs_of(mask: str) -> Runs:
+    """Return the first segment and the one behind the last of each maximal run of present segments.
+
+    >>> runs_of("1101")
+    [(0, 2), (3, 4)]
+    """
+    return [found.span() for found in _PRESENT.finditer(mask)]
+
+
+def coalition_texts(text: str, spans: Sequence[tuple[int, int]], coalitions: Sequence[Runs]) -> list[str]:
+    """Return `coalition_text` of many coalitions of the same segments, each given by its runs.
+
+    >>> coalition_texts("navy, wool coat", [(0, 4), (6, 10), (11, 15)], [runs_of("101"), runs_of("011"), runs_of("000")])
+    ['navy coat', 'wool coat', '']
+    """
+    if not spans:
+        return [""] * len(coalitions)
+    starts, ends = zip(*spans, strict=True)
+    # Behind these segments stands a word of no segment.
+    breaks = [after for after in range(1, len(spans)) if any(map(str.isalnum, text[ends[after - 1] : starts[after]]))]
+    if breaks:
+        coalitions = [_cut(runs, breaks) for runs in coalitions]
+    return [
+        text[starts[runs[0][0]] : ends[runs[0][1] - 1]] if len(runs) == 1 else " ".join([text[starts[a] : ends[b - 1]] for a, b in runs])
+        for runs in coalitions
+    ]
+
+
+def _cut(runs: Runs, breaks: Sequence[int]) -> Runs:
+    pieces = []
+    for first, last in runs:
+        inside = [place for place in breaks if first < place < last]
+        pieces += list(zip([first, *inside], [*inside, last], strict=True))
+    return pieces

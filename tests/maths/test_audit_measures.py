@@ -38,6 +38,16 @@ def test_the_area_of_an_early_rise_is_larger():
 def test_errors_of_known_variance_are_calibrated_and_halved_ones_are_not():
     exact = np.linspace(-1, 1, 6)
     estimates = exact + 0.2 * generator(3).standard_normal((4000, 6))
-    sound, halved = (calibration(estimates, np.full(estimates.shape, size), exact) for size in (0.2, 0.1))
+    sound, halved = (calibration(estimates, np.full(estimates.shape, size), exact, np.full(estimates.shape, 1e6)) for size in (0.2, 0.1))
     assert (sound.coverage, sound.ratio) == (pytest.approx(0.95, abs=0.01), pytest.approx(1.0, abs=0.02))
     assert (halved.coverage, halved.ratio) == (pytest.approx(0.673, abs=0.02), pytest.approx(0.5, abs=0.01))
+
+
+def test_few_pairs_take_the_t_quantile_and_not_that_of_the_normal():
+    exact = np.linspace(-1, 1, 5)
+    for pairs in (2, 4, 8):
+        drawn = exact + 0.3 * generator(pairs).standard_normal((pairs, 4000, 5))
+        estimates, errors = drawn.mean(axis=0), drawn.std(axis=0, ddof=1) / np.sqrt(pairs)
+        few = calibration(estimates, errors, exact, np.full(estimates.shape, pairs - 1.0))
+        assert 0.94 <= few.coverage <= 0.98
+        assert calibration(estimates, errors, exact, np.full(estimates.shape, 1e9)).coverage < 0.93

@@ -297,3 +297,16 @@ def test_a_segment_without_a_token_is_refused() -> None:
 def test_an_unknown_rule_is_refused_with_the_list() -> None:
     with pytest.raises(CreditError, match="uniform, proportional, rank, mix, signed"):
         redistribute("fair", token_map([[0]]), credit([1.0], [0.1]), Settings())
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+def test_a_rule_says_whether_it_reads_shares(rule: str) -> None:
+    tokens = token_map([(0, 0, 1, OUTSIDE), (0, 1, 1, OUTSIDE)], [2, 2])
+    rows = {"prefix_advantage": np.array([0.2, 0.1, 0.3, -0.2]), "terminal": np.zeros(2), "noise": np.array([0.3, 0.6, 0.9, 0.2])}
+    known = Credit(
+        np.array([1.0, -1.0]), np.ones(2), np.zeros(2, dtype=np.int64), np.zeros(2, dtype=bool), np.zeros(4), **rows, reward=np.ones(2)
+    )
+    drawn = [np.array(share) for share in ([0.1, 0.5, 0.2, 0.4], [0.5, 0.1, 0.3, 0.3], [0.0, 0.0, 0.0, 0.0], [-0.1, -0.3, 0.2, 0.1])]
+    how = Settings(matched_rule="signed", outside="zero")
+    found = {redistribute(rule, tokens, dataclasses.replace(known, share=share), how).advantages.tobytes() for share in drawn}
+    assert (len(found) > 1) == RULES[rule].needs_share

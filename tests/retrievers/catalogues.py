@@ -4,7 +4,11 @@ import numpy as np
 import polars as pl
 
 from ospo_cli import params
-from ospo_cli.retrievers import build
+from ospo_cli.retrievers import RETRIEVERS, build
+
+# Those that count words, and with dense and hybrid all that rank here, without a server.
+LEXICAL = [name for name in RETRIEVERS if name not in ("dense", "hybrid", "http")]
+LOCAL = [*LEXICAL, "dense", "hybrid"]
 
 
 def documents(titles, **fields):

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from ospo_cli.errors import ParameterError, RetrievalError
-from ospo_cli.retrievers import RETRIEVERS
 
-from .catalogues import documents, random_queries, random_titles, retriever
+from .catalogues import LEXICAL, LOCAL, documents, random_queries, random_titles, retriever
 
 TITLES = [
     "red wool coat",
@@ -17,7 +16,8 @@ TITLES = [
     "blue rain boots",
     "leather belt",
 ]
-every_retriever = pytest.mark.parametrize("name", RETRIEVERS)
+every_retriever = pytest.mark.parametrize("name", LOCAL)
+every_lexical_retriever = pytest.mark.parametrize("name", LEXICAL)
 
 
 @every_retriever
@@ -33,7 +33,7 @@ def test_the_order_of_rows_in_the_table_changes_nothing(name, tmp_path):
     assert (first.documents.tolist(), first.scores.tolist()) == (second.documents.tolist(), second.scores.tolist())
 
 
-@every_retriever
+@every_lexical_retriever
 @pytest.mark.parametrize("query", ["", "   ", "?!,", "zzzz qqqq", "\x00\x1b[2J\u202e", "🧥"])
 @pytest.mark.parametrize("pool", [None, np.array([0, 2, 5])])
 def test_a_query_without_known_words_retrieves_nothing(name, query, pool, tmp_path):
@@ -41,13 +41,21 @@ def test_a_query_without_known_words_retrieves_nothing(name, query, pool, tmp_pa
 
 
 @every_retriever
+@pytest.mark.parametrize("query", ["", "   ", "?!,", "\u202e\x1b"])
+@pytest.mark.parametrize("pool", [None, np.array([0, 2, 5])])
+@pytest.mark.parametrize("k", [0, 3])
+def test_a_query_without_a_letter_or_digit_retrieves_nothing(name, query, pool, k, tmp_path):
+    assert retriever(name, documents(TITLES), tmp_path).rank([query], [pool], k)[0].documents.tolist() == []
+
+
+@every_lexical_retriever
 def test_a_document_whose_score_is_not_above_zero_is_not_retrieved(name, tmp_path):
     found = retriever(name, documents(TITLES), tmp_path).rank(["leather belt"], [None], 0)[0]
     assert found.documents[0] == 6
     assert (found.scores > 0).all()
 
 
-@every_retriever
+@every_lexical_retriever
 def test_a_pool_limits_the_ranking_and_nothing_else(name, tmp_path):
     table = documents(random_titles(1, 80))
     engine = retriever(name, table, tmp_path)
@@ -76,7 +84,7 @@ def test_a_score_has_the_same_bits_alone_in_a_batch_and_with_its_words_in_anothe
     assert [(r.documents.tolist(), r.scores.tolist()) for r in together] == [(r.documents.tolist(), r.scores.tolist()) for r in alone]
 
 
-@every_retriever
+@every_lexical_retriever
 def test_a_repeated_word_counts_once_unless_asked_to_count(name, tmp_path):
     table = documents(random_titles(7, 60))
     distinct, counted = (retriever(name, table, tmp_path, query_terms=terms) for terms in ("distinct", "counted"))
@@ -118,7 +126,7 @@ def test_control_characters_emoji_and_a_long_field_do_no_harm(name, tmp_path):
     assert set(found.documents.tolist()) >= {0, 3}
 
 
-@every_retriever
+@every_lexical_retriever
 def test_its_fingerprint_follows_documents_and_settings(name, tmp_path):
     prints = [
         retriever(name, documents(titles), tmp_path, query_terms=terms).fingerprint

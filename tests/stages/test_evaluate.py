@@ -55,7 +55,11 @@ def metric_values(layout, **wanted):
 
 def files(layout):
     folder = layout.evaluation("")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "score_metrics.json"
+    }
 
 
 @pytest.mark.parametrize("system", ["raw-query", "oracle", "policy-001"])

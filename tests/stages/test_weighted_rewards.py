@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import cache
 
 import numpy as np
 import polars as pl
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ospo_cli.maths.coalitions import Players
 from ospo_cli.maths.estimators import ESTIMATORS, needed_coalitions
 from ospo_cli.params import Params
 from ospo_cli.retrievers.judged_reward import JudgedReward
@@ -21,7 +21,8 @@ from tests.games import generator
 from tests.stages.test_attribute import VOCABULARY, Tables, tables
 from tests.text.byte_level import pieces
 
-LINEAR = ("contiguous-mean", "contiguous-shapley", "myerson", "leave-one-out", "alone", "uniform", "random")
+LINEAR = tuple(ESTIMATORS)
+SAMPLING = tuple(name for name, estimator in ESTIMATORS.items() if estimator.sampling)
 PARTS = ("retrieval", "length", "repetition")
 ANSWERS = [
     "<answer>navy wool coat, warm wool coat, for men</answer>",
@@ -38,16 +39,18 @@ TITLES = ["navy wool coat for men", "red cotton shirt", "red wool dress", "linen
 def test_shares_of_the_weighted_game_are_the_weighted_sum_of_the_shares_of_its_parts(
     name: str, n: int, weights: list[float], seed: int
 ) -> None:
-    masks = needed_coalitions(ESTIMATORS[name], n, n, False)
+    unions = tuple(np.sort(generator(seed).integers(0, 3, n)).tolist())
+    players = Players(n, unions)
+    masks = needed_coalitions(ESTIMATORS[name], n, n, False, unions)
     parts = generator(seed).uniform(-1, 1, size=(len(weights), len(masks)))
     order = generator(seed).permutation(n)
-    of_parts = [ESTIMATORS[name].shares(masks, part, order=order).share for part in parts]
-    whole = ESTIMATORS[name].shares(masks, np.array(weights) @ parts, order=order).share
+    of_parts = [ESTIMATORS[name].shares(masks, part, order=order, players=players).share for part in parts]
+    whole = ESTIMATORS[name].shares(masks, np.array(weights) @ parts, order=order, players=players).share
     assert whole == pytest.approx(np.array(weights) @ of_parts, abs=1e-9)
 
 
 def weighted(**weights: float) -> Params:
-    section = dataclasses.replace(Params().score_coalitions, length_limit=4, **weights)
+    section = dataclasses.replace(Params().score_coalitions, length_limit=4, estimators=list(LINEAR), **weights)
     return dataclasses.replace(Params(), score_coalitions=section)
 
 
@@ -55,22 +58,27 @@ ONE_PART = weighted(format_weight=0.0)
 PARAMS = weighted(format_weight=0.2, retrieval_weight=1.5, length_weight=0.7, repetition_weight=0.3)
 
 
-@cache
-def scored() -> Tables:
+_known: dict[str, Tables] = {}
+
+
+def scored(params: Params = PARAMS) -> Tables:
     """Real rewards and coalition values, of a real retriever."""
+    if repr(params) in _known:
+        return _known[repr(params)]
     made = tables([ANSWERS], lambda completion, mask: 0.0, finish="length")
     ids = [f"d{index}" for index in range(len(TITLES))]
     documents = pl.DataFrame({"doc_id": ids, "title": TITLES, "category": [""] * len(ids)}, schema=DOCUMENTS.schema)
     prompts = pl.DataFrame([("p0", "train", "coat", [], "coat")], schema=PROMPTS.schema, orient="row")
     qrels = pl.DataFrame([("p0", "d0", 1.0), ("p0", "d5", 1.0)], schema=QRELS.schema, orient="row")
-    reward = JudgedReward(documents, prompts, qrels, pl.DataFrame(schema=POOLS.schema), PARAMS)
-    rewards, values, _ = score_coalitions(made.rollouts, made.segments, reward, PARAMS)
-    return dataclasses.replace(made, rewards=rewards, coalition_values=values)
+    reward = JudgedReward(documents, prompts, qrels, pl.DataFrame(schema=POOLS.schema), params)
+    rewards, values, _ = score_coalitions(made.rollouts, made.segments, reward, params)
+    _known[repr(params)] = dataclasses.replace(made, rewards=rewards, coalition_values=values)
+    return _known[repr(params)]
 
 
-def only(part: str) -> Tables:
+def only(part: str, params: Params = PARAMS) -> Tables:
     """The same tables, with one part as the whole reward."""
-    made = scored()
+    made = scored(params)
     return dataclasses.replace(
         made,
         rewards=made.rewards.with_columns(reward=pl.col(part)),
@@ -91,6 +99,17 @@ def test_shares_of_a_weighted_reward_are_the_weighted_sum_of_the_shares_of_each_
     whole = shares(scored(), PARAMS, estimator)
     found = [shares(only(part), ONE_PART, estimator) for part in PARTS]
     assert np.abs(found[0]).max() > 0.05
+    assert whole == pytest.approx(1.5 * found[0] + 0.7 * found[1] + 0.3 * found[2], abs=1e-12)
+
+
+@pytest.mark.parametrize("estimator", SAMPLING)
+def test_so_are_sampled_shares_since_all_parts_are_read_at_the_same_coalitions(estimator: str) -> None:
+    params, one_part = (
+        dataclasses.replace(known, score_coalitions=dataclasses.replace(known.score_coalitions, exact_coalitions=2, orders=4))
+        for known in (PARAMS, ONE_PART)
+    )
+    whole = shares(scored(params), params, estimator)
+    found = [shares(only(part, params), one_part, estimator) for part in PARTS]
     assert whole == pytest.approx(1.5 * found[0] + 0.7 * found[1] + 0.3 * found[2], abs=1e-12)
 
 

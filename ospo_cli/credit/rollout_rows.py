@@ -1,0 +1,97 @@
+"""The rollouts of an iteration and their segments as flat arrays; tables that do not belong together are refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ospo_cli.errors import CreditError
+from ospo_cli.maths.advantages import GroupAdvantages
+
+Values = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+REWARD_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rollouts by id, with their segments flat, as arrays."""
+
+    rollout_ids: list[str]
+    completions: list[str]
+    token_ids: list[list[int]]
+    group: Indices
+    segments: Indices
+    segment_row: Indices
+    segment_start: Indices
+    segment_end: Indices
+    segment_union: Indices
+
+    @property
+    def first_segment(self) -> Indices:
+        """[rows] index of each row's first segment."""
+        return np.cumsum(self.segments) - self.segments
+
+
+def rollout_rows(rollouts: pl.DataFrame, segments: pl.DataFrame, iteration: int) -> Rows:
+    """Return the rows by rollout id; raise CreditError where segments are of other rollouts or not numbered from 0 without gaps."""
+    rollouts = rollouts.sort("rollout_id")
+    ids = rollouts["rollout_id"]
+    unknown = segments.filter(~pl.col("rollout_id").is_in(ids.implode()))
+    if unknown.height:
+        raise CreditError(
+            f"segments, rollout {unknown['rollout_id'][0]}", "no such rollout", remedy=f"run `ospo segment --iter {iteration}` again"
+        )
+    numbered = pl.DataFrame({"rollout_id": ids, "row": pl.Series(np.arange(len(ids)), dtype=pl.Int64)})
+    ordered = segments.join(numbered, on="rollout_id", how="left").sort("row", "segment_index")
+    segment_row = ordered["row"].to_numpy().astype(np.int64)
+    count = np.bincount(segment_row, minlength=len(ids)).astype(np.int64)
+    expected = np.arange(len(segment_row)) - np.repeat(np.cumsum(count) - count, count)
+    wrong = np.flatnonzero(ordered["segment_index"].to_numpy() != expected)
+    if len(wrong):
+        raise CreditError(f"segments, rollout {ordered['rollout_id'][int(wrong[0])]}", "segment_index does not run from 0 without gaps")
+    return Rows(
+        rollout_ids=ids.to_list(),
+        completions=rollouts["completion"].to_list(),
+        token_ids=rollouts["token_ids"].to_list(),
+        group=(rollouts["prompt_id"].rank("dense").cast(pl.Int64) - 1).to_numpy(),
+        segments=count,
+        segment_row=segment_row,
+        segment_start=ordered["start"].to_numpy().astype(np.int64),
+        segment_end=ordered["end"].to_numpy().astype(np.int64),
+        segment_union=ordered["union_index"].to_numpy().astype(np.int64),
+    )
+
+
+def aligned_rewards(rewards: pl.DataFrame, rollout_ids: list[str], name: str, iteration: int) -> pl.DataFrame:
+    """Return one row per rollout, in their order."""
+    rewards = rewards.sort("rollout_id")
+    if rewards["rollout_id"].to_list() != rollout_ids:
+        odd = sorted(set(rewards["rollout_id"]) ^ set(rollout_ids))
+        remedy = f"run `ospo score-coalitions --iter {iteration}` again"
+        raise CreditError(
+            f"table {name}",
+            "holds other rollouts than rollouts.parquet",
+            found=f"{odd[0]} in one of them",
+            expected="the same",
+            remedy=remedy,
+        )
+    return rewards
+
+
+def degenerate_rows(advantage: GroupAdvantages, declared: NDArray[np.bool_], rows: Rows, value: Values) -> NDArray[np.bool_]:
+    """Take the declared flag (no coalitions were evaluated there) and whatever else has no differences; refuse a flag that is false."""
+    n_groups = int(rows.group.max(initial=-1)) + 1
+    low, high = np.full(n_groups, np.inf), np.full(n_groups, -np.inf)
+    np.minimum.at(low, rows.group, value)
+    np.maximum.at(high, rows.group, value)
+    wrong = np.flatnonzero(declared & ((high - low)[rows.group] > REWARD_TOLERANCE))
+    if len(wrong):
+        raise CreditError(
+            f"rewards, rollout {rows.rollout_ids[int(wrong[0])]}", "is_degenerate_group is true, but the rollout group's rewards differ"
+        )
+    return np.asarray(declared | advantage.is_degenerate)

@@ -1,0 +1,257 @@
+"""Requests to one server: kept connections, several at once, time-outs, further attempts, a rate limit; a secret that is never shown."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from ospo_cli.errors import ParameterError, RetrievalError
+from ospo_cli.params import Http
+
+LONGEST_PAUSE_SECONDS = 300.0
+LARGEST_ANSWER_BYTES = 1 << 28
+_CHUNK_BYTES = 1 << 16
+
+
+class Again(Exception):
+    """What may be different at the next attempt.
+
+    Args:
+        found: what happened, in words.
+        pause_seconds: what the server asked for, or 0.
+    """
+
+    def __init__(self, found: str, pause_seconds: float = 0.0) -> None:
+        super().__init__(found)
+        self.found, self.pause_seconds = found, pause_seconds
+
+
+class HttpClient:
+    """A client of the server in the parameters.
+
+    Args:
+        settings: section retrieval.http.
+        header: name of the header that carries the secret.
+
+    Raises:
+        ParameterError: the URL is none, holds credentials or a query string, or the environment variable is not set.
+    """
+
+    def __init__(self, settings: Http, header: str) -> None:
+        self.settings = settings
+        parts = _checked_url(settings.url)
+        self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+        self._host, self._base, self._is_tls = (parts.hostname or "", parts.port), parts.path.rstrip("/"), parts.scheme == "https"
+        self._headers = {"Accept": "application/json", "Connection": "keep-alive"}
+        self._secret = _secret(settings.authorization)
+        if self._secret:
+            self._headers[header] = self._secret
+        self._idle: queue.SimpleQueue[http.client.HTTPConnection] = queue.SimpleQueue()
+        self._pace = threading.Lock()
+        self._next_seconds = 0.0
+        self._stop = threading.Event()
+
+    def send(
+        self, method: str, content_type: str, requests: Sequence[tuple[str, bytes | None]], read: Callable[[int, bytes], Any]
+    ) -> list[Any]:
+        """Return `read(number, content)` of each request (path, body), several at once.
+
+        `read` raises Again for what is to be tried again. The first failure ends all: nothing further is begun.
+
+        Raises:
+            RetrievalError: a request failed for good; of several, the one with the lowest number.
+        """
+        self._stop.clear()
+        with ThreadPoolExecutor(max_workers=min(self.settings.concurrency, max(1, len(requests)))) as pool:
+            futures = [
+                pool.submit(self._persist, method, content_type, path, body, number, read) for number, (path, body) in enumerate(requests)
+            ]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                self._stop.set()
+                for future in futures:
+                    future.cancel()
+        failed = [future.exception() for future in futures if not future.cancelled() and future.exception() is not None]
+        if failed:
+            raise next((error for error in failed if not isinstance(error, _Stopped)), failed[0])  # type: ignore[misc]
+        return [future.result() for future in futures]
+
+    def clean(self, text: str) -> str:
+        """Return the text without the secret, should a server echo it."""
+        for part in (self._secret, *self._secret.split()):
+            if len(part) > 3:
+                text = text.replace(part, "***")
+        return text
+
+    def _persist(
+        self, method: str, content_type: str, path: str, body: bytes | None, number: int, read: Callable[[int, bytes], Any]
+    ) -> Any:
+        found = ""
+        for attempt in range(self.settings.retries + 1):
+            if self._stop.is_set():
+                raise _Stopped
+            self._keep_pace()
+            try:
+                return read(number, self._exchange(method, content_type, path, body))
+            except Again as again:
+                found = again.found
+                pause = max(self.settings.backoff_seconds * 2**attempt, again.pause_seconds)
+                if again.pause_seconds > LONGEST_PAUSE_SECONDS:
+                    found += f", and asks for a pause of {again.pause_seconds:.0f} s"
+                    break
+                if attempt < self.settings.retries and self._stop.wait(min(pause, LONGEST_PAUSE_SECONDS)):
+                    raise _Stopped from None
+        raise RetrievalError(
+            self.url,
+            f"no answer to request {number} after {attempt + 1} attempts",
+            found=self.clean(found),
+            remedy="mend the server or raise retrieval.http.retries, then run the same command again; what was done is kept",
+        )
+
+    def _exchange(self, method: str, content_type: str, path: str, body: bytes | None) -> bytes:
+        deadline = time.monotonic() + self.settings.timeout_seconds
+        headers = self._headers | ({"Content-Type": content_type} if body is not None else {})
+        try:
+            connection, is_kept = self._idle.get_nowait(), True
+        except queue.Empty:
+            connection, is_kept = self._connect(), False
+        try:
+            try:
+                answer = self._begin(connection, method, path, body, headers)
+            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+                if not is_kept:
+                    raise
+                # A kept connection that the server closed in the meantime: a new one, which is no further attempt.
+                connection.close()
+                connection = self._connect()
+                answer = self._begin(connection, method, path, body, headers)
+            content = self._content(connection, answer, deadline)
+        except TimeoutError:
+            connection.close()
+            raise Again(f"no answer within {self.settings.timeout_seconds:g} s") from None
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise Again(f"{type(error).__name__} {error}".strip()) from None
+        except BaseException:
+            connection.close()
+            raise
+        if answer.will_close:
+            connection.close()
+        else:
+            self._idle.put(connection)
+        if answer.status == 200:
+            return content
+        found = self.clean(f"HTTP {answer.status} {answer.reason}: {content[:300].decode('utf-8', 'replace')}")
+        if answer.status in (408, 425, 429) or answer.status >= 500:
+            raise Again(found, _retry_after(answer.headers.get("Retry-After")))
+        if answer.headers.get("Location"):
+            found += f", to {self.clean(answer.headers['Location'])}"
+        raise RetrievalError(self.url, "the server refuses the request", found=found, expected="HTTP 200")
+
+    def _begin(
+        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> http.client.HTTPResponse:
+        if connection.sock is not None:
+            connection.sock.settimeout(self.settings.timeout_seconds)
+        connection.request(method, self._base + path, body=body, headers=headers)
+        return connection.getresponse()
+
+    def _content(self, connection: http.client.HTTPConnection, answer: http.client.HTTPResponse, deadline: float) -> bytes:
+        # Chunk by chunk: a server that sends a byte a second keeps every single read within its time-out.
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            if connection.sock is not None:
+                connection.sock.settimeout(left)
+            part = answer.read1(_CHUNK_BYTES)
+            if not part:
+                break
+            parts.append(part)
+            size += len(part)
+            if size > LARGEST_ANSWER_BYTES:
+                raise RetrievalError(self.url, "an answer is too large", found=f"more than {LARGEST_ANSWER_BYTES >> 20} MiB")
+        if answer.length:  # read1 ends quietly where a connection is cut
+            raise http.client.IncompleteRead(b"", answer.length)
+        answer.close()  # read1 does not, and an open answer blocks the next request
+        return b"".join(parts)
+
+    def _connect(self) -> http.client.HTTPConnection:
+        kind = http.client.HTTPSConnection if self._is_tls else http.client.HTTPConnection
+        return kind(*self._host, timeout=self.settings.timeout_seconds)
+
+    def _keep_pace(self) -> None:
+        if not self.settings.requests_per_second:
+            return
+        with self._pace:
+            turn = max(time.monotonic(), self._next_seconds)
+            self._next_seconds = turn + 1.0 / self.settings.requests_per_second
+        if self._stop.wait(max(0.0, turn - time.monotonic())):
+            raise _Stopped
+
+
+class _Stopped(Exception):
+    """Another request failed."""
+
+
+def _checked_url(url: str) -> SplitResult:
+    where = "retrieval.http.url"
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ParameterError(where, "is no URL", expected="such as http://localhost:9200") from None
+    if parts.username is not None or parts.password is not None or "@" in parts.netloc:
+        raise ParameterError(
+            where,
+            "holds credentials",
+            expected="none in a file",
+            remedy="put the header's value into an environment variable and its name into retrieval.http.authorization",
+        )
+    if parts.query or parts.fragment:
+        raise ParameterError(
+            where, "holds a query string", expected="the server's address alone; further words go into the template's path"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii() or not url.isprintable() or " " in url:
+        raise ParameterError(where, "is no URL", found=url or "nothing", expected="such as http://localhost:9200")
+    return parts
+
+
+def _secret(variable: str) -> str:
+    if not variable:
+        return ""
+    secret = os.environ.get(variable, "")
+    if not secret:
+        raise ParameterError(
+            "retrieval.http.authorization",
+            "the environment variable is not set",
+            found=variable if variable.replace("_", "").isalnum() else "what is no name of a variable",
+            expected="the name of a variable that holds the header's value, such as 'Bearer …'",
+        )
+    if not secret.isascii() or not secret.isprintable():
+        raise ParameterError("retrieval.http.authorization", "the variable's content is no header value", expected="printable ASCII")
+    return secret
+
+
+def _retry_after(value: str | None) -> float:
+    if not value:
+        return 0.0
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return 0.0

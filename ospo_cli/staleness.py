@@ -1,0 +1,52 @@
+"""What a result outside the graph was computed from, by content, and whether that is still so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ospo_cli.layout import Layout
+from ospo_cli.params import Params, to_mapping
+
+ABSENT = "absent"
+
+
+def fingerprints(layout: Layout, params: Params, paths: Sequence[Path], sections: Sequence[str]) -> dict[str, str]:
+    """Return name -> SHA-256 of files and folders (`data/…`, below the project's folder) and of parameters (`params.yaml: section`).
+
+    Args:
+        layout, params: the project.
+        paths: files or folders; one that is not there is `absent`.
+        sections: sections of params.yaml, or `section.name`.
+    """
+    found = {path.relative_to(layout.root).as_posix(): _content(path) for path in paths}
+    mapping = to_mapping(params)
+    for section in sections:
+        name, _, field = section.partition(".")
+        value = mapping[name][field] if field else mapping[name]
+        found[f"params.yaml: {section}"] = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return found
+
+
+def changed(layout: Layout, params: Params, stored: Mapping[str, str]) -> list[str]:
+    """Return the names whose content is not what it was, in order."""
+    names = [name for name in stored if name.startswith("params.yaml: ")]
+    paths = [layout.root / name for name in stored if name not in names]
+    known = {f"{section}.{field}" for section, values in to_mapping(params).items() for field in values} | set(to_mapping(params))
+    sections = [name.removeprefix("params.yaml: ") for name in names]
+    now = fingerprints(layout, params, paths, [section for section in sections if section in known])
+    return sorted(name for name, content in stored.items() if now.get(name) != content)
+
+
+def _content(path: Path) -> str:
+    if path.is_dir():
+        digest = hashlib.sha256()
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            digest.update(f"{file.relative_to(path).as_posix()}\0{_content(file)}\0".encode())
+        return digest.hexdigest()
+    if not path.is_file():
+        return ABSENT
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

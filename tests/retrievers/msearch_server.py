@@ -1,0 +1,136 @@
+"""A search server on this machine that speaks Elasticsearch's `_msearch` around a retriever, with faults on demand."""
+
+import contextlib
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+
+
+class Server(ThreadingHTTPServer):
+    """`faults` are taken one per request, in order: functions (handler, reply text) -> None that answer in place of the server."""
+
+    daemon_threads = True
+
+    def __init__(self, retriever, doc_ids):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.retriever, self.doc_ids = retriever, doc_ids
+        self.faults, self.requests, self.lock = [], [], threading.Lock()
+        self.change = lambda reply: reply
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def queries(self):
+        """Return every query of every request."""
+        return [asked["query"] for request in self.requests for asked in request["asked"]]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        asked = [understood(json.loads(line)) for line in body.splitlines()[1::2]]
+        request = {"path": self.path, "headers": dict(self.headers), "asked": asked, "seconds": time.monotonic()}
+        with self.server.lock:
+            self.server.requests.append(request)
+            fault = self.server.faults.pop(0) if self.server.faults else None
+        replies = [self.reply(one) for one in asked]
+        text = json.dumps(self.server.change({"took": 1, "responses": replies}))
+        (fault or send)(self, text)
+
+    def reply(self, asked):
+        index = {doc_id: place for place, doc_id in enumerate(self.server.doc_ids)}
+        pool = None if asked["pool"] is None else np.array(sorted(index[doc_id] for doc_id in asked["pool"]))
+        with self.server.lock:  # the engines of this project serve one thread
+            found = self.server.retriever.rank([asked["query"]], [pool], asked["k"])[0]
+        hits = [
+            {"_id": self.server.doc_ids[document], "_score": score}
+            for document, score in zip(found.documents.tolist(), found.scores.tolist(), strict=True)
+        ]
+        return {"hits": {"hits": hits}, "timed_out": False, "_shards": {"failed": 0}, "status": 200}
+
+    def log_message(self, *arguments):
+        pass
+
+
+def understood(request):
+    """Return query, k and pool of a request as the template elasticsearch writes it."""
+    query, pool = request["query"], None
+    for inner in [query["bool"]] if "bool" in query else []:
+        pool, query = inner["filter"][0]["ids"]["values"], inner["must"][0]
+    return {"query": query["multi_match"]["query"], "fields": query["multi_match"]["fields"], "k": request["size"], "pool": pool}
+
+
+def send(handler, text, status=200, length=None, **headers):
+    """Answer."""
+    content = text.encode()
+    handler.send_response(status)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(content) if length is None else length))
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+    handler.wfile.write(content)
+
+
+def status(code, text="{}", **headers):
+    """Return a fault: this status."""
+    return lambda handler, _: send(handler, text, code, **headers)
+
+
+def slow(seconds):
+    """Return a fault: the right answer, too late."""
+
+    def fault(handler, text):
+        time.sleep(seconds)
+        with contextlib.suppress(OSError):
+            send(handler, text)
+
+    return fault
+
+
+def dripping(handler, text):
+    """A fault: a byte now and then, each within the time-out."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        for _ in range(40):
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
+            time.sleep(0.05)
+    handler.close_connection = True
+
+
+def cut_at_once(handler, text):
+    """A fault: the connection ends without an answer."""
+    handler.close_connection = True
+
+
+def cut_within(handler, text):
+    """A fault: the connection ends in the middle of the answer."""
+    send(handler, text[: len(text) // 2], length=len(text))
+    handler.close_connection = True
+
+
+def instead(text):
+    """Return a fault: this text with status 200."""
+    return lambda handler, _: send(handler, text)
+
+
+@contextlib.contextmanager
+def running(retriever, doc_ids):
+    """Run a server in a thread."""
+    server = Server(retriever, doc_ids)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
