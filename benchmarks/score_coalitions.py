@@ -2,14 +2,14 @@
 
     python benchmarks/score_coalitions.py [--documents FILE --queries FILE] [--coalitions 40000] [--peer-coalitions 200]
 
-Without files: ../shared/data/chorus-icecat beside the repository, else the demo shop. Answers are eight phrases from titles of products that
-a query finds, eight answers a query; coalitions are all their windows. Every engine starts from the same texts and ends with nDCG@10 of the
-same judgments. The product is given the segments and which of them are present (`JudgedReward.coalition_values`, what score-coalitions
+Without files: ../shared/data/chorus-icecat beside the repository, else the demo shop. Answers are eight phrases from titles of products
+that a query finds, eight answers a query; coalitions are all their windows. Every engine starts from the same texts and ends with nDCG@10
+of the same judgments. The product is given the segments and which are present (`JudgedReward.coalition_values`, what score-coalitions
 calls), rank-bm25 one query at a time (`get_scores`, then the best ten), bm25s all queries in one call of its own (`retrieve`); a line more
 gives bm25s its scores alone (`get_scores`). Peers score a random part of the coalitions. Where definitions differ, idf is set to what both
 have: robertson beside rank-bm25 (which gives words of more than half of the documents a weight of its own), lucene beside bm25s.
 
-Ratios are of wall time, of the best of three repeats; CPU time of all threads stands beside it. The last lines per candidates end in the ratio.
+Ratios are of wall time, of the best of three repeats; CPU time of all threads stands beside it. Lines of peers end in the ratio.
 """
 
 from __future__ import annotations
@@ -103,9 +103,8 @@ def compare(work: Work, pool_size: int, arguments: argparse.Namespace) -> None:
     prompt_ids, texts = work.texts()
     where = f"pools of {pool_size}" if pool_size else "the whole catalogue"
     mean_words = sum(len(words(text)) for text in texts) / len(texts)
-    print(
-        f"{where}: {work.tables[0].height:,} documents, {len(texts):,} coalitions of {len(work.parts):,} answers, {mean_words:.1f} words each"
-    )
+    count = work.tables[0].height
+    print(f"{where}: {count:,} documents, {len(texts):,} coalitions of {len(work.parts):,} answers, {mean_words:.1f} words each")
     part = np.sort(generator(arguments.seed, "peers").choice(len(texts), size=min(arguments.peer_coalitions, len(texts)), replace=False))
     chosen_ids, chosen = [prompt_ids[row] for row in part], [texts[row] for row in part]
     for peer, idf in (("rank-bm25", "robertson"), ("bm25s", "lucene")):
@@ -178,10 +177,7 @@ def make_work(documents: pl.DataFrame, queries: list[str], pool_size: int, count
     titles = [words(title) for title in documents.sort("doc_id")["title"].to_list()]
     placeholder = pl.DataFrame(schema=POOLS.schema)
     search = JudgedReward(documents, pl.DataFrame(schema=PROMPTS.schema), pl.DataFrame(schema=QRELS.schema), placeholder, params.Params())
-    present = np.array(
-        [[first <= index < last for index in range(SEGMENTS)] for first in range(SEGMENTS) for last in range(first + 1, SEGMENTS + 1)]
-    )
-    present = np.concatenate((np.zeros((1, SEGMENTS), dtype=bool), present))
+    present = coalitions.contiguous(SEGMENTS, SEGMENTS, 0, generator(seed, "none"))
     rows: dict[str, list[tuple[Any, ...]]] = {"prompts": [], "qrels": [], "pools": []}
     prompt_ids: list[str] = []
     parts: list[list[str]] = []
