@@ -200,7 +200,7 @@ class Retrieval:
     query_terms: str = parameter(
         "distinct", "distinct: a repeated query word counts once; counted: the textbook sum", choices=("distinct", "counted")
     )
-    fields: list[str] = parameter([], "text fields that are indexed; empty: all")
+    fields: list[str] = parameter([], "text fields that are indexed; empty: all; title^2 counts a field twice (bm25)")
     dense: Dense = dataclasses.field(default_factory=Dense)
     hybrid: Hybrid = dataclasses.field(default_factory=Hybrid)
     http: Http = dataclasses.field(default_factory=Http)
