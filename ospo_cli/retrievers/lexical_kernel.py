@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 # Documents of a block: its scores live in the first level cache.
-BLOCK_BITS = 8
+BLOCK_BITS = 6
 # Blocks of a super-block, whose bounds are looked at first.
 SUPER = 16
 # Longest list of best weights that is kept per frequent term, and largest k of these loops.
@@ -64,19 +64,21 @@ def _offer(document, size, slots, weights, multiplicity, lanes, width, k, totals
 
 @njit(nogil=True, cache=True)
 def _offer_block(
-    low, terms, words, table, held, bounds, floors, infinity, candidates, slots, slot_weights, catalogue_of, seen, skip_seen, multiplicity,
-    lanes, width, k, totals, counts, theta, top_documents, top_scores,
+    low, terms, words, table, held, bounds, floors, most, slot_floor, pair_floor, infinity, candidates, slots, slot_weights, catalogue_of,
+    seen, skip_seen, multiplicity, lanes, width, k, totals, counts, theta, top_documents, top_scores,
 ):  # fmt: skip
     # Offer the documents of a block whose sum over all terms of the group can matter; clear the block's sums and marks.
     size_of_block = bounds.shape[0]
     found = 0
+    offered = 0
     for local in range(size_of_block):
         candidates[found] = local
         found += bounds[local] >= floors[local]
-    for i in range(found):
-        local = candidates[i]
+    for candidate in range(found):
+        local = candidates[candidate]
         if skip_seen and seen[low + local]:
             continue
+        bounds_of = bounds[local]
         size = 0
         for word in range(words):
             bits = held[local, word]
@@ -87,6 +89,18 @@ def _offer_block(
                 slots[size] = s
                 slot_weights[size] = table[local, s]
                 size += np.int64(is_held)
+        # A coalition holds one of its terms, which then weighs enough alone, or two of them at least.
+        is_good = size == 1
+        lowest = infinity
+        for i in range(size):
+            if is_good or slot_weights[i] * most[slots[i]] >= slot_floor[slots[i]]:
+                is_good = True
+                break
+            for j in range(i):
+                lowest = min(lowest, pair_floor[slots[i], slots[j]])
+        if not is_good and bounds_of < lowest:
+            continue
+        offered += 1
         _offer(
             catalogue_of[low + local], size, slots, slot_weights, multiplicity, lanes, width, k, totals, counts, theta, top_documents,
             top_scores,
@@ -97,19 +111,26 @@ def _offer_block(
     for local in range(size_of_block):
         for word in range(words):
             held[local, word] = 0
-    return found
+    return offered
 
 
 @njit(nogil=True, cache=True)
-def _refresh(slot_floor, terms, lanes, multiplicity, theta):
-    # The lowest score that matters to any coalition which holds the term.
+def _refresh(slot_floor, pair_floor, terms, lanes, width, multiplicity, theta):
+    # The lowest score that matters to any coalition which holds a term, and to any which holds two.
+    infinity = theta[lanes]
     for s in range(terms):
-        lowest = theta[lanes]
         row = multiplicity[s]
-        for c in range(lanes):
-            if row[c] > 0 and theta[c] < lowest:
-                lowest = theta[c]
+        lowest = infinity
+        for c in range(width):
+            lowest = min(lowest, theta[c] if row[c] > 0 else infinity)
         slot_floor[s] = lowest
+        for other in range(s):
+            other_row = multiplicity[other]
+            lowest = infinity
+            for c in range(width):
+                lowest = min(lowest, theta[c] if row[c] > 0 and other_row[c] > 0 else infinity)
+            pair_floor[s, other] = lowest
+            pair_floor[other, s] = lowest
 
 
 @njit(nogil=True, cache=True)
@@ -213,6 +234,7 @@ def rank_groups(
     multiplicity = np.zeros((most_terms, widest), dtype=out_scores.dtype)
     most = np.zeros(most_terms, dtype=out_scores.dtype)
     slot_floor = np.zeros(most_terms, dtype=out_scores.dtype)
+    pair_floor = np.zeros((most_terms, most_terms), dtype=out_scores.dtype)
     totals = np.zeros(widest, dtype=out_scores.dtype)
     theta = np.zeros(widest, dtype=out_scores.dtype)
     counts = np.zeros(widest, dtype=np.int64)
@@ -282,7 +304,7 @@ def rank_groups(
             else:
                 rare[rare_count] = s
                 rare_count += 1
-        _refresh(slot_floor, terms, lanes, multiplicity, theta)
+        _refresh(slot_floor, pair_floor, terms, lanes, width, multiplicity, theta)
         words = (terms + 63) // 64
 
         if is_pooled:
@@ -309,7 +331,7 @@ def rank_groups(
                     )
                 step -= 1
                 if step == 0:
-                    _refresh(slot_floor, terms, lanes, multiplicity, theta)
+                    _refresh(slot_floor, pair_floor, terms, lanes, width, multiplicity, theta)
                     step = 64
         elif terms > 0:
             # First every document that holds a rare term; its frequent terms are looked up, or the block is taken as a whole.
@@ -387,17 +409,17 @@ def rank_groups(
                                 floors[local] = min(floors[local], slot_floor[s])
                 read += entries
                 offered += _offer_block(
-                    low, terms, words, table, held, bounds, floors, infinity, candidates, slots, slot_weights, catalogue_of, seen, False,
-                    multiplicity, lanes, width, k, totals, counts, theta, top_documents, top_scores,
+                    low, terms, words, table, held, bounds, floors, most, slot_floor, pair_floor, infinity, candidates, slots, slot_weights,
+                    catalogue_of, seen, False, multiplicity, lanes, width, k, totals, counts, theta, top_documents, top_scores,
                 )  # fmt: skip
                 until_refresh -= 1
                 if until_refresh == 0:
-                    _refresh(slot_floor, terms, lanes, multiplicity, theta)
+                    _refresh(slot_floor, pair_floor, terms, lanes, width, multiplicity, theta)
                     wait = min(2 * wait, 32)
                     until_refresh = wait
             # Then the blocks where a document of frequent terms alone can still matter.
             if frequent_count > 0:
-                _refresh(slot_floor, terms, lanes, multiplicity, theta)
+                _refresh(slot_floor, pair_floor, terms, lanes, width, multiplicity, theta)
                 until_refresh = 1
                 wait = 1
                 for group_of_blocks in range(super_first.shape[0]):
@@ -426,12 +448,12 @@ def rank_groups(
                                 bounds[local] += most[s] * weights[p]
                                 floors[local] = min(floors[local], slot_floor[s])
                         offered += _offer_block(
-                            low, terms, words, table, held, bounds, floors, infinity, candidates, slots, slot_weights, catalogue_of, seen,
-                            has_seen, multiplicity, lanes, width, k, totals, counts, theta, top_documents, top_scores,
+                            low, terms, words, table, held, bounds, floors, most, slot_floor, pair_floor, infinity, candidates, slots,
+                            slot_weights, catalogue_of, seen, has_seen, multiplicity, lanes, width, k, totals, counts, theta, top_documents, top_scores,
                         )  # fmt: skip
                         until_refresh -= 1
                         if until_refresh == 0:
-                            _refresh(slot_floor, terms, lanes, multiplicity, theta)
+                            _refresh(slot_floor, pair_floor, terms, lanes, width, multiplicity, theta)
                             wait = min(2 * wait, 32)
                             until_refresh = wait
                 is_done[:] = 0
