@@ -266,6 +266,11 @@ class InvertedIndex:
         return np.array([vocabulary[term] for term in terms if term in vocabulary], dtype=np.int32)
 
 
+def index_folder(cache: Path | None, fingerprint: str) -> Path | None:
+    """Return where an index is kept; that of another version of this program stands beside it."""
+    return None if cache is None else cache / "index" / f"{VERSION}-{fingerprint}"
+
+
 KERNEL_ARRAYS = (
     "starts", "documents", "weights", "catalogue_of", "forward_starts", "forward_terms", "forward_weights", "frequent_row",
     "block_starts", "block_bounds", "super_bounds", "best_weights", "block_first", "super_first",

@@ -449,7 +449,8 @@ def rank_groups(
                                 floors[local] = min(floors[local], slot_floor[s])
                         offered += _offer_block(
                             low, terms, words, table, held, bounds, floors, most, slot_floor, pair_floor, infinity, candidates, slots,
-                            slot_weights, catalogue_of, seen, has_seen, multiplicity, lanes, width, k, totals, counts, theta, top_documents, top_scores,
+                            slot_weights, catalogue_of, seen, has_seen, multiplicity, lanes, width, k, totals, counts, theta,
+                            top_documents, top_scores,
                         )  # fmt: skip
                         until_refresh -= 1
                         if until_refresh == 0:
