@@ -42,7 +42,7 @@ class Dense:
         searching = {"flat": (), "hnsw": (used.hnsw_links, used.hnsw_search), "ivf": (used.ivf_lists, used.ivf_probes)}[used.index]
         self.fingerprint = catalogue.fingerprint("dense-1", self.encoder.fingerprint, used.index, searching)
         self.count = len(catalogue.doc_ids)
-        self._folder = layout.cache / "dense"
+        self._folder = (layout.cache if cache is None else cache) / "dense"
         # Each distinct text once: row_of names the vector of a document, −1 where it has no text.
         texts: dict[str, int] = {}
         self.row_of = np.array(
