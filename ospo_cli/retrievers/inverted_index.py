@@ -28,7 +28,7 @@ WEIGHT_BITS = 26
 FREQUENT_SHARE = 64
 # Coalitions that one pass over the postings serves, and over a pool, where reading its documents is most of the work.
 LARGEST_GROUP = 64
-LARGEST_POOLED_GROUP = 256
+LARGEST_POOLED_GROUP = 128
 # Bags of terms that are remembered by their text.
 REMEMBERED_TEXTS = 1 << 17
 

@@ -63,6 +63,18 @@ def _offer(document, size, slots, weights, multiplicity, lanes, width, k, totals
 
 
 @njit(nogil=True, cache=True)
+def _can_enter(size, bound, slots, weights, most, slot_floor, pair_floor, infinity):
+    # A coalition holds one of the document's terms, which then weighs enough alone, or two of them at least.
+    lowest = infinity
+    for i in range(size):
+        if weights[i] * most[slots[i]] >= slot_floor[slots[i]]:
+            return True
+        for j in range(i):
+            lowest = min(lowest, pair_floor[slots[i], slots[j]])
+    return size > 1 and bound >= lowest
+
+
+@njit(nogil=True, cache=True)
 def _offer_block(
     low, terms, words, table, held, bounds, floors, most, slot_floor, pair_floor, infinity, candidates, slots, slot_weights, catalogue_of,
     seen, skip_seen, multiplicity, lanes, width, k, totals, counts, theta, top_documents, top_scores,
@@ -89,16 +101,7 @@ def _offer_block(
                 slots[size] = s
                 slot_weights[size] = table[local, s]
                 size += np.int64(is_held)
-        # A coalition holds one of its terms, which then weighs enough alone, or two of them at least.
-        is_good = size == 1
-        lowest = infinity
-        for i in range(size):
-            if is_good or slot_weights[i] * most[slots[i]] >= slot_floor[slots[i]]:
-                is_good = True
-                break
-            for j in range(i):
-                lowest = min(lowest, pair_floor[slots[i], slots[j]])
-        if not is_good and bounds_of < lowest:
+        if not _can_enter(size, bounds_of, slots, slot_weights, most, slot_floor, pair_floor, infinity):
             continue
         offered += 1
         _offer(
@@ -308,7 +311,8 @@ def rank_groups(
         words = (terms + 63) // 64
 
         if is_pooled:
-            step = 16
+            until_refresh = 16
+            wait = 16
             for p in range(pool_starts[g], pool_starts[g + 1]):
                 document = pool[p]
                 size = 0
@@ -320,19 +324,18 @@ def rank_groups(
                         size += 1
                 read += forward_starts[document + 1] - forward_starts[document]
                 bound = np.int64(0)
-                lowest = np.int64(infinity)
                 for i in range(size):
                     bound += most[slots[i]] * slot_weights[i]
-                    lowest = min(lowest, np.int64(slot_floor[slots[i]]))
-                if size > 0 and bound >= lowest:
+                if size > 0 and _can_enter(size, bound, slots, slot_weights, most, slot_floor, pair_floor, infinity):
                     offered += 1
                     _offer(
                         document, size, slots, slot_weights, multiplicity, lanes, width, k, totals, counts, theta, top_documents, top_scores
                     )
-                step -= 1
-                if step == 0:
+                until_refresh -= 1
+                if until_refresh == 0:
                     _refresh(slot_floor, pair_floor, terms, lanes, width, multiplicity, theta)
-                    step = 64
+                    wait *= 2
+                    until_refresh = wait
         elif terms > 0:
             # First every document that holds a rare term; its frequent terms are looked up, or the block is taken as a whole.
             until_refresh = 1
