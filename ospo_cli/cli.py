@@ -592,7 +592,7 @@ def lab(
 @app.command("init")
 def init(
     directory: Annotated[Path, typer.Argument(help="Folder to make; must be empty or absent.")],
-    preset: Annotated[str, typer.Option("--preset", help="Name of the preset; a wrong name lists what exists.")] = "demo",
+    preset: Annotated[str, typer.Option("--preset", help="Project, algorithm, or PROJECT+ALGORITHM; a wrong name lists them.")] = "demo",
 ) -> None:
     """Start a project of your own: params.yaml, dvc.yaml and a short README."""
     from ospo_cli import presets
@@ -614,6 +614,19 @@ def fetch_policy(
     folder = to if to is not None else Layout(project).pretrained(name)
     fetch(name, folder)
     typer.echo(f"wrote {folder}")
+
+
+@app.command("merge")
+def merge(
+    iteration: Annotated[int, typer.Option("--iter", "-k", min=0, help="Policy that is merged; 0 is the warm start.")],
+    to: Annotated[Path | None, typer.Option("--to", help="Folder to write.", show_default="data/merged/K")] = None,
+    project: Project = HERE,
+) -> None:
+    """Write an adapter policy as one folder of full weights, its base included."""
+    from ospo_cli.layout import Layout
+    from ospo_cli.stages import merge as stage
+
+    typer.echo(f"wrote {stage.execute(Layout(project), iteration, to)['folder']}")
 
 
 @app.callback(invoke_without_command=True)

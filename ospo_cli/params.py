@@ -85,6 +85,7 @@ class Policy:
     lora_rank: int = parameter(0, "rank of the LoRA adapter; 0 trains the full weights", minimum=0, maximum=4096)
     lora_alpha: float = parameter(16.0, "scale of the LoRA adapter", minimum=0)
     lora_dropout: float = parameter(0.0, "dropout of the LoRA adapter", minimum=0, maximum=0.9)
+    load_in_4bit: bool = parameter(False, "QLoRA: the base's weights in 4 bits under the adapter; not built yet, refused with the reason")
     threads: int = parameter(1, "threads of torch; changes the last bits of the weights", minimum=1, maximum=1024)
 
 
@@ -199,7 +200,7 @@ class Retrieval:
     query_terms: str = parameter(
         "distinct", "distinct: a repeated query word counts once; counted: the textbook sum", choices=("distinct", "counted")
     )
-    fields: list[str] = parameter([], "text fields that are indexed; empty: all")
+    fields: list[str] = parameter([], "text fields that are indexed; empty: all; title^2 counts a field twice (bm25)")
     dense: Dense = dataclasses.field(default_factory=Dense)
     hybrid: Hybrid = dataclasses.field(default_factory=Hybrid)
     http: Http = dataclasses.field(default_factory=Http)
@@ -393,6 +394,11 @@ class Attribute:
         "divide", "a segment's mass is divided over its tokens, or copied to each (rules that keep the sum)", choices=("divide", "copy")
     )
     normalize: str = parameter("std", "group advantage: std (divide by the group's standard deviation) or none", choices=("std", "none"))
+    baseline: str = parameter(
+        "group",
+        "what a reward is compared with, and whose deviation divides it: its rollout group, or the batch of all rollouts (rule uniform)",
+        choices=("group", "batch"),
+    )
     clip: float | None = parameter(None, "clip token advantages at ± clip · std of the group advantages; null never clips", minimum=0)
 
 
@@ -400,19 +406,60 @@ class Attribute:
 class Update:
     """The policy-gradient step."""
 
-    learning_rate: float = parameter(5e-4, "AdamW's learning rate", minimum=0)
+    learning_rate: float = parameter(5e-4, "AdamW's learning rate, or its peak", minimum=0)
+    schedule: str = parameter(
+        "constant", "fall of the learning rate over all iterations: constant, linear or cosine", choices=("constant", "linear", "cosine")
+    )
+    warmup_steps: int = parameter(0, "first optimiser steps, over iterations, in which the learning rate rises", minimum=0)
     weight_decay: float = parameter(0.0, "AdamW's weight decay", minimum=0)
     epochs: int = parameter(1, "passes over the iteration's rollouts", minimum=1)
+    groups: str = parameter(
+        "all",
+        "rollout groups in the steps: all, or alive (those with an advantage; dynamic sampling draws more prompts and leaves the rest out)",
+        choices=("all", "alive"),
+    )
+    max_groups: int = parameter(0, "most rollout groups in the steps, by seed; 0 is no limit", minimum=0)
     groups_per_step: int = parameter(16, "rollout groups per optimiser step", minimum=1)
     tokens_per_micro_batch: int = parameter(
         2048, "tokens (padding included) of one forward pass; changes no result but rounding", minimum=1
     )
     clip_low: float = parameter(0.2, "ε of the lower clip of the ratio", minimum=0, maximum=1)
     clip_high: float = parameter(0.2, "ε of the upper clip of the ratio", minimum=0)
+    dual_clip: float = parameter(0.0, "bound of the ratio where the advantage is negative, above 1 + clip_high; 0 is off", minimum=0)
+    ratio: str = parameter(
+        "token",
+        "ratio of each token, of its sequence (geometric mean, GSPO), or sequence-token (that value with each token's own gradient)",
+        choices=("token", "sequence", "sequence-token"),
+    )
     trace: float = parameter(0.0, "λ of GRPO-λ: log-ratios are summed backwards with this decay; 0 is off", minimum=0, maximum=1)
     aggregation: str = parameter("seq_mean", "seq_mean, token_mean or constant", choices=("seq_mean", "token_mean", "constant"))
-    kl_weight: float = parameter(0.0, "β of the k3 penalty to policy 000", minimum=0)
+    kl_weight: float = parameter(0.0, "β of the penalty that pulls to policy 000", minimum=0)
+    kl: str = parameter(
+        "k3",
+        "term of the penalty: k1 (log-ratio; in the plain loss its pull is 0 on average), k2 (half its square) or k3",
+        choices=("k1", "k2", "k3"),
+    )
+    kl_in: str = parameter(
+        "loss",
+        "loss, weighted-loss (times the ratio, for samples of an older policy) or reward (a completion's sum off its advantage)",
+        choices=("loss", "weighted-loss", "reward"),
+    )
+    entropy_bonus: float = parameter(0.0, "weight of the entropy in the loss", minimum=0)
+    sampler_correction: str = parameter(
+        "none",
+        "importance weights for a sampler that is not the trained policy to the last digit (vLLM), at most sampler_bound: truncate, or "
+        "mask (0 beyond), per token or per sequence",
+        choices=("none", "token-truncate", "token-mask", "sequence-truncate", "sequence-mask"),
+    )
+    sampler_bound: float = parameter(2.0, "largest weight of a sampled token (sampler_correction)", minimum=1)
     max_gradient_norm: float = parameter(1.0, "gradient clipping; 0 never clips", minimum=0)
+    precision: str = parameter(
+        "float32", "arithmetic of the passes: float32, or bfloat16 (autocast; needs a GPU)", choices=("float32", "bfloat16")
+    )
+    gradient_checkpointing: bool = parameter(False, "compute each layer again in the backward pass: less memory, a third more time")
+    reference_groups: int = parameter(
+        16, "rollout groups on which the divergence from policy 000 is measured where no penalty needs it; 0 measures none", minimum=0
+    )
     max_logprob_mismatch: float = parameter(
         0.05, "largest difference allowed between the sampler's log-probabilities and the first forward pass's", minimum=0
     )
@@ -518,7 +565,24 @@ def from_mapping(content: object, where: str = "params.yaml") -> Params:
     params = Params(**{name: _section(where, name, kind, content[name]) for name, kind in SECTIONS.items()})
     _check_segment(where, params.segment)
     _check_own_reward(where, params.score_coalitions)
+    _check_update(where, params.update)
+    if params.attribute.baseline == "batch" and params.attribute.rule != "uniform":
+        raise ParameterError(
+            f"{where}: attribute.baseline",
+            "batch gives groups of equal rewards an advantage, but shares are not evaluated there",
+            found=f"rule {params.attribute.rule}",
+            expected="rule uniform, or baseline group",
+        )
     return params
+
+
+def _check_update(where: str, update: Update) -> None:
+    if update.dual_clip and update.dual_clip <= 1 + update.clip_high:
+        raise ParameterError(
+            f"{where}: update.dual_clip", "lies within the clip", found=update.dual_clip, expected=f"0 or above {1 + update.clip_high:g}"
+        )
+    if update.trace > 0 and update.ratio != "token":
+        raise ParameterError(f"{where}: update.trace", "is of token ratios", found=f"ratio: {update.ratio}", expected="ratio: token")
 
 
 def _check_own_reward(where: str, settings: ScoreCoalitions) -> None:

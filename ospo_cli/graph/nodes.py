@@ -167,11 +167,13 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
             ("train.seed", "attribute", *(f"score_coalitions.{name}" for name in ATTRIBUTE_READS)),
         )  # fmt: skip
     if stage == "update":
-        reference = (str(layout.policy(0)),) if params.update.kl_weight > 0 and iteration > 1 else ()
+        needs_reference = params.update.kl_weight > 0 or params.update.reference_groups > 0
+        reference = (str(layout.policy(0)),) if needs_reference and iteration > 1 else ()
+        length = ("train.iterations",) if params.update.schedule != "constant" else ()
         return Node(
             stage, iteration, (*of(iteration, "rollouts.parquet", "token_advantages.parquet"), behavior, *reference),
             (str(layout.policy(iteration)), *of(iteration, "update_steps.json")), of(iteration, "update_metrics.json"),
-            ("train.seed", "policy", "rollout.temperature", "update"),
+            ("train.seed", *length, "policy", "rollout.temperature", "rollout.max_new_tokens", "update"),
         )  # fmt: skip
     raise ParameterError(
         stage, "no such stage", expected="prepare-data, warm-start, evaluate, report, score-queries, " + ", ".join(ITERATED)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import warnings
 from collections.abc import Iterator
@@ -22,6 +23,22 @@ from ospo_cli.policies.small_llama import torch_generator
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIGURATION = "adapter_config.json"
+
+
+def check_quantization(policy: Policy) -> None:
+    """Raise PolicyError where `load_in_4bit` is set, naming what stands in its way here."""
+    if not policy.load_in_4bit:
+        return
+    missing = [] if torch.cuda.is_available() else ["no GPU"]
+    if importlib.util.find_spec("bitsandbytes") is None:
+        missing.append("no package bitsandbytes")
+    raise PolicyError(
+        "policy.load_in_4bit",
+        "weights in 4 bits cannot be used here" if missing else "weights in 4 bits are not built in this version",
+        found=", ".join(missing) or "GPU and bitsandbytes",
+        expected="false",
+        remedy="train the adapter over float32 weights (load_in_4bit: false), or over a smaller base",
+    )
 
 
 def write_fresh_adapter(target: Path, base: Path, project: Path, policy: Policy, seed: int) -> None:

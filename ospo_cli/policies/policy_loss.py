@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class TokenLoss:
-    """Loss (a scalar with gradient) and what happened at each token, detached."""
+    """Loss (a scalar with gradient), the parts that it is the sum of, and what happened at each token, detached."""
 
     loss: torch.Tensor
+    parts: dict[str, torch.Tensor]
     ratios: torch.Tensor
     is_clipped: torch.Tensor
     penalties: torch.Tensor
@@ -31,37 +32,98 @@ def clipped_loss(
     kl_weight: float = 0.0,
     trace: float = 0.0,
     lengths: Sequence[int] | None = None,
+    *,
+    dual_clip: float = 0.0,
+    ratio: str = "token",
+    kl: str = "k3",
+    is_kl_weighted: bool = False,
+    entropies: torch.Tensor | None = None,
+    entropy_bonus: float = 0.0,
+    correction: torch.Tensor | None = None,
 ) -> TokenLoss:
-    """Return Σ_t w_t · (−min(ratio·A, clip(ratio, 1−ε_low, 1+ε_high)·A) + β·k3).
+    """Return Σ_t w_t · (c_t · −min(ratio·A, clip(ratio, 1−ε_low, 1+ε_high)·A) + β·k − η·H).
 
     Args:
         logprobs: [tokens] under the policy in training, with gradient.
         behavior_logprobs: [tokens] under the policy that sampled.
-        advantages: [tokens].
-        weights: [tokens] from `token_weights`.
+        advantages: [tokens] A.
+        weights: [tokens] w from `token_weights`.
         clip_low: ε of the lower clip.
         clip_high: ε of the upper clip.
         reference_logprobs: [tokens] under the reference policy; needed for a penalty.
         kl_weight: β of the penalty.
         trace: λ of GRPO-λ; above 0 a token's ratio is that of its trace, see `traced`.
-        lengths: [rows] tokens of each row, one after another; needed for a trace.
+        lengths: [rows] tokens of each row, one after another; needed for a trace and for ratios of sequences.
+        dual_clip: bound of the ratio where A < 0; 0 is none.
+        ratio: token; sequence (the geometric mean over the row, GSPO); sequence-token (its value, but each token's own gradient).
+        kl: k1, k2 or k3, see `kl_terms`.
+        is_kl_weighted: the penalty is multiplied by the ratio, with its gradient.
+        entropies: [tokens] H with gradient; needed for a bonus.
+        entropy_bonus: η.
+        correction: [tokens] c, constant weights for a sampler that is not the policy that training starts from, see `sampler_weights`.
 
-    Source: Schulman et al., Proximal Policy Optimization Algorithms, 2017; k3: Schulman, Approximating KL Divergence, 2020.
+    Source: Schulman et al., Proximal Policy Optimization Algorithms, 2017; Ye et al., Mastering Complex Control in MOBA Games with Deep
+    Reinforcement Learning, 2020 (dual clip); Zheng et al., Group Sequence Policy Optimization, 2025.
     """
     log_ratios = logprobs - behavior_logprobs
+    if (trace > 0 or ratio != "token") and lengths is None:
+        raise ValueError("a trace, or the ratio of a sequence, needs the lengths of the rows")
     if trace > 0:
-        if lengths is None:
-            raise ValueError("a trace needs the lengths of the rows")
-        log_ratios = traced(log_ratios, lengths, trace)
+        log_ratios = traced(log_ratios, lengths or (), trace)
+    if ratio != "token":
+        means = row_means(log_ratios, lengths or ())
+        log_ratios = means if ratio == "sequence" else means.detach() + log_ratios - log_ratios.detach()
     ratios = torch.exp(log_ratios)
-    plain = ratios * advantages
+    bounded = torch.where(advantages < 0, ratios.clamp(max=dual_clip), ratios) if dual_clip > 0 else ratios
+    plain = bounded * advantages
     clipped = ratios.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages
     losses = -torch.minimum(plain, clipped)
-    penalties = torch.zeros_like(losses)
+    if correction is not None:
+        losses = losses * correction
+    parts = {"policy": (weights * losses).sum().detach()}
+    penalties = torch.zeros_like(logprobs)
     if reference_logprobs is not None:
-        penalties = k3(logprobs, reference_logprobs)
-        losses = losses + kl_weight * penalties
-    return TokenLoss((weights * losses).sum(), ratios.detach(), (clipped < plain).detach(), penalties.detach())
+        penalties = kl_terms(logprobs, reference_logprobs, kl)
+        pull = kl_weight * (penalties * ratios if is_kl_weighted else penalties)
+        parts["kl"] = (weights * pull).sum().detach()
+        losses = losses + pull
+    if entropies is not None and entropy_bonus > 0:
+        parts["entropy"] = (-entropy_bonus * weights * entropies).sum().detach()
+        losses = losses - entropy_bonus * entropies
+    is_clipped = (clipped < plain) | (bounded < ratios)
+    return TokenLoss((weights * losses).sum(), parts, ratios.detach(), is_clipped.detach(), penalties.detach())
+
+
+def row_means(values: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    """Return [tokens] the mean over each token's row, rows one after another.
+
+    >>> row_means(torch.tensor([1.0, 2.0, 6.0, 4.0]), [3, 0, 1]).tolist()
+    [3.0, 3.0, 3.0, 4.0]
+    """
+    parts = [row.mean().expand(len(row)) for row in torch.split(values, list(lengths)) if len(row)]
+    return torch.cat(parts) if parts else values
+
+
+def sampler_weights(log_ratios: NDArray[np.float32], lengths: Sequence[int], mode: str, bound: float) -> NDArray[np.float32]:
+    """Return [tokens] importance weights exp(l) for tokens that another program sampled, kept from growing without limit.
+
+    Args:
+        log_ratios: [tokens] l, log-probability of the policy at the start of training minus the sampler's; rows one after another.
+        lengths: [rows] tokens of each row.
+        mode: token-truncate (min(exp(l), bound)), token-mask (0 above the bound), sequence-truncate, sequence-mask (the same for Σ l of
+            the row, one weight for all of its tokens).
+        bound: C.
+
+    Source: Yao et al., Your Efficient RL Framework Secretly Brings You Off-Policy RL Training, 2025 (truncated); masked as TRL has it.
+    """
+    level, _, how = mode.partition("-")
+    if level == "sequence":
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        log_ratios = np.bincount(owner, weights=log_ratios, minlength=len(lengths))[owner].astype(np.float32)
+    weights = np.exp(np.minimum(log_ratios, 80.0, dtype=np.float32))
+    if how == "truncate":
+        return np.minimum(weights, np.float32(bound))
+    return np.where(weights <= bound, weights, np.float32(0.0))
 
 
 def traced(log_ratios: torch.Tensor, lengths: Sequence[int], trace: float) -> torch.Tensor:
@@ -89,10 +151,23 @@ def traced(log_ratios: torch.Tensor, lengths: Sequence[int], trace: float) -> to
     return torch.cat([summed[index, : len(row)] for index, row in enumerate(rows)])
 
 
-def k3(logprobs: torch.Tensor, other_logprobs: torch.Tensor) -> torch.Tensor:
-    """Return exp(d) − d − 1 with d = other − policy: ≥ 0, and KL(policy ‖ other) in expectation over the policy's own samples."""
+def kl_terms(logprobs: torch.Tensor, other_logprobs: torch.Tensor, kind: str) -> torch.Tensor:
+    """Return [tokens] terms whose expectation over the policy's own samples is KL(policy ‖ other), or near it.
+
+    With d = other − policy: k1 = −d (exact, of either sign; the expectation of its gradient is 0), k2 = d²/2 (the expectation of its
+    gradient is the divergence's), k3 = exp(d) − d − 1 (exact, ≥ 0; its gradient is that of the divergence the other way round).
+
+    Source: Schulman, Approximating KL Divergence, 2020.
+    """
     difference = other_logprobs - logprobs
-    return torch.expm1(difference) - difference
+    if kind == "k1":
+        return -difference
+    return 0.5 * difference**2 if kind == "k2" else torch.expm1(difference) - difference
+
+
+def k3(logprobs: torch.Tensor, other_logprobs: torch.Tensor) -> torch.Tensor:
+    """Return the term k3 of `kl_terms`."""
+    return kl_terms(logprobs, other_logprobs, "k3")
 
 
 def token_weights(lengths: Sequence[int], aggregation: str, max_new_tokens: int) -> NDArray[np.float64]:
@@ -112,7 +187,7 @@ def token_weights(lengths: Sequence[int], aggregation: str, max_new_tokens: int)
     elif aggregation == "token_mean":
         per_row = np.full(len(counts), 1.0 / max(int(counts.sum()), 1))
     elif aggregation == "constant":
-        per_row = np.full(len(counts), 1.0 / (len(counts) * max_new_tokens))
+        per_row = np.full(len(counts), 1.0 / (max(len(counts), 1) * max_new_tokens))
     else:
         raise ValueError(aggregation)
     return np.repeat(per_row, counts)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,15 @@ class TokenBatch:
     @property
     def tokens_in_all(self) -> int:
         return self.input_ids.numel()
+
+    def only(self, is_wanted: NDArray[np.bool_]) -> TokenBatch:
+        """Return the batch that asks for some of its targets: [tokens] which."""
+        if is_wanted.all():
+            return self
+        kept = torch.from_numpy(np.flatnonzero(is_wanted)).to(self.targets.device)
+        return replace(
+            self, predict_rows=self.predict_rows[kept], predict_positions=self.predict_positions[kept], targets=self.targets[kept]
+        )
 
 
 def build(groups: Sequence[Group], pad: int, device: torch.device | None = None) -> TokenBatch:

@@ -43,6 +43,11 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
+    @property
+    def finished_steps(self) -> int:
+        """Optimiser steps since the moments began, those of earlier iterations included."""
+        return max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
+
     def moments(self) -> dict[str, torch.Tensor]:
         """Return AdamW's state by name; empty before the first step."""
         tensors = {}

@@ -1,4 +1,8 @@
-"""Presets and own projects: `ospo init` writes params.yaml, dvc.yaml and a short README into a user's directory."""
+"""Presets and own projects: `ospo init` writes params.yaml, dvc.yaml and a short README into a user's directory.
+
+A preset is a project (demo, smollm2-movies, …), an algorithm (grpo, dapo, …: a row of parameters over the demo), or both, as in
+smollm2-movies+grpo.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from ospo_cli.graph import dvc
 from ospo_cli.parquet import replacing
 
 NAMES = ("demo", "smollm2-movies", "tables", "esci-qwen7b", "hm-qwen7b", "released")
+ALGORITHMS = ("grpo", "dr-grpo", "dapo", "gspo", "grpo-lambda", "ppo", "ospo-prop", "ospo-rank", "ours")
 
 DVC_CONFIG = """[core]
     analytics = false
@@ -62,7 +67,10 @@ def init(directory: Path, name: str) -> list[str]:
     if directory.exists() and (not directory.is_dir() or any(entry.name != ".git" for entry in directory.iterdir())):
         raise OspoError(directory, "is not an empty folder", remedy="give a new folder; nothing was written")
     directory.mkdir(parents=True, exist_ok=True)
-    readme = _text(f"{name}.md")
+    project, algorithm = _parted(name)
+    readme = _text(f"{project}.md")
+    if algorithm:
+        readme += f"\nAlgorithm: `{algorithm}`, as the row of that name in ospo's presets/algorithms.yaml sets it.\n"
     in_git = _in_git(directory)
     config = DVC_CONFIG if in_git else DVC_CONFIG + "    no_scm = true\n"
     contents = {
@@ -83,13 +91,30 @@ def init(directory: Path, name: str) -> list[str]:
     return [*lines, *(line[2:] for line in readme.splitlines() if line.startswith("$ "))]
 
 
+def algorithm_row(name: str) -> dict[str, dict[str, Any]]:
+    """Return the parameters of an algorithm, section -> name -> value."""
+    found: dict[str, dict[str, Any]] = yaml.safe_load(_text("algorithms.yaml"))["rows"][name]
+    return found
+
+
 def _merged(name: str) -> dict[str, Any]:
-    if name not in NAMES:
-        raise ParameterError("ospo init", "no such preset", found=name, expected=", ".join(NAMES))
+    project, algorithm = _parted(name)
     content = parameters.to_mapping(parameters.Params())
-    for section, overrides in (yaml.safe_load(_text(f"{name}.yaml")) or {}).items():
-        content[section] = _over(content.get(section, {}), overrides)
+    rows = [yaml.safe_load(_text(f"{project}.yaml")) or {}, *([algorithm_row(algorithm)] if algorithm else [])]
+    for row in rows:
+        for section, overrides in row.items():
+            content[section] = _over(content.get(section, {}), overrides)
     return content
+
+
+def _parted(name: str) -> tuple[str, str]:
+    """Return project and algorithm of a preset's name, the latter empty where there is none."""
+    first, _, second = name.partition("+")
+    project, algorithm = ("demo", first) if first in ALGORITHMS and not second else (first, second)
+    if project not in NAMES or (algorithm or "ours") not in ALGORITHMS:
+        expected = ", ".join((*NAMES, *ALGORITHMS)) + ", or PROJECT+ALGORITHM"
+        raise ParameterError("ospo init", "no such preset", found=name, expected=expected)
+    return project, algorithm
 
 
 def _over(content: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

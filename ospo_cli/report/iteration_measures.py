@@ -34,9 +34,29 @@ MEASURES = (
     Measure("repetition", "Repetition part", "minus the number of repeated words; unweighted"),
     Measure("entropy", "Entropy", "nats per token of the sampling policy"),
     Measure("behavior_kl", "KL to the sampling policy", "nats per token, at the end of the update's steps or their mean"),
-    Measure("reference_kl", "KL to the warm start", "nats per token; only where the penalty is on"),
+    Measure(
+        "reference_kl", "KL to the warm start", "nats per token; without a penalty that of the sampling policy, on some rollout groups"
+    ),
     Measure("clipped_fraction", "Clipped fraction", "share of tokens whose ratio the clip cut off"),
+    Measure("clipped_positive_fraction", "Clipped, advantage above 0", "share of those tokens: good ones that went up far enough"),
+    Measure("clipped_negative_fraction", "Clipped, advantage below 0", "share of those tokens: poor ones that went down far enough"),
+    Measure("last_ratio_99", "Largest ratios", "99 % quantile over tokens in the last step: new over old probability"),
+    Measure("last_ratio_01", "Smallest ratios", "1 % quantile over tokens in the last step"),
+    Measure(
+        "effective_share",
+        "Effective sample",
+        "of the ratios as importance weights in the last step; all of it while policy and sampler agree",
+    ),
+    Measure("logprob_mismatch", "Sampler mismatch", "largest difference of log-probabilities before the first step"),
+    Measure("policy_loss", "Loss: policy part", "clipped objective, mean over steps"),
+    Measure("kl_loss", "Loss: penalty", "weighted divergence from the warm start, mean over steps"),
+    Measure("entropy_loss", "Loss: entropy bonus", "weighted, mean over steps"),
     Measure("gradient_norm", "Gradient norm", "before clipping, mean over steps"),
+    Measure("moved_relative", "Update size", "norm of the change over the norm before, of the kind of weight that moved most"),
+    Measure("advantage_rms_answer", "Advantages: answer", "root mean square over the answer's tokens"),
+    Measure("advantage_rms_think", "Advantages: think", "root mean square over tokens outside answer and tags"),
+    Measure("advantage_rms_tags", "Advantages: tags", "root mean square over tags and end tokens"),
+    Measure("tokens_per_second", "Update speed", "completion tokens per second of training"),
     Measure("tokens", "Completion length", "tokens, end token included"),
     Measure("answer_words", "Answer length", "words"),
     Measure("segments", "Segments per answer", "players that share the credit; with one, every rule is GRPO"),
@@ -47,6 +67,19 @@ MEASURES = (
     Measure("untagged_share", "Without answer tags", "share of completions"),
     Measure("degenerate_share", "Degenerate groups", "share of rollout groups whose rewards are all equal: nothing to learn from"),
 )
+
+
+UPDATE_MEASURES = (
+    *("behavior_kl", "reference_kl", "clipped_fraction", "clipped_positive_fraction", "clipped_negative_fraction", "last_ratio_99"),
+    *("last_ratio_01", "effective_share", "logprob_mismatch", "policy_loss", "kl_loss", "entropy_loss", "gradient_norm", "moved_relative"),
+    *("advantage_rms_answer", "advantage_rms_think", "advantage_rms_tags", "tokens_per_second"),
+)
+# Measures whose metric has another name: a share's name ends in _fraction or _share here.
+_METRIC_OF = {
+    "clipped_positive_fraction": "clipped_fraction_positive",
+    "clipped_negative_fraction": "clipped_fraction_negative",
+    "effective_share": "last_effective_share",
+}
 
 
 def measure_iteration(
@@ -77,10 +110,10 @@ def measure_iteration(
         "untagged_share": _mean(~rollouts["has_answer_tags"]),
         "entropy": _number(metrics.get("rollout", {}).get("entropy")),
     }
-    for name in ("behavior_kl", "clipped_fraction", "gradient_norm"):
-        found[name] = _number(metrics.get("update", {}).get(name))
-    reference = _number(metrics.get("update", {}).get("reference_kl"))
-    found["reference_kl"] = reference or None  # 0 to the bit means that no reference was looked at
+    for name in UPDATE_MEASURES:
+        found[name] = _number(metrics.get("update", {}).get(_METRIC_OF.get(name, name)))
+    for name in ("reference_kl", "kl_loss", "entropy_loss"):
+        found[name] = found[name] or None  # 0 to the bit means that there is none
     found["segments"] = segments.height / rollouts.height if segments is not None and rollouts.height else None
     found["unions"] = _number(metrics.get("segment", {}).get("unions_per_answer_mean"))
     found["fallback_share"] = _number(metrics.get("segment", {}).get("fallback_share"))

@@ -18,6 +18,9 @@ DEGENERATE_SHARE = 0.5
 UNTAGGED_SHARE = 0.05
 CLIPPED_FRACTION = 0.3
 LEAST_SEGMENTS = 2.0
+LARGEST_RATIO = 4.0
+LEAST_EFFECTIVE_SHARE = 0.5
+LARGEST_MISMATCH = 0.01
 LEAST_PROMPTS = 100
 
 
@@ -41,7 +44,7 @@ def warning_signs(iterations: Sequence[dict[str, Any]], token_cap: int, held_out
         held_out_prompts: prompts of the evaluation, or None where there is none.
     """
     signs = [_length(iterations, token_cap), _repetition(iterations), _entropy(iterations), _degenerate(iterations), _format(iterations)]
-    signs += [_clipped(iterations), _segments(iterations)]
+    signs += [_clipped(iterations), _ratios(iterations), _mismatch(iterations), _segments(iterations)]
     if held_out_prompts is not None:
         found = f"{held_out_prompts} prompts"
         advice = "small differences cannot show: evaluate more prompts (evaluate.max_prompts, prepare_data.test_share, more judged queries)"
@@ -115,6 +118,35 @@ def _clipped(iterations: Sequence[dict[str, Any]]) -> Sign:
     return Sign(name, share > CLIPPED_FRACTION, f"at most {share:.1%} (iteration {iteration})" if share else "none", threshold, advice)
 
 
+def _ratios(iterations: Sequence[dict[str, Any]]) -> Sign:
+    name = "Ratio explosion"
+    threshold = (
+        f"1 % of an iteration's tokens beyond a ratio of {LARGEST_RATIO:g} (or 1/{LARGEST_RATIO:g}) in the last step, "
+        f"or an effective sample below {LEAST_EFFECTIVE_SHARE:.0%}"
+    )
+    advice = "a lower update.learning_rate, fewer update.epochs, or update.dual_clip"
+    most, least, share = (
+        _most(iterations, key, sign) for key, sign in (("last_ratio_99", 1), ("last_ratio_01", -1), ("effective_share", -1))
+    )
+    if most is None or least is None:
+        return Sign(name, None, "not measured", threshold, advice)
+    is_crossed = most[0] > LARGEST_RATIO or least[0] < 1 / LARGEST_RATIO or (share is not None and share[0] < LEAST_EFFECTIVE_SHARE)
+    found = f"{plain(least[0], 2)} (iteration {least[1]}) to {plain(most[0], 2)} (iteration {most[1]})"
+    return Sign(name, is_crossed, found + (f", effective sample {share[0]:.0%}" if share is not None else ""), threshold, advice)
+
+
+def _mismatch(iterations: Sequence[dict[str, Any]]) -> Sign:
+    name, threshold = (
+        "Sampler mismatch",
+        f"log-probabilities of sampler and trainer more than {LARGEST_MISMATCH:g} apart before the first step",
+    )
+    advice = "update.sampler_correction, or sample again with the policy that is trained"
+    most = _most(iterations, "logprob_mismatch")
+    if most is None:
+        return Sign(name, None, "not measured", threshold, advice)
+    return Sign(name, most[0] > LARGEST_MISMATCH, f"at most {most[0]:.1e} (iteration {most[1]})", threshold, advice)
+
+
 def _segments(iterations: Sequence[dict[str, Any]]) -> Sign:
     name, threshold = "Too few segments", f"fewer than {LEAST_SEGMENTS:g} per answer: with one segment, credit per segment is GRPO"
     advice = "a finer segment.level, or a task that pays for more attributes"
@@ -124,9 +156,10 @@ def _segments(iterations: Sequence[dict[str, Any]]) -> Sign:
     return Sign(name, value < LEAST_SEGMENTS, f"{plain(value, 2)} segments per answer in the last iteration", threshold, advice)
 
 
-def _most(iterations: Sequence[dict[str, Any]], key: str) -> tuple[float, int] | None:
-    known = [(row[key], -row["iteration"]) for row in iterations if row[key] is not None]
-    return (max(known)[0], -max(known)[1]) if known else None
+def _most(iterations: Sequence[dict[str, Any]], key: str, sign: int = 1) -> tuple[float, int] | None:
+    """Return the largest value (the smallest with sign -1) and the first iteration that has it."""
+    known = [(sign * row[key], -row["iteration"]) for row in iterations if row[key] is not None]
+    return (sign * max(known)[0], -max(known)[1]) if known else None
 
 
 def _last(iterations: Sequence[dict[str, Any]], key: str) -> float | None:

@@ -38,5 +38,10 @@ def over(name: str, catalogue: Catalogue, settings: params.Retrieval, cache: Pat
     if name not in RETRIEVERS:
         raise ParameterError("retriever", "unknown retriever", found=name, expected=", ".join(RETRIEVERS))
     module, attribute = RETRIEVERS[name].split(":")
-    retriever: Retriever = getattr(importlib.import_module(module), attribute)(catalogue, settings, cache)
+    kind = getattr(importlib.import_module(module), attribute)
+    if catalogue.weighted and not getattr(kind, "weighs_fields", False):
+        raise ParameterError(
+            "retrieval.fields", f"retriever {name} does not weigh fields", found="a weight other than 1", expected="names alone, or bm25"
+        )
+    retriever: Retriever = kind(catalogue, settings, cache)
     return retriever

@@ -88,14 +88,23 @@ class CoalitionRetriever(Protocol):
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Documents in the order of their ids, with the text that is indexed: the selected fields, joined by a line break."""
+    """Documents in the order of their ids, with the text that is indexed: the selected fields, joined by a line break.
+
+    weighted: weight and texts of each field, where one counts more or less than another (`title^2`); else empty, and `texts` say all.
+    """
 
     doc_ids: list[str]
     texts: list[str]
+    weighted: tuple[tuple[float, list[str]], ...] = ()
 
     @classmethod
     def from_documents(cls, documents: pl.DataFrame, fields: Sequence[str] = ()) -> Catalogue:
-        """Return the catalogue of table documents; no fields named: every String column but doc_id, category among them."""
+        """Return the catalogue of table documents; no fields named: every String column but doc_id, category among them.
+
+        A field may end in ^ and what an occurrence in it counts: `title^2`.
+        """
+        weights = dict(_weighted(field) for field in fields)
+        fields = list(weights)
         known = [name for name, dtype in documents.schema.items() if dtype == pl.String and name != "doc_id"]
         unknown = [name for name in fields if name not in known]
         if unknown:
@@ -119,7 +128,10 @@ class Catalogue:
         chosen = [name for name in known if not fields or name in fields]
         ordered = documents.sort("doc_id")
         text = pl.concat_str([pl.col(name).fill_null("") for name in chosen], separator="\n")
-        return cls(ordered["doc_id"].to_list(), ordered.select(text.alias("text"))["text"].to_list())
+        weighted: tuple[tuple[float, list[str]], ...] = ()
+        if any(weight != 1.0 for weight in weights.values()):
+            weighted = tuple((weights[name], ordered[name].fill_null("").to_list()) for name in chosen)
+        return cls(ordered["doc_id"].to_list(), ordered.select(text.alias("text"))["text"].to_list(), weighted)
 
     @cached_property
     def index_of(self) -> dict[str, int]:
@@ -129,11 +141,28 @@ class Catalogue:
     def fingerprint(self, *settings: object) -> str:
         """Return the SHA-256 of ids, texts and the settings given."""
         digest = hashlib.sha256(repr(settings).encode())
+        for weight, texts in self.weighted:
+            digest.update(repr((weight, len(texts))).encode())
+            for text in texts:
+                digest.update(len(text.encode()).to_bytes(8, "little") + text.encode())
         for doc_id, text in zip(self.doc_ids, self.texts, strict=True):
             for part in (doc_id.encode(), text.encode()):
                 digest.update(len(part).to_bytes(8, "little"))
                 digest.update(part)
         return digest.hexdigest()
+
+
+def _weighted(field: str) -> tuple[str, float]:
+    name, mark, text = field.rpartition("^")
+    if not mark:
+        return field, 1.0
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = float("nan")
+    if not 0 < weight <= 1000:
+        raise ParameterError("retrieval.fields", "a field's weight is no number", found=field, expected="such as title^2, above 0 to 1000")
+    return name, weight
 
 
 def best_first(documents: NDArray[np.int64], scores: NDArray[np.float64], k: int) -> Ranking:

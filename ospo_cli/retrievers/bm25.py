@@ -19,13 +19,16 @@ class BM25:
 
     Statistics are those of the whole catalogue, in pools too. idf is ln(1 + (N − n + .5)/(n + .5)) (lucene),
     ln((N − n + .5)/(n + .5)) where that is above 0, else 0 (robertson), or ln(N/n) (atire).
+    Weighted fields (`title^2`): tf and words are sums over fields, each occurrence as often as its field's weight says (BM25F as of 2004).
     `query_terms`: distinct counts a repeated query word once, counted as often as it occurs.
 
     Source: Robertson & Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009); variants as in
-    Kamphuis et al., "Which BM25 Do You Mean?" (2020).
+    Kamphuis et al., "Which BM25 Do You Mean?" (2020); fields as in Robertson, Zaragoza & Taylor, "Simple BM25 extension to multiple
+    weighted fields" (2004).
     """
 
     name = "bm25"
+    weighs_fields = True
     kept_from = 100_000
     reads_words_alone = True
 
@@ -33,7 +36,7 @@ class BM25:
         self.settings = settings
         self.fingerprint = catalogue.fingerprint("bm25-2", settings.k1, settings.b, settings.idf, settings.query_terms)
         self.index = InvertedIndex(
-            lambda: [Field(map(words, catalogue.texts))],
+            lambda: [Field(map(words, texts), weight) for weight, texts in catalogue.weighted or ((1.0, catalogue.texts),)],
             self._weigh,
             is_distinct=settings.query_terms == "distinct",
             folder=None if cache is None else cache / "index" / self.fingerprint,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ospo_cli.maths.ranking import Metric, metric_rows, parse_metric
 from ospo_cli.own_reward import OwnReward
 from ospo_cli.params import Params
 from ospo_cli.retrievers import build
-from ospo_cli.retrievers.base import BatchRetriever, PreparingRetriever, Ranking
+from ospo_cli.retrievers.base import BatchRetriever, CoalitionRetriever, Coalitions, PreparingRetriever, Ranking
 from ospo_cli.retrievers.remembered import Memory, Tally, is_kept
 from ospo_cli.store.folder import Store
 from ospo_cli.store.keys import scope
@@ -116,6 +117,46 @@ class JudgedReward:
                 positions_of, queries, lambda own, texts: self._measured(_grouped(own), texts, parsed, self._products)[:2]
             )
         return dict(zip(names, values.T.copy(), strict=True))
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether `coalition_values` can be asked: the retriever knows coalitions, and values are computed rather than looked up."""
+        return isinstance(self.retriever, CoalitionRetriever) and self.store is None
+
+    def coalition_values(
+        self,
+        prompt_ids: Sequence[str],
+        parts: Sequence[Sequence[str]],
+        present: Sequence[NDArray[np.bool_]],
+        *,
+        is_raw_if_empty: bool = False,
+    ) -> NDArray[np.float64]:
+        """Return the metric of every coalition of every answer, one below the other: `values` of their texts, bit for bit.
+
+        Args:
+            prompt_ids: of each answer; answers of a prompt that follow each other share their work.
+            parts: texts of each answer's segments; no word may reach from one into the next.
+            present: bool[coalitions, parts] of each answer.
+            is_raw_if_empty: an empty coalition is scored as the raw query.
+        """
+        if not isinstance(self.retriever, CoalitionRetriever):
+            raise TypeError(f"{self.retriever.name} ranks texts alone")
+        start_seconds = time.monotonic()
+        answers = []
+        for prompt_id, texts, members in zip(prompt_ids, parts, present, strict=True):
+            if self.composition == "append" or is_raw_if_empty:
+                has_raw = np.ones((len(members), 1), dtype=bool) if self.composition == "append" else ~members.any(axis=1, keepdims=True)
+                texts, members = [self.raw_query(prompt_id), *texts], np.concatenate((has_raw, members), axis=1)
+            answers.append(Coalitions(texts, members, self.pool(prompt_id)))
+        documents, _ = self.retriever.rank_coalitions(answers, self.metric.cutoff)
+        values = np.zeros(len(documents))
+        row = 0
+        for prompt_id, own in groupby(zip(prompt_ids, present, strict=True), key=itemgetter(0)):
+            last = row + sum(len(members) for _, members in own)
+            values[row:last] = self._measure(prompt_id, documents[row:last], [self.metric])[:, 0]
+            row = last
+        self.tally += Tally(asked=row, distinct=row, computed=row, compute_seconds=time.monotonic() - start_seconds)
+        return values
 
     def computed(self, prompt_ids: Sequence[str], queries: Sequence[str]) -> NDArray[np.float64]:
         """Return `values` from the retriever, whatever the store holds, and keep nothing."""
@@ -243,22 +284,25 @@ class JudgedReward:
     def _gain_rows(
         self, prompt_id: str, queries: list[str], cutoff: int, metrics: list[Metric], ranks: int
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        judged, gains = self.judged(prompt_id)
         pool = self.pool(prompt_id)
         candidate_count = len(self.doc_ids) if pool is None else len(pool)
         batch = max(1, BATCH_CELLS // max(1, min(cutoff or candidate_count, candidate_count)))
         values, products = np.zeros((len(queries), len(metrics))), np.full((len(queries), ranks), -1, dtype=np.int64)
         for start in range(0, len(queries), batch):
             documents = self._ranked(queries[start : start + batch], pool, cutoff)
-            # −1 (nothing retrieved at this rank) is searched too and never equals a judged document.
-            places = np.minimum(np.searchsorted(judged, documents), len(judged) - 1)
-            rows = np.where(judged[places] == documents, gains[places], 0.0)
-            retrieved = np.count_nonzero(documents >= 0, axis=1)
-            for column, metric in enumerate(metrics):
-                values[start : start + batch, column] = metric_rows(metric, rows, gains, retrieved)
+            values[start : start + batch] = self._measure(prompt_id, documents, metrics)
             width = min(ranks, documents.shape[1])
             products[start : start + batch, :width] = documents[:, :width]
         return values, products
+
+    def _measure(self, prompt_id: str, documents: NDArray[np.int64], metrics: list[Metric]) -> NDArray[np.float64]:
+        # Metrics float64[rankings, metrics] of documents int64[rankings, ranks] (−1 where nothing is retrieved).
+        judged, gains = self.judged(prompt_id)
+        # −1 is searched too and never equals a judged document.
+        places = np.minimum(np.searchsorted(judged, documents), len(judged) - 1)
+        rows = np.where(judged[places] == documents, gains[places], 0.0)
+        retrieved = np.count_nonzero(documents >= 0, axis=1)
+        return np.stack([metric_rows(metric, rows, gains, retrieved) for metric in metrics], axis=1)
 
     def _ranked(self, queries: list[str], pool: NDArray[np.int64] | None, cutoff: int) -> NDArray[np.int64]:
         if isinstance(self.retriever, BatchRetriever):

@@ -31,7 +31,7 @@ class Tally:
         asked: (prompt, text) pairs.
         distinct: different ones among those of a call.
         found: distinct ones that the store held.
-        computed: distinct ones that the retriever ranked.
+        computed: ones that the retriever ranked; distinct ones, but for a retriever that ranks all coalitions of an answer at once.
         reused: asked ones whose tables an earlier run of the stage left finished.
         look_up_seconds: time spent on keys, looking up and writing.
         compute_seconds: time spent on ranking and measuring.

@@ -92,6 +92,10 @@ def attribute(
     advantage = group_advantages(value, rows.group, settings.normalize)
     is_degenerate = degenerate_rows(advantage, reward["is_degenerate_group"].to_numpy(), rows, value)
     credited = np.where(is_degenerate, 0.0, advantage.advantage)
+    has_no_advantage = is_degenerate
+    if settings.baseline == "batch":  # rule uniform alone: a rollout group of equal rewards then has an advantage, but no shares
+        advantage = group_advantages(value, np.zeros_like(rows.group), settings.normalize)
+        credited, has_no_advantage = advantage.advantage, advantage.is_degenerate
     estimate, grand, interactions = estimate_shares(
         rows, is_degenerate, coalition_values, format_part, estimator, rule.needs_prefix, params, iteration
     )
@@ -118,7 +122,7 @@ def attribute(
         advantage=credited,
         scale=advantage.scale,
         group=rows.group,
-        is_degenerate=is_degenerate,
+        is_degenerate=has_no_advantage,
         share=estimate.share,
         prefix_advantage=estimate.prefix_advantage if rule.needs_prefix else None,
         terminal=format_part,
@@ -130,7 +134,7 @@ def attribute(
     how = Settings(settings.beta, settings.alpha, settings.matched_rule, settings.outside, settings.credit_unit)
     result = redistribute(rule, tokens, credit, how, names)
     advantages, bound, clipped_share = result.advantages, None, 0.0
-    counted = ~is_degenerate
+    counted = ~has_no_advantage
     if settings.clip is not None:
         bound = settings.clip * float(credited[counted].std()) if counted.any() else 0.0
         advantages, clipped_share = clipped(advantages, bound)

@@ -27,7 +27,7 @@ from ospo_cli.retrievers.further_parts import FurtherParts
 from ospo_cli.retrievers.judged_reward import JudgedReward, compose
 from ospo_cli.schemas import COALITION_VALUES, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, ROLLOUTS, SEGMENTS
 from ospo_cli.store.folder import Store
-from ospo_cli.text.coalition_text import Runs, coalition_texts, runs_of
+from ospo_cli.text.coalition_text import Runs, coalition_texts, runs_of, segment_texts
 from ospo_cli.text.words import words
 
 GROUPS_PER_SHARD = 64
@@ -239,6 +239,7 @@ class _Table:
         self._texts: list[str] = []
         self._queries: list[str] = []
         self._parts: list[_Parts] = []
+        self._asked: list[tuple[_Game, int, int]] = []  # rollout, first row and the one behind the last, since the last evaluation
         self._row_of: dict[str, dict[str, int]] = {}
 
     @property
@@ -262,13 +263,34 @@ class _Table:
         self._queries += queries
         self._rollout_ids += [game.rollout_id] * len(new)
         self._prompt_ids += [game.prompt_id] * len(new)
+        self._asked.append((game, first, len(self._masks)))
 
     def evaluate(self) -> None:
         """Find the values of the rows that have none yet."""
         start = len(self.values)
-        parts = self.scorer.parts(self._prompt_ids[start:], self._queries[start:], self._texts[start:])
+        retrieval = self._by_parts(start) if self.scorer.takes_parts else None
+        parts = self.scorer.parts(self._prompt_ids[start:], self._queries[start:], self._texts[start:], retrieval)
         self._parts.append(parts)
+        self._asked = []
         self.values += parts.value.tolist()
+
+    def _by_parts(self, start: int) -> NDArray[np.float64]:
+        # The metric where a coalition's words are those of its segments; NaN where it has to be found by its text.
+        found = np.full(len(self._masks) - start, np.nan)
+        chosen = []
+        for game, first, last in self._asked:
+            segments = segment_texts(game.completion, game.spans)
+            if segments is not None and last > first:
+                marks = np.frombuffer("".join(self._masks[first:last]).encode(), dtype=np.uint8).reshape(last - first, -1)
+                chosen.append((game.prompt_id, segments, marks == ord("1"), first - start, last - start))
+        if chosen:
+            prompt_ids, parts, present, _, _ = zip(*chosen, strict=True)
+            values = self.scorer.reward.coalition_values(prompt_ids, parts, present, is_raw_if_empty=self.settings.empty_value == "query")
+            row = 0
+            for _, _, _, first, last in chosen:
+                found[first:last] = values[row : row + last - first]
+                row += last - first
+        return found
 
     def values_of(self, game: _Game, masks: list[str]) -> NDArray[np.float64]:
         """Return v of evaluated coalitions."""
@@ -301,25 +323,39 @@ class _Scorer:
         """Number of (prompt, query) pairs ranked so far: the distinct ones, or under `calls: one-by-one` all."""
         return len(self._known) + self._calls
 
-    def parts(self, prompt_ids: Sequence[str], queries: Sequence[str], texts: Sequence[str]) -> _Parts:
-        """Return the parts of each text; `queries` is what the retriever is given for it."""
-        pairs = list(zip(prompt_ids, queries, strict=True))
-        if self.settings.calls == "one-by-one":
-            self._calls += len(pairs)
-            single = [self.reward.values([prompt_id], [query])[0] for prompt_id, query in pairs]
-            retrieval = np.array(single, dtype=np.float64)
+    @property
+    def takes_parts(self) -> bool:
+        """Whether the metric of coalitions can be had without a text for each."""
+        return self.settings.calls == "batched" and self.reward.takes_parts
+
+    def parts(
+        self, prompt_ids: Sequence[str], queries: Sequence[str], texts: Sequence[str], known: NDArray[np.float64] | None = None
+    ) -> _Parts:
+        """Return the parts of each text; `queries` is what the retriever is given for it, `known` the metric where it is no NaN."""
+        if known is None:
+            retrieval = self._retrieval(list(zip(prompt_ids, queries, strict=True)))
         else:
-            new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
-            if new:
-                found = self.reward.values([prompt_id for prompt_id, _ in new], [query for _, query in new])
-                self._known.update(zip(new, found.tolist(), strict=True))
-            retrieval = np.array([self._known[pair] for pair in pairs], dtype=np.float64)
+            retrieval = known
+            rows = np.flatnonzero(np.isnan(known)).tolist()
+            if rows:
+                retrieval[rows] = self._retrieval([(prompt_ids[row], queries[row]) for row in rows])
         by_words = np.array([self._of_words(text) for text in texts], dtype=np.float64).reshape(len(texts), 2)
         length, repetition = by_words[:, 0], by_words[:, 1]
         settings = self.settings
         value = settings.retrieval_weight * retrieval + settings.length_weight * length + settings.repetition_weight * repetition
         further = self.further.measure(prompt_ids, queries, texts)
         return _Parts(retrieval, length, repetition, value + self.further.weighted(further), further)
+
+    def _retrieval(self, pairs: list[tuple[str, str]]) -> NDArray[np.float64]:
+        if self.settings.calls == "one-by-one":
+            self._calls += len(pairs)
+            single = [self.reward.values([prompt_id], [query])[0] for prompt_id, query in pairs]
+            return np.array(single, dtype=np.float64)
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
+        if new:
+            found = self.reward.values([prompt_id for prompt_id, _ in new], [query for _, query in new])
+            self._known.update(zip(new, found.tolist(), strict=True))
+        return np.array([self._known[pair] for pair in pairs], dtype=np.float64)
 
     def _of_words(self, text: str) -> tuple[float, float]:
         known = self._word_parts.get(text)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +14,12 @@ import polars as pl
 
 from ospo_cli import params as parameters
 from ospo_cli import parquet, schemas
-from ospo_cli.errors import TableError
+from ospo_cli.errors import CreditError, PolicyError, TableError
 from ospo_cli.executors.local import content_key
 from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
+from ospo_cli.text.token_classes import CLASSES, token_classes
+from ospo_cli.text.tokens_to_spans import token_spans
 
 if TYPE_CHECKING:
     from ospo_cli.policies.folder import LoadedPolicy
@@ -26,7 +30,8 @@ if TYPE_CHECKING:
 def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[str, Any]:
     """Read rollouts, token advantages and policy k-1; write policy k and the metrics of its training."""
     from ospo_cli.policies import folder as folders
-    from ospo_cli.policies.gradient_step import logprobs_of
+    from ospo_cli.policies import gradient_step, update_sizes
+    from ospo_cli.policies.memory_plan import check_memory
     from ospo_cli.policies.starting_point import adapted
     from ospo_cli.policies.training_state import Checkpoint, Training
 
@@ -34,28 +39,28 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
     advantages = parquet.read(
         layout.iteration(iteration, "token_advantages.parquet"), schemas.TOKEN_ADVANTAGES, made_by=f"ospo attribute --iter {iteration}"
     )
-    rows = to_rows(rollouts, advantages, params.rollout, iteration)
+    settings, seed = params.update, params.train.seed
+    sampled = to_rows(rollouts, advantages, params.rollout, iteration)
+    rows = gradient_step.chosen(sampled, settings, seed, iteration)
     predecessor = layout.policy(iteration - 1)
     made_by = f"ospo update --iter {iteration - 1}" if iteration > 1 else "ospo warm-start"
     began = time.monotonic()
-    reference_hash = ""
-    if params.update.kl_weight > 0:
-        import dataclasses
-
-        reference = folders.load_policy(layout.policy(0), params.policy.threads, made_by="ospo warm-start", project=layout.root)
-        rows = dataclasses.replace(rows, reference_logprobs=logprobs_of(reference, rows, params.update.tokens_per_micro_batch))
-        reference_hash = reference.content_hash
-        del reference
+    rows, reference_hash, reference_kl = _with_reference(layout, rows, params, iteration)
     policy = folders.load_policy(predecessor, params.policy.threads, trainable=True, made_by=made_by, project=layout.root)
-    policy = adapted(policy, layout.root, params.policy, params.train.seed)
+    watched = token_class_sizes(rollouts, advantages, policy.pieces.pieces, iteration)
+    policy = adapted(policy, layout.root, params.policy, seed)
     loading_seconds = time.monotonic() - began
-    settings = params.update
     training = Training(policy.model, settings.learning_rate, settings.weight_decay, settings.max_gradient_norm)
+    planned_bytes = check_memory(policy, rows.groups, settings)
+    rows = gradient_step.penalised(gradient_step.corrected(rows, policy, settings), settings)
+    start = update_sizes.copied(training.weights)
     carried = training.load_moments(predecessor / folders.OPTIMIZER)
+    if iteration > 1 and not carried:
+        sys.stderr.write(f"update {iteration}: no optimiser moments beside {predecessor.name}: AdamW starts anew\n")
     moments_hash = folders.file_hash(predecessor / folders.OPTIMIZER) if carried else ""
     sections = parameters.to_mapping(params)
     key = content_key(
-        "update 1",
+        "update 2",
         policy.content_hash,
         reference_hash,
         moments_hash,
@@ -63,20 +68,33 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
         _hash(advantages),
         sections["update"],
         sections["policy"],
-        params.train.seed,
+        params.train.iterations if settings.schedule != "constant" else 0,
+        seed,
         iteration,
     )
     checkpoint = Checkpoint(layout.cache / "update" / key, float(os.environ.get("OSPO_CHECKPOINT_SECONDS", "60")))
     began = time.monotonic()
     metrics = update(policy, rows, training, checkpoint, params, iteration)
     seconds = time.monotonic() - began
+    sizes = update_sizes.update_sizes(start, training.weights)
     metrics |= {
         "iteration": iteration,
+        "rollouts": len(sampled.lengths),
+        "groups": len(sampled.groups),
+        "groups_alive": sum(sampled.is_alive(group) for group in sampled.groups),
+        "groups_in_steps": len(rows.groups),
         "moments_carried": carried,
         "loading_seconds": loading_seconds,
         "training_seconds": seconds,
         "tokens_per_second": metrics["tokens"] / seconds,
+        "planned_bytes": planned_bytes,
+        "peak_bytes": _peak_bytes(policy),
+        **{f"advantage_rms_{name}": value for name, value in watched.items()},
+        **{f"moved_{kind}_{name}": value for kind, found in sizes.items() for name, value in found.items()},
+        "moved_relative": max((found["relative"] for found in sizes.values()), default=0.0),
     }
+    if reference_kl is not None:
+        metrics["reference_kl"] = reference_kl
     steps = metrics.pop("steps")
     with folders.replacing_folder(layout.policy(iteration)) as temporary:
         folders.save_policy(policy, temporary)
@@ -86,7 +104,21 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
     with parquet.replacing(layout.iteration(iteration, "update_metrics.json")) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     checkpoint.remove()
+    sys.stderr.write(summary(metrics) + "\n")
     return metrics
+
+
+def summary(metrics: dict[str, Any]) -> str:
+    """Return one line of what to watch."""
+    reference = f", KL to the warm start {metrics['reference_kl']:.4f}" if metrics["reference_kl"] is not None else ""
+    return (
+        f"update {metrics['iteration']}: loss {metrics['loss']:+.4f}, entropy {metrics['entropy']:.2f}, "
+        f"KL to the sampler {metrics['behavior_kl']:.4f}{reference}, last ratios {metrics['last_ratio_01']:.2f} to "
+        f"{metrics['last_ratio_99']:.2f}, clipped {metrics['clipped_fraction']:.1%} (+ {metrics['clipped_fraction_positive']:.1%}, "
+        f"- {metrics['clipped_fraction_negative']:.1%}), effective sample {metrics['last_effective_share']:.0%}, "
+        f"gradient {metrics['gradient_norm']:.3g}, weights moved by {metrics['moved_relative']:.2%}, "
+        f"filling {metrics['filling_share']:.0%}, {metrics['tokens_per_second']:.0f} tokens/s"
+    )
 
 
 def update(
@@ -105,6 +137,7 @@ def update(
         params.update,
         seed=params.train.seed,
         iteration=iteration,
+        iterations=params.train.iterations,
         dropout=policy.is_adapter and params.policy.lora_dropout > 0,
         progress=lambda note, reused: progress.advance(1, note, reused),
     )
@@ -117,25 +150,98 @@ def update(
 
     places = sum(step["tokens_with_prompts"] for step in steps)
     names = ("clipped_fraction", "clipped_fraction_positive", "clipped_fraction_negative", "behavior_kl", "reference_kl", "entropy")
+    summed = ("loss", "policy_loss", "kl_loss", "entropy_loss")
+    listed = (*names, *summed, "gradient_norm", "learning_rate", "groups_used", "effective_share")
     return {
-        "loss": float(np.mean([step["loss"] for step in steps])),
+        **{name: float(np.mean([step[name] for step in steps])) for name in (*summed, "gradient_norm")},
         **{name: mean(name) for name in names},
-        "gradient_norm": float(np.mean([step["gradient_norm"] for step in steps])),
-        "logprob_mismatch": steps[0]["logprob_mismatch"],
+        "reference_kl": mean("reference_kl") if rows.reference_logprobs is not None else None,
+        **{name: max(step[name] for step in steps) for name in ("logprob_mismatch", "logprob_mismatch_mean")},
+        "correction_effective_share": 1.0 if rows.corrections is None else gradient_step.effective_share(rows.corrections),
         "last_ratio_01": steps[-1].get("ratio_01", 1.0),
+        "last_ratio_50": steps[-1].get("ratio_50", 1.0),
         "last_ratio_99": steps[-1].get("ratio_99", 1.0),
+        "ratio_max": max(step.get("ratio_max", 1.0) for step in steps),
+        "last_clipped_fraction": steps[-1]["clipped_fraction"],
+        "last_effective_share": steps[-1]["effective_share"],
         "optimizer_steps": len(steps),
-        "rollouts": len(rows.lengths),
-        "groups": len(rows.groups),
-        "groups_alive": sum(rows.is_alive(group) for group in rows.groups),
         "tokens": tokens,
         "completion_token_share": tokens / places if places else 0.0,
+        "filling_share": sum(step["filling"] for step in steps) / places if places else 0.0,
         "trained_weights": sum(weight.numel() for weight in training.weights.values()),
         "steps": {
-            **{name: [step[name] for step in steps] for name in (*names, "loss", "gradient_norm", "groups_used")},
-            **{name: [step.get(name, 1.0) for step in steps] for name in ("ratio_01", "ratio_50", "ratio_99")},
+            **{name: [step[name] for step in steps] for name in listed},
+            **{name: [step.get(name, 1.0) for step in steps] for name in ("ratio_01", "ratio_50", "ratio_99", "ratio_max")},
         },
     }
+
+
+def _with_reference(layout: Layout, rows: Rows, params: parameters.Params, iteration: int) -> tuple[Rows, str, float | None]:
+    """Return the rows with log-probabilities under policy 000 where a penalty needs them, its hash, and the divergence from it otherwise.
+
+    Without a penalty the divergence of the sampling policy is measured on a few rollout groups; in iteration 1 that is policy 000 itself.
+    """
+    import dataclasses
+
+    from ospo_cli.policies import folder as folders
+    from ospo_cli.policies.gradient_step import logprobs_of
+    from ospo_cli.policies.policy_loss import k3
+
+    settings = params.update
+    is_measured = settings.reference_groups > 0 and iteration > 1
+    if settings.kl_weight == 0 and not is_measured:
+        return rows, "", None
+    reference = folders.load_policy(layout.policy(0), params.policy.threads, made_by="ospo warm-start", project=layout.root)
+    if settings.kl_weight > 0:
+        found = logprobs_of(reference, rows, settings.tokens_per_micro_batch, settings.precision)
+        return dataclasses.replace(rows, reference_logprobs=found), reference.content_hash, None
+    some = dataclasses.replace(rows, groups=rows.groups[: settings.reference_groups])
+    places = some.tokens_of(some.groups)
+    if not len(places):
+        return rows, "", None
+    import torch
+
+    found = logprobs_of(reference, some, settings.tokens_per_micro_batch, settings.precision)[places]
+    return rows, "", float(k3(torch.from_numpy(rows.behavior_logprobs[places]), torch.from_numpy(found)).mean())
+
+
+def token_class_sizes(
+    rollouts: pl.DataFrame, advantages: pl.DataFrame, pieces: Callable[[Sequence[int]], list[bytes]], iteration: int
+) -> dict[str, float]:
+    """Return the root mean square of the advantages of each class of tokens (answer, think, tags); 0 where there are none.
+
+    Raises:
+        PolicyError: token ids do not spell their completions under this tokenizer.
+    """
+    squares, counts = np.zeros(len(CLASSES)), np.zeros(len(CLASSES))
+    columns = ("rollout_id", "token_ids", "completion", "answer_start", "answer_end", "advantages")
+    for name, ids, completion, start, end, values in rollouts.join(advantages, on="rollout_id").select(columns).iter_rows():
+        try:
+            spans = token_spans(pieces(ids), completion)
+        except (CreditError, PolicyError) as error:
+            raise PolicyError(
+                f"rollout {name}",
+                "its token ids do not spell its completion under the policy's tokenizer",
+                found=error.line(),
+                expected="rollouts of this policy",
+                remedy=f"run `ospo rollout --iter {iteration}` again",
+            ) from None
+        kinds = token_classes(spans, completion, start, end)
+        squares += np.bincount(kinds, weights=np.square(np.asarray(values, dtype=np.float64)), minlength=len(CLASSES))
+        counts += np.bincount(kinds, minlength=len(CLASSES))
+    return {name: float(np.sqrt(square / count)) if count else 0.0 for name, square, count in zip(CLASSES, squares, counts, strict=True)}
+
+
+def _peak_bytes(policy: LoadedPolicy) -> int:
+    """Return the most memory that this process held so far (on a GPU: that its tensors held there)."""
+    if policy.device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(policy.device))
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def to_rows(rollouts: pl.DataFrame, advantages: pl.DataFrame, settings: parameters.Rollout, iteration: int) -> Rows:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ospo_cli.text.words import words
+
 Runs = Sequence[tuple[int, int]]
 _PRESENT = re.compile("1+")
 
@@ -73,6 +75,34 @@ def coalition_texts(text: str, spans: Sequence[tuple[int, int]], coalitions: Seq
         text[starts[runs[0][0]] : ends[runs[0][1] - 1]] if len(runs) == 1 else " ".join([text[starts[a] : ends[b - 1]] for a, b in runs])
         for runs in coalitions
     ]
+
+
+def segment_texts(text: str, spans: Sequence[tuple[int, int]]) -> list[str] | None:
+    """Return the segments' texts, or None where a coalition's words may not be those of its segments one after the other.
+
+    They are where the text is ASCII and no word reaches from one segment into the next: a run of segments then falls apart into words at
+    the same places, whichever run it is.
+
+    >>> segment_texts("navy, wool coat", [(0, 4), (6, 15)])
+    ['navy', 'wool coat']
+    >>> segment_texts("15.6 inch", [(0, 2), (3, 4), (5, 9)]) is None
+    True
+    """
+    if not text.isascii():
+        return None
+    found = [text[start:end] for start, end in spans]
+    whole = coalition_texts(text, spans, [[(0, len(spans))]])[0] if spans else ""
+    return found if words(whole) == words_of_parts(found) else None
+
+
+def words_of_parts(parts: Sequence[str]) -> list[str]:
+    """Return the words of the parts, one part after the other.
+
+    >>> words_of_parts(["navy blue", "coat"])
+    ['navy', 'blue', 'coat']
+    """
+    # A line break ends a word: one call for all.
+    return words("\n".join(parts))
 
 
 def _cut(runs: Runs, breaks: Sequence[int]) -> Runs:

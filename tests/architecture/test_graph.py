@@ -50,7 +50,7 @@ def test_every_input_is_made_by_an_earlier_stage():
         made |= {*item.outputs, *item.metrics}
 
 
-@pytest.mark.parametrize("name", presets.NAMES)
+@pytest.mark.parametrize("name", [*presets.NAMES, *presets.ALGORITHMS, "smollm2-movies+dapo"])
 def test_a_preset_makes_a_project_whose_graph_is_up_to_date(name, tmp_path):
     presets.init(tmp_path / "project", name)
     values = params.load(tmp_path / "project" / "params.yaml")

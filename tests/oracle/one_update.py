@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from ospo_cli import params as parameters
-from ospo_cli import parquet, schemas
+from ospo_cli import parquet, presets, schemas
 from ospo_cli.layout import Layout
 from ospo_cli.policies import gradient_step
 from ospo_cli.policies.folder import load_policy
+from ospo_cli.policies.token_pieces import TokenPieces
 from ospo_cli.stages import export, update
 from tests.policies.tiny import tiny_params, write_tiny_policy
 
@@ -22,13 +23,15 @@ FIXTURE = Path(__file__).with_name("trl_update.json")
 ITERATION = 2  # policy 001 trains, policy 000 is the reference: with both the same a penalty would have no gradient
 LEARNING_RATE = 2e-4
 MAX_NEW_TOKENS = 12
+SAMPLER_BOUND = 1.1  # the old log-probabilities were moved by 0.15: many weights lie beyond
+NOT_IN_TRL = ("grpo-lambda",)
 # Every so-many-th number of the flattened weights is kept in the fixture.
 STRIDE = 331
 
 
 @dataclass(frozen=True)
 class Setup:
-    """One way to aggregate, clip and penalise; `loss_type` is TRL's name of the aggregation."""
+    """One way to aggregate, clip, penalise and correct; `loss_type` is TRL's name of the aggregation."""
 
     name: str
     aggregation: str
@@ -37,6 +40,12 @@ class Setup:
     clip_low: float = 0.2
     clip_high: float = 0.2
     kl_weight: float = 0.0
+    dual_clip: float = 0.0
+    ratio: str = "token"
+    kl_in: str = "loss"
+    entropy_bonus: float = 0.0
+    sampler_correction: str = "none"
+    groups: str = "all"
 
     @property
     def params(self) -> parameters.Params:
@@ -48,11 +57,28 @@ class Setup:
                 "clip_low": self.clip_low,
                 "clip_high": self.clip_high,
                 "kl_weight": self.kl_weight,
+                "dual_clip": self.dual_clip,
+                "ratio": self.ratio,
+                "kl_in": self.kl_in,
+                "entropy_bonus": self.entropy_bonus,
+                "sampler_correction": self.sampler_correction,
+                "sampler_bound": SAMPLER_BOUND,
+                "groups": self.groups,
                 "learning_rate": LEARNING_RATE,
                 "groups_per_step": 100,
                 "max_logprob_mismatch": 100.0,  # the old log-probabilities are moved on purpose, so that ratios are clipped
             },
         )
+
+
+def of_preset(name: str) -> Setup:
+    """Return an algorithm's row as a setup."""
+    row = presets.algorithm_row(name)["update"]
+    known = {field.name for field in dataclasses.fields(Setup)} & set(row)
+    loss_type = {"seq_mean": "grpo", "token_mean": "dapo" if row["groups"] == "alive" else "bnpo", "constant": "dr_grpo"}[
+        row["aggregation"]
+    ]
+    return Setup(name=f"preset {name}", loss_type=loss_type, **{key: row[key] for key in known})
 
 
 SETUPS = {
@@ -65,6 +91,15 @@ SETUPS = {
         Setup("penalty", "seq_mean", "grpo", kl_weight=0.05),
         Setup("temperature", "token_mean", "bnpo", temperature=0.7),
         Setup("everything", "constant", "dr_grpo", temperature=1.3, clip_low=0.05, clip_high=0.28, kl_weight=0.2),
+        Setup("dual clip", "seq_mean", "grpo", dual_clip=1.25),
+        Setup("ratio of the sequence", "seq_mean", "grpo", ratio="sequence", clip_low=0.03, clip_high=0.04),
+        Setup("penalty times the ratio", "token_mean", "bnpo", kl_weight=0.05, kl_in="weighted-loss"),
+        Setup("entropy bonus", "token_mean", "bnpo", entropy_bonus=0.1),
+        *(
+            Setup(f"sampler {how}", "seq_mean", "grpo", sampler_correction=how)
+            for how in ("token-truncate", "token-mask", "sequence-truncate", "sequence-mask")
+        ),
+        *(of_preset(name) for name in presets.ALGORITHMS if name not in NOT_IN_TRL),
     )
 }
 
@@ -135,9 +170,14 @@ def draw_rows(layout: Layout) -> list[dict]:
 def write_rows(layout: Layout, rows: list[dict]) -> None:
     """Write the tables that update and export read."""
     frame = pl.DataFrame(rows).with_columns(rollout_id=pl.format("002:{}:0{}", "prompt_id", "sample_index"))
+    pieces = TokenPieces.from_file(layout.policy(1) / "tokenizer.json")
     tables = {
         "rollouts": frame.with_columns(
-            completion=pl.lit("…"), answer_start=0, answer_end=1, has_answer_tags=False, finish_reason=pl.lit("length")
+            completion=pl.Series([pieces.text(ids) for ids in frame["token_ids"]]),
+            answer_start=0,
+            answer_end=1,
+            has_answer_tags=False,
+            finish_reason=pl.lit("length"),
         ),
         "token_advantages": frame,
         "rewards": frame.with_columns(
@@ -158,13 +198,15 @@ def write_rows(layout: Layout, rows: list[dict]) -> None:
 
 def exported(layout: Layout, setup: Setup, target: str = "trl") -> Path:
     """Return the file that `ospo export` writes."""
-    return Path(export.execute(layout, setup.params, ITERATION, target)["path"])
+    return Path(export.execute(layout, setup.params, ITERATION, target, keep_degenerate=setup.groups == "all")["path"])
 
 
 def our_step(layout: Layout, setup: Setup) -> Step:
     """Return loss and gradient as `update` computes them, and the weights that it writes."""
     policy = load_policy(layout.policy(ITERATION - 1), 1, trainable=True)
-    rows = _rows(layout, setup)
+    rows = gradient_step.corrected(
+        gradient_step.chosen(_rows(layout, setup), setup.params.update, 0, ITERATION), policy, setup.params.update
+    )
     if setup.kl_weight:
         reference = load_policy(layout.policy(0), 1)
         rows = dataclasses.replace(rows, reference_logprobs=gradient_step.logprobs_of(reference, rows, 10_000))

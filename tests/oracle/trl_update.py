@@ -23,6 +23,10 @@ def trl_step(file: Path, policy: Path, reference: Path, setup: Setup, scratch: P
     header, inputs = read(file)
     trainer = _trainer(policy, header, len(inputs["advantages"]), setup, scratch, None)
     trainer.current_gradient_accumulation_steps = 1
+    inputs["num_items_in_batch"] = inputs["completion_mask"].sum()
+    if setup.sampler_correction != "none":
+        inputs |= _corrected(policy, inputs, header["temperature"], setup)
+        trainer.use_vllm = True
     if setup.kl_weight:
         inputs["ref_per_token_logps"] = _plain_logprobs(reference, inputs, header["temperature"])
     model = trainer.model.eval()
@@ -66,7 +70,10 @@ def _trainer(policy: Path, header: dict, rows: int, setup: Setup, scratch: Path,
         output_dir=str(scratch),
         loss_type=setup.loss_type,
         beta=setup.kl_weight,
-        use_bias_correction_kl=False,  # on by default, it multiplies the penalty by the ratio
+        use_bias_correction_kl=setup.kl_in == "weighted-loss",  # on by default
+        delta=setup.dual_clip or None,
+        importance_sampling_level=setup.ratio,
+        entropy_coef=setup.entropy_bonus,
         epsilon=setup.clip_low,
         epsilon_high=setup.clip_high,
         temperature=header["temperature"],
@@ -113,6 +120,19 @@ def _plain_logprobs(folder: Path, inputs: dict, temperature: float) -> torch.Ten
             logits = model(torch.cat([prompt, completion])[None]).logits[0, len(prompt) - 1 : -1]
         found[row, : len(completion)] = torch.log_softmax(logits / temperature, -1)[torch.arange(len(completion)), completion]
     return found
+
+
+def _corrected(policy: Path, inputs: dict, temperature: float, setup: Setup) -> dict[str, torch.Tensor]:
+    """Return what TRL makes of a sampler's log-probabilities in `_generate_and_score_completions`: it has no function for it."""
+    old = _plain_logprobs(policy, inputs, temperature)
+    difference = (old - inputs["old_per_token_logps"]) * inputs["completion_mask"]
+    if setup.sampler_correction.startswith("sequence"):
+        difference = difference.sum(-1, keepdim=True)
+    ratio = torch.exp(difference)
+    bound = one_update.SAMPLER_BOUND
+    is_truncated = setup.sampler_correction.endswith("truncate")
+    weights = ratio.clamp(max=bound) if is_truncated else ratio.masked_fill(ratio > bound, 0.0)
+    return {"old_per_token_logps": old, "importance_sampling_ratio": weights}
 
 
 def main() -> None:

@@ -5,13 +5,15 @@ import pytest
 import torch
 
 from ospo_cli.errors import PolicyError
+from ospo_cli.layout import Layout
 from ospo_cli.policies import folder as folders
 from ospo_cli.policies import token_batches
-from ospo_cli.policies.lora import write_fresh_adapter
+from ospo_cli.policies.lora import check_quantization, write_fresh_adapter
 from ospo_cli.policies.token_batches import Group
 from ospo_cli.policies.token_logprobs import token_logprobs
 from ospo_cli.policies.training_state import Training
-from tests.policies.tiny import folder_bytes, tiny_params
+from ospo_cli.stages import merge
+from tests.policies.tiny import folder_bytes, tiny_params, write_tiny_policy
 
 GROUPS = [Group([5, 6, 7], [[8, 9, 10], [11, 12]])]
 SETTINGS = tiny_params(policy={"lora_rank": 4, "lora_alpha": 8.0}).policy
@@ -75,6 +77,65 @@ def test_the_card_names_the_base_by_its_path_within_the_project_and_its_hash(pro
     assert card["base"] == "data/pretrained/tiny"
     assert card["base_sha256"] == folders.file_hash(project / "data/pretrained/tiny/model.safetensors")
     assert str(project) not in (project / "data/policies/000/adapter_config.json").read_text()
+
+
+def test_peft_loads_a_trained_adapter_from_the_projects_folder(project, monkeypatch):
+    from peft import AutoPeftModelForCausalLM
+
+    policy, _, _ = trained(project)
+    monkeypatch.chdir(project)
+    model = AutoPeftModelForCausalLM.from_pretrained("data/policies/001", local_files_only=True)
+    assert torch.allclose(token_logprobs(model, token_batches.build(GROUPS, policy.pad_token_id), 1.0)[0], logprobs(policy), atol=1e-5)
+
+
+def test_transformers_loads_a_trained_adapter_from_the_projects_folder(project, monkeypatch):
+    from transformers import AutoModelForCausalLM
+
+    policy, _, _ = trained(project)
+    monkeypatch.chdir(project)
+    model = AutoModelForCausalLM.from_pretrained("data/policies/001", local_files_only=True, dtype=torch.float32)
+    assert torch.allclose(token_logprobs(model, token_batches.build(GROUPS, policy.pad_token_id), 1.0)[0], logprobs(policy), atol=1e-5)
+
+
+def test_a_merged_policy_needs_neither_base_nor_adapter_and_says_what_it_was_made_from(project):
+    policy, _, target = trained(project)
+    made = merge.execute(Layout(project), 1)
+    card = json.loads((project / "data/merged/001/ospo_policy.json").read_text())
+    expected = (
+        folders.file_hash(project / "data/pretrained/tiny/model.safetensors"),
+        folders.file_hash(target / "adapter_model.safetensors"),
+    )
+    shutil.rmtree(project / "data/pretrained/tiny")
+    shutil.rmtree(target)
+    merged = folders.load_policy(project / "data/merged/001", threads=1)
+    assert torch.allclose(logprobs(merged), logprobs(policy), atol=1e-5)
+    assert (card["kind"], card["base_sha256"], card["adapter_sha256"]) == ("merged", *expected)
+    assert made["folder"].endswith("data/merged/001")
+
+
+def test_full_weights_are_not_merged_and_nothing_is_overwritten(project):
+    trained(project)
+    with pytest.raises(PolicyError, match="is no adapter"):
+        merge.merge(project / "data/pretrained/tiny", project / "x", project)
+    with pytest.raises(PolicyError, match="not an empty folder"):
+        merge.merge(project / "data/policies/001", project / "data/policies/000", project)
+    assert not (project / "x").exists()
+
+
+def test_an_adapter_over_another_base_is_not_merged(project):
+    trained(project)
+    write_tiny_policy(project / "data/pretrained/other", seed=1)
+    shutil.rmtree(project / "data/pretrained/tiny")
+    (project / "data/pretrained/other").rename(project / "data/pretrained/tiny")
+    with pytest.raises(PolicyError, match="adapter of other base weights"):
+        merge.execute(Layout(project), 1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_weights_in_4_bits_are_refused_with_what_is_missing():
+    with pytest.raises(PolicyError, match=r"policy\.load_in_4bit: weights in 4 bits cannot be used here: found no GPU"):
+        check_quantization(tiny_params(policy={"load_in_4bit": True}).policy)
+    assert check_quantization(SETTINGS) is None
 
 
 def test_another_base_is_refused(project):

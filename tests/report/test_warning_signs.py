@@ -11,6 +11,7 @@ from tests.report import small_project
 HEALTHY = {
     "tokens": 20.0, "cut_off_share": 0.0, "repeated_words": 0.1, "entropy": 1.5, "degenerate_share": 0.2,
     "untagged_share": 0.0, "clipped_fraction": 0.1, "segments": 5.0,
+    "last_ratio_01": 0.9, "last_ratio_99": 1.1, "effective_share": 0.98, "logprob_mismatch": 1e-6,
 }  # fmt: skip
 
 
@@ -35,12 +36,21 @@ def test_a_healthy_run_crosses_no_threshold():
         ("Degenerate groups", {"degenerate_share": 0.6}, {}),
         ("Format failures", {}, {"untagged_share": 0.06}),
         ("Steps too large", {"clipped_fraction": 0.4}, {}),
+        ("Ratio explosion", {"last_ratio_99": 4.1}, {}),
+        ("Ratio explosion", {}, {"last_ratio_01": 0.2}),
+        ("Ratio explosion", {}, {"effective_share": 0.4}),
+        ("Sampler mismatch", {"logprob_mismatch": 0.02}, {}),
         ("Too few segments", {}, {"segments": 1.4}),
     ],
 )
 def test_what_goes_wrong_crosses_its_threshold_and_no_other(name, first, last):
     crossed = [found for found, sign in signs(first, last).items() if sign.is_crossed]
     assert crossed == [name]
+
+
+def test_the_worst_iteration_is_named():
+    assert signs({"last_ratio_99": 3.0}, {})["Ratio explosion"].found == "0.90 (iteration 1) to 3.00 (iteration 1), effective sample 98%"
+    assert "(iteration 2)" in signs({}, {"logprob_mismatch": 0.5})["Sampler mismatch"].found
 
 
 def test_entropy_that_the_warm_start_used_up_is_not_blamed_on_the_update():

@@ -114,3 +114,24 @@ HARMS = {
     "version": lambda weights, manifest: manifest.write_text(manifest.read_text().replace("index-1", "index-0")),
     "other": lambda weights, manifest: manifest.write_text(manifest.read_text().replace('"fingerprint": "', '"fingerprint": "0')),
 }
+
+
+def test_a_field_of_weight_two_counts_as_if_it_stood_there_twice(tmp_path):
+    titles, colours = random_titles(34, COUNT), random_titles(35, COUNT)
+    weighted = retriever("bm25", documents(titles, colour=colours), tmp_path, fields=["title^2", "colour"])
+    doubled = retriever("bm25", documents([f"{t} {t} {c}" for t, c in zip(titles, colours, strict=True)]), tmp_path, fields=["title"])
+    queries = random_queries(36, 40)
+    found, expected = (engine.rank(queries, [None] * 40, 10) for engine in (weighted, doubled))
+    assert [(r.documents.tolist(), r.scores.tolist()) for r in found] == [(r.documents.tolist(), r.scores.tolist()) for r in expected]
+    assert weighted.fingerprint != retriever("bm25", documents(titles, colour=colours), tmp_path, fields=["title", "colour"]).fingerprint
+
+
+@pytest.mark.parametrize("field", ["title^x", "title^0", "title^-1", "title^nan", "title^"])
+def test_a_weight_that_is_no_number_above_zero_is_refused(field, tmp_path):
+    with pytest.raises(ParameterError, match=r"retrieval\.fields: a field's weight is no number: found title\^"):
+        retriever("bm25", documents(["coat"]), tmp_path, fields=[field])
+
+
+def test_a_retriever_that_does_not_weigh_fields_says_so(tmp_path):
+    with pytest.raises(ParameterError, match="bm25s does not weigh fields"):
+        retriever("bm25s", documents(["coat"]), tmp_path, fields=["title^2"])

@@ -153,3 +153,41 @@ def test_a_relevance_that_is_no_number_is_an_error_and_never_a_reward(relevance)
 def test_an_unknown_metric_is_refused_with_the_list():
     with pytest.raises(ParameterError, match="ndcg@pool, ndcg@retrieved, mrr"):
         judged(metric="map@10")
+
+
+@pytest.mark.parametrize("composition", ["replace", "append"])
+@pytest.mark.parametrize("is_raw_if_empty", [False, True])
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("metric", ["ndcg@10", "mrr", "ndcg@pool"])
+def test_the_value_of_a_coalition_has_the_bits_of_its_text(composition, is_raw_if_empty, pooled, metric, tmp_path):
+    titles, rng = random_titles(41, 90), np.random.default_rng(42)
+    names = ["p0", "p1"]
+    prompts = pl.DataFrame([(name, "train", "w3 w9", [], "w3 w9") for name in names], schema=PROMPTS.schema, orient="row")
+    qrels = pl.DataFrame(
+        [(name, f"d{row:03d}", 1.0 + row % 3) for name in names for row in range(0, 40, 7)], schema=QRELS.schema, orient="row"
+    )
+    members = [(name, f"d{row:03d}") for name in names for row in range(0, 90, 2)] if pooled else []
+    values = params.Params()
+    values = dataclasses.replace(
+        values, score_coalitions=dataclasses.replace(values.score_coalitions, composition=composition, metric=metric)
+    )
+    reward = JudgedReward(
+        documents(titles), prompts, qrels, pl.DataFrame(members, schema=POOLS.schema, orient="row"), values, cache=tmp_path
+    )
+    parts = [[" ".join(f"w{word}" for word in rng.integers(0, 130, size=rng.integers(1, 4))) for _ in range(5)] for _ in range(6)]
+    present = [rng.random((9, 5)) < 0.5 for _ in range(6)]
+    present[0][0] = False
+    prompt_ids = ["p0", "p0", "p1", "p1", "p1", "p0"]
+    texts = [
+        " ".join(part for part, is_in in zip(own, row, strict=True) if is_in)
+        for own, rows in zip(parts, present, strict=True)
+        for row in rows
+    ]
+    owners = [name for name in prompt_ids for _ in range(9)]
+    queries = [
+        reward.raw_query(name) if is_raw_if_empty and not text else reward.compose(name, text)
+        for name, text in zip(owners, texts, strict=True)
+    ]
+    found = reward.coalition_values(prompt_ids, parts, present, is_raw_if_empty=is_raw_if_empty)
+    assert found.tobytes() == reward.values(owners, queries).tobytes()
+    assert len(np.unique(found)) > 5

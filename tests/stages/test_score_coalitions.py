@@ -244,7 +244,9 @@ def test_the_metrics_count_what_was_asked_and_what_was_ranked(tmp_path):
     layout = project(tmp_path)
     values = dataclasses.replace(params.Params(), store=params.Store(values="never"))
     first, second = (stage.execute(layout, values, 1) for _ in range(2))
-    assert first["computed_values"] == first["distinct_values"] == second["distinct_values"]
+    assert first["distinct_values"] == second["distinct_values"]
+    # Coalitions of an answer are ranked together, equal ones of other answers again: cheaper than to look for them.
+    assert first["distinct_values"] < first["computed_values"] <= first["asked_values"]
     assert second["computed_values"] == 0
     assert (first["reused_values"], second["reused_values"]) == (0, second["asked_values"])
     assert json.loads(layout.iteration(1, "score_metrics.json").read_text())["rollout_groups"] == GROUPS

@@ -135,14 +135,16 @@ def test_no_advantage_at_all_leaves_the_weights_as_they_were(layout):
     assert (layout.policy(1) / "model.safetensors").read_bytes() == (layout.policy(0) / "model.safetensors").read_bytes()
 
 
-def test_moments_are_carried_from_iteration_to_iteration(layout):
+def test_moments_are_carried_from_iteration_to_iteration_and_their_absence_is_said(layout, capsys):
     first = update.execute(layout, tiny_params(), 1)
     rollout.execute(layout, tiny_params(), 2)
     write_advantages(layout, 2)
     second = update.execute(layout, tiny_params(), 2)
     (layout.policy(1) / "optimizer.safetensors").unlink()
     carried = folder_bytes(layout.policy(2))
+    assert "AdamW starts anew" not in capsys.readouterr().err
     update.execute(layout, tiny_params(), 2)
+    assert "no optimiser moments beside 001: AdamW starts anew" in capsys.readouterr().err
     assert (first["moments_carried"], second["moments_carried"]) == (False, True)
     assert carried["model.safetensors"] != folder_bytes(layout.policy(2))["model.safetensors"]
 

@@ -1,0 +1,87 @@
+"""How much memory an update will need beyond the loaded policy, and whether it is there: an error before the work, not in its middle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ospo_cli.errors import PolicyError
+from ospo_cli.params import Update
+from ospo_cli.policies.folder import LoadedPolicy
+from ospo_cli.policies.gradient_step import arranged
+from ospo_cli.policies.token_batches import Group, micro_batches
+from ospo_cli.policies.token_logprobs import LOGITS_AT_ONCE
+
+GIB = 1 << 30
+_FLOAT = 4
+
+
+def needed_bytes(policy: LoadedPolicy, groups: Sequence[Group], settings: Update) -> int:
+    """Return a careful lower estimate: gradients, moments, the start of every trained weight, and the widest micro-batch's activations.
+
+    Per token and layer a transformer keeps about ten vectors of the model's width and four of the feed-forward's for the backward pass;
+    with gradient checkpointing one of the width, and one layer's all.
+    """
+    config: Any = policy.model.config
+    trained = sum(weight.numel() for weight in policy.model.parameters() if weight.requires_grad)
+    widest = max(
+        (len(part) * max(group.width for group in part) for part in micro_batches(arranged(groups), settings.tokens_per_micro_batch)),
+        default=0,
+    )
+    hidden, layers = int(getattr(config, "hidden_size", 0)), int(getattr(config, "num_hidden_layers", 0))
+    layer = 10 * hidden + 4 * int(getattr(config, "intermediate_size", None) or 4 * hidden)
+    activations = layers * hidden + layer if settings.gradient_checkpointing else layers * layer
+    if settings.precision == "bfloat16":
+        activations //= 2
+    logits = min(3 * LOGITS_AT_ONCE, 3 * widest * int(getattr(config, "vocab_size", 0)))
+    return _FLOAT * (4 * trained + widest * activations + logits)
+
+
+def check_memory(policy: LoadedPolicy, groups: Sequence[Group], settings: Update) -> int:
+    """Return the estimate in bytes; raise PolicyError where less than that is free."""
+    needed, free = needed_bytes(policy, groups, settings), free_bytes(policy.device)
+    if needed > free:
+        raise PolicyError(
+            "memory",
+            "the update needs more than is free",
+            found=f"{free / GIB:.2f} GiB free",
+            expected=f"at least {needed / GIB:.2f} GiB",
+            remedy="lower update.tokens_per_micro_batch, set update.gradient_checkpointing, or train an adapter (policy.lora_rank)",
+        )
+    return needed
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the memory that may still be taken on the device: of the GPU, or of the machine and the container around this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    limits = [_available(Path("/proc/meminfo"))]
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            # Pages of files count as used there and are given back when asked for: only the whole limit is sure to be out of reach.
+            limits.append(int(Path(limit).read_text()) - min(int(Path(used).read_text()), _resident()))
+        except (OSError, ValueError):  # no container, or "max"
+            continue
+    return min(limits)
+
+
+def _available(path: Path) -> int:
+    try:
+        lines = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):  # not Linux: the machine's whole memory is all that is known
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _resident() -> int:
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0

@@ -1,0 +1,352 @@
+"""What the update's options do to the rows, the forward passes and the weights; what it watches; what it refuses."""
+
+import dataclasses
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ospo_cli import parquet, presets, schemas
+from ospo_cli.errors import PolicyError
+from ospo_cli.maths import seeding
+from ospo_cli.policies import gradient_step, memory_plan, token_batches, token_logprobs
+from ospo_cli.policies.folder import load_policy
+from ospo_cli.policies.gradient_step import Rows
+from ospo_cli.policies.token_batches import Group
+from ospo_cli.stages import rollout, update
+from tests.policies.tiny import copy_project, folder_bytes, tiny_params, write_advantages, write_project, write_tiny_policy
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    layout = write_project(tmp_path_factory.mktemp("update") / "project")
+    rollout.execute(layout, tiny_params(), 1)
+    write_advantages(layout, 1)
+    return layout
+
+
+@pytest.fixture
+def layout(project, tmp_path):
+    return copy_project(project, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    # Of moderate weights: those of the project amplify the last digit a thousandfold.
+    return load_policy(write_tiny_policy(tmp_path_factory.mktemp("policy") / "000", scale=2.0), 1, trainable=True)
+
+
+def settings_of(**values):
+    return tiny_params(update=values).update
+
+
+def draw(seed, lengths=((3, 5, 1), (4, 4, 2)), zeros=0.3):
+    """Return rows of random tokens; old log-probabilities off by some, a share of the advantages 0."""
+    rng = np.random.default_rng(seed)
+    groups, first = [], 0
+    for completions in lengths:
+        prompt = rng.integers(5, 250, rng.integers(1, 7)).tolist()
+        groups.append(Group(prompt, [rng.integers(5, 250, length).tolist() for length in completions], first))
+        first += len(completions)
+    counts = np.array([length for completions in lengths for length in completions])
+    tokens = int(counts.sum())
+    advantages = (rng.normal(size=tokens) * (rng.random(tokens) > zeros)).astype(np.float32)
+    old = (-5 + rng.normal(scale=0.3, size=tokens)).astype(np.float32)
+    return Rows(groups, counts, np.cumsum(counts) - counts, old, advantages, None, 1.0, 12)
+
+
+def near_the_policy(policy, rows, seed=0):
+    """Return the rows with old log-probabilities that are the policy's but for some noise."""
+    noise = np.random.default_rng(seed).normal(scale=0.15, size=len(rows.advantages))
+    return dataclasses.replace(rows, behavior_logprobs=(gradient_step.logprobs_of(policy, rows, 10_000) + noise).astype(np.float32))
+
+
+def step(policy, rows, update):
+    """Return the loss and the gradient of one step over all groups."""
+    policy.model.zero_grad()
+    measures = gradient_step.accumulate(policy, rows, rows.groups, update)
+    gradients = [weight.grad if weight.grad is not None else torch.zeros_like(weight) for weight in policy.model.parameters()]
+    return measures, torch.cat([gradient.flatten() for gradient in gradients])
+
+
+def near(a, b):
+    return torch.allclose(a, b, rtol=1e-3, atol=1e-5 * float(b.abs().max()) + 1e-9)
+
+
+VARIANTS = {
+    **{name: presets.algorithm_row(name)["update"] | {"groups": "all"} for name in presets.ALGORITHMS},
+    "entropy": {"entropy_bonus": 0.1},
+    "sequence-token": {"ratio": "sequence-token", "dual_clip": 3.0},
+}
+
+
+def with_reference(rows, update):
+    if update.kl_weight == 0:
+        return rows
+    return dataclasses.replace(rows, reference_logprobs=rows.behavior_logprobs + np.float32(0.2))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 1000))
+def test_layout_micro_batches_and_order_of_the_groups_change_rounding_alone(policy, name, seed):
+    update = settings_of(**VARIANTS[name], tokens_per_micro_batch=10_000)
+    rows = with_reference(near_the_policy(policy, draw(seed)), update)
+    whole, gradient = step(policy, rows, update)
+    cut, cut_gradient = step(policy, rows, dataclasses.replace(update, tokens_per_micro_batch=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(token_batches, "packing_pays", lambda groups: seed % 2 == 0)
+        other, other_gradient = step(policy, rows, update)
+    turned, turned_gradient = step(policy, dataclasses.replace(rows, groups=rows.groups[::-1]), update)
+    assert [cut["loss"], other["loss"], turned["loss"]] == pytest.approx([whole["loss"]] * 3, abs=1e-5)
+    assert near(cut_gradient, gradient)
+    assert near(other_gradient, gradient)
+    assert near(turned_gradient, gradient)
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in ("grpo", "entropy")])
+def test_a_row_more_without_advantage_changes_the_denominator_alone(policy, name):
+    update = settings_of(**VARIANTS[name])
+    more = near_the_policy(policy, draw(3, ((3, 5, 1), (4, 4, 2), (3,))))
+    more.advantages[-3:] = 0
+    rows = dataclasses.replace(more, groups=more.groups[:2])
+    _, gradient = step(policy, rows, update)
+    measures, with_more = step(policy, more, update)
+    share = {"seq_mean": 6 / 7, "constant": 6 / 7, "token_mean": 19 / 22}[update.aggregation]
+    assert near(with_more, gradient * share)
+    assert (measures["groups"], measures["groups_used"]) == (3, 2)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_tokens_that_are_left_out_are_those_on_which_the_loss_does_not_depend(policy, name, monkeypatch):
+    update = settings_of(**VARIANTS[name])
+    rows = with_reference(near_the_policy(policy, draw(5, zeros=0.7)), update)
+    measures, gradient = step(policy, rows, update)
+    monkeypatch.setattr(gradient_step, "wanted_tokens", lambda rows, settings: np.ones(len(rows.advantages), dtype=bool))
+    everything, all_gradient = step(policy, rows, update)
+    assert measures["loss"] == pytest.approx(everything["loss"], abs=1e-6)
+    assert near(gradient, all_gradient)
+
+
+def test_the_output_embedding_sees_no_token_without_advantage_and_completions_end_with_their_last_one(policy, monkeypatch):
+    rows = draw(7, ((4, 6),))
+    rows.advantages[:] = [0, 1, 0, 0, 0, 0, -1, 1, 0, 0]
+    seen = []
+    real = gradient_step.token_logprobs
+    monkeypatch.setattr(gradient_step, "token_logprobs", lambda model, batch, *a, **k: seen.append(batch) or real(model, batch, *a, **k))
+    measures, _ = step(policy, rows, settings_of())
+    first, second = rows.groups[0].completions
+    assert seen[0].targets.tolist() == [first[1], second[2], second[3]]
+    assert seen[0].tokens_in_all == len(rows.groups[0].prompt) + 2 + 4
+    assert measures["tokens"] == 3
+
+
+def test_dynamic_sampling_leaves_out_groups_without_advantage_and_keeps_at_most_so_many():
+    rows = draw(1, ((2, 2),) * 5, zeros=0)
+    for dead in (1, 3):
+        rows.advantages[rows.tokens_of([rows.groups[dead]])] = 0
+    alive = gradient_step.chosen(rows, settings_of(groups="alive"), 0, 1)
+    few = [gradient_step.chosen(rows, settings_of(groups="alive", max_groups=2), seed, 1) for seed in range(8)]
+    assert [group.first for group in alive.groups] == [0, 4, 8]
+    assert all({group.first for group in each.groups} < {0, 4, 8} for each in few)
+    assert len({tuple(group.first for group in each.groups) for each in few}) > 1
+    assert gradient_step.chosen(rows, settings_of(), 0, 1).groups == rows.groups
+
+
+def test_an_iteration_in_which_no_group_is_alive_takes_a_step_of_nothing(layout):
+    path = layout.iteration(1, "token_advantages.parquet")
+    table = parquet.read(path, schemas.TOKEN_ADVANTAGES).with_columns(pl.col("advantages").list.eval(pl.element() * 0))
+    parquet.write(table, path, schemas.TOKEN_ADVANTAGES)
+    metrics = update.execute(layout, tiny_params(update={"groups": "alive", "aggregation": "constant"}), 1)
+    assert (metrics["tokens"], metrics["groups_in_steps"], metrics["groups"]) == (0, 0, 6)
+    assert (layout.policy(1) / "model.safetensors").read_bytes() == (layout.policy(0) / "model.safetensors").read_bytes()
+
+
+def test_a_penalty_in_the_reward_is_the_sum_over_the_row_centred_over_its_group():
+    rows = dataclasses.replace(draw(2), reference_logprobs=np.full(19, -4.0, np.float32))
+    found = gradient_step.penalised(rows, settings_of(kl_weight=0.5, kl="k1", kl_in="reward"))
+    sums = [(rows.behavior_logprobs[rows.tokens_of([single])] + 4).sum() for single in rows.groups[0].apart()]
+    for single, value in zip(rows.groups[0].apart(), sums, strict=True):
+        places = rows.tokens_of([single])
+        assert found.advantages[places] == pytest.approx(rows.advantages[places] - 0.5 * (value - np.mean(sums)), abs=1e-5)
+    assert found.reference_logprobs is None
+    assert gradient_step.penalised(rows, settings_of(kl_weight=0.5)) is rows
+
+
+def test_rollouts_of_a_slightly_different_sampler_are_weighted_and_ratios_start_at_one(layout, project):
+    path = layout.iteration(1, "rollouts.parquet")
+    moved = parquet.read(path, schemas.ROLLOUTS).with_columns(pl.col("behavior_logprobs").list.eval(pl.element() - 0.03))
+    parquet.write(moved, path, schemas.ROLLOUTS)
+    metrics = {
+        how: update.execute(layout, tiny_params(update={"sampler_correction": how, "groups_per_step": 100}), 1)
+        for how in ("none", "token-truncate")
+    }
+    assert metrics["none"]["last_ratio_50"] == pytest.approx(np.exp(0.03), abs=1e-3)
+    assert metrics["token-truncate"]["last_ratio_50"] == pytest.approx(1.0, abs=1e-4)
+    assert metrics["token-truncate"]["policy_loss"] == pytest.approx(metrics["none"]["policy_loss"], abs=1e-4)  # e^.03 either way
+    assert metrics["token-truncate"]["logprob_mismatch"] == pytest.approx(0.03, abs=1e-4)
+
+
+def test_staleness_grows_with_every_pass_over_one_batch(layout):
+    update.execute(layout, tiny_params(update={"epochs": 4, "learning_rate": 5e-3, "groups_per_step": 100}), 1)
+    steps = json.loads(layout.iteration(1, "update_steps.json").read_text(encoding="utf-8"))
+    assert steps["effective_share"][0] == pytest.approx(1.0, abs=1e-6)
+    assert steps["effective_share"][3] < steps["effective_share"][1] < 1
+    assert steps["ratio_99"][3] > steps["ratio_99"][1] > 1
+    assert steps["clipped_fraction"][0] == 0 < steps["clipped_fraction"][3]
+
+
+def test_equal_weights_are_all_effective_and_one_among_many_is_one():
+    assert gradient_step.effective_share(np.full(7, 3.0)) == pytest.approx(1)
+    assert gradient_step.effective_share(np.array([0.0, 0.0, 0.0, 5.0])) == pytest.approx(0.25)
+
+
+def test_what_is_watched_is_written_and_printed(layout, capsys):
+    first = update.execute(layout, tiny_params(), 1)
+    printed = capsys.readouterr().err
+    rollout.execute(layout, tiny_params(), 2)
+    write_advantages(layout, 2)
+    second = update.execute(layout, tiny_params(), 2)
+    assert first["reference_kl"] is None  # the sampling policy is policy 000 itself
+    assert second["reference_kl"] > 0
+    assert first["loss"] == pytest.approx(first["policy_loss"] + first["kl_loss"] + first["entropy_loss"], abs=1e-6)
+    assert {"moved_embedding_norm", "moved_attention_rms", "moved_feed_forward_relative", "moved_norm_norm"} <= first.keys()
+    assert 0 < first["moved_relative"] < 1
+    assert {"advantage_rms_answer", "advantage_rms_think", "advantage_rms_tags", "filling_share", "peak_bytes"} <= first.keys()
+    assert all(word in printed for word in ("entropy", "KL to the sampler", "clipped", "effective sample", "tokens/s"))
+
+
+def test_the_divergence_from_the_warm_start_is_that_of_the_penalty(layout):
+    update.execute(layout, tiny_params(), 1)
+    rollout.execute(layout, tiny_params(), 2)
+    write_advantages(layout, 2)
+    measured = update.execute(layout, tiny_params(update={"reference_groups": 100}), 2)
+    penalised = update.execute(layout, tiny_params(update={"kl_weight": 1e-6, "groups_per_step": 100}), 2)
+    assert measured["reference_kl"] == pytest.approx(penalised["reference_kl"], rel=1e-3)
+
+
+def test_advantages_by_class_of_token_are_their_root_mean_squares():
+    pieces = {1: b"<answer>", 2: b"coat", 3: b"</answer>", 4: b"hm ", 5: b""}
+    completion = "hm <answer>coat</answer>"
+    rows = pl.DataFrame(
+        {"rollout_id": ["a"], "token_ids": [[4, 1, 2, 3, 5]], "completion": [completion], "answer_start": [11], "answer_end": [15]}
+    )
+    advantages = pl.DataFrame({"rollout_id": ["a"], "advantages": [[3.0, 1.0, -2.0, 1.0, 2.0]]})
+    found = update.token_class_sizes(rows, advantages, lambda ids: [pieces[token] for token in ids], 1)
+    assert found == pytest.approx({"answer": 2.0, "think": 3.0, "tags": np.sqrt((1 + 1 + 4) / 3)})
+
+
+def test_gradient_checkpointing_changes_no_gradient_and_leaves_dropout_alone(policy, monkeypatch):
+    rows = draw(4)
+    rows = near_the_policy(policy, rows)
+    _, plain = step(policy, rows, settings_of())
+    calls = []
+    real = policy.model.model.layers[0].mlp.forward
+    monkeypatch.setattr(policy.model.model.layers[0].mlp, "forward", lambda *a: calls.append(1) or real(*a))
+    gradient_step.checkpoint_layers(policy)
+    _, again = step(policy, rows, settings_of(tokens_per_micro_batch=10_000))
+    policy.model.activation_checkpointing_disable()
+    policy.model.eval()
+    assert len(calls) == 2  # forward, and once more in the backward pass
+    assert near(again, plain)
+
+
+def test_gradient_checkpointing_of_a_whole_update_gives_the_weights_of_one_without(layout):
+    plain = update.execute(layout, tiny_params(), 1)
+    checkpointed = update.execute(layout, tiny_params(update={"gradient_checkpointing": True}), 1)
+    assert checkpointed["loss"] == pytest.approx(plain["loss"], abs=1e-6)
+    assert checkpointed["gradient_norm"] == pytest.approx(plain["gradient_norm"], rel=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_bfloat16_is_refused_without_a_gpu(layout):
+    with pytest.raises(PolicyError, match=r"update\.precision: is for GPUs"):
+        update.execute(layout, tiny_params(update={"precision": "bfloat16"}), 1)
+    assert not layout.policy(1).exists()
+
+
+def test_the_learning_rate_rises_over_iterations_by_the_moments_and_falls_by_their_number(layout):
+    params = tiny_params(train={"iterations": 2}, update={"warmup_steps": 3, "schedule": "linear", "learning_rate": 1e-3})
+    rates = []
+    for iteration in (1, 2):
+        update.execute(layout, params, iteration)
+        rates += json.loads(layout.iteration(iteration, "update_steps.json").read_text(encoding="utf-8"))["learning_rate"]
+        rollout.execute(layout, params, iteration + 1)
+        write_advantages(layout, iteration + 1)
+    assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3 * (1 - 0.75)])
+
+
+def test_less_memory_than_the_plan_says_is_an_error_before_the_work(layout, monkeypatch):
+    monkeypatch.setattr(memory_plan, "free_bytes", lambda device: 100_000)
+    with pytest.raises(PolicyError, match=r"memory: the update needs more than is free: found 0\.00 GiB free.*tokens_per_micro_batch"):
+        update.execute(layout, tiny_params(), 1)
+    assert not layout.policy(1).exists()
+
+
+def test_the_plan_grows_with_the_micro_batch_and_shrinks_with_checkpointing_and_an_adapter(policy):
+    rows = draw(1, ((9, 9, 9, 9),) * 8)
+    plans = [
+        memory_plan.needed_bytes(policy, rows.groups, settings_of(**values))
+        for values in ({"tokens_per_micro_batch": 50, "gradient_checkpointing": True}, {"tokens_per_micro_batch": 50}, {})
+    ]
+    assert plans == sorted(set(plans))
+    assert memory_plan.free_bytes(torch.device("cpu")) > 2**20
+
+
+def test_rollouts_whose_ids_do_not_spell_their_text_under_this_tokenizer_are_refused(layout):
+    path = layout.iteration(1, "rollouts.parquet")
+    table = parquet.read(path, schemas.ROLLOUTS)
+    parquet.write(table.with_columns(completion=pl.col("completion") + "x"), path, schemas.ROLLOUTS)
+    with pytest.raises(PolicyError, match="token ids do not spell its completion under the policy's tokenizer"):
+        update.execute(layout, tiny_params(), 1)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_rollouts_of_another_policy_are_noticed_under_dropout_and_behind_steps_of_nothing(layout, dropout):
+    path = layout.iteration(1, "rollouts.parquet")
+    moved = parquet.read(path, schemas.ROLLOUTS).with_columns(pl.col("behavior_logprobs").list.eval(pl.element() - 0.2))
+    parquet.write(moved, path, schemas.ROLLOUTS)
+    table = layout.iteration(1, "token_advantages.parquet")
+    first = seeding.generator(0, "update/1/epoch 0").permutation(6)[:3]
+    dead = [f"p{index:02d}" for index in sorted({int(prompt[1:]) for prompt in moved["prompt_id"].unique()})]
+    silent = pl.col("rollout_id").str.contains("|".join(f":{dead[index]}:" for index in first))
+    quiet = parquet.read(table, schemas.TOKEN_ADVANTAGES).with_columns(
+        advantages=pl.when(silent).then(pl.col("advantages").list.eval(pl.element() * 0)).otherwise(pl.col("advantages"))
+    )
+    parquet.write(quiet, table, schemas.TOKEN_ADVANTAGES)
+    params = tiny_params(policy={"lora_rank": 4, "lora_dropout": dropout})
+    with pytest.raises(PolicyError, match=r"found largest difference 0\.2"):
+        update.execute(layout, params, 1)
+    asked = dataclasses.replace(params, update=dataclasses.replace(params.update, max_logprob_mismatch=1.0))
+    metrics = update.execute(layout, asked, 1)
+    assert metrics["logprob_mismatch"] == pytest.approx(0.2, abs=1e-3)
+
+
+def test_token_ids_beyond_the_vocabulary_are_refused(layout):
+    path = layout.iteration(1, "rollouts.parquet")
+    table = parquet.read(path, schemas.ROLLOUTS).with_columns(pl.col("token_ids").list.eval(pl.element() * 0 + 1_000_000))
+    parquet.write(table, path, schemas.ROLLOUTS)
+    with pytest.raises(PolicyError, match=r"token ids do not spell its completion.*outside the vocabulary"):
+        update.execute(layout, tiny_params(), 1)
+
+
+def test_the_plan_of_steps_is_the_same_for_every_choice_that_keeps_all_groups():
+    expected = seeding.generator(0, "update/1/epoch 0").permutation(7)
+    assert np.concatenate(gradient_step.step_plan(7, settings_of(), 0, 1)).tolist() == expected.tolist()
+
+
+def test_every_algorithm_takes_an_update_from_tables(layout):
+    before = folder_bytes(layout.policy(0))["model.safetensors"]
+    changed = {}
+    for name in presets.ALGORITHMS:
+        update.execute(layout, tiny_params(update=presets.algorithm_row(name)["update"]), 1)
+        changed[name] = folder_bytes(layout.policy(1))["model.safetensors"] != before
+    assert all(changed.values())
+
+
+def test_logits_are_cut_into_parts_of_a_stated_size():
+    assert token_logprobs.LOGITS_AT_ONCE * 4 == 64 * 2**20
