@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from ospo_cli.params import Rollout
+
 _BLOCK = 128
 
 
@@ -20,6 +22,11 @@ class Sampling:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+
+    @classmethod
+    def of(cls, settings: Rollout) -> Sampling:
+        """Return the sampling of section rollout."""
+        return cls(settings.temperature, settings.top_k, settings.top_p)
 
     @property
     def cuts(self) -> bool:
