@@ -12,7 +12,9 @@ Linear = Callable[[torch.Tensor], torch.Tensor]
 
 _KINDS = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 _ROPES = ("default", "linear", "llama3")  # others change their angles with the length of the row
-_LANES = 16
+_BLOCK = 8  # places of a prompt that are read together
+# Widths of the attention to earlier places: multiples of 16 from 32 on. Then appended places (of probability 0) change no sum's order.
+_LANES, _LEAST = 16, 32
 
 
 def fits(model: Any) -> bool:
@@ -69,19 +71,22 @@ class LlamaDecoder:
         """
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         width = int(lengths.max())
-        capacity = -(-(width + max_new_tokens) // _LANES) * _LANES
+        capacity = _rounded(width + max_new_tokens)
+        self.filled = _rounded(width)
         places = torch.arange(capacity, device=device)[None]
         self.cos, self.sin = (table[0, :, None] for table in self.model.model.rotary_emb(self.embedding[:1], places))
         shape = (len(self.layers), 2, max(most_rows, len(prompts)), self.kv_heads, capacity, self.head_width)
         self.cache = torch.empty(shape, dtype=self.embedding.dtype, device=device)
-        shared = _common(prompts) if len(prompts) > 1 else 0
+        # Zeros: what is masked is multiplied all the same, and chance contents may be NaN.
+        self.cache[:, :, : len(prompts), :, : self.filled] = 0.0
+        shared = _common(prompts) // _BLOCK * _BLOCK if len(prompts) > 1 else 0
         if shared:
             self._read(torch.tensor([list(prompts[0][:shared])], device=device), 0)
             self.cache[:, :, 1 : len(prompts), :, :shared] = self.cache[:, :, :1, :, :shared]
         # Filling stands on the right, where no token of the row looks; it is overwritten as the row grows.
         rest = torch.tensor([[*prompt[shared:], *[pad] * (width - len(prompt))] for prompt in prompts], device=device)
         hidden = self._read(rest, shared)
-        self.position, self.filled = lengths - 1, width
+        self.position = lengths - 1
         return self.head(self._norm(hidden[torch.arange(len(prompts), device=device), lengths - 1 - shared], self.norm))
 
     def select(self, rows: torch.Tensor) -> None:
@@ -96,9 +101,8 @@ class LlamaDecoder:
         """Append one token per row; return the logits [rows, vocabulary] of the next."""
         self.position = self.position + 1
         rows = torch.arange(len(token), device=token.device)
-        width = -(-(int(self.position.max()) + 1) // _LANES) * _LANES
+        width = _rounded(int(self.position.max()) + 1)
         if width > self.filled:
-            # Zeros: what is masked is multiplied all the same, and chance contents may be NaN.
             self.cache[:, :, : len(rows), :, self.filled : width] = 0.0
             self.filled = width
         unseen = torch.arange(width, device=token.device)[None] > self.position[:, None]
@@ -126,14 +130,24 @@ class LlamaDecoder:
         rows, width = ids.shape
         end = start + width
         cos, sin = (table[start:end].repeat(rows, 1, 1) for table in (self.cos, self.sin))
-        sees = torch.ones((width, end), dtype=torch.bool, device=ids.device).tril(start)
 
         def attend(index: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-            shown = (part.view(rows, width, -1, self.head_width).transpose(1, 2) for part in (query, key, value))
-            query, self.cache[index, 0, :rows, :, start:end], self.cache[index, 1, :rows, :, start:end] = shown
-            keys, values = (part.repeat_interleave(self.heads // self.kv_heads, 1) for part in self.cache[index, :, :rows, :, :end])
-            found = functional.scaled_dot_product_attention(query, keys, values, attn_mask=sees)
-            return found.transpose(1, 2).reshape(rows * width, -1)
+            keys, values = self.cache[index, :, :rows]
+            keys[:, :, start:end], values[:, :, start:end] = (
+                part.view(rows, width, self.kv_heads, -1).transpose(1, 2) for part in (key, value)
+            )
+            query = query.view(rows, width, self.kv_heads, -1, self.head_width).transpose(1, 2) * self.head_width**-0.5
+            query = functional.pad(query, (0, 0, 0, 0, 0, -width % _BLOCK))
+            found = []
+            for first in range(start, end, _BLOCK):
+                # A block of places has one shape whatever is read before or after it: the order of its sums is the same.
+                block = query[:, :, first - start : first - start + _BLOCK]
+                seen = first + _BLOCK
+                scores = torch.matmul(block.flatten(2, 3), keys[:, :, :seen].transpose(2, 3)).view(*block.shape[:4], seen)
+                ahead = torch.ones((_BLOCK, seen), dtype=torch.bool, device=ids.device).triu(first + 1)
+                scores.masked_fill_(ahead[:, None], float("-inf"))
+                found.append(torch.matmul(torch.softmax(scores, -1).flatten(2, 3), values[:, :, :seen]).view(block.shape))
+            return torch.cat(found, 2)[:, :, :width].transpose(1, 2).reshape(rows * width, -1)
 
         return self._layers(self.embedding[ids.view(-1)], cos, sin, attend).view(rows, width, -1)
 
@@ -187,3 +201,7 @@ def _common(prompts: Sequence[Sequence[int]]) -> int:
     first, last = min(prompts), max(prompts)
     most = min(len(prompt) for prompt in prompts) - 1
     return next((place for place in range(most) if first[place] != last[place]), most)
+
+
+def _rounded(places: int) -> int:
+    return max(_LEAST, -(-places // _LANES) * _LANES)

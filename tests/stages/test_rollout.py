@@ -135,5 +135,5 @@ def test_a_prompt_longer_than_the_context_is_one_line_that_names_it(sampled):
     layout, _, _ = sampled
     params = tiny_params()
     params = dataclasses.replace(params, rollout=dataclasses.replace(params.rollout, max_new_tokens=4000))
-    with pytest.raises(PolicyError, match="does not fit the context"):
+    with pytest.raises(PolicyError, match=r"no prompt fits the context of the policy, such as that of prompt p\d\d"):
         rollout.execute(layout, params, 1)
