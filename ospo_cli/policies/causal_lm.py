@@ -83,9 +83,7 @@ class Sampler:
             )
         results: list[list[SampledRow]] = [[] for _ in prompts]
         for batch in _batches([len(prompt) for prompt in prompts], [len(ids) for ids in row_ids], batch_size):
-            rows = self._sample_batch(
-                [prompts[i] for i in batch], [row_ids[i] for i in batch], max_new_tokens, sampling, seed, greedy_rows
-            )
+            rows = self._sample_batch([prompts[i] for i in batch], [row_ids[i] for i in batch], max_new_tokens, sampling, seed, greedy_rows)
             for index, group in zip(batch, rows, strict=True):
                 results[index] = group
             if progress:

@@ -311,10 +311,7 @@ class _Answers:
         groups = self.sampler.sample(
             asked,
             # No policy in the names: all are sampled with the same uniforms, which makes paired differences narrower.
-            [
-                [f"evaluate:{prompt_id}:greedy", *(f"evaluate:{prompt_id}:{index:02d}" for index in range(samples))]
-                for prompt_id in ids
-            ],
+            [[f"evaluate:{prompt_id}:greedy", *(f"evaluate:{prompt_id}:{index:02d}" for index in range(samples))] for prompt_id in ids],
             settings.max_new_tokens,
             Sampling.of(settings),
             self.params.train.seed,

@@ -251,7 +251,8 @@ def _sampled(layout: Layout, chosen: pl.DataFrame, params: Params, request: Requ
 
     check_folder(folder, "ospo warm-start" if not request.policy else f"ospo update --iter {request.policy}")
     settings, samples = params.rollout, request.samples or params.rollout.group_size
-    sampling = [samples, settings.temperature, settings.top_k, settings.top_p, settings.max_new_tokens, params.train.seed, settings.batch_size, params.policy.threads]
+    sampling = [samples, settings.temperature, settings.top_k, settings.top_p, settings.max_new_tokens]
+    sampling += [params.train.seed, settings.batch_size, params.policy.threads]
     content, sampler = content_hash(folder), None
     shards = [
         Shard(content_key("headroom.completions 2", content, sampling, part.rows()), part.height * samples, part)

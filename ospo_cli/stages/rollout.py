@@ -155,8 +155,8 @@ def _fitting(
     if too_long:
         longest = max(len(ids) for prompt_id, ids in rows if prompt_id in too_long)
         sys.stderr.write(
-            f"rollout {iteration}: {len(too_long)} of {len(rows)} prompts are too long and left out: {_named(sorted(too_long))} (the longest has "
-            f"{longest} tokens; with {settings.max_new_tokens} new ones {context_length} fit)\n"
+            f"rollout {iteration}: {len(too_long)} of {len(rows)} prompts are too long and left out: {_named(sorted(too_long))} "
+            f"(the longest has {longest} tokens; with {settings.max_new_tokens} new ones {context_length} fit)\n"
         )
     return kept
 

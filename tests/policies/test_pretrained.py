@@ -6,8 +6,8 @@ from ospo_cli.errors import PolicyError
 from ospo_cli.layout import Layout
 from ospo_cli.policies import pretrained
 from ospo_cli.policies.causal_lm import Sampler
-from ospo_cli.policies.next_token import Sampling
 from ospo_cli.policies.folder import load_policy, render_prompt
+from ospo_cli.policies.next_token import Sampling
 from ospo_cli.stages import fetch_policy
 
 

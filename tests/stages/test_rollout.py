@@ -70,7 +70,16 @@ def test_finished_shards_are_used_and_give_equal_bytes(sampled, monkeypatch):
     assert metrics["tokens_per_second"] is None
 
 
-@pytest.mark.parametrize("change", [{"rollout": {"temperature": 0.9}}, {"rollout": {"top_k": 5}}, {"rollout": {"top_p": 0.9}}, {"rollout": {"max_new_tokens": 11}}, {"train": {"seed": 1}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rollout": {"temperature": 0.9}},
+        {"rollout": {"top_k": 5}},
+        {"rollout": {"top_p": 0.9}},
+        {"rollout": {"max_new_tokens": 11}},
+        {"train": {"seed": 1}},
+    ],
+)
 def test_shards_of_other_settings_are_not_used(sampled, monkeypatch, change):
     layout, _, _ = sampled
     calls = []
