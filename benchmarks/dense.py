@@ -62,7 +62,7 @@ def read(arguments: argparse.Namespace) -> tuple[pl.DataFrame, list[str]]:
         texts = table.join(rollouts, on="rollout_id").sort("prompt_id", "rollout_id", maintain_order=True)["query"].to_list()
         return cut(documents, arguments), texts[: arguments.coalitions]
     documents, queries = score_coalitions.read(arguments.documents, arguments.queries)
-    texts = score_coalitions.make_coalitions(documents, queries, 0, arguments.coalitions, seed=0)[-1]
+    texts = score_coalitions.make_work(documents, queries, 0, arguments.coalitions, seed=0).texts()[1][: arguments.coalitions]
     return cut(documents, arguments), texts
 
 

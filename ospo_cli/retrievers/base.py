@@ -38,7 +38,7 @@ class Retriever(Protocol):
     name: str
     fingerprint: str
 
-    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:
+    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path | None) -> None:
         """Index the catalogue."""
         ...
 

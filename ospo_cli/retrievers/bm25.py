@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ospo_cli.params import Retrieval
 from ospo_cli.retrievers.base import Catalogue, Coalitions, Ranking
-from ospo_cli.retrievers.inverted_index import Field, InvertedIndex, Postings
+from ospo_cli.retrievers.inverted_index import Field, InvertedIndex, Postings, index_folder
 from ospo_cli.text.words import words
 
 
@@ -39,7 +39,7 @@ class BM25:
             lambda: [Field(map(words, texts), weight) for weight, texts in catalogue.weighted or ((1.0, catalogue.texts),)],
             self._weigh,
             is_distinct=settings.query_terms == "distinct",
-            folder=None if cache is None else cache / "index" / self.fingerprint,
+            folder=index_folder(cache, self.fingerprint),
             fingerprint=self.fingerprint,
         )
 

@@ -20,7 +20,7 @@ class BM25S:
     kept_from = 0
     reads_words_alone = True
 
-    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:
+    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path | None) -> None:
         import bm25s
 
         self.settings = settings

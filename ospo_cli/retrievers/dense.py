@@ -34,14 +34,15 @@ class Dense:
 
     name = "dense"
 
-    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:
+    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path | None) -> None:
+        layout = Layout(Path()) if cache is None else Layout.of_cache(cache)
         self.settings = settings.dense
-        self.encoder = encoders.load(self.settings, Layout.of_cache(cache).root)
+        self.encoder = encoders.load(self.settings, layout.root)
         used = self.settings
         searching = {"flat": (), "hnsw": (used.hnsw_links, used.hnsw_search), "ivf": (used.ivf_lists, used.ivf_probes)}[used.index]
         self.fingerprint = catalogue.fingerprint("dense-1", self.encoder.fingerprint, used.index, searching)
         self.count = len(catalogue.doc_ids)
-        self._folder = cache / "dense"
+        self._folder = (layout.cache if cache is None else cache) / "dense"
         # Each distinct text once: row_of names the vector of a document, −1 where it has no text.
         texts: dict[str, int] = {}
         self.row_of = np.array(

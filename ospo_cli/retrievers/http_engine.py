@@ -35,9 +35,10 @@ class HttpEngine:
 
     name = "http"
 
-    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:
+    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path | None) -> None:
+        layout = Layout(Path()) if cache is None else Layout.of_cache(cache)
         self.settings = settings.http
-        self.template = http_template.load(self.settings.template, self.settings.variables, Layout.of_cache(cache).root)
+        self.template = http_template.load(self.settings.template, self.settings.variables, layout.root)
         self.client = HttpClient(self.settings, self.template.authorization_header)
         if not self.settings.version:
             raise ParameterError(

@@ -29,7 +29,7 @@ class Hybrid:
 
     name = "hybrid"
 
-    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:
+    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path | None) -> None:
         from ospo_cli.retrievers import RETRIEVERS, over
 
         self.settings = settings.hybrid

@@ -18,7 +18,7 @@ from ospo_cli.errors import RetrievalError
 from ospo_cli.retrievers import array_folder
 from ospo_cli.retrievers.base import Coalitions, Ranking, best_first, candidates, require_words
 
-VERSION = "index-1"
+VERSION = "index-2"
 # Documents that are counted at a time, and postings that are weighted at a time; both bound memory.
 CHUNK_DOCUMENTS = 1 << 15
 CHUNK_POSTINGS = 1 << 21
@@ -26,8 +26,9 @@ CHUNK_POSTINGS = 1 << 21
 WEIGHT_BITS = 26
 # A term of more than one in so many documents has bounds per block of documents.
 FREQUENT_SHARE = 64
-# Coalitions that one pass over the postings serves.
-LARGEST_GROUP = 256
+# Coalitions that one pass over the postings serves, and over a pool, where reading its documents is most of the work.
+LARGEST_GROUP = 64
+LARGEST_POOLED_GROUP = 128
 # Bags of terms that are remembered by their text.
 REMEMBERED_TEXTS = 1 << 17
 
@@ -122,7 +123,7 @@ class InvertedIndex:
         pool = None if pool is None else candidates(pool, self.count)
         if k <= 0:
             k = self.count if pool is None else len(pool)
-        starts = np.arange(0, count, LARGEST_GROUP, dtype=np.int64)
+        starts = np.arange(0, count, LARGEST_GROUP if pool is None else LARGEST_POOLED_GROUP, dtype=np.int64)
         parts = np.arange(count, dtype=np.int64)
         return self._run(bags, np.append(parts, count), parts.astype(np.int32), np.append(starts, count), [pool] * len(starts), k)
 
@@ -141,7 +142,8 @@ class InvertedIndex:
             shape = shapes.get(id(answer.present))
             if shape is None:
                 shape = shapes[id(answer.present)] = (np.count_nonzero(answer.present, axis=1), answer.present.nonzero()[1])
-            if not pools or answer.pool is not previous or lanes - groups[-1] + len(shape[0]) > LARGEST_GROUP:
+            largest = LARGEST_GROUP if answer.pool is None else LARGEST_POOLED_GROUP
+            if not pools or answer.pool is not previous or lanes - groups[-1] + len(shape[0]) > largest:
                 if pools:
                     groups.append(lanes)
                 pool = answer.pool
@@ -262,6 +264,11 @@ class InvertedIndex:
         """Return the indices of the known terms in the order of the text, each as often as it occurs."""
         vocabulary = self.vocabulary
         return np.array([vocabulary[term] for term in terms if term in vocabulary], dtype=np.int32)
+
+
+def index_folder(cache: Path | None, fingerprint: str) -> Path | None:
+    """Return where an index is kept; that of another version of this program stands beside it."""
+    return None if cache is None else cache / "index" / f"{VERSION}-{fingerprint}"
 
 
 KERNEL_ARRAYS = (

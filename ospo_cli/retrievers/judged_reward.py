@@ -51,7 +51,7 @@ class JudgedReward:
         params: all parameters; `score_coalitions.retriever` and `.metric` unless named here.
         retriever: name of another retriever (evaluation).
         metric: name of another metric.
-        cache: folder for what a retriever may keep and rebuild at any time.
+        cache: folder for what a retriever may keep and rebuild at any time; None keeps it in memory.
         own_reward: a user's function for further parts; `values` and `measures` do not read it.
         store: values that were computed before; None computes all. `params.store` tells which are kept.
     """
@@ -66,7 +66,7 @@ class JudgedReward:
         *,
         retriever: str | None = None,
         metric: str | None = None,
-        cache: Path = Path("data/cache"),
+        cache: Path | None = None,
         own_reward: OwnReward | None = None,
         store: Store | None = None,
     ) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 # Documents of a block: its scores live in the first level cache.
-BLOCK_BITS = 8
+BLOCK_BITS = 6
 # Blocks of a super-block, whose bounds are looked at first.
 SUPER = 16
 # Longest list of best weights that is kept per frequent term, and largest k of these loops.
@@ -63,20 +63,34 @@ def _offer(document, size, slots, weights, multiplicity, lanes, width, k, totals
 
 
 @njit(nogil=True, cache=True)
+def _can_enter(size, bound, slots, weights, most, slot_floor, pair_floor, infinity):
+    # A coalition holds one of the document's terms, which then weighs enough alone, or two of them at least.
+    lowest = infinity
+    for i in range(size):
+        if weights[i] * most[slots[i]] >= slot_floor[slots[i]]:
+            return True
+        for j in range(i):
+            lowest = min(lowest, pair_floor[slots[i], slots[j]])
+    return size > 1 and bound >= lowest
+
+
+@njit(nogil=True, cache=True)
 def _offer_block(
-    low, terms, words, table, held, bounds, floors, infinity, candidates, slots, slot_weights, catalogue_of, seen, skip_seen, multiplicity,
-    lanes, width, k, totals, counts, theta, top_documents, top_scores,
+    low, terms, words, table, held, bounds, floors, most, slot_floor, pair_floor, infinity, candidates, slots, slot_weights, catalogue_of,
+    seen, skip_seen, multiplicity, lanes, width, k, totals, counts, theta, top_documents, top_scores,
 ):  # fmt: skip
     # Offer the documents of a block whose sum over all terms of the group can matter; clear the block's sums and marks.
     size_of_block = bounds.shape[0]
     found = 0
+    offered = 0
     for local in range(size_of_block):
         candidates[found] = local
         found += bounds[local] >= floors[local]
-    for i in range(found):
-        local = candidates[i]
+    for candidate in range(found):
+        local = candidates[candidate]
         if skip_seen and seen[low + local]:
             continue
+        bounds_of = bounds[local]
         size = 0
         for word in range(words):
             bits = held[local, word]
@@ -87,6 +101,9 @@ def _offer_block(
                 slots[size] = s
                 slot_weights[size] = table[local, s]
                 size += np.int64(is_held)
+        if not _can_enter(size, bounds_of, slots, slot_weights, most, slot_floor, pair_floor, infinity):
+            continue
+        offered += 1
         _offer(
             catalogue_of[low + local], size, slots, slot_weights, multiplicity, lanes, width, k, totals, counts, theta, top_documents,
             top_scores,
@@ -97,19 +114,26 @@ def _offer_block(
     for local in range(size_of_block):
         for word in range(words):
             held[local, word] = 0
-    return found
+    return offered
 
 
 @njit(nogil=True, cache=True)
-def _refresh(slot_floor, terms, lanes, multiplicity, theta):
-    # The lowest score that matters to any coalition which holds the term.
+def _refresh(slot_floor, pair_floor, terms, lanes, width, multiplicity, theta):
+    # The lowest score that matters to any coalition which holds a term, and to any which holds two.
+    infinity = theta[lanes]
     for s in range(terms):
-        lowest = theta[lanes]
         row = multiplicity[s]
-        for c in range(lanes):
-            if row[c] > 0 and theta[c] < lowest:
-                lowest = theta[c]
+        lowest = infinity
+        for c in range(width):
+            lowest = min(lowest, theta[c] if row[c] > 0 else infinity)
         slot_floor[s] = lowest
+        for other in range(s):
+            other_row = multiplicity[other]
+            lowest = infinity
+            for c in range(width):
+                lowest = min(lowest, theta[c] if row[c] > 0 and other_row[c] > 0 else infinity)
+            pair_floor[s, other] = lowest
+            pair_floor[other, s] = lowest
 
 
 @njit(nogil=True, cache=True)
@@ -213,6 +237,7 @@ def rank_groups(
     multiplicity = np.zeros((most_terms, widest), dtype=out_scores.dtype)
     most = np.zeros(most_terms, dtype=out_scores.dtype)
     slot_floor = np.zeros(most_terms, dtype=out_scores.dtype)
+    pair_floor = np.zeros((most_terms, most_terms), dtype=out_scores.dtype)
     totals = np.zeros(widest, dtype=out_scores.dtype)
     theta = np.zeros(widest, dtype=out_scores.dtype)
     counts = np.zeros(widest, dtype=np.int64)
@@ -282,11 +307,12 @@ def rank_groups(
             else:
                 rare[rare_count] = s
                 rare_count += 1
-        _refresh(slot_floor, terms, lanes, multiplicity, theta)
+        _refresh(slot_floor, pair_floor, terms, lanes, width, multiplicity, theta)
         words = (terms + 63) // 64
 
         if is_pooled:
-            step = 16
+            until_refresh = 16
+            wait = 16
             for p in range(pool_starts[g], pool_starts[g + 1]):
                 document = pool[p]
                 size = 0
@@ -298,19 +324,18 @@ def rank_groups(
                         size += 1
                 read += forward_starts[document + 1] - forward_starts[document]
                 bound = np.int64(0)
-                lowest = np.int64(infinity)
                 for i in range(size):
                     bound += most[slots[i]] * slot_weights[i]
-                    lowest = min(lowest, np.int64(slot_floor[slots[i]]))
-                if size > 0 and bound >= lowest:
+                if size > 0 and _can_enter(size, bound, slots, slot_weights, most, slot_floor, pair_floor, infinity):
                     offered += 1
                     _offer(
                         document, size, slots, slot_weights, multiplicity, lanes, width, k, totals, counts, theta, top_documents, top_scores
                     )
-                step -= 1
-                if step == 0:
-                    _refresh(slot_floor, terms, lanes, multiplicity, theta)
-                    step = 64
+                until_refresh -= 1
+                if until_refresh == 0:
+                    _refresh(slot_floor, pair_floor, terms, lanes, width, multiplicity, theta)
+                    wait *= 2
+                    until_refresh = wait
         elif terms > 0:
             # First every document that holds a rare term; its frequent terms are looked up, or the block is taken as a whole.
             until_refresh = 1
@@ -387,17 +412,17 @@ def rank_groups(
                                 floors[local] = min(floors[local], slot_floor[s])
                 read += entries
                 offered += _offer_block(
-                    low, terms, words, table, held, bounds, floors, infinity, candidates, slots, slot_weights, catalogue_of, seen, False,
-                    multiplicity, lanes, width, k, totals, counts, theta, top_documents, top_scores,
+                    low, terms, words, table, held, bounds, floors, most, slot_floor, pair_floor, infinity, candidates, slots, slot_weights,
+                    catalogue_of, seen, False, multiplicity, lanes, width, k, totals, counts, theta, top_documents, top_scores,
                 )  # fmt: skip
                 until_refresh -= 1
                 if until_refresh == 0:
-                    _refresh(slot_floor, terms, lanes, multiplicity, theta)
+                    _refresh(slot_floor, pair_floor, terms, lanes, width, multiplicity, theta)
                     wait = min(2 * wait, 32)
                     until_refresh = wait
             # Then the blocks where a document of frequent terms alone can still matter.
             if frequent_count > 0:
-                _refresh(slot_floor, terms, lanes, multiplicity, theta)
+                _refresh(slot_floor, pair_floor, terms, lanes, width, multiplicity, theta)
                 until_refresh = 1
                 wait = 1
                 for group_of_blocks in range(super_first.shape[0]):
@@ -426,12 +451,13 @@ def rank_groups(
                                 bounds[local] += most[s] * weights[p]
                                 floors[local] = min(floors[local], slot_floor[s])
                         offered += _offer_block(
-                            low, terms, words, table, held, bounds, floors, infinity, candidates, slots, slot_weights, catalogue_of, seen,
-                            has_seen, multiplicity, lanes, width, k, totals, counts, theta, top_documents, top_scores,
+                            low, terms, words, table, held, bounds, floors, most, slot_floor, pair_floor, infinity, candidates, slots,
+                            slot_weights, catalogue_of, seen, has_seen, multiplicity, lanes, width, k, totals, counts, theta,
+                            top_documents, top_scores,
                         )  # fmt: skip
                         until_refresh -= 1
                         if until_refresh == 0:
-                            _refresh(slot_floor, terms, lanes, multiplicity, theta)
+                            _refresh(slot_floor, pair_floor, terms, lanes, width, multiplicity, theta)
                             wait = min(2 * wait, 32)
                             until_refresh = wait
                 is_done[:] = 0

@@ -38,7 +38,7 @@ class LatentSemantic:
     kept_from = 0
     reads_words_alone = True
 
-    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:
+    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path | None) -> None:
         self.settings = settings
         self.fingerprint = catalogue.fingerprint("lsa-2", DIMENSIONS, OVERSAMPLING, POWER_ITERATIONS, SEED, settings.query_terms)
         postings, self.vocabulary = count_terms([Field(map(words, catalogue.texts))])

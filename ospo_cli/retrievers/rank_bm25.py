@@ -25,7 +25,7 @@ class RankBM25:
     kept_from = 0
     reads_words_alone = True
 
-    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path) -> None:
+    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path | None) -> None:
         from rank_bm25 import BM25Okapi
 
         if settings.k1 == 0:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ospo_cli.params import Retrieval
 from ospo_cli.retrievers.base import Catalogue, Ranking
-from ospo_cli.retrievers.inverted_index import Field, InvertedIndex, Postings
+from ospo_cli.retrievers.inverted_index import Field, InvertedIndex, Postings, index_folder
 from ospo_cli.text.words import words
 
 SIZES = (3, 4)
@@ -39,7 +39,7 @@ class CharacterTfidf:
             _weigh,
             split=_grams,
             is_distinct=False,
-            folder=None if cache is None else cache / "index" / self.fingerprint,
+            folder=index_folder(cache, self.fingerprint),
             fingerprint=self.fingerprint,
         )
 
