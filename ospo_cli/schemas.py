@@ -112,11 +112,25 @@ ROLLOUTS = Table(
         Column("prompt_token_ids", pl.List(pl.Int32), "token ids that the policy was given"),
         Column("completion", pl.String, "text of token_ids without the end token"),
         Column("token_ids", pl.List(pl.Int32), "sampled token ids, end token included where it was sampled"),
-        Column("behavior_logprobs", pl.List(pl.Float32), "natural log-probability of each sampled token under the sampling policy"),
+        Column(
+            "behavior_logprobs",
+            pl.List(pl.Float32),
+            "natural log-probability of each sampled token under the sampling policy at rollout.temperature, no token cut off",
+        ),
         Column("answer_start", pl.Int32, "first character of the answer within completion, from 0"),
         Column("answer_end", pl.Int32, "character after the answer"),
         Column("has_answer_tags", pl.Boolean, "whether a closed <answer> pair was found outside the think block"),
         Column("finish_reason", pl.String, "stop (end token sampled) or length (cut off)"),
+    ),
+)
+SAMPLING_LOGPROBS = Table(
+    "sampling_logprobs",
+    "two more natural log-probabilities of each sampled token; all three are equal at temperature 1 without top-k and top-p",
+    ("rollout_id",),
+    (
+        Column("rollout_id", pl.String, "identity of the rollout"),
+        Column("sampled_logprobs", pl.List(pl.Float32), "of the distribution that was drawn from: temperature, then top_k, then top_p"),
+        Column("policy_logprobs", pl.List(pl.Float32), "of the raw policy: temperature 1, no token cut off"),
     ),
 )
 SEGMENTS = Table(
@@ -503,8 +517,9 @@ PLAN = Table(
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        DOCUMENTS, PROMPTS, QRELS, POOLS, TEACHER_PAIRS, RAW_QUERY_VALUES, ROLLOUTS, SEGMENTS, REWARDS, COALITION_VALUES,
-        ATTRIBUTIONS, INTERACTIONS, TOKEN_ADVANTAGES, COMPLETIONS, RUN, QUERY_METRICS, AUDIT, AUDIT_CURVES, GRADIENT_AUDIT, STORED_VALUES,
+        DOCUMENTS, PROMPTS, QRELS, POOLS, TEACHER_PAIRS, RAW_QUERY_VALUES, ROLLOUTS, SAMPLING_LOGPROBS, SEGMENTS, REWARDS,
+        COALITION_VALUES, ATTRIBUTIONS, INTERACTIONS, TOKEN_ADVANTAGES, COMPLETIONS, RUN, QUERY_METRICS,
+        AUDIT, AUDIT_CURVES, GRADIENT_AUDIT, STORED_VALUES,
         REWARD_COMPARISON, REWARD_COMPARISON_GROUPS, HEADROOM, HEADROOM_QUERIES, PLAN,
         LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY,
     )

@@ -141,7 +141,8 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
     behavior = str(layout.policy(iteration - 1))
     if stage == "rollout":
         return Node(
-            stage, iteration, (*prepared("prompts"), behavior, *raw), of(iteration, "rollouts.parquet"),
+            stage, iteration, (*prepared("prompts"), behavior, *raw),
+            of(iteration, "rollouts.parquet", "sampling_logprobs.parquet"),
             of(iteration, "rollout_metrics.json"), ("train.seed", "policy", "rollout"),
         )  # fmt: skip
     if stage == "segment":

@@ -1,4 +1,4 @@
-"""Sampling from any causal language model: prompts prefilled once per rollout group, one uniform per (seed, row, position)."""
+"""Sampling from any causal language model: what rows share is computed once, one uniform per (seed, row, position)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ import torch
 
 from ospo_cli.errors import PolicyError
 from ospo_cli.maths import seeding
+from ospo_cli.policies import llama_decoder
 from ospo_cli.policies.folder import LoadedPolicy
+from ospo_cli.policies.next_token import Sampling, draw
 
 OPEN_SHARE = 15 / 16
 
 
 @dataclass(frozen=True)
 class SampledRow:
-    """One completion: ids with the end token where it was sampled, natural log-probabilities at the sampling temperature."""
+    """One completion: ids with the end token where it was sampled; log-probabilities as in next_token.Drawn, one per id."""
 
     token_ids: list[int]
     logprobs: list[float]
+    sampled_logprobs: list[float]
+    policy_logprobs: list[float]
     finish_reason: str
     text: str
 
@@ -29,23 +33,29 @@ class SampledRow:
 class Sampler:
     """Draws completions; which tokens come out depends on (policy, prompt, seed, row id) and not on what else is in the batch.
 
-    Floating-point sums are taken in another order when a batch has another shape: log-probabilities then differ in the sixth digit,
-    and a draw that falls that close to a border between two tokens can differ.
+    Rows of a rollout group with the same tokens so far are one branch: one row of the forward pass. Prompts are branches before the
+    first token; a branch splits where its rows draw different tokens and goes when they have ended.
     """
 
     def __init__(self, policy: LoadedPolicy) -> None:
         self.policy = policy
-        self.decoder = HuggingFaceDecoder(policy.model)
+        plain = llama_decoder.fits(policy.model)
+        self.decoder: Any = llama_decoder.LlamaDecoder(policy.model) if plain else HuggingFaceDecoder(policy.model)
+
+    def too_long(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[int]:
+        """Return the indices of prompts that do not fit the context together with the new tokens (or are empty)."""
+        room = self.policy.context_length - max_new_tokens
+        return [index for index, prompt in enumerate(prompts) if not 0 < len(prompt) <= room]
 
     def sample(
         self,
         prompts: Sequence[Sequence[int]],
         row_ids: Sequence[Sequence[str]],
         max_new_tokens: int,
-        temperature: float,
+        sampling: Sampling,
         seed: int,
         batch_size: int,
-        greedy: bool = False,
+        greedy_rows: int = 0,
         progress: Callable[[int], None] | None = None,
     ) -> list[list[SampledRow]]:
         """Return for each prompt one completion per row id.
@@ -54,29 +64,26 @@ class Sampler:
             prompts: token ids of each prompt.
             row_ids: names of the completions of each prompt (a rollout group); they key the uniforms.
             max_new_tokens: cap, end token included.
-            temperature: divides the logits; log-probabilities are those of the tempered distribution.
+            sampling: temperature and cuts.
             seed: of the uniforms.
             batch_size: completions decoded at once.
-            greedy: the likeliest token at temperature 1 in place of a draw.
+            greedy_rows: the first so many completions of each prompt take the likeliest token in place of a draw.
             progress: called with the number of finished completions after each batch.
 
         Raises:
             PolicyError: a prompt does not fit the context, or the model gives NaN.
         """
-        for index, prompt in enumerate(prompts):
-            if not prompt or len(prompt) + max_new_tokens > self.policy.context_length:
-                raise PolicyError(
-                    self.policy.folder,
-                    f"prompt {index} (of {row_ids[index][0] if row_ids[index] else 'no rows'}) does not fit the context",
-                    found=f"{len(prompt)} prompt tokens + {max_new_tokens} new",
-                    expected=f"1 to {self.policy.context_length} in all",
-                    remedy="shorten the prompt template or lower rollout.max_new_tokens",
-                )
+        for index in self.too_long(prompts, max_new_tokens)[:1]:
+            raise PolicyError(
+                self.policy.folder,
+                f"prompt {index} (of {row_ids[index][0] if row_ids[index] else 'no rows'}) does not fit the context",
+                found=f"{len(prompts[index])} prompt tokens + {max_new_tokens} new",
+                expected=f"1 to {self.policy.context_length} in all",
+                remedy="shorten the prompt template or lower rollout.max_new_tokens",
+            )
         results: list[list[SampledRow]] = [[] for _ in prompts]
         for batch in _batches([len(prompt) for prompt in prompts], [len(ids) for ids in row_ids], batch_size):
-            rows = self._sample_batch(
-                [prompts[i] for i in batch], [row_ids[i] for i in batch], max_new_tokens, 1.0 if greedy else temperature, seed, greedy
-            )
+            rows = self._sample_batch([prompts[i] for i in batch], [row_ids[i] for i in batch], max_new_tokens, sampling, seed, greedy_rows)
             for index, group in zip(batch, rows, strict=True):
                 results[index] = group
             if progress:
@@ -85,67 +92,75 @@ class Sampler:
 
     @torch.inference_mode()
     def _sample_batch(
-        self, prompts: list[Sequence[int]], row_ids: list[Sequence[str]], max_new_tokens: int, temperature: float, seed: int, greedy: bool
+        self, prompts: list[Sequence[int]], row_ids: list[Sequence[str]], cap: int, sampling: Sampling, seed: int, greedy_rows: int
     ) -> list[list[SampledRow]]:
         names = [name for group in row_ids for name in group]
         if not names:
             return [[] for _ in prompts]
-        draws = torch.from_numpy(np.zeros((len(names), max_new_tokens)) if greedy else seeding.uniforms(seed, names, max_new_tokens)).to(
-            self.policy.device
-        )
-        owner = torch.tensor([index for index, group in enumerate(row_ids) for _ in group], device=self.policy.device)
-        logits = self.decoder.prefill(prompts, self.policy.pad_token_id, self.policy.device, max_new_tokens)[owner]
-        self.decoder.select(owner)
-        tokens = torch.full((len(names), max_new_tokens), -1, dtype=torch.int64)
-        logprobs = torch.zeros((len(names), max_new_tokens), dtype=torch.float32)
-        # Rows of the batch: which completion each is, and whether it still goes on. Finished ones are dropped in lots, since dropping
-        # copies the cache.
-        rows = torch.arange(len(names))
-        is_open = torch.ones(len(names), dtype=torch.bool)
-        for position in range(max_new_tokens):
-            found = draw(logits, temperature, None if greedy else draws[rows.to(draws.device), position])
-            token, logprob = found[0].cpu(), found[1].cpu()
-            if not bool(torch.isfinite(logprob[is_open]).all()):
-                bad = int(rows[is_open & ~torch.isfinite(logprob)][0])
+        device = self.policy.device
+        greedy = torch.tensor([index < greedy_rows for group in row_ids for index in range(len(group))], device=device)
+        uniforms = np.zeros((len(names), cap)) if bool(greedy.all()) else seeding.uniforms(seed, names, cap)
+        draws = torch.from_numpy(uniforms).to(device)
+        tokens = torch.full((len(names), cap), -1, dtype=torch.int64, device=device)
+        logprobs = torch.zeros((3, len(names), cap), dtype=torch.float32, device=device)
+        # The rows that still go on, and the branch that each stands on.
+        rows = torch.arange(len(names), device=device)
+        branch = torch.tensor([index for index, group in enumerate(row_ids) for _ in group], device=device)
+        logits = self.decoder.prefill(prompts, self.policy.pad_token_id, device, cap, len(names))
+        for position in range(cap):
+            found = draw(logits, branch, draws[rows, position], greedy[rows], sampling)
+            bad = rows[~torch.isfinite(found.logprobs + found.policy_logprobs)].tolist()
+            if bad:
+                self.decoder.clear()
                 raise PolicyError(
                     self.policy.folder,
-                    f"the model gives NaN or infinite logits for {names[bad]} at position {position}",
+                    f"the model gives NaN or infinite logits for {names[bad[0]]} at position {position}",
+                    found=f"{len(bad)} such of {len(rows)} rows",
                     remedy="train again with a lower learning rate",
                 )
-            tokens[rows[is_open], position], logprobs[rows[is_open], position] = token[is_open], logprob[is_open]
-            is_open &= token != self.policy.end_token_id
-            going = int(is_open.sum())
-            if position + 1 == max_new_tokens or going == 0:
+            tokens[rows, position] = found.token
+            logprobs[:, rows, position] = torch.stack([found.logprobs, found.sampled_logprobs, found.policy_logprobs])
+            going = found.token != self.policy.end_token_id
+            rows, branch, token = rows[going], branch[going], found.token[going]
+            if position + 1 == cap or not len(rows):
                 break
-            if going <= len(rows) * OPEN_SHARE:
-                kept = torch.nonzero(is_open)[:, 0]
-                self.decoder.select(kept.to(self.policy.device))
-                rows, token, is_open = rows[kept], token[kept], is_open[kept]
-            logits = self.decoder.step(token.to(self.policy.device))
+            branch, token = self._grow(branch, token, len(logits), logits.shape[-1])
+            logits = self.decoder.step(token)
         self.decoder.clear()
-        made = [self._row(ids, values) for ids, values in zip(tokens.tolist(), logprobs.tolist(), strict=True)]
+        first, second, third = logprobs.tolist()
+        made = [self._row(*row) for row in zip(tokens.tolist(), first, second, third, strict=True)]
         ends = np.cumsum([len(group) for group in row_ids])
         return [made[end - len(group) : end] for end, group in zip(ends.tolist(), row_ids, strict=True)]
 
-    def _row(self, ids: list[int], logprobs: list[float]) -> SampledRow:
+    def _grow(self, branch: torch.Tensor, token: torch.Tensor, count: int, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Split, merge and drop branches; return the new branch of each row [rows] and the token of each branch."""
+        distinct, branch = torch.unique(branch * vocabulary + token, return_inverse=True)
+        parents, token = distinct // vocabulary, distinct % vocabulary
+        splits = bool((parents[1:] == parents[:-1]).any())
+        if not splits and len(parents) > count * OPEN_SHARE:
+            # Ended branches are dropped in lots, since dropping copies the cache: until then they go on with any token.
+            filled = token[:1].repeat(count)
+            filled[parents] = token
+            return parents[branch], filled
+        # The first of a parent's branches stays where the parent was; only others, and those beyond the new end, are copied.
+        places = torch.arange(len(parents), device=parents.device)
+        stays = parents < len(parents)
+        stays[1:] &= parents[1:] != parents[:-1]
+        is_free = torch.ones_like(stays)
+        is_free[parents[stays]] = False
+        place = torch.empty_like(parents)
+        place[stays], place[~stays] = parents[stays], places[is_free]
+        order = torch.empty_like(parents)
+        order[place] = places
+        self.decoder.select(parents[order])
+        return place[branch], token[order]
+
+    def _row(self, ids: list[int], *logprobs: list[float]) -> SampledRow:
         length = ids.index(-1) if -1 in ids else len(ids)
         ids = ids[:length]
-        return SampledRow(ids, logprobs[:length], "stop" if ids[-1] == self.policy.end_token_id else "length", self.policy.pieces.text(ids))
-
-
-def draw(logits: torch.Tensor, temperature: float, uniform: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token [rows] and its log-probability [rows] from logits [rows, vocabulary]: inverse CDF, or the likeliest without uniforms.
-
-    torch.multinomial is 20 times slower on a CPU and its draws depend on the batch.
-    """
-    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
-    if uniform is None:
-        token = logprobs.argmax(dim=-1)
-    else:
-        cumulative = logprobs.exp().cumsum(dim=-1, dtype=torch.float64)
-        # The last sum is 1 up to rounding; scaling by it keeps the index inside the vocabulary and off tokens of probability 0.
-        token = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
-    return token, logprobs.gather(1, token[:, None])[:, 0]
+        tempered, sampled, policy = (values[:length] for values in logprobs)
+        reason = "stop" if ids[-1] == self.policy.end_token_id else "length"
+        return SampledRow(ids, tempered, sampled, policy, reason, self.policy.pieces.text(ids))
 
 
 class HuggingFaceDecoder:
@@ -155,7 +170,7 @@ class HuggingFaceDecoder:
         self.model = model
         self.clear()
 
-    def prefill(self, prompts: Sequence[Sequence[int]], pad: int, device: torch.device, max_new_tokens: int) -> torch.Tensor:
+    def prefill(self, prompts: Sequence[Sequence[int]], pad: int, device: torch.device, max_new_tokens: int, _: int) -> torch.Tensor:
         """Read the prompts; return the logits [prompts, vocabulary] of the first new token."""
         from ospo_cli.policies.roomy_cache import roomy_cache
 

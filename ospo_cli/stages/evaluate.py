@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ospo_cli import parquet, schemas
-from ospo_cli.errors import MissingInputError, ParameterError, SourceError
+from ospo_cli.errors import MissingInputError, ParameterError, PolicyError, SourceError
 from ospo_cli.executors.base import Shard
 from ospo_cli.executors.local import LocalExecutor, content_key
 from ospo_cli.layout import Layout
@@ -248,23 +248,21 @@ def _undecoded(system: str, prompt_ids: Iterable[str], queries: Sequence[str]) -
 
 
 def _policy_completions(prompts: pl.DataFrame, folders: dict[int, Path], layout: Layout, params: Params) -> list[pl.DataFrame]:
-    """Return completions of each policy, greedy and sampled; finished shards are found by the policy's content."""
+    """Return completions of each policy, greedy and sampled in one pass; finished shards are found by the policy's content."""
     from ospo_cli.policies.folder import check_folder, content_hash
 
     settings = params.evaluate
-    decodings = {"greedy": 1} | ({"sampled": settings.samples} if settings.samples else {})
     shards = []
     for iteration, folder in folders.items():
         check_folder(folder, f"ospo update --iter {iteration}" if iteration else "ospo warm-start")
         content = content_hash(folder)
-        for decoding, samples in decodings.items():
-            temperature = params.rollout.temperature if decoding == "sampled" else None
-            sampling = [decoding, samples, temperature, params.rollout.max_new_tokens, params.train.seed]
-            # Batches and threads change sums in their last bits, and so now and then a draw.
-            sampling += [params.rollout.batch_size, params.policy.threads]
-            for part in prompts.select("prompt_id", "prompt").iter_slices(_PROMPTS_PER_SHARD):
-                key = content_key("evaluate.completions 1", content, sampling, part.rows())
-                shards.append(Shard(key, part.height * samples, (policy_name(iteration), folder, decoding, samples, part)))
+        drawn = [params.rollout.temperature, params.rollout.top_k, params.rollout.top_p] if settings.samples else []
+        sampling = [settings.samples, drawn, params.rollout.max_new_tokens, params.train.seed]
+        # Batches and threads may change sums in their last bits, and so now and then a draw.
+        sampling += [params.rollout.batch_size, params.policy.threads]
+        for part in prompts.select("prompt_id", "prompt").iter_slices(_PROMPTS_PER_SHARD):
+            key = content_key("evaluate.completions 2", content, sampling, part.rows())
+            shards.append(Shard(key, part.height * (1 + settings.samples), (policy_name(iteration), folder, part)))
     answers, executor = _Answers(params), LocalExecutor(layout.cache / "evaluate")
     found = executor.map_shards(answers.sample, shards, {"completions": schemas.COMPLETIONS}, "evaluate", "completions")
     raw_queries = dict(prompts.select("prompt_id", "query").iter_rows())
@@ -288,32 +286,42 @@ class _Answers:
         self.params = params
         self.sampler: Sampler | None = None
 
-    def sample(self, payload: tuple[str, Path, str, int, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    def sample(self, payload: tuple[str, Path, pl.DataFrame]) -> dict[str, pl.DataFrame]:
         """Return table completions of one shard; queries are composed later, so that composition is no part of the cache."""
         from ospo_cli.policies.causal_lm import Sampler
         from ospo_cli.policies.folder import load_policy, render_prompt
+        from ospo_cli.policies.next_token import Sampling
 
-        system, folder, decoding, samples, prompts = payload
+        system, folder, prompts = payload
+        samples = self.params.evaluate.samples
         if self.sampler is None or self.sampler.policy.folder != folder:
             self.sampler = None  # freed before the next policy is loaded
             self.sampler = Sampler(load_policy(folder, self.params.policy.threads))
         policy, settings = self.sampler.policy, self.params.rollout
         ids = prompts["prompt_id"].to_list()
+        asked = [render_prompt(policy, prompt) for prompt in prompts["prompt"].to_list()]
+        for index in self.sampler.too_long(asked, settings.max_new_tokens)[:1]:  # leaving it out would change what the means are of
+            raise PolicyError(
+                f"evaluate, prompt {ids[index]}",
+                "does not fit the context of the policy",
+                found=f"{len(asked[index])} prompt tokens + {settings.max_new_tokens} new",
+                expected=f"at most {policy.context_length} in all",
+                remedy="shorten prepare_data.prompt_template or lower rollout.max_new_tokens",
+            )
         groups = self.sampler.sample(
-            [render_prompt(policy, prompt) for prompt in prompts["prompt"].to_list()],
+            asked,
             # No policy in the names: all are sampled with the same uniforms, which makes paired differences narrower.
-            [[f"evaluate:{prompt_id}:{index:02d}" for index in range(samples)] for prompt_id in ids],
+            [[f"evaluate:{prompt_id}:greedy", *(f"evaluate:{prompt_id}:{index:02d}" for index in range(samples))] for prompt_id in ids],
             settings.max_new_tokens,
-            settings.temperature,
+            Sampling.of(settings),
             self.params.train.seed,
             settings.batch_size,
-            greedy=decoding == "greedy",
+            greedy_rows=1,
         )
-        rows = [
-            (system, decoding, prompt_id, index, row.text, "")
-            for prompt_id, group in zip(ids, groups, strict=True)
-            for index, row in enumerate(group)
-        ]
+        rows = []
+        for prompt_id, (likeliest, *drawn) in zip(ids, groups, strict=True):
+            rows.append((system, "greedy", prompt_id, 0, likeliest.text, ""))
+            rows += [(system, "sampled", prompt_id, index, row.text, "") for index, row in enumerate(drawn)]
         return {"completions": pl.DataFrame(rows, schema=schemas.COMPLETIONS.schema, orient="row")}
 
 

@@ -247,13 +247,15 @@ def _sampled(layout: Layout, chosen: pl.DataFrame, params: Params, request: Requ
         return None
     from ospo_cli.policies.causal_lm import Sampler
     from ospo_cli.policies.folder import check_folder, content_hash, load_policy, render_prompt
+    from ospo_cli.policies.next_token import Sampling
 
     check_folder(folder, "ospo warm-start" if not request.policy else f"ospo update --iter {request.policy}")
     settings, samples = params.rollout, request.samples or params.rollout.group_size
-    sampling = [samples, settings.temperature, settings.max_new_tokens, params.train.seed, settings.batch_size, params.policy.threads]
+    sampling = [samples, settings.temperature, settings.top_k, settings.top_p, settings.max_new_tokens]
+    sampling += [params.train.seed, settings.batch_size, params.policy.threads]
     content, sampler = content_hash(folder), None
     shards = [
-        Shard(content_key("headroom.completions 1", content, sampling, part.rows()), part.height * samples, part)
+        Shard(content_key("headroom.completions 2", content, sampling, part.rows()), part.height * samples, part)
         for part in chosen.select("prompt_id", "prompt").iter_slices(_PROMPTS_PER_SHARD)
     ]
 
@@ -263,7 +265,7 @@ def _sampled(layout: Layout, chosen: pl.DataFrame, params: Params, request: Requ
         ids = part["prompt_id"].to_list()
         names = [[f"headroom:{prompt_id}:{index:02d}" for index in range(samples)] for prompt_id in ids]
         prompts = [render_prompt(sampler.policy, prompt) for prompt in part["prompt"].to_list()]
-        groups = sampler.sample(prompts, names, settings.max_new_tokens, settings.temperature, params.train.seed, settings.batch_size)
+        groups = sampler.sample(prompts, names, settings.max_new_tokens, Sampling.of(settings), params.train.seed, settings.batch_size)
         rows = [
             (f"policy-{request.policy:03d}", "sampled", prompt_id, index, row.text, "")
             for prompt_id, group in zip(ids, groups, strict=True)

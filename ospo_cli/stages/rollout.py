@@ -13,7 +13,7 @@ import polars as pl
 
 from ospo_cli import params as parameters
 from ospo_cli import parquet, schemas
-from ospo_cli.errors import ParameterError
+from ospo_cli.errors import ParameterError, PolicyError, shorten
 from ospo_cli.executors.base import Shard
 from ospo_cli.executors.local import LocalExecutor, content_key
 from ospo_cli.layout import Layout
@@ -46,15 +46,19 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
     shards = []
     per_shard = max(1, settings.batch_size // settings.group_size)
     rows = [(prompt_id, render_prompt(policy, text)) for prompt_id, text in chosen.select("prompt_id", "prompt").iter_rows()]
+    too_long = {rows[index][0] for index in sampler.too_long([ids for _, ids in rows], settings.max_new_tokens)}
+    rows = _fitting(rows, too_long, policy.context_length, settings, iteration)
     rows.sort(key=lambda row: (len(row[1]), row[0]))  # prompts of like length share a shard: less padding
     for start in range(0, len(rows), per_shard):
         part = rows[start : start + per_shard]
         key = content_key(
-            "rollouts 1",
+            "rollouts 2",
             policy.content_hash,
             part,
             settings.group_size,
             settings.temperature,
+            settings.top_k,
+            settings.top_p,
             settings.max_new_tokens,
             params.train.seed,
             iteration,
@@ -66,22 +70,32 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
 
     def work(part: Any) -> dict[str, pl.DataFrame]:
         nonlocal fresh_tokens
-        frame = rollout(sampler, part, settings, params.train.seed, iteration)
+        frame, logprobs = rollout(sampler, part, settings, params.train.seed, iteration)
         fresh_tokens += int(frame["token_ids"].list.len().sum())
-        return {"rollouts": frame}
+        return {"rollouts": frame, "sampling_logprobs": logprobs}
 
     executor = LocalExecutor(layout.cache / "rollouts")
-    results = executor.map_shards(work, shards, {"rollouts": schemas.ROLLOUTS}, f"rollout {iteration}", "completions")
+    tables = {"rollouts": schemas.ROLLOUTS, "sampling_logprobs": schemas.SAMPLING_LOGPROBS}
+    results = executor.map_shards(work, shards, tables, f"rollout {iteration}", "completions")
     seconds = time.monotonic() - began
-    rollouts = pl.concat([result["rollouts"] for result in results])
+    made = {name: pl.concat([result[name] for result in results]) for name in tables}
+    rollouts = made["rollouts"]
     metrics = describe(rollouts) | {
         "iteration": iteration,
-        "prompts": chosen.height,
+        "prompts": len(rows),
+        "prompts_too_long": len(too_long),
         "sampling_seconds": seconds,
         "tokens_per_second": fresh_tokens / seconds if fresh_tokens else None,
         "shards": len(shards),
     }
-    parquet.write(rollouts, layout.iteration(iteration, "rollouts.parquet"), schemas.ROLLOUTS)
+    if metrics["empty_completions"]:
+        empty = rollouts.filter(pl.col("completion") == "")["prompt_id"].unique(maintain_order=True).to_list()
+        sys.stderr.write(
+            f"rollout {iteration}: {metrics['empty_completions']} empty completions (the end token came first), "
+            f"of prompts {_named(empty)}: scored as an empty query, counted in rollout_metrics.json\n"
+        )
+    for name, table in tables.items():
+        parquet.write(made[name], layout.iteration(iteration, f"{name}.parquet"), table)
     with parquet.replacing(layout.iteration(iteration, "rollout_metrics.json")) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return metrics
@@ -125,16 +139,46 @@ def choose_prompts(
     return train[order[slot * count : (slot + 1) * count].tolist()]
 
 
+def _fitting(
+    rows: list[tuple[str, list[int]]], too_long: set[str], context_length: int, settings: parameters.Rollout, iteration: int
+) -> list[tuple[str, list[int]]]:
+    """Return the rows that fit; name and count the others, which get no rollouts (and so no reward)."""
+    kept = [row for row in rows if row[0] not in too_long]
+    if not kept:
+        raise PolicyError(
+            f"rollout {iteration}",
+            f"no prompt fits the context of the policy, such as that of prompt {rows[0][0]}",
+            found=f"{len(rows[0][1])} prompt tokens + {settings.max_new_tokens} new",
+            expected=f"at most {context_length} in all",
+            remedy="shorten prepare_data.prompt_template or lower rollout.max_new_tokens",
+        )
+    if too_long:
+        longest = max(len(ids) for prompt_id, ids in rows if prompt_id in too_long)
+        sys.stderr.write(
+            f"rollout {iteration}: {len(too_long)} of {len(rows)} prompts are too long and left out: {_named(sorted(too_long))} "
+            f"(the longest has {longest} tokens; with {settings.max_new_tokens} new ones {context_length} fit)\n"
+        )
+    return kept
+
+
+def _named(prompt_ids: Sequence[str], most: int = 10) -> str:
+    shown = ", ".join(shorten(prompt_id, 60) for prompt_id in prompt_ids[:most])
+    return shown if len(prompt_ids) <= most else f"{shown} and {len(prompt_ids) - most} more"
+
+
 def rollout(
     sampler: Sampler, prompts: Sequence[tuple[str, list[int]]], settings: parameters.Rollout, seed: int, iteration: int
-) -> pl.DataFrame:
-    """Return table rollouts for (prompt_id, prompt token ids)."""
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return tables rollouts and sampling_logprobs for (prompt_id, prompt token ids)."""
+    from ospo_cli.policies.next_token import Sampling
+
     names = [[f"{iteration:03d}:{prompt_id}:{index:02d}" for index in range(settings.group_size)] for prompt_id, _ in prompts]
-    groups = sampler.sample([ids for _, ids in prompts], names, settings.max_new_tokens, settings.temperature, seed, settings.batch_size)
-    rows = []
+    groups = sampler.sample([ids for _, ids in prompts], names, settings.max_new_tokens, Sampling.of(settings), seed, settings.batch_size)
+    rows, logprobs = [], []
     for (prompt_id, ids), group_names, group in zip(prompts, names, groups, strict=True):
         for index, (name, row) in enumerate(zip(group_names, group, strict=True)):
             answer = find_answer(row.text)
+            logprobs.append((name, row.sampled_logprobs, row.policy_logprobs))
             rows.append(
                 (
                     name,
@@ -150,7 +194,10 @@ def rollout(
                     row.finish_reason,
                 )
             )
-    return pl.DataFrame(rows, schema=schemas.ROLLOUTS.schema, orient="row")
+    return (
+        pl.DataFrame(rows, schema=schemas.ROLLOUTS.schema, orient="row"),
+        pl.DataFrame(logprobs, schema=schemas.SAMPLING_LOGPROBS.schema, orient="row"),
+    )
 
 
 def describe(rollouts: pl.DataFrame) -> dict[str, Any]:
@@ -167,6 +214,7 @@ def describe(rollouts: pl.DataFrame) -> dict[str, Any]:
         "stop_share": float((rollouts["finish_reason"] == "stop").mean() or 0.0),  # type: ignore[arg-type]
         "length_share": float((rollouts["finish_reason"] == "length").mean() or 0.0),  # type: ignore[arg-type]
         "answer_tags_share": float(rollouts["has_answer_tags"].mean() or 0.0),  # type: ignore[arg-type]
+        "empty_completions": int((rollouts["completion"] == "").sum()),
         "empty_answers": int((rollouts["answer_start"] == rollouts["answer_end"]).sum()),
         "distinct_completions_per_group": float(
             rollouts.group_by("prompt_id").agg(pl.col("completion").n_unique())["completion"].mean() or 0.0

@@ -7,6 +7,7 @@ from ospo_cli.layout import Layout
 from ospo_cli.policies import pretrained
 from ospo_cli.policies.causal_lm import Sampler
 from ospo_cli.policies.folder import load_policy, render_prompt
+from ospo_cli.policies.next_token import Sampling
 from ospo_cli.stages import fetch_policy
 
 
@@ -38,7 +39,7 @@ def test_the_packaged_model_becomes_a_folder_that_samples(tmp_path):
     made = fetch_policy.execute(Layout(tmp_path), "smollm2-135m", to=tmp_path / "policy")
     policy = load_policy(tmp_path / "policy", threads=2)
     prompt = render_prompt(policy, "What is the capital of France?")
-    row = Sampler(policy).sample([prompt], [["a"]], 12, 1.0, 0, 1, greedy=True)[0][0]
+    row = Sampler(policy).sample([prompt], [["a"]], 12, Sampling(), 0, 1, greedy_rows=1)[0][0]
     assert made["weights"] == 134_515_008
     assert policy.tokenizer.decode(prompt) == "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
     assert "Paris" in row.text

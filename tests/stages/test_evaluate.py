@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from ospo_cli import parquet, schemas
-from ospo_cli.errors import MissingInputError, ParameterError, SourceError
+from ospo_cli.errors import MissingInputError, ParameterError, PolicyError, SourceError
 from ospo_cli.layout import Layout
 from ospo_cli.report import trec_files
 from ospo_cli.stages import evaluate
@@ -131,8 +131,17 @@ def test_with_one_more_iteration_only_its_own_completions_are_sampled(project, m
 
     monkeypatch.setattr(causal_lm.Sampler, "sample", counted)
     summary = evaluate.execute(layout, values)
-    assert sampled == ["002", "002"]
+    assert sampled == ["002"]
     assert summary["systems"] == ["raw-query", "policy-000", "policy-001", "policy-002", "oracle"]
+
+
+def test_a_prompt_too_long_stops_the_evaluation_with_its_name(project):
+    layout, _, _ = project
+    values = small_project.make_params(iterations=1, rollout={"max_new_tokens": 5000})
+    with pytest.raises(
+        PolicyError, match=r"evaluate, prompt \S+: does not fit the context of the policy: found \d+ prompt tokens \+ 5000 new"
+    ):
+        evaluate.execute(layout, values)
 
 
 def test_a_change_of_the_weights_is_sampled_again(project):

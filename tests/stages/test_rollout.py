@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import polars as pl
 import pytest
@@ -10,7 +11,7 @@ from ospo_cli.policies.token_pieces import TokenPieces
 from ospo_cli.stages import rollout
 from ospo_cli.stages.rollout import choose_prompts
 from ospo_cli.text.answers import find_answer
-from tests.policies.tiny import tiny_params, write_project
+from tests.policies.tiny import copy_project, tiny_params, write_project
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +51,11 @@ def test_metrics_count_what_the_table_holds(sampled):
     assert metrics["stop_share"] + metrics["length_share"] == pytest.approx(1)
 
 
-def test_the_batch_size_changes_no_completion_and_no_probability_beyond_rounding(sampled):
-    layout, _, rollouts = sampled
+def test_the_batch_size_and_so_the_shards_change_no_byte(sampled):
+    layout, _, _ = sampled
+    before = layout.iteration(1, "rollouts.parquet").read_bytes()
     rollout.execute(layout, tiny_params(rollout={"batch_size": 100}), 1)
-    again = parquet.read(layout.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
-    assert again.drop("behavior_logprobs").equals(rollouts.drop("behavior_logprobs"))
-    difference = again["behavior_logprobs"].explode() - rollouts["behavior_logprobs"].explode()
-    assert difference.abs().max() < 1e-4
+    assert layout.iteration(1, "rollouts.parquet").read_bytes() == before
 
 
 def test_finished_shards_are_used_and_give_equal_bytes(sampled, monkeypatch):
@@ -71,7 +70,16 @@ def test_finished_shards_are_used_and_give_equal_bytes(sampled, monkeypatch):
     assert metrics["tokens_per_second"] is None
 
 
-@pytest.mark.parametrize("change", [{"rollout": {"temperature": 0.9}}, {"rollout": {"max_new_tokens": 11}}, {"train": {"seed": 1}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rollout": {"temperature": 0.9}},
+        {"rollout": {"top_k": 5}},
+        {"rollout": {"top_p": 0.9}},
+        {"rollout": {"max_new_tokens": 11}},
+        {"train": {"seed": 1}},
+    ],
+)
 def test_shards_of_other_settings_are_not_used(sampled, monkeypatch, change):
     layout, _, _ = sampled
     calls = []
@@ -135,5 +143,57 @@ def test_a_prompt_longer_than_the_context_is_one_line_that_names_it(sampled):
     layout, _, _ = sampled
     params = tiny_params()
     params = dataclasses.replace(params, rollout=dataclasses.replace(params.rollout, max_new_tokens=4000))
-    with pytest.raises(PolicyError, match="does not fit the context"):
+    with pytest.raises(PolicyError, match=r"no prompt fits the context of the policy, such as that of prompt p\d\d"):
         rollout.execute(layout, params, 1)
+
+
+def test_prompts_too_long_are_left_out_named_and_counted_and_nothing_else_changes(sampled, tmp_path, capsys):
+    layout, _, rollouts = sampled
+    copy = copy_project(layout, tmp_path / "copy")
+    lengths = dict(rollouts.select("prompt_id", pl.col("prompt_token_ids").list.len()).iter_rows())
+    longest = max(lengths.values())
+    config = copy.policy(0) / "config.json"
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps(content | {"max_position_embeddings": longest - 1 + 12}))
+    metrics = rollout.execute(copy, tiny_params(), 1)
+    kept = parquet.read(copy.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
+    left_out = sorted(name for name, length in lengths.items() if length == longest)
+    assert 0 < len(left_out) < 6
+    assert kept.equals(rollouts.filter(~pl.col("prompt_id").is_in(left_out)))
+    assert (metrics["prompts"], metrics["prompts_too_long"]) == (6 - len(left_out), len(left_out))
+    assert f"{len(left_out)} of 6 prompts are too long and left out: {', '.join(left_out)} (the longest has {longest} tokens" in (
+        capsys.readouterr().err
+    )
+
+
+def test_empty_completions_are_counted_and_their_prompts_named(sampled, tmp_path, monkeypatch, capsys):
+    layout, _, _ = sampled
+    copy = copy_project(layout, tmp_path / "copy")
+    real = rollout.rollout
+
+    def emptied(*arguments):
+        made, logprobs = real(*arguments)
+        is_first = pl.col("sample_index") == 0
+        return made.with_columns(completion=pl.when(is_first).then(pl.lit("")).otherwise("completion")), logprobs
+
+    monkeypatch.setattr(rollout, "rollout", emptied)
+    metrics = rollout.execute(copy, tiny_params(), 1)
+    made = parquet.read(copy.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
+    error = capsys.readouterr().err
+    assert metrics["empty_completions"] == 6
+    assert "rollout 1: 6 empty completions" in error
+    assert all(name in error for name in made["prompt_id"].unique())
+
+
+def test_the_three_log_probabilities_are_saved_and_differ_where_temperature_and_cuts_make_them(sampled, tmp_path):
+    layout, _, rollouts = sampled
+    copy = copy_project(layout, tmp_path / "copy")
+    rollout.execute(copy, tiny_params(), 1)
+    plain = parquet.read(copy.iteration(1, "sampling_logprobs.parquet"), schemas.SAMPLING_LOGPROBS)
+    assert plain["policy_logprobs"].to_list() == rollouts["behavior_logprobs"].to_list() == plain["sampled_logprobs"].to_list()
+    rollout.execute(copy, tiny_params(rollout={"temperature": 0.7, "top_k": 3}), 1)
+    cut = parquet.read(copy.iteration(1, "sampling_logprobs.parquet"), schemas.SAMPLING_LOGPROBS)
+    own = parquet.read(copy.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)["behavior_logprobs"].explode()
+    assert (cut["sampled_logprobs"].explode() > own).any()
+    assert (cut["sampled_logprobs"].explode() >= own - 1e-6).all()
+    assert (cut["policy_logprobs"].explode() < own).any()
