@@ -597,6 +597,25 @@ def _check_own_reward(where: str, settings: ScoreCoalitions) -> None:
         )
 
 
+def check_retrievers(params: Params) -> None:
+    """Raise ParameterError where evaluation would fail after all the training: its list of retrievers, and fields that one cannot weigh."""
+    names, training = params.evaluate.retrievers, params.score_coalitions.retriever
+    if training not in names or len(set(names)) < len(names):
+        remedy = f"put {training} (score_coalitions.retriever) into the list" if training not in names else "name each once"
+        raise ParameterError(
+            "evaluate.retrievers", "needs the training retriever and no name twice", found=", ".join(names) or "none", remedy=remedy
+        )
+    weighted = [field for field in params.retrieval.fields if "^" in field]
+    unable = [name for name in names if name not in ("bm25", "http")]
+    if weighted and unable:
+        raise ParameterError(
+            "evaluate.retrievers",
+            f"weighted fields ({weighted[0]}) are known to bm25 alone",
+            found=", ".join(unable),
+            expected="bm25 alone, or retrieval.fields without weights",
+        )
+
+
 def _check_segment(where: str, segment: Segment) -> None:
     if segment.unions not in UNIONS[segment.level]:
         expected = ", ".join(UNIONS[segment.level])

@@ -17,11 +17,11 @@ from typing import Any, TextIO
 import numpy as np
 import polars as pl
 
-from ospo_cli import parquet, runner, schemas
+from ospo_cli import parquet, retrievers, runner, schemas
 from ospo_cli.executors.usage import Usage, current_bytes, give_back
 from ospo_cli.graph.nodes import uses_raw_query_values
 from ospo_cli.layout import Layout
-from ospo_cli.params import Params, to_mapping
+from ospo_cli.params import Params, Retrieval, to_mapping
 from ospo_cli.report.number_text import count, plain, short
 from ospo_cli.report.plan_sections import HEADER, STAGES, cells, total
 from ospo_cli.report.terminal import Terminal
@@ -213,6 +213,11 @@ def calibrate(layout: Layout, folder: Path, params: Params) -> Measures:
     # What the store holds would make the unit costs those of a look-up.
     params = dataclasses.replace(params, store=dataclasses.replace(params.store, values="never"))
     measures = Measures()
+    # Loops that are compiled on their first call would be taken for the cost of a value.
+    tiny = pl.DataFrame({"doc_id": ["d"], "title": ["coat"]})
+    for name in {params.score_coalitions.retriever, *params.evaluate.retrievers} & {"bm25", "tfidf-char"}:
+        for pool in (None, np.zeros(1, dtype=np.int64)):
+            retrievers.build(name, tiny, Retrieval(), None).rank(["coat"], [pool], 1)
     with Usage() as whole:
         scratch = _prepare(layout, folder, params, measures)
         prompts = parquet.read(scratch.prepared("prompts.parquet"), schemas.PROMPTS)

@@ -14,7 +14,7 @@ from ospo_cli.executors.usage import Usage
 from ospo_cli.graph import code
 from ospo_cli.graph.nodes import Node, plan, require_inputs
 from ospo_cli.layout import Layout
-from ospo_cli.params import Params, to_mapping
+from ospo_cli.params import Params, check_retrievers, to_mapping
 from ospo_cli.parquet import replacing
 
 
@@ -37,6 +37,7 @@ def run(layout: Layout, params: Params, force: bool = False) -> tuple[int, int]:
     hashes = _Hashes(layout.root)
     ran = skipped = 0
     nodes = plan(params)
+    check_retrievers(params)
     for position, wanted in enumerate(nodes, 1):
         key = _key(wanted, params, hashes)
         manifest = layout.data / "manifests" / f"{wanted.label}.json"

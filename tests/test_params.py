@@ -1,6 +1,7 @@
 """Unknown, missing, ill-typed and out-of-range parameters are refused with what exists."""
 
 import copy
+import dataclasses
 
 import pytest
 
@@ -111,3 +112,18 @@ def test_unions_that_the_level_does_not_have_are_refused(level, unions):
     content["segment"]["unions"] = unions
     with pytest.raises(ParameterError, match=rf"segment.unions: no unions of level {level}: found {unions}, expected auto"):
         params.from_mapping(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"score_coalitions": {"retriever": "hybrid"}}, r"evaluate\.retrievers: needs the training retriever.*put hybrid"),
+        ({"retrieval": {"fields": ["title^2"]}}, r"weighted fields \(title\^2\) are known to bm25 alone: found tfidf-char, lsa"),
+    ],
+)
+def test_what_evaluation_could_not_do_is_said_before_any_training(change, message):
+    values = params.Params()
+    for section, fields in change.items():
+        values = dataclasses.replace(values, **{section: dataclasses.replace(getattr(values, section), **fields)})
+    with pytest.raises(ParameterError, match=message):
+        params.check_retrievers(values)

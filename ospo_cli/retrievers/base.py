@@ -104,6 +104,8 @@ class Catalogue:
         A field may end in ^ and what an occurrence in it counts: `title^2`.
         """
         weights = dict(_weighted(field) for field in fields)
+        if len(weights) < len(fields):
+            raise ParameterError("retrieval.fields", "names a field twice", found=", ".join(fields), expected="each once")
         fields = list(weights)
         known = [name for name, dtype in documents.schema.items() if dtype == pl.String and name != "doc_id"]
         unknown = [name for name in fields if name not in known]

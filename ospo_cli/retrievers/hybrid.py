@@ -28,6 +28,8 @@ class Hybrid:
     """
 
     name = "hybrid"
+    # Ranks and spans of scores are those within the candidates: a product has another score in another pool.
+    scores_hang_on_pool = True
 
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path | None) -> None:
         from ospo_cli.retrievers import RETRIEVERS, over

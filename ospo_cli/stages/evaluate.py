@@ -13,13 +13,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ospo_cli import parquet, schemas
-from ospo_cli.errors import MissingInputError, ParameterError, PolicyError, SourceError
+from ospo_cli.errors import MissingInputError, PolicyError, SourceError
 from ospo_cli.executors.base import Shard
 from ospo_cli.executors.local import LocalExecutor, content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.statistics import Resamples
-from ospo_cli.params import Params
+from ospo_cli.params import Params, check_retrievers
 from ospo_cli.report import trec_files
 from ospo_cli.report.result_table import print_result
 from ospo_cli.retrievers.judged_reward import JudgedReward, compose
@@ -43,7 +43,7 @@ _KEYS = ["system", "decoding", "prompt_id"]
 
 def execute(layout: Layout, params: Params) -> dict[str, Any]:
     """Answer the held-out prompts with every system, rank, measure, compare; write tables, TREC files and summaries."""
-    _check_retrievers(params)
+    check_retrievers(params)
     folders = _policy_folders(layout, params.evaluated_iterations)
     documents, prompts, qrels, pools = (
         parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data")
@@ -220,15 +220,6 @@ def _of(prompts: pl.DataFrame, table: pl.DataFrame, name: str) -> pl.DataFrame:
             f"table {name}", "has no row for any evaluated prompt", expected="rows for each", remedy="run `ospo prepare-data` again"
         )
     return rows
-
-
-def _check_retrievers(params: Params) -> None:
-    names, training = params.evaluate.retrievers, params.score_coalitions.retriever
-    if training not in names or len(set(names)) < len(names):
-        remedy = f"put {training} (score_coalitions.retriever) into the list" if training not in names else "name each once"
-        raise ParameterError(
-            "evaluate.retrievers", "needs the training retriever and no name twice", found=", ".join(names) or "none", remedy=remedy
-        )
 
 
 def _policy_folders(layout: Layout, iterations: Sequence[int]) -> dict[int, Path]:

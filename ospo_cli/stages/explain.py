@@ -253,6 +253,9 @@ class _Retriever:
         if self.has_judgments:
             assert self.judged_id is not None
             return self.reward.values([self.judged_id] * len(texts), texts)
+        if getattr(self.retriever, "scores_hang_on_pool", False):
+            found = self.rankings(texts)
+            return np.array([float(ranking.scores[ranking.documents == target].sum()) for ranking in found])
         alone = np.array([target], dtype=np.int64)
         if isinstance(self.retriever, BatchRetriever):
             return np.asarray(self.retriever.rank_queries(texts, alone, 1)[1][:, 0], dtype=np.float64)

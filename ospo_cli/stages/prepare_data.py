@@ -14,7 +14,7 @@ import polars as pl
 from ospo_cli import parquet, sources
 from ospo_cli.errors import ParameterError, SourceError, TableError
 from ospo_cli.layout import Layout
-from ospo_cli.params import Params, PrepareData
+from ospo_cli.params import Params, PrepareData, check_retrievers
 from ospo_cli.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS, TEACHER_PAIRS
 from ospo_cli.sources.base import SourceData
 from ospo_cli.sources.pools import sampled_pools
@@ -39,6 +39,7 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
     """Read the source; write the five tables and card.json, all of them or (where the data is at fault) none."""
     settings = params.prepare_data
     check_template(settings.prompt_template)
+    check_retrievers(params)
     data = sources.read(settings, params.train.seed, layout.root)
     prepared = prepare(data, settings, params.train.seed)
     tables = {

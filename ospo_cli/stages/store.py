@@ -73,7 +73,11 @@ def verify(layout: Layout, params: Params | None = None, recompute: int = 0, str
         raise problems[0]
     if recompute and params is not None:
         checked, named = recomputed(layout, params, recompute)
-        output.line(f"{checked:,} of the {named:,} kept values that this project's tables name computed again, all equal")
+        output.line(
+            f"{checked:,} of the {named:,} kept values that this project's tables name computed again, all equal"
+            if named
+            else "nothing computed again: this project's tables name no value that its parameters' books hold"
+        )
     return total
 
 

@@ -135,3 +135,9 @@ def test_a_weight_that_is_no_number_above_zero_is_refused(field, tmp_path):
 def test_a_retriever_that_does_not_weigh_fields_says_so(tmp_path):
     with pytest.raises(ParameterError, match="bm25s does not weigh fields"):
         retriever("bm25s", documents(["coat"]), tmp_path, fields=["title^2"])
+
+
+@pytest.mark.parametrize("fields", [["title", "title"], ["title", "title^2"]])
+def test_a_field_that_is_named_twice_is_refused(fields, tmp_path):
+    with pytest.raises(ParameterError, match=r"retrieval\.fields: names a field twice"):
+        retriever("bm25", documents(["coat"]), tmp_path, fields=fields)

@@ -158,6 +158,14 @@ def test_any_retriever_can_be_explained(tmp_path, retriever):
     assert found.grand == pytest.approx(found.products[0].score)
 
 
+@pytest.mark.parametrize("retriever", ["bm25", "hybrid", "dense"])
+@pytest.mark.parametrize("doc_id", ["d000", "d002"])
+def test_the_score_that_is_shared_out_is_the_one_that_stands_beside_the_product(tmp_path, retriever, doc_id):
+    given = tables(["navy wool coat", "navy wool hat", "red wool shoe", "navy coat", "linen tie"])
+    found = explained(tmp_path, given, query="navy wool", doc_id=doc_id, retriever=retriever)
+    assert found.grand == next(each.score for each in found.products if each.doc_id == doc_id)
+
+
 def test_words_that_the_catalogue_does_not_know_are_told_and_earn_nothing(tmp_path):
     found = explained(tmp_path, tables(TOGETHER), query="red xyzzy shoe", relevant=("d000",), estimator="shapley")
     assert [part.unknown_words for part in found.parts] == [[], ["xyzzy"], []]
