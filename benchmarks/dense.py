@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import score_coalitions
 
-from benchmarks import score_coalitions
 from ospo_cli import params
 from ospo_cli.layout import Layout
 from ospo_cli.retrievers import encoders
