@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ospo_cli import parquet
+from ospo_cli import parquet, runner
 from ospo_cli.errors import OspoError, ParameterError, SourceError, TableError
 from ospo_cli.layout import Layout
 from ospo_cli.params import Params, PrepareData, Train
@@ -411,3 +411,20 @@ def test_fourteen_thousand_movie_queries_are_split_without_a_leak(tmp_path):
         == 13014 - prompts.filter(pl.col("split") == "train").height
     )
     assert card["dropped"]["judgments of unknown products (grade 0)"] > 0
+
+
+UNSEEN_ALONE = dataclasses.replace(Params(), evaluate=dataclasses.replace(Params().evaluate, retrievers=["lsa"]))
+
+
+def test_what_evaluation_could_not_do_is_said_before_data_is_read(tmp_path):
+    with pytest.raises(ParameterError, match=r"evaluate\.retrievers: needs the training retriever"):
+        execute(Layout(tmp_path), UNSEEN_ALONE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_evaluation_could_not_do_stops_a_whole_run_before_any_stage(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(runner, "execute", lambda node, *_: started.append(node.label))
+    with pytest.raises(ParameterError, match=r"evaluate\.retrievers: needs the training retriever"):
+        runner.run(Layout(tmp_path), UNSEEN_ALONE)
+    assert started == []
