@@ -211,7 +211,7 @@ class InvertedIndex:
 
         def work(first: int, last: int) -> None:
             slot_of, seen = self._borrow()
-            touched = np.zeros(2, dtype=np.int64)
+            touched = np.zeros(1, dtype=np.int64)
             lexical_kernel.rank_groups(
                 *(arrays[name] for name in KERNEL_ARRAYS),
                 part_starts, part_terms, member_starts, members, groups, first, last, is_pooled, pool_starts, pool_members,

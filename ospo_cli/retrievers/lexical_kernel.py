@@ -75,6 +75,27 @@ def _can_enter(size, bound, slots, weights, most, slot_floor, pair_floor, infini
 
 
 @njit(nogil=True, cache=True)
+def _add_frequent(
+    r, low, frequent, frequent_count, slot_rows, block_starts, documents, weights, most, slot_floor, table, held, bounds, floors
+):
+    # Add the frequent terms' postings of a block to its table; return how many they are.
+    added = 0
+    for i in range(frequent_count):
+        s = frequent[i]
+        row = slot_rows[s]
+        word = s >> 6
+        bit = np.uint64(1) << np.uint64(s & 63)
+        added += block_starts[row, r + 1] - block_starts[row, r]
+        for p in range(block_starts[row, r], block_starts[row, r + 1]):
+            local = documents[p] - low
+            table[local, s] = weights[p]
+            held[local, word] |= bit
+            bounds[local] += most[s] * weights[p]
+            floors[local] = min(floors[local], slot_floor[s])
+    return added
+
+
+@njit(nogil=True, cache=True)
 def _offer_block(
     low, terms, words, table, held, bounds, floors, most, slot_floor, pair_floor, infinity, candidates, slots, slot_weights, catalogue_of,
     seen, skip_seen, multiplicity, lanes, width, k, totals, counts, theta, top_documents, top_scores,
@@ -82,7 +103,6 @@ def _offer_block(
     # Offer the documents of a block whose sum over all terms of the group can matter; clear the block's sums and marks.
     size_of_block = bounds.shape[0]
     found = 0
-    offered = 0
     for local in range(size_of_block):
         candidates[found] = local
         found += bounds[local] >= floors[local]
@@ -103,7 +123,6 @@ def _offer_block(
                 size += np.int64(is_held)
         if not _can_enter(size, bounds_of, slots, slot_weights, most, slot_floor, pair_floor, infinity):
             continue
-        offered += 1
         _offer(
             catalogue_of[low + local], size, slots, slot_weights, multiplicity, lanes, width, k, totals, counts, theta, top_documents,
             top_scores,
@@ -114,7 +133,6 @@ def _offer_block(
     for local in range(size_of_block):
         for word in range(words):
             held[local, word] = 0
-    return offered
 
 
 @njit(nogil=True, cache=True)
@@ -207,7 +225,7 @@ def rank_groups(
     slot_of,  # int32[terms] all -1, and again when the loop ends
     seen,  # uint8[documents] all 0, and again when the loop ends
     infinity,  # largest integer of the sums' type
-    work,  # int64[2] postings read and documents offered, added to
+    work,  # int64[1] postings read, added to
     out_documents,  # int32[coalitions, k], -1 where nothing more is retrieved
     out_scores,  # [coalitions, k] of the sums' type
 ):
@@ -257,7 +275,6 @@ def rank_groups(
     is_done = np.zeros(blocks, dtype=np.uint8)
     end = count + size_of_block
     read = 0
-    offered = 0
 
     for g in range(first_group, last_group):
         first = group_starts[g]
@@ -327,7 +344,6 @@ def rank_groups(
                 for i in range(size):
                     bound += most[slots[i]] * slot_weights[i]
                 if size > 0 and _can_enter(size, bound, slots, slot_weights, most, slot_floor, pair_floor, infinity):
-                    offered += 1
                     _offer(
                         document, size, slots, slot_weights, multiplicity, lanes, width, k, totals, counts, theta, top_documents, top_scores
                     )
@@ -374,18 +390,22 @@ def rank_groups(
                     in_block += block_starts[row, r + 1] - block_starts[row, r]
                 if in_block <= entries * frequent_count * 6:
                     is_done[r] = 1
-                    entries += in_block
-                    for i in range(frequent_count):
-                        s = frequent[i]
-                        row = slot_rows[s]
-                        word = s >> 6
-                        bit = np.uint64(1) << np.uint64(s & 63)
-                        for p in range(block_starts[row, r], block_starts[row, r + 1]):
-                            local = documents[p] - low
-                            table[local, s] = weights[p]
-                            held[local, word] |= bit
-                            bounds[local] += most[s] * weights[p]
-                            floors[local] = min(floors[local], slot_floor[s])
+                    entries += _add_frequent(
+                        r,
+                        low,
+                        frequent,
+                        frequent_count,
+                        slot_rows,
+                        block_starts,
+                        documents,
+                        weights,
+                        most,
+                        slot_floor,
+                        table,
+                        held,
+                        bounds,
+                        floors,
+                    )
                 else:
                     has_seen = True
                     for i in range(frequent_count):
@@ -411,7 +431,7 @@ def rank_groups(
                                 bounds[local] += most[s] * weights[below]
                                 floors[local] = min(floors[local], slot_floor[s])
                 read += entries
-                offered += _offer_block(
+                _offer_block(
                     low, terms, words, table, held, bounds, floors, most, slot_floor, pair_floor, infinity, candidates, slots, slot_weights,
                     catalogue_of, seen, False, multiplicity, lanes, width, k, totals, counts, theta, top_documents, top_scores,
                 )  # fmt: skip
@@ -438,19 +458,23 @@ def rank_groups(
                         ):  # fmt: skip
                             continue
                         low = r << BLOCK_BITS
-                        for i in range(frequent_count):
-                            s = frequent[i]
-                            row = slot_rows[s]
-                            word = s >> 6
-                            bit = np.uint64(1) << np.uint64(s & 63)
-                            read += block_starts[row, r + 1] - block_starts[row, r]
-                            for p in range(block_starts[row, r], block_starts[row, r + 1]):
-                                local = documents[p] - low
-                                table[local, s] = weights[p]
-                                held[local, word] |= bit
-                                bounds[local] += most[s] * weights[p]
-                                floors[local] = min(floors[local], slot_floor[s])
-                        offered += _offer_block(
+                        read += _add_frequent(
+                            r,
+                            low,
+                            frequent,
+                            frequent_count,
+                            slot_rows,
+                            block_starts,
+                            documents,
+                            weights,
+                            most,
+                            slot_floor,
+                            table,
+                            held,
+                            bounds,
+                            floors,
+                        )
+                        _offer_block(
                             low, terms, words, table, held, bounds, floors, most, slot_floor, pair_floor, infinity, candidates, slots,
                             slot_weights, catalogue_of, seen, has_seen, multiplicity, lanes, width, k, totals, counts, theta,
                             top_documents, top_scores,
@@ -471,7 +495,6 @@ def rank_groups(
                 top_documents[lane, rank] = -1
                 top_scores[lane, rank] = 0
     work[0] += read
-    work[1] += offered
 
 
 @njit(nogil=True, cache=True)
