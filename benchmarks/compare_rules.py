@@ -1,11 +1,15 @@
-"""Credit rules on the demo shop: the same warm start and first rollouts per seed, several rules and learning rates, paired tests.
+"""Credit rules: the same warm start and first rollouts per seed, several rules and learning rates, paired tests, learning curves.
 
 Run: python benchmarks/compare_rules.py FOLDER [--seeds 0 1 2] [--methods uniform myerson+group-additive …] [--learning-rates 5e-4 …]
+     python benchmarks/compare_rules.py FOLDER --preset smollm2-movies --inputs movies --learning-rates 2e-4 --evaluations 2 --methods …
 
-FOLDER keeps one project per seed and method; run it again and only what is missing is computed. Every seed is a shop, a warm start and a
-training of its own. A method is RULE or ESTIMATOR+RULE; the first is what the others are compared with. Of each method the learning rate
-with the best reward in the last iteration's rollouts is compared (train prompts: test prompts choose nothing); all of them stand below.
-Intervals resample prompts; the spread (±) is the standard deviation over seeds.
+FOLDER keeps one project per seed and method; run it again and only what is missing is computed. Every seed is a warm start and a training
+of its own (of the demo: a shop too). A method is RULE, ESTIMATOR+RULE, or ospo-prop or ospo-rank for all that the paper says of credit
+(section attribute of that algorithm); the first is what the others are compared with. --inputs is a folder whose content every project
+needs (a catalogue, data/pretrained); it is linked, not copied. Of each method the learning rate with the best reward in the last
+iteration's rollouts is compared (train prompts: held-out prompts choose nothing); all of them stand below. Intervals resample prompts; the
+spread (±) is the standard deviation over seeds. Curves: mean reward of the rollouts, in tenths of the training, against the tokens
+sampled and the minutes of processor time from rollout to update. --curves FILE.svg draws them.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from ospo_cli import presets
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.statistics import Resamples
+from ospo_cli.report.charts import Series, line_chart, nice_ticks
 
 METHODS = (
     "uniform",
@@ -38,6 +43,8 @@ METHODS = (
     "myerson+proportional",
     "potential",
 )
+PAPERS = ("ospo-prop", "ospo-rank")
+TENTHS = 10
 
 
 def main() -> None:
@@ -47,6 +54,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[2.5e-4, 5e-4])
+    parser.add_argument("--preset", default="demo")
+    parser.add_argument("--inputs", type=Path, help="folder whose content is linked into every project")
+    parser.add_argument("--evaluations", type=int, default=1, help="policies that are evaluated after the warm start, evenly spaced")
+    parser.add_argument("--threads", type=int, help="over the preset's policy.threads")
+    parser.add_argument("--curves", type=Path, metavar="FILE.svg", help="draw reward against tokens and minutes")
     options = parser.parse_args()
     found: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for seed in options.seeds:
@@ -54,23 +66,29 @@ def main() -> None:
         for method in options.methods:
             for rate in options.learning_rates:
                 project = options.folder / f"seed-{seed}" / f"{method}-{rate:g}"
-                run(project, settings(seed, method, rate), base)
+                run(project, settings(options, seed, method, rate), base or options.inputs)
                 base = base or project
                 found.setdefault((method, rate), []).append(outcome(project))
     print_tables(found, options)
 
 
-def settings(seed: int, method: str, rate: float) -> parameters.Params:
-    """Return the demo preset at a seed, with a method's estimator and rule; the warm start and the last policy are evaluated."""
-    values = presets.load("demo")
-    estimator, _, rule = method.rpartition("+")
-    attribute = dataclasses.replace(values.attribute, rule=rule, estimator=estimator or "myerson")
+def settings(options: argparse.Namespace, seed: int, method: str, rate: float) -> parameters.Params:
+    """Return the preset at a seed, with a method's estimator and rule; the warm start and the last policy are evaluated."""
+    values = presets.load(options.preset)
+    if method in PAPERS:
+        changes = presets.algorithm_row(method)["attribute"]
+    else:
+        estimator, _, rule = method.rpartition("+")
+        changes = {"rule": rule, "estimator": estimator or "myerson"}
+    attribute = dataclasses.replace(values.attribute, **changes)
+    every = max(1, values.train.iterations // options.evaluations)
     return dataclasses.replace(
         values,
         train=dataclasses.replace(values.train, seed=seed),
+        policy=dataclasses.replace(values.policy, threads=options.threads or values.policy.threads),
         attribute=attribute,
         update=dataclasses.replace(values.update, learning_rate=rate),
-        evaluate=dataclasses.replace(values.evaluate, every=max(1, values.train.iterations), retrievers=["bm25"]),
+        evaluate=dataclasses.replace(values.evaluate, every=every, retrievers=[values.score_coalitions.retriever]),
     )
 
 
@@ -113,6 +131,9 @@ def outcome(project: Path) -> dict[str, Any]:
     ]
     return {
         "cells": cells,
+        "rewards": [score["mean_reward"] for score in scores],
+        "summed_tokens": np.cumsum([rollout["tokens"] for rollout in rollouts]).tolist(),
+        "summed_minutes": (np.cumsum([_seconds(layout, place) for place in range(1, len(scores) + 1)]) / 60).tolist(),
         "training_reward": float(np.mean([score["mean_reward"] for score in scores])),
         "last_reward": float(scores[-1]["mean_reward"]),
         "tokens": sum(rollout["tokens"] for rollout in rollouts),
@@ -120,11 +141,62 @@ def outcome(project: Path) -> dict[str, Any]:
     }
 
 
+def _seconds(layout: Layout, iteration: int) -> float:
+    """Return the processor seconds of an iteration from rollout to update, as `ospo run` noted them."""
+    stages = ("rollout", "segment", "score-coalitions", "attribute", "update")
+    paths = [layout.plan(f"actual/{stage}@{iteration}.json") for stage in stages]
+    return sum(float(json.loads(path.read_text(encoding="utf-8"))["cpu_seconds"]) for path in paths)
+
+
+def curve(rows: list[dict[str, Any]], along: str) -> list[tuple[float, float]]:
+    """Return (tokens or minutes so far, mean reward) of each tenth of the training, averaged over seeds."""
+    points = []
+    for part in np.array_split(np.arange(len(rows[0]["rewards"])), min(TENTHS, len(rows[0]["rewards"]))):
+        place = np.mean([np.asarray(row[along])[part].mean() for row in rows])
+        points.append((float(place), float(np.mean([np.asarray(row["rewards"])[part].mean() for row in rows]))))
+    return points
+
+
+def print_curves(found: dict[str, list[dict[str, Any]]], path: Path | None) -> None:
+    """Print the learning curves of the methods, and draw them."""
+    for along, unit in (("summed_tokens", "tokens"), ("summed_minutes", "CPU minutes")):
+        print(f"\nmean reward of the rollouts by {unit} so far\n")
+        for method, rows in found.items():
+            print(f"{method:<28} " + "  ".join(f"{place:,.0f}: {reward:.3f}" for place, reward in curve(rows, along)))
+    if path is not None:
+        charts = []
+        for along, label in (("summed_tokens", "1,000 tokens sampled"), ("summed_minutes", "CPU minutes")):
+            unit = 1000 if along == "summed_tokens" else 1
+            series = [
+                Series((method,), f"c{index}", tuple((x / unit, y) for x, y in curve(rows, along)))
+                for index, (method, rows) in enumerate(found.items())
+            ]
+            longest = max(x for each in series for x, _ in each.points)
+            ticks = [tick for tick in nice_ticks(0, longest) if tick <= longest]
+            charts.append(line_chart(series, f"reward by {label}", label, is_log=False, ticks_at=ticks, margin_right=210))
+        path.write_text(stacked(charts), encoding="utf-8")
+
+
+def stacked(charts: list[str]) -> str:
+    """Return one SVG file of charts, one below the other."""
+    style = ["text{font:12px sans-serif;fill:#444}.end{text-anchor:end}.middle{text-anchor:middle}.grid{stroke:#ddd}"]
+    style.append(".line{fill:none;stroke-width:2}")
+    for index, colour in enumerate(("#1f5fa8", "#c0392b", "#2e8b57", "#8e44ad", "#b9770e", "#117a8b", "#555555")):
+        style.append(f".line.c{index}{{stroke:{colour}}}.dot.c{index},.name.c{index}{{fill:{colour}}}")
+    placed = [chart.replace("<svg", f'<svg x="0" y="{340 * index}"', 1) for index, chart in enumerate(charts)]
+    height = 340 * len(charts)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 520 {height}" width="520" height="{height}"><style>{"".join(style)}</style>'
+        f'<rect width="520" height="{height}" fill="#fff"/>{"".join(placed)}</svg>\n'
+    )
+
+
 def print_tables(found: dict[tuple[str, float], list[dict[str, Any]]], options: argparse.Namespace) -> None:
     """Print the anchors, the comparison at each method's own learning rate, and all learning rates."""
     first = next(iter(found.values()))
     prompts = sum(len(seed["cells"]["final", "greedy"]) for seed in first)
-    print(f"demo shop, seeds {' '.join(map(str, options.seeds))}, {prompts} test prompts in all, nDCG@10 under the reward's bm25\n")
+    seeds = " ".join(map(str, options.seeds))
+    print(f"{options.preset}, seeds {seeds}, {prompts} held-out prompts in all, the reward's metric and retriever\n")
     for name, decoding in (("raw query", "none"), ("warm start", "greedy"), ("warm start", "sampled"), ("oracle", "none")):
         print(f"{name} ({decoding}): {_mean(first, name, decoding)}" if decoding != "none" else f"{name}: {_mean(first, name, decoding)}")
     best = {
@@ -145,6 +217,7 @@ def print_tables(found: dict[tuple[str, float], list[dict[str, Any]]], options: 
             cells.append("" if is_reference else f"{paired.mean:+.3f} [{paired.low:+.3f}, {paired.high:+.3f}] p {paired.p_value:.4f}")
         cells += [f"{_average(rows, 'training_reward'):.3f}", f"{_average(rows, 'tokens'):,.0f}", f"{_average(rows, 'texts'):,.0f}"]
         print("| " + " | ".join(cells) + " |")
+    print_curves({method: found[method, best[method]] for method in options.methods}, options.curves)
     print("\n| method | learning rate | greedy | sampled | mean training reward | in the last iteration |\n|" + " --- |" * 6)
     for (method, rate), rows in found.items():
         ends = f"{_mean(rows, 'final', 'greedy')} | {_mean(rows, 'final', 'sampled')}"
