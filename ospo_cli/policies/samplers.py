@@ -16,16 +16,16 @@ def load_for(folder: Path, params: Params, made_by: str) -> LoadedPolicy:
     """Return a folder's policy, with weights where they are needed in this process; refuse settings that the sampler cannot draw."""
     if params.rollout.sampler == "transformers":
         return load_policy(folder, params.policy.threads, made_by=made_by)
-    sampling = Sampling.of(params.rollout)
+    policy, sampling = read_policy(folder, made_by), Sampling.of(params.rollout)
     if params.rollout.sampler == "vllm":
         from ospo_cli.policies import vllm_engine
 
-        vllm_engine.check_sampling(sampling)
+        vllm_engine.check_sampling(sampling, policy.is_adapter)
     else:
         from ospo_cli.policies import completions_server
 
         completions_server.check_sampling(sampling)
-    return read_policy(folder, made_by)
+    return policy
 
 
 @contextlib.contextmanager

@@ -39,7 +39,8 @@ class VllmSampler:
 
     Log-probabilities: the engine gives those of the distribution that it drew from (logprobs_mode processed_logprobs). Where that is not
     the raw policy too, a second pass of the engine over the finished rows gives the raw policy's (prompt_logprobs). Temperature together
-    with cuts is refused: neither pass gives the tempered policy without cuts, which the update needs.
+    with cuts is refused: neither pass gives the tempered policy without cuts, which the update needs; so are both for an adapter, whose
+    rows the engine cannot score.
 
     Args:
         policy: folder.read_policy of the folder that is sampled.
@@ -69,7 +70,7 @@ class VllmSampler:
             ParameterError: the engine cannot give the log-probabilities of this sampling.
             PolicyError: the engine is absent, does not start, fails, or does not answer in time.
         """
-        check_sampling(sampling)
+        check_sampling(sampling, self.policy.is_adapter)
         needs_scores = sampling.cuts or sampling.temperature != 1.0
         self._check_room(prompts, max_new_tokens + needs_scores)
         names = [name for group in row_ids for name in group]
@@ -153,8 +154,17 @@ class VllmSampler:
         return process
 
 
-def check_sampling(sampling: Sampling) -> None:
+def check_sampling(sampling: Sampling, is_adapter: bool) -> None:
     """Raise ParameterError where the engine cannot give every log-probability that a rollout holds."""
+    if is_adapter and (sampling.cuts or sampling.temperature != 1.0):
+        # vLLM 0.32: prompt_logprobs of a LoRA request end in `einsum(): subscript b has size …` on a CPU.
+        raise ParameterError(
+            "rollout.sampler",
+            "vllm cannot score the rows of an adapter, which temperature and cuts need",
+            found=f"temperature {sampling.temperature:g}, top_k {sampling.top_k}, top_p {sampling.top_p:g}",
+            expected="temperature 1, top_k 0, top_p 1",
+            remedy="change them, or take rollout.sampler: transformers",
+        )
     if sampling.cuts and sampling.temperature != 1.0:
         raise ParameterError(
             "rollout.sampler",

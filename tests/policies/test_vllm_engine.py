@@ -76,6 +76,13 @@ def test_temperature_with_cuts_is_refused_before_the_engine_starts(tiny_folder, 
         drawn(engine(tiny_folder, tmp_path / "none.py"), Sampling(0.7, top_k=5))
 
 
+@pytest.mark.parametrize("sampling", [Sampling(0.7), Sampling(top_k=5)])
+def test_an_adapter_is_drawn_from_at_temperature_1_without_cuts_alone(sampling):
+    with pytest.raises(ParameterError, match=r"vllm cannot score the rows of an adapter"):
+        vllm_engine.check_sampling(sampling, is_adapter=True)
+    assert vllm_engine.check_sampling(Sampling(), is_adapter=True) is None
+
+
 @pytest.mark.parametrize("place", ["the start", "2 completions from 001:p:00 on"])
 def test_an_engine_that_hangs_is_ended_and_named(tiny_folder, worker, place):
     path = worker("import time\ntime.sleep(60)\n") if place == "the start" else worker("time.sleep(60)")
