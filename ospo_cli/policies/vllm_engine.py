@@ -123,7 +123,11 @@ class VllmSampler:
     def _ask(self, content: dict[str, Any], key: str, count: int, what: str) -> list[Any]:
         if self._process is None:
             self._process = self._started()
-        answer = self._process.ask(content, self.settings.timeout_seconds, what, "rollout.vllm.timeout_seconds")
+        try:
+            answer = self._process.ask(content, self.settings.timeout_seconds, what, "rollout.vllm.timeout_seconds")
+        except BaseException:
+            self.close()  # the next call starts another
+            raise
         values = answer.get(key)
         if not isinstance(values, list) or len(values) != count:
             self.close()

@@ -109,6 +109,14 @@ def test_a_crash_is_an_error_with_exit_status_and_last_words(tiny_folder, worker
         drawn(engine(tiny_folder, worker("sys.stderr.write('cannot allocate'); sys.stderr.flush(); os._exit(9)")))
 
 
+def test_after_a_crash_the_next_call_starts_another_engine(tiny_folder, worker):
+    made = engine(tiny_folder, worker("os._exit(9)"))
+    with pytest.raises(PolicyError, match=r"exit status 9"):
+        made.sample([[3, 4]], [["001:p:00"]], 4, Sampling(), 7, 64)
+    made.worker = worker()
+    assert drawn(made)[0][0].token_ids == [5] * 4
+
+
 def test_an_engines_own_error_is_shown(tiny_folder, worker):
     with pytest.raises(PolicyError, match=r"found ValueError: no room"):
         drawn(engine(tiny_folder, worker("print(json.dumps({'error': 'ValueError: no room'}), flush=True); sys.exit()")))
