@@ -19,7 +19,7 @@ from ospo_cli.graph import dvc
 from ospo_cli.parquet import replacing
 
 NAMES = ("demo", "smollm2-movies", "tables", "esci-qwen7b", "hm-qwen7b", "released")
-ALGORITHMS = ("grpo", "dr-grpo", "dapo", "gspo", "grpo-lambda", "ppo", "ospo-prop", "ospo-rank", "ours")
+ALGORITHMS = ("grpo", "dr-grpo", "dapo", "gspo", "grpo-lambda", "ppo", "best-of-g", "sft", "dpo", "ospo-prop", "ospo-rank", "ours")
 
 DVC_CONFIG = """[core]
     analytics = false
