@@ -273,6 +273,17 @@ QUERY_METRICS = Table(
         Column("metric_value", pl.Float64, "0 to 1"),
     ),
 )
+KEPT_VALUES = Table(
+    "kept_values",
+    "value of each held-out prompt under the policies of a run that `ospo keep` put by, under the reward's metric and retriever",
+    ("iteration", "decoding", "prompt_id"),
+    (
+        Column("iteration", pl.Int32, "of the policy; 0 is the warm start"),
+        Column("decoding", pl.String, "greedy or sampled"),
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("value", pl.Float64, "mean over the samples"),
+    ),
+)
 LAB_CONVERGENCE = Table(
     "lab_convergence",
     "where each rule leads a policy on small decision problems, along exact expected gradients (`ospo lab`)",
@@ -541,7 +552,7 @@ TABLES: dict[str, Table] = {
         DOCUMENTS, PROMPTS, QRELS, POOLS, TEACHER_PAIRS, RAW_QUERY_VALUES, ROLLOUTS, SAMPLING_LOGPROBS, SEGMENTS, REWARDS,
         COALITION_VALUES, ATTRIBUTIONS, INTERACTIONS, TOKEN_ADVANTAGES, TARGETS, PREFERENCE_PAIRS, COMPLETIONS, RUN, QUERY_METRICS,
         AUDIT, AUDIT_CURVES, GRADIENT_AUDIT, STORED_VALUES,
-        REWARD_COMPARISON, REWARD_COMPARISON_GROUPS, HEADROOM, HEADROOM_QUERIES, PLAN,
+        REWARD_COMPARISON, REWARD_COMPARISON_GROUPS, HEADROOM, HEADROOM_QUERIES, PLAN, KEPT_VALUES,
         LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY,
     )
 }  # fmt: skip

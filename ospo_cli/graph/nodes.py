@@ -136,6 +136,7 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
         outputs = (str(layout.report()), str(layout.warnings()))
         audits = ("audit.parquet", "audit_curves.parquet", "audit_metrics.json", "gradient_audit.parquet", "gradient_audit_metrics.json")
         optional = tuple(path for k in range(1, params.train.iterations + 1) for path in of(k, *audits))
+        optional += (str(layout.kept("")),)
         return Node(stage, None, inputs, outputs, (), tuple(params.__dataclass_fields__), optional)
     if iteration is None or iteration < 1:
         raise ParameterError(f"ospo {stage}", "no such iteration", found=iteration, expected="1 or more (policy 000 is the warm start)")

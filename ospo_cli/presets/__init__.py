@@ -97,6 +97,22 @@ def algorithm_row(name: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+def experiment_options(name: str) -> list[str]:
+    """Return the words `-S section.name=value` by which `dvc exp run` lays an algorithm over params.yaml; none holds white space.
+
+    Raises:
+        ParameterError: no such algorithm.
+    """
+    if name not in ALGORITHMS:
+        raise ParameterError("ospo params --row", "no such algorithm", found=name, expected=", ".join(ALGORITHMS))
+    words = []
+    for section, values in algorithm_row(name).items():
+        for key, value in values.items():
+            text = yaml.safe_dump(value, default_flow_style=True).replace("\n...", "").strip().replace(", ", ",")
+            words += ["-S", f"{section}.{key}={text}"]
+    return words
+
+
 def _merged(name: str) -> dict[str, Any]:
     project, algorithm = _parted(name)
     content = parameters.to_mapping(parameters.Params())
