@@ -50,7 +50,7 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
     rollouts, advantages, pairs = learned_from(layout, params, iteration, behavior)
     sampled = to_rows(rollouts, advantages, params.rollout, iteration)
     if pairs is not None:
-        sampled = dataclasses.replace(sampled, pairs=_numbered(pairs, rollouts))
+        sampled = dataclasses.replace(sampled, pairs=numbered(pairs, rollouts))
     if settings.objective == "sft":  # of the raw policy, whatever it was sampled at
         sampled = dataclasses.replace(sampled, temperature=1.0)
     rows = gradient_step.chosen(sampled, settings, seed, iteration)
@@ -171,7 +171,7 @@ def learned_from(
     return rollouts, advantages, table if objective == "dpo" else None
 
 
-def _numbered(pairs: pl.DataFrame, rollouts: pl.DataFrame) -> NDArray[np.int64]:
+def numbered(pairs: pl.DataFrame, rollouts: pl.DataFrame) -> NDArray[np.int64]:
     """Return [pairs, 2] the numbers of chosen and rejected rollouts in the order of `to_rows`."""
     ordered = rollouts.sort("prompt_id", "sample_index")
     numbers = dict(zip(ordered["rollout_id"], range(ordered.height), strict=True))

@@ -54,7 +54,7 @@ def test_imitation_makes_the_targets_likelier(layout):
     targets = table(layout, "targets")["rollout_id"]
     assert min(after[name] - before[name] for name in targets) > 1
     steps = json.loads(layout.iteration(1, "update_steps.json").read_text(encoding="utf-8"))
-    assert steps["loss"][-1] < 0.7 * steps["loss"][0]
+    assert steps["loss"][-1] < 0.8 * steps["loss"][0]
     assert metrics["tokens"] == 8 * rollouts.filter(pl.col("rollout_id").is_in(targets.to_list()))["token_ids"].list.len().sum()
 
 
