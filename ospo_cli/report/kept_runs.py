@@ -85,11 +85,10 @@ def compared(own: Run, kept: Sequence[Run], draws: Resamples) -> dict[str, Any]:
     """
     left_out, runs = [], [own]
     for run in kept:
-        differing = [name for name in ("metric", "retriever", "split") if run.facts[name] != own.facts[name]]
-        if not differing and run.prompts() != own.prompts():
-            differing = ["prompts"]
-        if differing:
-            left_out.append({"name": run.name, "reason": f"another {differing[0]}"})
+        reasons = [f"another {name}" for name in ("metric", "retriever", "split") if run.facts[name] != own.facts[name]]
+        reasons += ["other prompts"] if run.prompts() != own.prompts() else []
+        if reasons:
+            left_out.append({"name": run.name, "reason": reasons[0]})
         else:
             runs.append(run)
     tables = []
