@@ -85,7 +85,7 @@ class Policy:
     lora_rank: int = parameter(0, "rank of the LoRA adapter; 0 trains the full weights", minimum=0, maximum=4096)
     lora_alpha: float = parameter(16.0, "scale of the LoRA adapter", minimum=0)
     lora_dropout: float = parameter(0.0, "dropout of the LoRA adapter", minimum=0, maximum=0.9)
-    load_in_4bit: bool = parameter(False, "QLoRA: the base's weights in 4 bits under the adapter; not built yet, refused with the reason")
+    load_in_4bit: bool = parameter(False, "QLoRA: the base's weights in 4 bits under the adapter while it trains (package bitsandbytes)")
     threads: int = parameter(1, "threads of torch; changes the last bits of the weights", minimum=1, maximum=1024)
 
 
