@@ -137,7 +137,15 @@ class VllmSampler:
     def _started(self) -> _Process:
         model, adapter, rank = self.policy.folder, None, 0
         if self.policy.is_adapter:
-            model, adapter = lora.base_of(self.policy.folder, None)[0], str(self.policy.folder.resolve())
+            model, card = lora.base_of(self.policy.folder, None)
+            if card.get("bits"):
+                raise PolicyError(
+                    self.policy.folder,
+                    "sampler vllm: the engine would put this adapter over the base's full weights, which are not the ones it was trained over",
+                    found=f"base in {card['bits']} bits",
+                    remedy="take rollout.sampler: transformers",
+                )
+            adapter = str(self.policy.folder.resolve())
             rank = int(read_json(self.policy.folder / lora.CONFIGURATION)["r"])
         # Scores are of whole rows, and one token more is drawn behind them.
         longest = min(self.context_length + 1, self.policy.context_length)
