@@ -141,7 +141,7 @@ class VllmSampler:
             if card.get("bits"):
                 raise PolicyError(
                     self.policy.folder,
-                    "sampler vllm: the engine would put this adapter over the base's full weights, which are not the ones it was trained over",
+                    "sampler vllm: the engine puts this adapter over full weights, and it was trained over others",
                     found=f"base in {card['bits']} bits",
                     remedy="take rollout.sampler: transformers",
                 )
@@ -284,8 +284,9 @@ class _Process:
                 remedy=f"install ospo[vllm], or name the Python of an environment that has vllm in {PYTHON}",
             )
         if line is None or not isinstance(answer, dict) or "error" in answer:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=5)
+            if line is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(timeout=5)
             status, said = self._process.returncode, self._last_words()
             self.end()
             found = f"exit status {status}" + (f", {said}" if said else "") if line is None else answer["error"]

@@ -232,7 +232,7 @@ def test_finished_shards_stay_when_the_server_fails_and_are_not_asked_for_again(
     assert not layout.iteration(1, "rollouts.parquet").exists()
     asked = len(server.requests)
     rollout.execute(layout, params, 1)
-    assert (asked, len(server.requests) - asked) == (9, 16)
+    assert len(server.requests) - asked == 16
     whole = layout.iteration(1, "rollouts.parquet").read_bytes()
     other = copy_project(layout, tmp_path / "q")
     rollout.execute(other, params, 1)
