@@ -24,8 +24,9 @@ from ospo_cli.policies.vllm_engine import PYTHON, VllmSampler, engine_arguments
 from tests.vllm.conftest import ENGINE
 
 CAP = 12
-# Largest difference between a log-probability of the engine and that of the update's forward pass, both in float32.
-BOUND = 1e-4
+# Largest difference between a log-probability of the engine and that of the update's forward pass, both in float32. The policy's weights
+# are four times as large as usual: the sampler transformers itself is up to 1.4e-4 away (8,000 tokens), the engine 2.6e-4.
+BOUND = 1e-3
 MESSAGES = ["coat", "a much longer wish for red leather boots", "scarf navy", "dress"]
 KINDS = ["full", "adapter"]
 
