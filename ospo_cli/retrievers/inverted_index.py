@@ -96,9 +96,9 @@ class InvertedIndex:
                 array_folder.write(folder, VERSION, fingerprint, found)
                 found = array_folder.read(folder, VERSION, fingerprint) or found
         # Mapped or not, the compiled loops see arrays of one kind, and are compiled once.
-        for values in found.values():
+        self.arrays: dict[str, NDArray[np.generic]] = {name: values.view(np.ndarray) for name, values in found.items()}
+        for values in self.arrays.values():
             values.flags.writeable = False
-        self.arrays: dict[str, NDArray[np.generic]] = found
         self.unit = float(np.ldexp(1.0, int(found["unit_exponent"][0])))
         self.count = len(found["catalogue_of"])
         self.is_distinct = is_distinct
