@@ -83,7 +83,7 @@ def test_every_coalition_is_ranked_as_the_obvious_way_ranks_it(seed, count, k, d
     rng = np.random.default_rng(seed)
     pool = {"none": None, "some": np.flatnonzero(rng.random(count) < 0.3), "all": np.arange(count)}[pooled]
     answers = random_answers(index, seed, 5, pool)
-    with mock.patch.object(InvertedIndex, "_takes_products", lambda *_: by_products):
+    with mock.patch.object(InvertedIndex, "_takes_products", return_value=by_products):
         found = index.rank_coalitions(answers, lambda text: index.bag(text.split()), k)
     assert pairs(*found) == obvious(index, bags_of(index, answers), pool, k, distinct)
 

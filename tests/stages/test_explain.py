@@ -290,5 +290,5 @@ def test_the_projects_estimator_is_taken_where_none_is_named(tmp_path):
 
 
 def test_a_products_score_asks_for_no_value_and_says_nothing_of_any(project, capsys):
-    execute(project, params.Params(), Request(query="wool coat", doc_id="d1"), stream=io.StringIO())
+    execute(project, params.Params(), Request(query="wool coat", doc_id="d001"), stream=io.StringIO())
     assert "values:" not in capsys.readouterr().err
