@@ -34,25 +34,26 @@ def _heading(table: dict[str, Any]) -> str:
 
 
 def _table(table: dict[str, Any]) -> str:
-    heads = ("Run", "learned from", "tokens in all", "reward calls in all", "greedy", "Δ", "sampled", "Δ")
+    spent = ("tokens", "reward_calls") if not table["what"] else ()
+    heads = ("Run", "learned from", *(name.replace("_", " ") for name in spent), "greedy", "Δ", "sampled", "Δ")
     head = "".join(tag("th", escape(name), scope="col", class_="number" if place > 1 else None) for place, name in enumerate(heads))
     body = []
     for row in table["rows"]:
         cells = [tag("th", escape(row["name"] or OWN, _NAME), scope="row"), tag("td", escape(row["how"], _NAME))]
-        cells += [tag("td", count(round(row[name])), class_="number") for name in ("tokens", "reward_calls")]
+        cells += [tag("td", count(round(row[name])), class_="number") for name in spent]
         for decoding in ("greedy", "sampled"):
             cell = row[decoding]
             if cell is None:
                 cells += [tag("td", "–", class_="number none")] * 2
                 continue
-            cells.append(tag("td", f"<b>{plain(cell['mean'])}</b> <small>{interval(cell)}</small>", class_="number"))
+            cells.append(tag("td", f"<b>{plain(cell['mean'])}</b><br><small>{interval(cell)}</small>", class_="number"))
             gap = cell.get("to_own")
-            text = (
-                "–" if gap is None else f"{signed(gap['mean'])} <small>{interval(gap, with_sign=True)}, {p_value(gap['p_value'])}</small>"
-            )
+            text = "–"
+            if gap is not None:
+                text = f"{signed(gap['mean'])} <small>{p_value(gap['p_value'])}<br>{interval(gap, with_sign=True)}</small>"
             cells.append(tag("td", text, class_="number" + ("" if gap else " none")))
         body.append(tag("tr", "".join(cells), class_=None if row["name"] else "final"))
-    made = tag("table", tag("thead", tag("tr", head)) + tag("tbody", "".join(body)))
+    made = tag("table", tag("thead", tag("tr", head)) + tag("tbody", "".join(body)), class_="kept")
     return tag("div", made, class_="scroll", tabindex="0", role="region", aria_label=_heading(table))
 
 
