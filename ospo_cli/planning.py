@@ -525,13 +525,20 @@ def _update(scratch: _Scratch, params: Params, saved: pl.DataFrame, measures: Me
     table = pl.DataFrame({"rollout_id": part["rollout_id"], "advantages": advantages}, schema=schemas.TOKEN_ADVANTAGES.schema)
     parquet.write(part, scratch.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
     parquet.write(table, scratch.iteration(1, "token_advantages.parquet"), schemas.TOKEN_ADVANTAGES)
+    firsts = part.group_by("prompt_id", maintain_order=True).agg(pl.first("rollout_id"), last=pl.last("rollout_id"))
+    targets = firsts.select("rollout_id", "prompt_id", reward=pl.lit(1.0))
+    pairs = firsts.select(chosen_rollout_id="rollout_id", rejected_rollout_id="last", prompt_id="prompt_id", margin=pl.lit(1.0))
+    parquet.write(targets, scratch.iteration(1, "targets.parquet"), schemas.TARGETS)
+    parquet.write(pairs, scratch.iteration(1, "preference_pairs.parquet"), schemas.PREFERENCE_PAIRS)
     # The completions were not sampled by this policy: their log-probabilities are no check here.
-    loose = dataclasses.replace(params, update=dataclasses.replace(settings, max_logprob_mismatch=1e9, epochs=1))
+    loose = dataclasses.replace(params, update=dataclasses.replace(settings, max_logprob_mismatch=1e9, epochs=1, examples_file=""))
     give_back()
     before = current_bytes()
     with Usage() as usage:
         found = update.execute(scratch, loose, 1)
     places = found["tokens"] / found["completion_token_share"]
+    if settings.objective != "policy-gradient":  # most completions are left out: seconds by what was sampled, as the plan counts
+        places = len(part["prompt_id"].unique()) * group_tokens
     training = found["training_seconds"]
     cost = measures.costs["update"] = Cost(seconds=usage.seconds - training, unit_seconds=training / places)
     cost.unit_cpu_seconds = usage.cpu_seconds * training / usage.seconds / places

@@ -225,3 +225,14 @@ def test_a_plan_tells_what_the_store_holds_of_a_kept_reward_and_makes_no_book(pl
     _, found = planning.plan(layout, kept)
     assert (found["raw_queries_found"], found["texts_found"]) == (0.0, 0.0)
     assert not layout.store.exists()
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_other_objectives_are_planned_by_the_rollouts_that_they_choose_from(
+    planned: tuple[Layout, pl.DataFrame, dict], objective: str
+) -> None:
+    layout, whole, _ = planned
+    found, _ = planning.plan(layout, dataclasses.replace(values(), update=dataclasses.replace(values().update, objective=objective)))
+    rows = [table.filter((pl.col("stage") == "update") & (pl.col("iteration") == 1)).row(0, named=True) for table in (whole, found)]
+    assert rows[0]["units"] == rows[1]["units"]
+    assert 0 < rows[1]["seconds"] < 3 * rows[0]["seconds"] + 5
