@@ -585,8 +585,8 @@ def store_export(
     from ospo_cli.layout import Layout
     from ospo_cli.stages import store
 
-    rows = store.export(Layout(project), out, book)
-    sys.stderr.write(f"ospo store export: wrote {shorten(out, 1000)}: {rows:,} values\n")
+    rows, entries = store.export(Layout(project), out, book)
+    sys.stderr.write(f"ospo store export: wrote {shorten(out, 1000)}: {rows:,} values of {entries:,} entries\n")
 
 
 @app.command("lab")
@@ -611,7 +611,10 @@ def lab(
     full: Annotated[bool, typer.Option("--full", help="Every combination, in place of one axis at a time.")] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder of lab.html and the tables.")] = Path("lab"),
 ) -> None:
-    """Which credit rule for answers of my length: small problems with exact expectations; no project, no policy."""
+    """Which credit rule for answers of my length: small problems with exact expectations; no project, no policy.
+
+    `ospo params attribute.rule` and `ospo params estimator` list the names of rules and estimators; a wrong one does too.
+    """
     from ospo_cli.stages import lab as laboratory
 
     laboratory.run(

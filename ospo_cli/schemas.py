@@ -542,7 +542,8 @@ PLAN = Table(
         Column("cpu_seconds", pl.Float64, "of all threads"),
         Column("bytes", pl.Int64, "expected to be written, shards in the cache included, DVC's own copies not"),
         Column("peak_bytes", pl.Int64, "largest memory of the process meanwhile"),
-        Column("is_current", pl.Boolean, "whether the stage is up to date: `ospo run` would skip it"),
+        Column("found", pl.Int64, "texts that the store of values is expected to hold; null: not known, or not looked up", nullable=True),
+        Column("is_current", pl.Boolean, "whether the stage is up to date: `ospo run` or `dvc repro` would skip it"),
     ),
 )
 

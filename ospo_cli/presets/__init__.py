@@ -129,7 +129,9 @@ def _parted(name: str) -> tuple[str, str]:
     project, algorithm = ("demo", first) if first in ALGORITHMS and not second else (first, second)
     if project not in NAMES or (algorithm or "ours") not in ALGORITHMS:
         expected = ", ".join((*NAMES, *ALGORITHMS)) + ", or PROJECT+ALGORITHM"
-        raise ParameterError("ospo init", "no such preset", found=name, expected=expected)
+        turned = second in NAMES and first in ALGORITHMS
+        remedy = f"the project comes first: {second}+{first}" if turned else None
+        raise ParameterError("ospo init", "no such preset", found=name, expected=expected, remedy=remedy)
     return project, algorithm
 
 
