@@ -2,7 +2,8 @@
 
 Run: python benchmarks/update.py [--policy data/pretrained/smollm2-135m] [--groups 16] [--group-size 8] [--prompt-tokens 30]
 With a policy folder: that model under LoRA (rank 16, all linear layers) besides the tiny one. Without TRL (extra [oracle]) ours alone is
-measured. --memory ROWS TOKENS: one step of so many rows of so many tokens over the policy folder, peak memory alone.
+measured. --memory ROWS TOKENS: one step of so many rows of so many tokens over the policy folder (--full: all its weights; without a
+folder the tiny policy), peak memory alone, beside what policies/memory_plan.py planned.
 
 Every row has the same lengths, so that TRL loses nothing to padding; its gradient checkpointing, on by default, is off; of the
 micro-batches that were tried each side is given its best.
@@ -29,7 +30,7 @@ import numpy as np
 import torch
 
 from ospo_cli.params import Policy, Update
-from ospo_cli.policies import gradient_step, lora
+from ospo_cli.policies import gradient_step, lora, memory_plan, update_sizes
 from ospo_cli.policies.folder import LoadedPolicy, load_policy
 from ospo_cli.policies.gradient_step import Rows
 from ospo_cli.policies.small_llama import write_small_llama
@@ -47,13 +48,16 @@ def main() -> None:
     for name, default in (("threads", 2), ("groups", 16), ("group-size", 8), ("prompt-tokens", 30), ("new-tokens", 14), ("repeats", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--memory", type=int, nargs=2, metavar=("ROWS", "TOKENS"))
+    parser.add_argument("--full", action="store_true", help="all weights of the policy folder in place of LoRA")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as scratch:
         tiny = Path(scratch) / "tiny"
         write_small_llama([f"{a} {b}" for a in COLOURS for b in THINGS], Policy(), 0, tiny)
-        folders = {} if options.memory else {"tiny": tiny}
-        if options.policy is not None:
+        folders = {} if options.memory and options.policy else {"tiny": tiny}
+        if options.policy is not None and options.full:
+            folders[options.policy.name] = options.policy
+        elif options.policy is not None:
             adapter = Path(scratch) / "adapter"
             adapter.mkdir()
             base = options.policy.resolve()
@@ -211,14 +215,29 @@ def trl_step(policy: LoadedPolicy, rows: Rows, size: int, scratch: Path) -> Call
 def measure_memory(name: str, folder: Path, rows: int, tokens: int, threads: int) -> None:
     """Print time and peak memory of one step of `rows` completions of `tokens` tokens, G = 8, with the default micro-batch."""
     policy = load_policy(folder, threads, trainable=True)
-    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    drawn = draw_rows(policy, max(rows // 8, 1), min(rows, 8), 30, tokens)
+    loaded = resident()
+    settings = Update(learning_rate=LEARNING_RATE)
+    size = min(rows, 8)
+    drawn = draw_rows(policy, max(rows // size, 1), size, 30, tokens)
+    planned = memory_plan.needed_bytes(policy, drawn.groups, settings) / 2**30
+    training = Training(policy.model, LEARNING_RATE, 0.0, 1.0)
+    start = update_sizes.copied(training.weights)  # as `ospo update` keeps them
+    gradient_step.accumulate(policy, drawn, drawn.groups[:1], settings)
+    training.step(LEARNING_RATE)  # from here on there are moments
     began = time.perf_counter()
-    our_step(policy, drawn, Update(learning_rate=LEARNING_RATE))()
+    gradient_step.accumulate(policy, drawn, drawn.groups, settings)
+    training.step(LEARNING_RATE)
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    speed = f"{rows} rows of {tokens} tokens in {seconds:.0f} s, {rows * tokens / seconds:.0f} tokens/s"
-    print(f"{name}: {speed}, loaded {loaded:.2f} GiB, peak {peak:.2f} GiB")
+    del start
+    count = len(drawn.lengths)
+    speed = f"{count} rows of {tokens} tokens in {seconds:.0f} s, {count * tokens / seconds:.0f} tokens/s"
+    print(f"{name}: {speed}, loaded {loaded:.2f} GiB, peak {peak:.2f} GiB: {peak - loaded:.2f} more, {planned:.2f} planned")
+
+
+def resident() -> float:
+    """Return the GiB that the process holds now: what loading needed in passing is no part of it."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**30
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ class Group:
         return [Group(self.prompt, [ids], self.first + index) for index, ids in enumerate(self.completions)]
 
     def cut(self, widest: int) -> list[Group]:
-        """Return the group in parts of neighbouring completions, each at most `widest` wide (one completion at least), its prompt before each."""
+        """Return parts of neighbouring completions behind the prompt, each at most `widest` wide (one completion at least)."""
         parts: list[Group] = []
         for index, ids in enumerate(self.completions):
             if not parts or parts[-1].width + len(ids) > widest:
