@@ -6,7 +6,7 @@ measured. --memory ROWS TOKENS: one step of so many rows of so many tokens over 
 folder the tiny policy), peak memory alone, beside what policies/memory_plan.py planned.
 
 Every row has the same lengths, so that TRL loses nothing to padding; its gradient checkpointing, on by default, is off; of the
-micro-batches that were tried each side is given its best.
+micro-batches that were tried each side is given its best. Peaks are of the process during a step, with both sides' models loaded.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import ospo_cli  # noqa: F401  (first: it tells OpenMP to wait passively, which 
 import numpy as np
 import torch
 
+from ospo_cli.executors.usage import Usage, give_back
 from ospo_cli.params import Policy, Update
 from ospo_cli.policies import gradient_step, lora, memory_plan, update_sizes
 from ospo_cli.policies.folder import LoadedPolicy, load_policy
@@ -48,6 +49,7 @@ def main() -> None:
     for name, default in (("threads", 2), ("groups", 16), ("group-size", 8), ("prompt-tokens", 30), ("new-tokens", 14), ("repeats", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--memory", type=int, nargs=2, metavar=("ROWS", "TOKENS"))
+    parser.add_argument("--by", choices=("wall", "cpu"), default="wall", help="seconds that are compared; cpu on a busy machine")
     parser.add_argument("--full", action="store_true", help="all weights of the policy folder in place of LoRA")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -88,28 +90,33 @@ def compare(name: str, folder: Path, options: argparse.Namespace, scratch: Path)
         for size in (32, 64, 128):
             steps[f"TRL, micro-batch {size} rows"] = trl_step(other, rows, size, scratch)
     losses = {label: step() for label, step in steps.items()}  # the first round warms up
-    seconds = {label: min(found) for label, found in timed(steps, options.repeats).items()}
+    found = timed(steps, options.repeats)
+    seconds = {
+        label: min(usage.seconds if options.by == "wall" else usage.cpu_seconds for usage in usages) for label, usages in found.items()
+    }
+    peaks = {label: max(usage.peak_bytes for usage in usages) / 2**30 for label, usages in found.items()}
     for label, best in seconds.items():
-        print(f"  {label:30s} {best:7.2f} s {tokens / best:8.0f} tokens/s, loss {losses[label]:+.6f}")
-    ours = min(value for label, value in seconds.items() if label.startswith("ours"))
-    theirs = min((value for label, value in seconds.items() if label.startswith("TRL")), default=None)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    line = f"{name}: ours {tokens / ours:.0f} tokens/s, peak of the process {peak:.2f} GiB"
+        print(f"  {label:30s} {best:7.2f} s {tokens / best:8.0f} tokens/s, peak {peaks[label]:.2f} GiB, loss {losses[label]:+.6f}")
+    ours = min((label for label in seconds if label.startswith("ours")), key=lambda label: seconds[label])
+    line = f"{name}: ours {tokens / seconds[ours]:.0f} tokens/s, peak {peaks[ours]:.2f} GiB"
+    theirs = min((label for label in seconds if label.startswith("TRL")), key=lambda label: seconds[label], default=None)
     if theirs is not None:
         # Only the first step of either side starts from the same weights.
         first = [next(loss for label, loss in losses.items() if label.startswith(who)) for who in ("ours", "TRL")]
-        line += f", first losses apart by {abs(first[0] - first[1]):.0e}; TRL {tokens / theirs:.0f} tokens/s, {theirs / ours:.1f}x"
+        line += f", first losses apart by {abs(first[0] - first[1]):.0e}; TRL {tokens / seconds[theirs]:.0f} tokens/s, "
+        line += f"peak {peaks[theirs]:.2f} GiB, {seconds[theirs] / seconds[ours]:.1f}x"
     print(line, flush=True)
 
 
-def timed(steps: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Return the seconds of each step, all in turn: what else the machine does then falls on both sides."""
-    found: dict[str, list[float]] = {label: [] for label in steps}
+def timed(steps: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[Usage]]:
+    """Return what each step took, all in turn: what else the machine does then falls on both sides."""
+    found: dict[str, list[Usage]] = {label: [] for label in steps}
     for _ in range(repeats):
         for label, step in steps.items():
-            began = time.perf_counter()
-            step()
-            found[label].append(time.perf_counter() - began)
+            give_back()
+            with Usage() as usage:
+                step()
+            found[label].append(usage)
     return found
 
 

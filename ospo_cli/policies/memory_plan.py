@@ -18,9 +18,10 @@ from ospo_cli.policies.token_logprobs import LOGITS_AT_ONCE
 
 GIB = 1 << 30
 _FLOAT = 4
-# What the C library's heap holds for each byte in use: temporaries of like size leave holes between what is kept for the backward pass.
-# Measured 1.5 to 2.8; a CUDA device's allocator has blocks of fixed sizes and next to none.
-_HOLES = 2.4
+# On a CPU the C library's heap takes more than what is in use: temporaries leave holes between what the layers keep for the backward pass.
+# Fitted to measured peaks: 1.2 to 1.5 times at 3 and 4 layers, 2.0 to 2.9 at 30. A CUDA device's allocator has next to none.
+_HOLES, _HOLES_PER_LAYER, _MOST_HOLES = 1.2, 0.05, 2.8
+_LIBRARIES = 64 << 20  # what matrix libraries allocate when they are first used
 
 
 def needed_bytes(policy: LoadedPolicy, groups: Sequence[Group], settings: Update) -> int:
@@ -53,7 +54,8 @@ def needed_bytes(policy: LoadedPolicy, groups: Sequence[Group], settings: Update
         return _FLOAT * (4 * trained + logits + head) + 2 * (every + widest)
     needed = _FLOAT * (4 * trained + logits + head)
     if policy.device.type == "cpu":
-        return needed + _FLOAT * every + int(_FLOAT * _HOLES * widest)
+        holes = min(_HOLES + _HOLES_PER_LAYER * layers, _MOST_HOLES)
+        return needed + _FLOAT * every + int(_FLOAT * holes * widest) + _LIBRARIES
     return needed + _FLOAT * widest
 
 

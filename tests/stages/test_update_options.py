@@ -329,7 +329,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, memory
 """
 
 
-@pytest.mark.parametrize("completion_tokens", [14, 200])
+@pytest.mark.parametrize("completion_tokens", [14, pytest.param(200, marks=pytest.mark.slow)])
 def test_the_plan_is_not_below_what_an_update_takes_nor_twice_of_it(tmp_path, completion_tokens):
     command = [sys.executable, "-c", MEASURED, str(tmp_path), str(completion_tokens)]
     run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
@@ -362,8 +362,10 @@ def test_bfloat16_on_this_processor_and_float16_anywhere_are_refused(policy):
     rows = near_the_policy(policy, draw(4))
     with pytest.raises(PolicyError, match=r"update\.precision: is for GPUs"):
         gradient_step.accumulate(policy, rows, rows.groups, settings_of(precision="bfloat16"))
+    values = parameters.to_mapping(parameters.Params())
+    values["update"]["precision"] = "float16"
     with pytest.raises(ParameterError, match=r"update\.precision.*float16"):
-        parameters.from_mapping({"update": {"precision": "float16"}}, where="x")
+        parameters.from_mapping(values)
 
 
 def test_rollouts_whose_ids_do_not_spell_their_text_under_this_tokenizer_are_refused(layout):
