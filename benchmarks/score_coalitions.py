@@ -27,7 +27,7 @@ import polars as pl
 from ospo_cli import params, retrievers, sources
 from ospo_cli.maths import coalitions
 from ospo_cli.maths.seeding import generator
-from ospo_cli.retrievers import lexical_kernel
+from ospo_cli.retrievers import inverted_index
 from ospo_cli.retrievers.base import best_first
 from ospo_cli.retrievers.judged_reward import JudgedReward
 from ospo_cli.schemas import POOLS, PROMPTS, QRELS
@@ -213,5 +213,5 @@ def make_work(documents: pl.DataFrame, queries: list[str], pool_size: int, count
 
 
 if __name__ == "__main__":
-    assert lexical_kernel.LARGEST_K >= K
+    assert inverted_index.LARGEST_K >= K
     main()

@@ -417,6 +417,32 @@ def headroom(
     sys.stderr.write(f"ospo headroom: wrote {shorten(str(layout.headroom('headroom.parquet')), 1000)}, headroom_queries.parquet\n")
 
 
+@app.command("keep")
+def keep(
+    name: Annotated[str, typer.Argument(help="Name to keep the present run under; without one, only compare.")] = "",
+    source: Annotated[Path | None, typer.Option("--from", help="Keep the run of this other project.", show_default="this one's")] = None,
+    project: Project = HERE,
+) -> None:
+    """Put the evaluated run by under a name, and show it beside the others: at equal tokens, at equal reward calls (docs/update.md)."""
+    from ospo_cli import params
+    from ospo_cli.layout import Layout
+    from ospo_cli.report.kept_files import comparison
+    from ospo_cli.report.kept_sections import lines
+
+    layout = Layout(project)
+    if name:
+        from ospo_cli.stages import keep as stage
+
+        other = Layout(source) if source is not None else layout
+        replaced = stage.execute(layout, other, params.load(other.params), name)
+        done = "replaced" if replaced else "wrote"
+        sys.stderr.write(f"ospo keep: {done} {shorten(str(layout.kept(name)), 1000)}; `ospo report` puts it on the page\n")
+    elif source is not None:
+        raise typer.BadParameter("--from goes with a name", param_hint="--from")
+    found = comparison(layout, params.load(layout.params))
+    typer.echo("\n".join(lines(found)[1:]) if found else "nothing to compare: no kept run, or this project's own is not evaluated")
+
+
 @app.command("explain")
 def explain(
     query: Annotated[str, typer.Option("--query", "-q", help="The query; left out: the prompt's own.")] = "",
@@ -446,9 +472,19 @@ def explain(
 @app.command("params")
 def show_params(
     name: Annotated[str, typer.Argument(help="Only parameters that hold this text.")] = "",
+    row: Annotated[
+        str,
+        typer.Option("--row", help="Instead: an algorithm as options of DVC: dvc exp run --name dpo $(ospo params --row dpo)"),
+    ] = "",
 ) -> None:
     """List every parameter with type, default, allowed values and meaning."""
     from ospo_cli import params
+
+    if row:
+        from ospo_cli import presets
+
+        typer.echo(" ".join(presets.experiment_options(row)))
+        return
 
     rows = [row for row in params.describe() if name in row["name"]]
     if not rows:
@@ -549,8 +585,8 @@ def store_export(
     from ospo_cli.layout import Layout
     from ospo_cli.stages import store
 
-    rows = store.export(Layout(project), out, book)
-    sys.stderr.write(f"ospo store export: wrote {shorten(out, 1000)}: {rows:,} values\n")
+    rows, entries = store.export(Layout(project), out, book)
+    sys.stderr.write(f"ospo store export: wrote {shorten(out, 1000)}: {rows:,} values of {entries:,} entries\n")
 
 
 @app.command("lab")
@@ -575,7 +611,10 @@ def lab(
     full: Annotated[bool, typer.Option("--full", help="Every combination, in place of one axis at a time.")] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder of lab.html and the tables.")] = Path("lab"),
 ) -> None:
-    """Which credit rule for answers of my length: small problems with exact expectations; no project, no policy."""
+    """Which credit rule for answers of my length: small problems with exact expectations; no project, no policy.
+
+    `ospo params attribute.rule` and `ospo params estimator` list the names of rules and estimators; a wrong one does too.
+    """
     from ospo_cli.stages import lab as laboratory
 
     laboratory.run(

@@ -66,6 +66,10 @@ class Layout:
         """A file of the plan, or how long the stages took."""
         return self.data / "plan" / name
 
+    def kept(self, name: str) -> Path:
+        """Folder of a run that was put by to be compared with."""
+        return self.data / "kept" / name
+
     def evaluation(self, name: str) -> Path:
         """A file of the evaluation."""
         return self.data / "evaluation" / name

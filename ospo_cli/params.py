@@ -85,7 +85,7 @@ class Policy:
     lora_rank: int = parameter(0, "rank of the LoRA adapter; 0 trains the full weights", minimum=0, maximum=4096)
     lora_alpha: float = parameter(16.0, "scale of the LoRA adapter", minimum=0)
     lora_dropout: float = parameter(0.0, "dropout of the LoRA adapter", minimum=0, maximum=0.9)
-    load_in_4bit: bool = parameter(False, "QLoRA: the base's weights in 4 bits under the adapter; not built yet, refused with the reason")
+    load_in_4bit: bool = parameter(False, "QLoRA: the base's weights in 4 bits under the adapter while it trains (package bitsandbytes)")
     threads: int = parameter(1, "threads of torch; changes the last bits of the weights", minimum=1, maximum=1024)
 
 
@@ -402,12 +402,39 @@ class Attribute:
         choices=("group", "batch"),
     )
     clip: float | None = parameter(None, "clip token advantages at ± clip · std of the group advantages; null never clips", minimum=0)
+    targets: str = parameter(
+        "best",
+        "completions that objective sft imitates: the best of each rollout group (best-of-G), those above the group's mean, or all",
+        choices=("best", "above-mean", "all"),
+    )
+    targets_above: float | None = parameter(0.0, "targets earn more than this; null sets no bound")
+    pairs: str = parameter(
+        "best-worst",
+        "pairs that objective dpo learns from: the best and the worst of each rollout group, or all whose rewards differ",
+        choices=("best-worst", "all"),
+    )
+    pairs_margin: float = parameter(0.0, "the rewards of a pair differ by more than this", minimum=0)
 
 
 @dataclass(frozen=True)
 class Update:
-    """The policy-gradient step."""
+    """The training steps of an iteration."""
 
+    objective: str = parameter(
+        "policy-gradient",
+        "policy-gradient (token advantages), sft (likelihood of table targets) or dpo (table preference_pairs)",
+        choices=("policy-gradient", "sft", "dpo"),
+    )
+    dpo_beta: float = parameter(0.1, "β of objective dpo: how closely the policy is held to the reference", minimum=1e-6)
+    dpo_reference: str = parameter(
+        "behavior",
+        "reference of objective dpo: behavior (the policy that sampled, anew each iteration) or warm-start (policy 000)",
+        choices=("behavior", "warm-start"),
+    )
+    examples_file: str = parameter(
+        "",
+        "Parquet of your own in place of the iteration's tables: prompt_id and completion (sft), or prompt_id, chosen and rejected (dpo)",
+    )
     learning_rate: float = parameter(5e-4, "AdamW's learning rate, or its peak", minimum=0)
     schedule: str = parameter(
         "constant", "fall of the learning rate over all iterations: constant, linear or cosine", choices=("constant", "linear", "cosine")
@@ -579,6 +606,18 @@ def from_mapping(content: object, where: str = "params.yaml") -> Params:
 
 
 def _check_update(where: str, update: Update) -> None:
+    if update.objective != "policy-gradient":
+        plain = Update()
+        for name in ("dual_clip", "ratio", "trace", "kl_weight", "entropy_bonus", "sampler_correction"):
+            found, expected = getattr(update, name), getattr(plain, name)
+            if found != expected:
+                raise ParameterError(
+                    f"{where}: update.{name}", f"is not of objective {update.objective}", found=found, expected=f"{name}: {expected}"
+                )
+    elif update.examples_file:
+        raise ParameterError(
+            f"{where}: update.examples_file", "is not of objective policy-gradient", found=update.examples_file, expected="sft or dpo"
+        )
     if update.dual_clip and update.dual_clip <= 1 + update.clip_high:
         raise ParameterError(
             f"{where}: update.dual_clip", "lies within the clip", found=update.dual_clip, expected=f"0 or above {1 + update.clip_high:g}"

@@ -19,7 +19,8 @@ import polars as pl
 
 from ospo_cli import parquet, retrievers, runner, schemas
 from ospo_cli.executors.usage import Usage, current_bytes, give_back
-from ospo_cli.graph.nodes import uses_raw_query_values
+from ospo_cli.graph.dvc_lock import DvcLock
+from ospo_cli.graph.nodes import Node, uses_raw_query_values
 from ospo_cli.layout import Layout
 from ospo_cli.params import Params, Retrieval, to_mapping
 from ospo_cli.report.number_text import count, plain, short
@@ -31,6 +32,7 @@ from ospo_cli.text.answers import find_answer
 SAMPLED_WORK = 1.0e11
 TRAINED_WORK = 4.0e10
 GROUPS = 48  # rollout groups that are cut and scored
+REPEATS = 3  # of cutting, scoring and sharing out
 RAW_QUERIES = 256  # of score-queries
 QUERIES = 48  # answers that are ranked as evaluate does it
 ORACLES = 4  # prompts that the oracle searches
@@ -90,6 +92,8 @@ class Measures:
         costs: by stage; rollout per sampled token, and its prompts apart; update per place (prompt and completion tokens);
             score-coalitions per distinct text.
         coalitions, distinct_texts: per rollout, degenerate groups not left out (how many there will be is not known).
+        raw_queries_found, texts_found: share of the raw queries, and of the calibration's distinct texts, that the store holds for this
+            reward; None where nothing is looked up.
         answers_from: where the completions come from that coalitions were counted of: rollouts 001, policy 000, or the teacher.
     """
 
@@ -106,6 +110,8 @@ class Measures:
     answers_from: str = ""
     weights: int = 0
     seconds: float = 0.0
+    raw_queries_found: float | None = None
+    texts_found: float | None = None
 
 
 def plan(layout: Layout, params: Params) -> tuple[pl.DataFrame, dict[str, Any]]:
@@ -113,14 +119,47 @@ def plan(layout: Layout, params: Params) -> tuple[pl.DataFrame, dict[str, Any]]:
     layout.cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="plan-", dir=layout.cache) as folder, contextlib.redirect_stderr(io.StringIO()):
         measures = calibrate(layout, layout.cache / Path(folder).name, params)
-    current = {(made.stage, made.iteration or 0): state == "up to date" for made, state in runner.outlook(layout, params)}
-    rows = [(*row, current[row[0], row[1]]) for row in expected(measures, params) if (row[0], row[1]) in current]
+    made_by = {(made.stage, made.iteration or 0): by for made, by in _existing(layout, params)}
+    rows = [
+        (*row, found, bool(made_by[row[0], row[1]]))
+        for row, found in _with_found(expected(measures, params), measures)
+        if (row[0], row[1]) in made_by
+    ]
     table = pl.DataFrame(rows, schema=schemas.PLAN.schema, orient="row")
     parquet.write(table, layout.plan("plan.parquet"), schemas.PLAN)
-    facts = dataclasses.asdict(measures) | {"params": to_mapping(params)}
+    by = list(made_by.values())
+    facts = dataclasses.asdict(measures) | {
+        "params": to_mapping(params),
+        "made_by": {name: by.count(name) for name in sorted(set(by) - {""})},
+    }
     with parquet.replacing(layout.plan("calibration.json")) as temporary:
         temporary.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return table, facts
+
+
+def _existing(layout: Layout, params: Params) -> Iterator[tuple[Node, str]]:
+    """Yield every stage and who made its results: `ospo run`, `dvc repro`, or nobody (empty), where they would be made again."""
+    lock, stale = DvcLock(layout.root), set[str]()
+    for made, state in runner.outlook(layout, params):
+        by = "ospo run" if state == "up to date" else ""
+        if not by and not stale & set(made.inputs) and lock.is_current(made):
+            by = "dvc repro"
+        if not by:
+            stale.update(made.outputs, made.metrics)
+        yield made, by
+
+
+def _with_found(rows: Iterator[_Row], measures: Measures) -> Iterator[tuple[_Row, int | None]]:
+    """Yield the rows, and how many of their texts the store holds: null where that is not known or nothing is looked up."""
+    for row in rows:
+        share = {("score-queries", 0): measures.raw_queries_found, ("score-coalitions", 1): measures.texts_found}.get((row[0], row[1]))
+        if share is None or (row[0] == "score-coalitions" and measures.answers_from != "rollouts 001"):
+            yield row, None
+            continue
+        cost, found = measures.costs[row[0]], round(share * row[2])
+        # What is found costs a look-up, a few millionths of a second.
+        saved = cost.unit_seconds * found, cost.unit_cpu_seconds * found
+        yield (*row[:5], max(row[5] - saved[0], 0.0), max(row[6] - saved[1], 0.0), *row[7:]), found
 
 
 def print_plan(table: pl.DataFrame, facts: dict[str, Any], stream: TextIO | None = None) -> None:
@@ -145,7 +184,22 @@ def print_plan(table: pl.DataFrame, facts: dict[str, Any], stream: TextIO | None
         f"A completion: {plain(facts['completion_tokens'], 1)} tokens after {plain(facts['prompt_tokens'], 1)} of the prompt, "
         f"{plain(facts['coalitions'], 1)} coalitions, {plain(facts['distinct_texts'], 1)} distinct texts (from {facts['answers_from']})."
     )
+    output.line(_store_in_words(facts))
+    if facts["made_by"]:
+        made = ", ".join(f"{number} by {name}" for name, number in facts["made_by"].items())
+        output.line(f"Up to date: {made}. `ospo run` skips its own alone, `dvc repro` its own.")
     output.line(f"A model of {count(facts['weights'])} weights. Calibrated in {short(facts['seconds'])} s; other work here counts in.")
+
+
+def _store_in_words(facts: dict[str, Any]) -> str:
+    share = facts["texts_found"]
+    if share is None:
+        return "Store of values: nothing is looked up for the reward; computing is cheaper there (docs/store.md), or store.values is never."
+    whose = "iteration 1's own texts" if facts["answers_from"] == "rollouts 001" else f"texts from {facts['answers_from']}"
+    return (
+        f"Store of values: it holds {share:.0%} of {whose} for this reward; how many of the texts still to be sampled it will hold is not "
+        "known, and they are planned as computed."
+    )
 
 
 def print_actual(found: dict[str, Any], stream: TextIO | None = None) -> None:
@@ -210,20 +264,22 @@ def _added(*parts: tuple[float, float, int, int]) -> tuple[float, float, int, in
 
 def calibrate(layout: Layout, folder: Path, params: Params) -> Measures:
     """Run every stage on little in a folder of its own; return what was measured."""
+    own = params
     # What the store holds would make the unit costs those of a look-up.
     params = dataclasses.replace(params, store=dataclasses.replace(params.store, values="never"))
     measures = Measures()
     # Loops that are compiled on their first call would be taken for the cost of a value.
     tiny = pl.DataFrame({"doc_id": ["d"], "title": ["coat"]})
     for name in {params.score_coalitions.retriever, *params.evaluate.retrievers} & {"bm25", "tfidf-char"}:
-        for pool in (None, np.zeros(1, dtype=np.int64)):
-            retrievers.build(name, tiny, Retrieval(), None).rank(["coat"], [pool], 1)
+        for query in ("coat", "coat " * 64):  # sums of 32 bits, and of 64, which are loops of their own
+            retrievers.build(name, tiny, Retrieval(), None).rank([query], [None], 1)
     with Usage() as whole:
         scratch = _prepare(layout, folder, params, measures)
         prompts = parquet.read(scratch.prepared("prompts.parquet"), schemas.PROMPTS)
         answers = _policy(layout, scratch, params, prompts, measures)
         saved = _sample(layout, scratch, params, prompts, answers, measures)
         _credit(scratch, params, saved, measures)
+        _look_up(layout, scratch, own, prompts, measures)
         _update(scratch, params, saved, measures)
         _evaluate(scratch, params, prompts, saved, measures)
         _report(scratch, params, measures)
@@ -408,12 +464,15 @@ def _credit(scratch: _Scratch, params: Params, saved: pl.DataFrame, measures: Me
     for size in sizes:
         part = saved.filter(pl.col("prompt_id").is_in(ids[:size]))
         parquet.write(part, scratch.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
-        shutil.rmtree(scratch.cache / "score_coalitions", ignore_errors=True)
         counted[size] = {"rollouts": part.height}
         for name, execute in stages.items():
-            with Usage() as usage:
-                found = execute()
-            usages[name].append(usage)
+            repeats = []
+            for _ in range(REPEATS):
+                shutil.rmtree(scratch.cache / "score_coalitions", ignore_errors=True)
+                with Usage() as usage:
+                    found = execute()
+                repeats.append(usage)
+            usages[name].append(_least(repeats))
             counted[size][name] = part.height if name != "score-coalitions" else found["distinct_values"]
             if name == "score-coalitions":
                 counted[size]["coalitions"] = found["coalitions"]
@@ -432,6 +491,27 @@ def _credit(scratch: _Scratch, params: Params, saved: pl.DataFrame, measures: Me
     measures.costs["rollout"].unit_memory = 2 * saved.estimated_size() / tokens
 
 
+def _look_up(layout: Layout, scratch: _Scratch, params: Params, prompts: pl.DataFrame, measures: Measures) -> None:
+    """Find what the project's store holds for this reward; nothing is computed, and no book is made."""
+    from ospo_cli.retrievers.judged_reward import JudgedReward
+    from ospo_cli.store.folder import Store
+
+    store = Store(layout.store) if params.score_coalitions.calls == "batched" else None
+    reward = JudgedReward(*_prepared(scratch), params, cache=scratch.cache, store=store)
+    if reward.store is None:
+        return
+    has_book = reward.store.has_book(reward.about((reward.metric.name,)))
+
+    def share(prompt_ids: list[str], queries: list[str]) -> float:
+        return float(reward.remembered(prompt_ids, queries)[0].mean()) if has_book and queries else 0.0
+
+    measures.raw_queries_found = share(prompts["prompt_id"].to_list(), prompts["query"].to_list())
+    rollouts = parquet.read(scratch.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS).select("rollout_id", "prompt_id")
+    values = parquet.read(scratch.iteration(1, "coalition_values.parquet"), schemas.COALITION_VALUES)
+    pairs = values.join(rollouts, on="rollout_id").select("prompt_id", "query").unique(maintain_order=True)
+    measures.texts_found = share(pairs["prompt_id"].to_list(), pairs["query"].to_list())
+
+
 def _update(scratch: _Scratch, params: Params, saved: pl.DataFrame, measures: Measures) -> None:
     """Train on as many rollout groups as take some seconds; the advantages are made up, and so is no number of the plan."""
     from ospo_cli.stages import update
@@ -445,13 +525,20 @@ def _update(scratch: _Scratch, params: Params, saved: pl.DataFrame, measures: Me
     table = pl.DataFrame({"rollout_id": part["rollout_id"], "advantages": advantages}, schema=schemas.TOKEN_ADVANTAGES.schema)
     parquet.write(part, scratch.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
     parquet.write(table, scratch.iteration(1, "token_advantages.parquet"), schemas.TOKEN_ADVANTAGES)
+    firsts = part.group_by("prompt_id", maintain_order=True).agg(pl.first("rollout_id"), last=pl.last("rollout_id"))
+    targets = firsts.select("rollout_id", "prompt_id", reward=pl.lit(1.0))
+    pairs = firsts.select(chosen_rollout_id="rollout_id", rejected_rollout_id="last", prompt_id="prompt_id", margin=pl.lit(1.0))
+    parquet.write(targets, scratch.iteration(1, "targets.parquet"), schemas.TARGETS)
+    parquet.write(pairs, scratch.iteration(1, "preference_pairs.parquet"), schemas.PREFERENCE_PAIRS)
     # The completions were not sampled by this policy: their log-probabilities are no check here.
-    loose = dataclasses.replace(params, update=dataclasses.replace(settings, max_logprob_mismatch=1e9, epochs=1))
+    loose = dataclasses.replace(params, update=dataclasses.replace(settings, max_logprob_mismatch=1e9, epochs=1, examples_file=""))
     give_back()
     before = current_bytes()
     with Usage() as usage:
         found = update.execute(scratch, loose, 1)
     places = found["tokens"] / found["completion_token_share"]
+    if settings.objective != "policy-gradient":  # most completions are left out: seconds by what was sampled, as the plan counts
+        places = len(part["prompt_id"].unique()) * group_tokens
     training = found["training_seconds"]
     cost = measures.costs["update"] = Cost(seconds=usage.seconds - training, unit_seconds=training / places)
     cost.unit_cpu_seconds = usage.cpu_seconds * training / usage.seconds / places
@@ -532,6 +619,14 @@ def _unit(cost: Cost, work: Callable[[int], Any], small: int, large: int, units:
     _share_out(cost, usages[0], usages[1], units(small), units(large))
     cost.seconds, cost.cpu_seconds = cost.seconds + before[0], cost.cpu_seconds + before[1]
     cost.peak = max(cost.peak, *(usage.peak_bytes for usage in usages))
+
+
+def _least(usages: list[Usage]) -> Usage:
+    """Return the least of each: of work of some tenths of a second, a busy machine doubles one in a few."""
+    found = usages[0]
+    found.seconds, found.cpu_seconds = min(usage.seconds for usage in usages), min(usage.cpu_seconds for usage in usages)
+    found.peak_bytes = max(usage.peak_bytes for usage in usages)
+    return found
 
 
 def _share_out(cost: Cost, small: Usage, large: Usage, few: float, many: float) -> None:

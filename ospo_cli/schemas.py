@@ -212,6 +212,27 @@ TOKEN_ADVANTAGES = Table(
         Column("advantages", pl.List(pl.Float32), "one per sampled token id"),
     ),
 )
+TARGETS = Table(
+    "targets",
+    "completions that an update with objective sft imitates",
+    ("rollout_id",),
+    (
+        Column("rollout_id", pl.String, "identity of the rollout"),
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("reward", pl.Float64, "its reward"),
+    ),
+)
+PREFERENCE_PAIRS = Table(
+    "preference_pairs",
+    "pairs of completions of one prompt that an update with objective dpo learns from",
+    ("chosen_rollout_id", "rejected_rollout_id"),
+    (
+        Column("chosen_rollout_id", pl.String, "the one with the higher reward"),
+        Column("rejected_rollout_id", pl.String, "the other"),
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("margin", pl.Float64, "reward of the chosen one minus that of the other, > 0"),
+    ),
+)
 COMPLETIONS = Table(
     "completions",
     "what each evaluated system answered",
@@ -250,6 +271,17 @@ QUERY_METRICS = Table(
         Column("retriever", pl.String, "name of the retriever"),
         Column("metric", pl.String, "ndcg@10, ndcg@pool, mrr, recall@10"),
         Column("metric_value", pl.Float64, "0 to 1"),
+    ),
+)
+KEPT_VALUES = Table(
+    "kept_values",
+    "value of each held-out prompt under the policies of a run that `ospo keep` put by, under the reward's metric and retriever",
+    ("iteration", "decoding", "prompt_id"),
+    (
+        Column("iteration", pl.Int32, "of the policy; 0 is the warm start"),
+        Column("decoding", pl.String, "greedy or sampled"),
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("value", pl.Float64, "mean over the samples"),
     ),
 )
 LAB_CONVERGENCE = Table(
@@ -510,7 +542,8 @@ PLAN = Table(
         Column("cpu_seconds", pl.Float64, "of all threads"),
         Column("bytes", pl.Int64, "expected to be written, shards in the cache included, DVC's own copies not"),
         Column("peak_bytes", pl.Int64, "largest memory of the process meanwhile"),
-        Column("is_current", pl.Boolean, "whether the stage is up to date: `ospo run` would skip it"),
+        Column("found", pl.Int64, "texts that the store of values is expected to hold; null: not known, or not looked up", nullable=True),
+        Column("is_current", pl.Boolean, "whether the stage is up to date: `ospo run` or `dvc repro` would skip it"),
     ),
 )
 
@@ -518,9 +551,9 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         DOCUMENTS, PROMPTS, QRELS, POOLS, TEACHER_PAIRS, RAW_QUERY_VALUES, ROLLOUTS, SAMPLING_LOGPROBS, SEGMENTS, REWARDS,
-        COALITION_VALUES, ATTRIBUTIONS, INTERACTIONS, TOKEN_ADVANTAGES, COMPLETIONS, RUN, QUERY_METRICS,
+        COALITION_VALUES, ATTRIBUTIONS, INTERACTIONS, TOKEN_ADVANTAGES, TARGETS, PREFERENCE_PAIRS, COMPLETIONS, RUN, QUERY_METRICS,
         AUDIT, AUDIT_CURVES, GRADIENT_AUDIT, STORED_VALUES,
-        REWARD_COMPARISON, REWARD_COMPARISON_GROUPS, HEADROOM, HEADROOM_QUERIES, PLAN,
+        REWARD_COMPARISON, REWARD_COMPARISON_GROUPS, HEADROOM, HEADROOM_QUERIES, PLAN, KEPT_VALUES,
         LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY,
     )
 }  # fmt: skip

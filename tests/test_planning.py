@@ -203,3 +203,36 @@ def test_the_report_shows_plan_and_actual_where_there_is_a_plan(tmp_path: Path) 
     page = render(report(layout, params))
     assert "Plan against actual" in page
     assert ">1.50<" in page  # 6 s in place of 4
+
+
+@pytest.mark.parametrize(("answers_from", "expected"), [("rollouts 001", [70, None]), ("the teacher", [None, None])])
+def test_texts_that_the_store_holds_are_planned_as_found_where_they_are_known_and_nowhere_else(
+    answers_from: str, expected: list[int | None]
+) -> None:
+    params = tiny_params(train={"iterations": 2}, rollout={"prompts_per_iteration": 5, "group_size": 4})
+    measures = measures_of(raw_queries_found=0.5, texts_found=0.5, answers_from=answers_from)
+    plain = {(row[0], row[1]): row for row in planning.expected(measures, params)}
+    rows = {(row[0], row[1]): (row, found) for row, found in planning._with_found(planning.expected(measures, params), measures)}
+    assert [rows["score-coalitions", k][1] for k in (1, 2)] == expected
+    assert rows["score-queries", 0][1] == 50
+    assert plain["score-queries", 0][5] - rows["score-queries", 0][0][5] == pytest.approx(0.5)
+
+
+def test_a_plan_tells_what_the_store_holds_of_a_kept_reward_and_makes_no_book(planned: tuple[Layout, pl.DataFrame, dict]) -> None:
+    layout, _, facts = planned
+    assert (facts["raw_queries_found"], facts["texts_found"]) == (None, None)
+    kept = dataclasses.replace(values(), store=dataclasses.replace(values().store, values="always"))
+    _, found = planning.plan(layout, kept)
+    assert (found["raw_queries_found"], found["texts_found"]) == (0.0, 0.0)
+    assert not layout.store.exists()
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_other_objectives_are_planned_by_the_rollouts_that_they_choose_from(
+    planned: tuple[Layout, pl.DataFrame, dict], objective: str
+) -> None:
+    layout, whole, _ = planned
+    found, _ = planning.plan(layout, dataclasses.replace(values(), update=dataclasses.replace(values().update, objective=objective)))
+    rows = [table.filter((pl.col("stage") == "update") & (pl.col("iteration") == 1)).row(0, named=True) for table in (whole, found)]
+    assert rows[0]["units"] == rows[1]["units"]
+    assert 0 < rows[1]["seconds"] < 3 * rows[0]["seconds"] + 5

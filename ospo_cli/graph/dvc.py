@@ -85,6 +85,11 @@ def dvc_yaml(params: Params, tracks_modules: bool) -> str:
     return f"{MARK}\n" + yaml.safe_dump(content, sort_keys=False, width=10_000)
 
 
+def stage_of(made: Node, root: Path) -> dict[str, Any]:
+    """Return one run of a stage as DVC reads it from the dvc.yaml in `root`."""
+    return _stage(made, (root / "ospo_cli" / "cli.py").is_file())
+
+
 def _templated(stage: str, params: Params) -> Node:
     """Return a node of which the paths hold DVC's ${item} in place of the numbers 6 and 7."""
     assert stage in ITERATED

@@ -55,6 +55,7 @@ ITERATED = ("rollout", "segment", "score-coalitions", "attribute", "update")
 ATTRIBUTE_READS = (
     "format_weight", "contiguous_width", "contiguous_cap", "exact_coalitions", "orders", "budget", "further_coalitions", "grand_value",
 )  # fmt: skip
+LEARNED_FROM = ("token_advantages", "targets", "preference_pairs")
 PREPARED = ("documents", "prompts", "qrels", "pools")
 
 
@@ -135,6 +136,7 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
         outputs = (str(layout.report()), str(layout.warnings()))
         audits = ("audit.parquet", "audit_curves.parquet", "audit_metrics.json", "gradient_audit.parquet", "gradient_audit_metrics.json")
         optional = tuple(path for k in range(1, params.train.iterations + 1) for path in of(k, *audits))
+        optional += (str(layout.kept("")),)
         return Node(stage, None, inputs, outputs, (), tuple(params.__dataclass_fields__), optional)
     if iteration is None or iteration < 1:
         raise ParameterError(f"ospo {stage}", "no such iteration", found=iteration, expected="1 or more (policy 000 is the warm start)")
@@ -163,16 +165,21 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
         return Node(
             stage, iteration,
             (*of(iteration, "rollouts.parquet", "segments.parquet", "rewards.parquet", "coalition_values.parquet"), behavior, *own_rules),
-            of(iteration, "attributions.parquet", "interactions.parquet", "token_advantages.parquet"),
+            of(iteration, *(f"{name}.parquet" for name in ("attributions", "interactions", *LEARNED_FROM))),
             of(iteration, "attribute_metrics.json"),
             ("train.seed", "attribute", *(f"score_coalitions.{name}" for name in ATTRIBUTE_READS)),
         )  # fmt: skip
     if stage == "update":
-        needs_reference = params.update.kl_weight > 0 or params.update.reference_groups > 0
+        settings = params.update
+        needs_reference = settings.kl_weight > 0 or settings.reference_groups > 0 or settings.dpo_reference == "warm-start"
+        own_examples = (settings.examples_file,) if settings.examples_file else ()
+        # An experiment of DVC's may change the objective, not what a stage reads: all three tables are always read.
+        prompts = prepared("prompts") if own_examples else ()
         reference = (str(layout.policy(0)),) if needs_reference and iteration > 1 else ()
-        length = ("train.iterations",) if params.update.schedule != "constant" else ()
+        length = ("train.iterations",) if settings.schedule != "constant" else ()
         return Node(
-            stage, iteration, (*of(iteration, "rollouts.parquet", "token_advantages.parquet"), behavior, *reference),
+            stage, iteration,
+            (*of(iteration, *(f"{name}.parquet" for name in ("rollouts", *LEARNED_FROM))), behavior, *reference, *own_examples, *prompts),
             (str(layout.policy(iteration)), *of(iteration, "update_steps.json")), of(iteration, "update_metrics.json"),
             ("train.seed", *length, "policy", "rollout.temperature", "rollout.max_new_tokens", "update"),
         )  # fmt: skip

@@ -153,15 +153,21 @@ def check_folder(folder: Path, made_by: str = "") -> None:
             )
 
 
-def load_model(folder: Path) -> Any:
-    """Return the folder's causal language model in float32, in evaluation mode."""
+def load_model(folder: Path, **options: Any) -> Any:
+    """Return the folder's causal language model in float32, in evaluation mode; `options` are further ones of `from_pretrained`."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+            folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
         )
     except Exception as error:  # transformers raises many kinds for a broken folder
         raise PolicyError(

@@ -1,4 +1,4 @@
-"""Clipped policy-gradient steps over rollout groups: micro-batches by token budget, one AdamW step per few groups."""
+"""Training steps over rollout groups: micro-batches by token budget, one AdamW step per few groups."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ospo_cli.maths import seeding
 from ospo_cli.params import Update
 from ospo_cli.policies import token_batches
 from ospo_cli.policies.folder import LoadedPolicy
+from ospo_cli.policies.likelihood import imitation_weights, preference_weights, weighted_likelihood
 from ospo_cli.policies.policy_loss import clipped_loss, k3, kl_terms, sampler_weights, token_weights
 from ospo_cli.policies.supervised import seeded_dropout
 from ospo_cli.policies.token_batches import Group
@@ -33,12 +34,13 @@ class Rows:
         lengths: [rows] completion tokens.
         starts: [rows] first token of each row in the flat arrays.
         behavior_logprobs: [tokens] at sampling time, sampling temperature.
-        advantages: [tokens].
-        reference_logprobs: [tokens] under policy 000, or None without a penalty.
+        advantages: [tokens]; for objective sft 1 on the tokens of targets, for dpo 1 on those of paired completions, else 0.
+        reference_logprobs: [tokens] under policy 000, or None where the loss does not ask for it.
         temperature: of the sampling.
         max_new_tokens: cap of the completions.
         old_logprobs: [tokens] under the policy that training starts from, where ratios are taken to it in place of the sampler.
         corrections: [tokens] importance weights of that policy over the sampler, or None.
+        pairs: [pairs, 2] rows, the preferred one first (objective dpo), or None.
     """
 
     groups: list[Group]
@@ -51,6 +53,7 @@ class Rows:
     max_new_tokens: int
     old_logprobs: NDArray[np.float32] | None = None
     corrections: NDArray[np.float32] | None = None
+    pairs: NDArray[np.int64] | None = None
 
     def tokens_of(self, groups: Sequence[Group]) -> NDArray[np.int64]:
         """Return the places of the groups' tokens in the flat arrays, in the order of `token_batches.build`."""
@@ -250,21 +253,54 @@ def train(
 
 def _mismatches(policy: LoadedPolicy, rows: Rows, groups: Sequence[Group], settings: Update) -> dict[str, float]:
     """Return how far the sampler's log-probabilities are from the policy's without dropout, on a step's groups."""
-    policy.model.eval()
     some = replace(rows, groups=list(groups))
     places = some.tokens_of(some.groups)
-    found = np.abs(logprobs_of(policy, some, settings.tokens_per_micro_batch, settings.precision) - rows.behavior_logprobs)[places]
-    policy.model.train()
+    found = np.abs(_without_dropout(policy, some, settings) - rows.behavior_logprobs)[places]
+    return {"logprob_mismatch": float(found.max(initial=0.0)), "logprob_mismatch_mean": _mean(found)}
+
+
+def _without_dropout(policy: LoadedPolicy, rows: Rows, settings: Update) -> NDArray[np.float32]:
+    """Return `logprobs_of` the policy with its dropout off; afterwards it is as it was."""
+    was_training = policy.model.training
+    policy.model.eval()
+    found = logprobs_of(policy, rows, settings.tokens_per_micro_batch, settings.precision)
+    policy.model.train(was_training)
     if settings.gradient_checkpointing:
         checkpoint_layers(policy)
-    return {"logprob_mismatch": float(found.max(initial=0.0)), "logprob_mismatch_mean": _mean(found)}
+    return found
+
+
+def step_weights(
+    policy: LoadedPolicy, rows: Rows, groups: Sequence[Group], settings: Update
+) -> tuple[NDArray[np.float64], dict[str, float]]:
+    """Return [tokens] weights of an optimiser step over some groups, 0 elsewhere, and what objective dpo measures besides.
+
+    Preferences need each completion's likelihood first, which is a forward pass of its own; dropout is off in it.
+    """
+    step_rows = np.array([row for group in groups for row in range(group.first, group.first + len(group.completions))], dtype=np.int64)
+    weights = np.zeros(len(rows.advantages))
+    if settings.objective == "policy-gradient":
+        weights[rows.tokens_of(groups)] = token_weights(rows.lengths[step_rows], settings.aggregation, rows.max_new_tokens)
+        return weights, {}
+    owner = np.repeat(np.arange(len(rows.lengths)), rows.lengths)
+    is_used = np.bincount(owner, weights=rows.advantages, minlength=len(rows.lengths)) > 0
+    if settings.objective == "sft":
+        weights[rows.tokens_of(groups)] = imitation_weights(
+            rows.lengths[step_rows].tolist(), is_used[step_rows].tolist(), settings.aggregation, rows.max_new_tokens
+        )
+        return weights, {}
+    assert rows.pairs is not None
+    paired = replace(rows, groups=trimmed(rows, groups, rows.advantages != 0))
+    reference = rows.behavior_logprobs if rows.reference_logprobs is None else rows.reference_logprobs
+    differences = np.where(is_used[owner], _without_dropout(policy, paired, settings).astype(np.float64) - reference, 0.0)
+    log_ratios = np.bincount(owner, weights=differences, minlength=len(rows.lengths))
+    by_row, measures = preference_weights(log_ratios, rows.pairs[np.isin(rows.pairs[:, 0], step_rows)], settings.dpo_beta)
+    return by_row[owner], measures
 
 
 def accumulate(policy: LoadedPolicy, rows: Rows, groups: Sequence[Group], settings: Update, is_first: bool = False) -> dict[str, float]:
     """Add the gradient of one optimiser step over some groups; return its measures. Cutting into micro-batches changes rounding alone."""
-    step_rows = [row for group in groups for row in range(group.first, group.first + len(group.completions))]
-    weights = np.zeros(len(rows.advantages))
-    weights[rows.tokens_of(groups)] = token_weights(rows.lengths[step_rows], settings.aggregation, rows.max_new_tokens)
+    weights, preference = step_weights(policy, rows, groups, settings)
     is_wanted = wanted_tokens(rows, settings)
     taken = trimmed(rows, groups, is_wanted)
     needs_rows = settings.trace > 0 or settings.ratio != "token"
@@ -288,25 +324,29 @@ def accumulate(policy: LoadedPolicy, rows: Rows, groups: Sequence[Group], settin
                 policy.model, batch, rows.temperature, want_entropy=True, entropy_has_gradient=settings.entropy_bonus > 0
             )
         behavior = device(rows.behavior_logprobs[places])
-        result = clipped_loss(
-            logprobs,
-            behavior if rows.old_logprobs is None else device(old[places]),
-            device(rows.advantages[places]),
-            device(weights[places]),
-            settings.clip_low,
-            settings.clip_high,
-            device(rows.reference_logprobs[places]) if rows.reference_logprobs is not None else None,
-            settings.kl_weight,
-            settings.trace,
-            lengths,
-            dual_clip=settings.dual_clip,
-            ratio=settings.ratio,
-            kl=settings.kl,
-            is_kl_weighted=settings.kl_in == "weighted-loss",
-            entropies=entropies,
-            entropy_bonus=settings.entropy_bonus,
-            correction=device(rows.corrections[places]) if rows.corrections is not None else None,
-        )
+        reference = device(rows.reference_logprobs[places]) if rows.reference_logprobs is not None else None
+        if settings.objective == "policy-gradient":
+            result = clipped_loss(
+                logprobs,
+                behavior if rows.old_logprobs is None else device(old[places]),
+                device(rows.advantages[places]),
+                device(weights[places]),
+                settings.clip_low,
+                settings.clip_high,
+                reference,
+                settings.kl_weight,
+                settings.trace,
+                lengths,
+                dual_clip=settings.dual_clip,
+                ratio=settings.ratio,
+                kl=settings.kl,
+                is_kl_weighted=settings.kl_in == "weighted-loss",
+                entropies=entropies,
+                entropy_bonus=settings.entropy_bonus,
+                correction=device(rows.corrections[places]) if rows.corrections is not None else None,
+            )
+        else:
+            result = weighted_likelihood(logprobs, behavior, device(weights[places]), reference)
         loss = float(result.loss.detach())
         if not math.isfinite(loss):
             raise PolicyError(
@@ -332,6 +372,8 @@ def accumulate(policy: LoadedPolicy, rows: Rows, groups: Sequence[Group], settin
         "tokens_with_prompts": tokens_in_all,
         "filling": filling,
     }
+    if "loss" in preference:  # the surrogate's value says nothing
+        measures |= preference | {"policy_loss": preference["loss"]}
     return measures | _measures(seen, is_first)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import os
 import warnings
 from collections.abc import Iterator
@@ -19,31 +18,16 @@ import torch
 from ospo_cli.errors import PolicyError
 from ospo_cli.params import Policy
 from ospo_cli.policies import folder as folders
+from ospo_cli.policies import four_bits
 from ospo_cli.policies.small_llama import torch_generator
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIGURATION = "adapter_config.json"
 
 
-def check_quantization(policy: Policy) -> None:
-    """Raise PolicyError where `load_in_4bit` is set, naming what stands in its way here."""
-    if not policy.load_in_4bit:
-        return
-    missing = [] if torch.cuda.is_available() else ["no GPU"]
-    if importlib.util.find_spec("bitsandbytes") is None:
-        missing.append("no package bitsandbytes")
-    raise PolicyError(
-        "policy.load_in_4bit",
-        "weights in 4 bits cannot be used here" if missing else "weights in 4 bits are not built in this version",
-        found=", ".join(missing) or "GPU and bitsandbytes",
-        expected="false",
-        remedy="train the adapter over float32 weights (load_in_4bit: false), or over a smaller base",
-    )
-
-
 def write_fresh_adapter(target: Path, base: Path, project: Path, policy: Policy, seed: int) -> None:
     """Write an adapter that changes nothing yet (B is zero), with the base's tokenizer."""
-    model = _wrap(folders.load_model(base), policy, seed)
+    model = _wrap(four_bits.load_quantized(base) if policy.load_in_4bit else folders.load_model(base), policy, seed)
     _write(model, target, _card(base, project, policy))
     folders.copy_tokenizer(base, target)
 
@@ -80,7 +64,7 @@ def load_adapter(folder: Path, project: Path | None, *, trainable: bool) -> tupl
 
     try:
         with _quiet():
-            model = PeftModel.from_pretrained(folders.load_model(base), folder, is_trainable=trainable, local_files_only=True)
+            model = PeftModel.from_pretrained(_base_model(base, card, trainable), folder, is_trainable=trainable, local_files_only=True)
     except PolicyError:
         raise
     except Exception as error:  # peft and safetensors raise many kinds for a broken folder
@@ -88,6 +72,14 @@ def load_adapter(folder: Path, project: Path | None, *, trainable: bool) -> tupl
             folder, "the adapter cannot be loaded", found=(str(error).strip() or type(error).__name__).splitlines()[0]
         ) from None
     return (model if trainable else model.merge_and_unload()), card
+
+
+def _base_model(base: Path, card: dict[str, Any], trainable: bool) -> Any:
+    if card.get("bits") != four_bits.BITS:
+        return folders.load_model(base)
+    model = four_bits.load_quantized(base)
+    # An adapter is never merged into 4 bits: it would be rounded away.
+    return model if trainable else four_bits.dequantized(model)
 
 
 def save_adapter(policy: folders.LoadedPolicy, folder: Path) -> None:
@@ -152,8 +144,9 @@ def _write(model: Any, folder: Path, card: dict[str, Any]) -> None:
 
 
 def _card(base: Path, project: Path, policy: Policy) -> dict[str, Any]:
+    bits = {"bits": four_bits.BITS} if policy.load_in_4bit else {}
     inside = base.resolve().is_relative_to(project.resolve())
-    return {
+    return bits | {
         "kind": "adapter",
         "base": os.path.relpath(base.resolve(), project.resolve()) if inside else policy.base,
         "base_sha256": weights_hash(base),

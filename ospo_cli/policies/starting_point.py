@@ -22,7 +22,7 @@ def write_starting_point(folder: Path, project: Path, policy: Policy, seed: int,
         texts: gives the text that the tokenizer of a new small model is trained on.
     """
     if policy.load_in_4bit:
-        from ospo_cli.policies.lora import check_quantization
+        from ospo_cli.policies.four_bits import check_quantization
 
         check_quantization(policy)
     if policy.base == "config":
@@ -46,7 +46,7 @@ def write_starting_point(folder: Path, project: Path, policy: Policy, seed: int,
 def adapted(policy: LoadedPolicy, project: Path, settings: Policy, seed: int) -> LoadedPolicy:
     """Return the policy as update is to train it: full weights under a LoRA rank get a fresh adapter over their own folder."""
     if settings.load_in_4bit:
-        from ospo_cli.policies.lora import check_quantization
+        from ospo_cli.policies.four_bits import check_quantization
 
         check_quantization(settings)
     if not settings.lora_rank or policy.is_adapter:

@@ -19,7 +19,7 @@ from ospo_cli.graph import dvc
 from ospo_cli.parquet import replacing
 
 NAMES = ("demo", "smollm2-movies", "tables", "esci-qwen7b", "hm-qwen7b", "released")
-ALGORITHMS = ("grpo", "dr-grpo", "dapo", "gspo", "grpo-lambda", "ppo", "ospo-prop", "ospo-rank", "ours")
+ALGORITHMS = ("grpo", "dr-grpo", "dapo", "gspo", "grpo-lambda", "ppo", "best-of-g", "sft", "dpo", "ospo-prop", "ospo-rank", "ours")
 
 DVC_CONFIG = """[core]
     analytics = false
@@ -97,6 +97,22 @@ def algorithm_row(name: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+def experiment_options(name: str) -> list[str]:
+    """Return the words `-S section.name=value` by which `dvc exp run` lays an algorithm over params.yaml; none holds white space.
+
+    Raises:
+        ParameterError: no such algorithm.
+    """
+    if name not in ALGORITHMS:
+        raise ParameterError("ospo params --row", "no such algorithm", found=name, expected=", ".join(ALGORITHMS))
+    words = []
+    for section, values in algorithm_row(name).items():
+        for key, value in values.items():
+            text = yaml.safe_dump(value, default_flow_style=True).replace("\n...", "").strip().replace(", ", ",")
+            words += ["-S", f"{section}.{key}={text}"]
+    return words
+
+
 def _merged(name: str) -> dict[str, Any]:
     project, algorithm = _parted(name)
     content = parameters.to_mapping(parameters.Params())
@@ -113,7 +129,9 @@ def _parted(name: str) -> tuple[str, str]:
     project, algorithm = ("demo", first) if first in ALGORITHMS and not second else (first, second)
     if project not in NAMES or (algorithm or "ours") not in ALGORITHMS:
         expected = ", ".join((*NAMES, *ALGORITHMS)) + ", or PROJECT+ALGORITHM"
-        raise ParameterError("ospo init", "no such preset", found=name, expected=expected)
+        turned = second in NAMES and first in ALGORITHMS
+        remedy = f"the project comes first: {second}+{first}" if turned else None
+        raise ParameterError("ospo init", "no such preset", found=name, expected=expected, remedy=remedy)
     return project, algorithm
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ospo_cli.report import audit_section, plan_sections, result_sections, run_sections, training_sections
+from ospo_cli.report import audit_section, kept_sections, plan_sections, result_sections, run_sections, training_sections
 from ospo_cli.report.markup import escape, json_script, source_hash, tag
 
 _FOLDER = Path(__file__).resolve().parent
@@ -22,6 +22,7 @@ def render(data: dict[str, Any]) -> str:
         ("result", "Result", result_sections.result(data)),
         ("curves", "Learning", result_sections.curves(data)),
         ("methods", "Retrievers", result_sections.methods(data)),
+        ("kept", "Runs", kept_sections.section(data.get("kept"))),
         ("warnings", "Warnings", training_sections.warnings(data)),
         ("training", "Training", training_sections.training(data)),
         ("credit", "Credit", training_sections.credit(data)),

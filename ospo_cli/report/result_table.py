@@ -7,6 +7,9 @@ from typing import Any, TextIO
 
 from ospo_cli.report.system_names import system_label
 
+# Above this p an interval that leaves out 0 says nothing: with five prompts or fewer no p lies below it.
+_CHANCE = 0.05
+
 
 def print_result(summary: dict[str, Any], stream: TextIO | None = None) -> None:
     """Print the headline metric of every system with intervals, then the gaps; colours on a terminal, plain columns elsewhere."""
@@ -67,9 +70,12 @@ def _difference(cell: dict[str, Any] | None) -> str:
 
 def _gap_line(gap: dict[str, Any]) -> str:
     names = f"{system_label(gap['better'])} - {system_label(gap['worse'])} ({gap['decoding']})"
-    return f"{names}: {_difference(gap)}, p = {gap['p_value']:.4f}" + (
-        "" if gap["low"] > 0 else "  (below 0)" if gap["high"] < 0 else "  (0 is in the interval)"
-    )
+    line = f"{names}: {_difference(gap)}, p = {gap['p_value']:.4f}"
+    if gap["low"] <= 0 <= gap["high"]:
+        return f"{line}  (0 is in the interval)"
+    if gap["p_value"] > _CHANCE:  # a bootstrap of a few prompts is too narrow; the test of signs is not
+        return f"{line}  (0 is outside the interval, but so few prompts show nothing)"
+    return line if gap["low"] > 0 else f"{line}  (below 0)"
 
 
 def _print_rich(stream: TextIO, heading: str, header: list[str], rows: list[list[str]], gaps: list[dict[str, Any]]) -> None:
@@ -87,4 +93,4 @@ def _print_rich(stream: TextIO, heading: str, header: list[str], rows: list[list
         table.add_row(*(Text(cell) for cell in row), style="dim" if is_reference else "")
     console.print(table)
     for gap in gaps:
-        console.print(Text(_gap_line(gap), style="green" if gap["low"] > 0 else "yellow"))
+        console.print(Text(_gap_line(gap), style="green" if gap["low"] > 0 and gap["p_value"] <= _CHANCE else "yellow"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ospo_cli.report.kept_runs import how
 from ospo_cli.report.markup import escape, isolated, tag
 from ospo_cli.report.number_text import count, interval, plain, signed
 from ospo_cli.report.result_table import metric_label, result_rows
@@ -56,7 +57,7 @@ def _tiles(summary: Mapping[str, Any], rows: Mapping[str, Any], final: str) -> s
 
 def _facts(data: dict[str, Any]) -> str:
     params, counts = data["params"], data["counts"]
-    scoring, attribute = params["score_coalitions"], params["attribute"]
+    scoring = params["score_coalitions"]
     prompts = ", ".join(f"{count(number)} {escape(split)}" for split, number in counts["prompts"].items())
     facts = [
         ("data", escape(params["prepare_data"]["source"])),
@@ -64,7 +65,7 @@ def _facts(data: dict[str, Any]) -> str:
         ("prompts", prompts),
         ("candidates", f"{count(counts['pool_candidates'])} in pools" if counts["pool_candidates"] else "whole catalogue"),
         ("reward", f"{escape(metric_label(scoring['metric']))}, {escape(scoring['retriever'])}, {escape(scoring['composition'])}"),
-        ("credit", f"{escape(attribute['estimator'])}, {escape(attribute['rule'])}"),
+        ("learned from", escape(how(params))),
         ("rollouts", _sampled(data["iterations"])),
         ("seed", str(params["train"]["seed"])),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ospo_cli.errors import RetrievalError
-from ospo_cli.retrievers import array_folder
+from ospo_cli.retrievers import array_folder, pool_products
 from ospo_cli.retrievers.base import Coalitions, Ranking, best_first, candidates, require_words
 
 VERSION = "index-2"
@@ -29,6 +30,10 @@ FREQUENT_SHARE = 64
 # Coalitions that one pass over the postings serves, and over a pool, where reading its documents is most of the work.
 LARGEST_GROUP = 64
 LARGEST_POOLED_GROUP = 128
+# Longest list of best weights that is kept per frequent term, and largest k of the compiled loops.
+LARGEST_K = 128
+# Cells (coalitions × candidates) of pools that are ranked before the compiled loops are worth reading.
+PRODUCT_CELLS = 1 << 26
 # Bags of terms that are remembered by their text.
 REMEMBERED_TEXTS = 1 << 17
 
@@ -91,9 +96,9 @@ class InvertedIndex:
                 array_folder.write(folder, VERSION, fingerprint, found)
                 found = array_folder.read(folder, VERSION, fingerprint) or found
         # Mapped or not, the compiled loops see arrays of one kind, and are compiled once.
-        for values in found.values():
+        self.arrays: dict[str, NDArray[np.generic]] = {name: values.view(np.ndarray) for name, values in found.items()}
+        for values in self.arrays.values():
             values.flags.writeable = False
-        self.arrays: dict[str, NDArray[np.generic]] = found
         self.unit = float(np.ldexp(1.0, int(found["unit_exponent"][0])))
         self.count = len(found["catalogue_of"])
         self.is_distinct = is_distinct
@@ -101,6 +106,7 @@ class InvertedIndex:
         self.vocabulary: dict[str, int] = {term: index for index, term in enumerate(terms)}
         self.largest_weight = int(found["largest_weight"][0])
         self.touched_postings = 0
+        self._product_cells = 0
         self._buffers: list[tuple[NDArray[np.int32], NDArray[np.uint8]]] = []
         self._lock = threading.Lock()
         self._remembered: dict[str, NDArray[np.int32]] = {}
@@ -181,8 +187,6 @@ class InvertedIndex:
         pools: Sequence[NDArray[np.int64] | None],
         k: int,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        from ospo_cli.retrievers import lexical_kernel
-
         coalitions = len(member_starts) - 1
         if coalitions == 0 or k == 0:
             return np.zeros((coalitions, 0), dtype=np.int64), np.zeros((coalitions, 0))
@@ -194,19 +198,31 @@ class InvertedIndex:
         k = min(k, self.count)
         if k == 0:
             return np.zeros((coalitions, 0), dtype=np.int64), np.zeros((coalitions, 0))
-        if not is_pooled and k > lexical_kernel.LARGEST_K:
+        if not is_pooled and k > LARGEST_K:
             return self._rank_all(bags, member_starts, members, k)
         part_sizes = np.fromiter(map(len, bags), dtype=np.int64, count=len(bags))
         part_starts = np.concatenate(([0], np.cumsum(part_sizes)))
         part_terms = np.concatenate(bags) if len(bags) else np.zeros(0, dtype=np.int32)
         words = np.concatenate(([0], np.cumsum(part_sizes[members])))
         longest = int((words[member_starts[1:]] - words[member_starts[:-1]]).max())
+        own = [pool for pool in pools if pool is not None]
+        if is_pooled and self._takes_products(own, groups) and pool_products.fits(longest, self.largest_weight, max(map(len, own))):
+            slot_of, seen = self._borrow()
+            documents, sums, read = pool_products.rank_groups(
+                self.arrays, bags, member_starts, members, groups, own, k, self.is_distinct, slot_of
+            )
+            with self._lock:
+                self._buffers.append((slot_of, seen))
+                self.touched_postings += read
+            return documents, sums * self.unit
+        from ospo_cli.retrievers import lexical_kernel
+
         is_small = longest * self.largest_weight < 2**31
         dtype: type = np.int32 if is_small else np.int64
-        documents, scores = np.empty((coalitions, k), dtype=np.int32), np.empty((coalitions, k), dtype=dtype)
+        places, scores = np.empty((coalitions, k), dtype=np.int32), np.empty((coalitions, k), dtype=dtype)
         pool_sizes = [0 if pool is None else len(pool) for pool in pools]
         pool_starts = np.concatenate(([0], np.cumsum(pool_sizes))).astype(np.int64)
-        pool_members = np.concatenate([pool for pool in pools if pool is not None]).astype(np.int32) if is_pooled else _NONE
+        pool_members = np.concatenate(own).astype(np.int32) if is_pooled else _NONE
         arrays = self.arrays
 
         def work(first: int, last: int) -> None:
@@ -215,7 +231,7 @@ class InvertedIndex:
             lexical_kernel.rank_groups(
                 *(arrays[name] for name in KERNEL_ARRAYS),
                 part_starts, part_terms, member_starts, members, groups, first, last, is_pooled, pool_starts, pool_members,
-                k, self.is_distinct, slot_of, seen, dtype(np.iinfo(dtype).max), touched, documents, scores,
+                k, self.is_distinct, slot_of, seen, dtype(np.iinfo(dtype).max), touched, places, scores,
             )  # fmt: skip
             with self._lock:
                 self._buffers.append((slot_of, seen))
@@ -230,7 +246,17 @@ class InvertedIndex:
             step = -(-count // (threads * 8))
             with ThreadPoolExecutor(threads) as pool_of_threads:
                 list(pool_of_threads.map(lambda first: work(first, min(count, first + step)), range(0, count, step)))
-        return documents.astype(np.int64), scores * self.unit
+        return places.astype(np.int64), scores * self.unit
+
+    def _takes_products(self, pools: Sequence[NDArray[np.int64]], groups: NDArray[np.int64]) -> bool:
+        # Reading the compiled loops takes most of a second, in which products do so many cells. Both give the same bits.
+        kernel = sys.modules.get("ospo_cli.retrievers.lexical_kernel")
+        if kernel is not None and kernel.rank_groups.signatures:
+            return False
+        cells = int(np.dot(np.diff(groups), np.fromiter(map(len, pools), dtype=np.int64, count=len(pools))))
+        with self._lock:
+            self._product_cells += cells
+            return self._product_cells <= PRODUCT_CELLS
 
     def _rank_all(
         self, bags: Sequence[NDArray[np.int32]], member_starts: NDArray[np.int64], members: NDArray[np.int32], k: int
@@ -338,10 +364,10 @@ def _build(
     block_starts = np.zeros((len(frequent), blocks + 1), dtype=np.int64)
     block_bounds = np.zeros((len(frequent), blocks), dtype=np.int32)
     lexical_kernel.summarise_blocks(starts, documents, weights, frequent, block_starts, block_bounds)
-    best_weights = np.zeros((len(frequent), lexical_kernel.LARGEST_K), dtype=np.int32)
+    best_weights = np.zeros((len(frequent), LARGEST_K), dtype=np.int32)
     for row, term in enumerate(frequent.tolist()):
         own = weights[starts[term] : starts[term + 1]]
-        top = min(len(own), lexical_kernel.LARGEST_K)
+        top = min(len(own), LARGEST_K)
         best_weights[row, :top] = np.sort(np.partition(own, len(own) - top)[len(own) - top :])[::-1]
     block_first = np.minimum.reduceat(catalogue_of, np.arange(0, count, size))
     super_starts = np.arange(0, blocks, lexical_kernel.SUPER)

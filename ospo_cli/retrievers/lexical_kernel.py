@@ -13,8 +13,6 @@ from numba import njit
 BLOCK_BITS = 6
 # Blocks of a super-block, whose bounds are looked at first.
 SUPER = 16
-# Longest list of best weights that is kept per frequent term, and largest k of these loops.
-LARGEST_K = 128
 LANES = 16
 
 
@@ -207,7 +205,7 @@ def rank_groups(
     block_starts,  # int64[frequent, blocks + 1]
     block_bounds,  # int32[frequent, blocks] largest weight in the block
     super_bounds,  # int32[frequent, super-blocks]
-    best_weights,  # int32[frequent, LARGEST_K] descending
+    best_weights,  # int32[frequent, largest k] descending
     block_first,  # int32[blocks] smallest catalogue index in the block
     super_first,  # int32[super-blocks]
     part_starts,  # int64[parts + 1]

@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ospo_cli import parquet, rule_file
+from ospo_cli.credit import examples
 from ospo_cli.credit.rollout_rows import REWARD_TOLERANCE, Rows, Values, aligned_rewards, degenerate_rows, rollout_rows
 from ospo_cli.credit.segment_shares import Estimate, estimate_shares
 from ospo_cli.credit.token_places import Pieces, segment_noise, token_map, tokens_before_answer
@@ -24,7 +25,17 @@ from ospo_cli.maths.estimators import ESTIMATORS, Estimator
 from ospo_cli.maths.redistribution import NEGLIGIBLE, Credit, Rule, Settings, TokenMap, clipped, redistribute, rule_named
 from ospo_cli.params import Params
 from ospo_cli.policies.token_pieces import TokenPieces
-from ospo_cli.schemas import ATTRIBUTIONS, COALITION_VALUES, INTERACTIONS, REWARDS, ROLLOUTS, SEGMENTS, TOKEN_ADVANTAGES
+from ospo_cli.schemas import (
+    ATTRIBUTIONS,
+    COALITION_VALUES,
+    INTERACTIONS,
+    PREFERENCE_PAIRS,
+    REWARDS,
+    ROLLOUTS,
+    SEGMENTS,
+    TARGETS,
+    TOKEN_ADVANTAGES,
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class Attribution:
 
 
 def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
-    """Read the iteration's tables and the behaviour policy's tokenizer; write attributions, interactions and token advantages."""
+    """Read the iteration's tables and the behaviour policy's tokenizer; write shares and what the update may learn from."""
     started = time.perf_counter()
 
     def read(name: str, table: Any, command: str) -> pl.DataFrame:
@@ -54,7 +65,14 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     parquet.write(result.attributions, layout.iteration(iteration, "attributions.parquet"), ATTRIBUTIONS)
     parquet.write(result.token_advantages, layout.iteration(iteration, "token_advantages.parquet"), TOKEN_ADVANTAGES)
     parquet.write(result.interactions, layout.iteration(iteration, "interactions.parquet"), INTERACTIONS)
-    metrics = result.metrics | {"seconds": round(time.perf_counter() - started, 3)}
+    targets, pairs = (choose(rollouts, rewards, params.attribute) for choose in (examples.targets, examples.preference_pairs))
+    parquet.write(targets, layout.iteration(iteration, "targets.parquet"), TARGETS)
+    parquet.write(pairs, layout.iteration(iteration, "preference_pairs.parquet"), PREFERENCE_PAIRS)
+    metrics = result.metrics | {
+        "targets": targets.height,
+        "preference_pairs": pairs.height,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
     with parquet.replacing(layout.iteration(iteration, "attribute_metrics.json")) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return metrics

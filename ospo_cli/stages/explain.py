@@ -90,7 +90,8 @@ def execute(
     )
     tally = Tally()
     found = explain(request, documents, prompts, qrels, pools, params, layout.cache, Store(layout.store), tally)
-    tally.report("explain")
+    if tally.asked:  # a product's score is no value of the store's
+        tally.report("explain")
     if html is not None:
         with parquet.replacing(html) as temporary:
             temporary.write_text(render(found), encoding="utf-8", newline="\n")

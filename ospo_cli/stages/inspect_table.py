@@ -21,6 +21,7 @@ from ospo_cli.report.terminal import Terminal
 from ospo_cli.schemas import Table
 
 _CREDIT_TABLES = ("rollouts", "segments", "rewards", "coalition_values", "attributions", "interactions", "token_advantages")
+_FURTHER_TABLES = ("sampling_logprobs", "targets", "preference_pairs", "audit", "audit_curves", "gradient_audit")  # of an iteration, too
 _PREPARED_TABLES = ("documents", "prompts", "qrels", "pools", "teacher_pairs")
 _CELL = 36
 _LINE = 120  # rows that need more are shown column by column
@@ -99,7 +100,7 @@ def _table_path(layout: Layout, iteration: int, name: str) -> Path:
         return layout.prepared(f"{name}.parquet")
     if name == "raw_query_values":
         return layout.raw_query_values()
-    if name in (*_CREDIT_TABLES, "audit"):
+    if name in (*_CREDIT_TABLES, *_FURTHER_TABLES):
         return _iteration_path(layout, iteration, name)
     return layout.evaluation(f"{name}.parquet")
 
@@ -110,7 +111,10 @@ def _iteration_path(layout: Layout, iteration: int, name: str) -> Path:
 
 def _maker(table: Table, iteration: int) -> str:
     stages = {"rollouts": "rollout", "segments": "segment", "rewards": "score-coalitions", "coalition_values": "score-coalitions"}
-    stages |= {"attributions": "attribute", "interactions": "attribute", "token_advantages": "attribute", "audit": "audit"}
+    stages |= dict.fromkeys(("attributions", "interactions", "token_advantages", "targets", "preference_pairs"), "attribute")
+    stages |= {"sampling_logprobs": "rollout", "audit": "audit", "audit_curves": "audit"}
+    if table.name == "gradient_audit":
+        return f"ospo audit --iter {iteration} --gradients"
     if table.name in stages:
         return f"ospo {stages[table.name]} --iter {iteration}"
     others = {"raw_query_values": "score-queries"} | dict.fromkeys(_PREPARED_TABLES, "prepare-data")

@@ -20,6 +20,7 @@ from ospo_cli.maths import seeding
 from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.params import Params
 from ospo_cli.report.iteration_measures import measure_iteration
+from ospo_cli.report.kept_files import comparison
 from ospo_cli.report.page import render
 from ospo_cli.report.plan_sections import compared
 from ospo_cli.report.rollout_groups import colour_scale, rollout_groups
@@ -84,6 +85,7 @@ def report(layout: Layout, params: Params) -> dict[str, Any]:
         "audits": _audits(layout, params),
         "colour_scale": colour_scale(groups),
         "queries": _queries(layout, params, prepared["prompts"], summary) if summary else [],
+        "kept": comparison(layout, params),
         "plan": plan_and_actual(layout, params),
     }
 

@@ -46,7 +46,7 @@ def stats(layout: Layout, stream: TextIO | None = None) -> list[Summary]:
     header = ["book", "retriever", "metrics", "documents", "entries", "size", "bytes/entry", "last used"]
     if rows:
         output.grid(header, rows, numbers=["documents", "entries", "size", "bytes/entry"])
-    output.line(f"{store.root}: {len(books)} books, {entries:,} entries, {_bytes(sum(book.size for book in books))}")
+    output.line(f"{store.root}: {_counted(len(books), 'book')}, {entries:,} entries, {_bytes(sum(book.size for book in books))}")
     for book in books:
         if book.problem is not None:
             raise book.problem
@@ -68,7 +68,7 @@ def verify(layout: Layout, params: Params | None = None, recompute: int = 0, str
         except StoreError as error:
             problems.append(error)
             output.line(f"{folder.name[:8]}: {error.problem}: {shorten(error.found)}")
-    output.line(f"{store.root}: {total:,} entries checked, {len(problems)} books damaged")
+    output.line(f"{store.root}: {total:,} entries checked, {_counted(len(problems), 'book')} damaged")
     if problems:
         raise problems[0]
     if recompute and params is not None:
@@ -148,12 +148,27 @@ def gc(
     for book in gone:
         output.line(f"{book.fingerprint[:8]}: {' '.join(_named(book)[:2])}, {_bytes(book.size)}, last used {_ago(book)}")
     verb = "would go" if dry_run else "deleted"
-    output.line(f"{store.root}: {len(gone)} of {len(books)} books {verb}, {_bytes(sum(book.size for book in gone))}")
+    output.line(f"{store.root}: {len(gone)} of {_counted(len(books), 'book')} {verb}, {_bytes(sum(book.size for book in gone))}")
     return gone
 
 
-def export(layout: Layout, out: Path, book: str = "") -> int:
-    """Write all values, or those of the books whose name starts with `book`, as Parquet or (by the ending .jsonl) JSON lines."""
+def export(layout: Layout, out: Path, book: str = "") -> tuple[int, int]:
+    """Write all values, or those of the books whose name starts with `book`, as Parquet or (by the ending .jsonl) JSON lines.
+
+    Returns:
+        The numbers of values, one per metric of an entry, and of entries.
+    """
+    rows, entries = 0, 0
+
+    def parts() -> Iterator[pl.DataFrame]:
+        nonlocal rows, entries
+        for folder in folders:
+            written = 0
+            for part in _frames(folder):
+                written += part.height
+                yield part
+            rows, entries = rows + written, entries + written // len(Book.at(folder).about["parts"])
+
     store = Store(layout.store)
     folders = [folder for folder in store.folders() if folder.name.startswith(book)]
     if not folders:
@@ -163,15 +178,12 @@ def export(layout: Layout, out: Path, book: str = "") -> int:
     if out.suffix not in (".parquet", ".jsonl"):
         raise OspoError(out, "unknown ending", found=out.suffix, expected=".parquet or .jsonl")
     if out.suffix == ".parquet":
-        frame = pl.concat([STORED_VALUES.empty(), *(part for folder in folders for part in _frames(folder))])
-        parquet.write(frame, out, STORED_VALUES)
-        return frame.height
-    rows = 0
+        parquet.write(pl.concat([STORED_VALUES.empty(), *parts()]), out, STORED_VALUES)
+        return rows, entries
     with parquet.replacing(out) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
-        for part in (part for folder in folders for part in _frames(folder)):
+        for part in parts():
             stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in part.iter_rows(named=True))
-            rows += part.height
-    return rows
+    return rows, entries
 
 
 def _frames(folder: Path) -> Iterator[pl.DataFrame]:
@@ -221,6 +233,10 @@ def _bytes(size: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024  # type: ignore[assignment]
     return f"{size:.1f} TiB"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def _ago(book: Summary) -> str:

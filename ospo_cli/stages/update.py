@@ -1,7 +1,9 @@
-"""Train the policy on token advantages alone; it knows nothing of segments, retrieval or rewards."""
+"""Train the policy on token advantages, targets or preference pairs; it knows nothing of segments, retrieval or rewards."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import os
 import sys
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from ospo_cli import params as parameters
 from ospo_cli import parquet, schemas
@@ -28,25 +31,34 @@ if TYPE_CHECKING:
 
 
 def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[str, Any]:
-    """Read rollouts, token advantages and policy k-1; write policy k and the metrics of its training."""
+    """Read rollouts, what is learned from them, and policy k-1; write policy k and the metrics of its training."""
     from ospo_cli.policies import folder as folders
     from ospo_cli.policies import gradient_step, update_sizes
     from ospo_cli.policies.memory_plan import check_memory
     from ospo_cli.policies.starting_point import adapted
     from ospo_cli.policies.training_state import Checkpoint, Training
 
-    rollouts = parquet.read(layout.iteration(iteration, "rollouts.parquet"), schemas.ROLLOUTS, made_by=f"ospo rollout --iter {iteration}")
-    advantages = parquet.read(
-        layout.iteration(iteration, "token_advantages.parquet"), schemas.TOKEN_ADVANTAGES, made_by=f"ospo attribute --iter {iteration}"
-    )
     settings, seed = params.update, params.train.seed
-    sampled = to_rows(rollouts, advantages, params.rollout, iteration)
-    rows = gradient_step.chosen(sampled, settings, seed, iteration)
     predecessor = layout.policy(iteration - 1)
     made_by = f"ospo update --iter {iteration - 1}" if iteration > 1 else "ospo warm-start"
     began = time.monotonic()
+
+    @functools.cache
+    def behavior() -> LoadedPolicy:
+        return folders.load_policy(predecessor, params.policy.threads, trainable=True, made_by=made_by, project=layout.root)
+
+    rollouts, advantages, pairs = learned_from(layout, params, iteration, behavior)
+    sampled = to_rows(rollouts, advantages, params.rollout, iteration)
+    if pairs is not None:
+        sampled = dataclasses.replace(sampled, pairs=numbered(pairs, rollouts))
+    if settings.objective == "sft":  # of the raw policy, whatever it was sampled at
+        sampled = dataclasses.replace(sampled, temperature=1.0)
+    rows = gradient_step.chosen(sampled, settings, seed, iteration)
+    if settings.examples_file or (settings.objective == "sft" and params.rollout.temperature != 1.0):
+        found = gradient_step.logprobs_of(behavior(), rows, settings.tokens_per_micro_batch, settings.precision)
+        rows = dataclasses.replace(rows, behavior_logprobs=found)
     rows, reference_hash, reference_kl = _with_reference(layout, rows, params, iteration)
-    policy = folders.load_policy(predecessor, params.policy.threads, trainable=True, made_by=made_by, project=layout.root)
+    policy = behavior()
     watched = token_class_sizes(rollouts, advantages, policy.pieces.pieces, iteration)
     policy = adapted(policy, layout.root, params.policy, seed)
     loading_seconds = time.monotonic() - began
@@ -60,12 +72,13 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
     moments_hash = folders.file_hash(predecessor / folders.OPTIMIZER) if carried else ""
     sections = parameters.to_mapping(params)
     key = content_key(
-        "update 2",
+        "update 3",
         policy.content_hash,
         reference_hash,
         moments_hash,
         _hash(rollouts),
         _hash(advantages),
+        "" if pairs is None else _hash(pairs),
         sections["update"],
         sections["policy"],
         params.train.iterations if settings.schedule != "constant" else 0,
@@ -108,11 +121,77 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
     return metrics
 
 
+def learned_from(
+    layout: Layout, params: parameters.Params, iteration: int, behavior: Callable[[], LoadedPolicy]
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame | None]:
+    """Return rollouts, a number per sampled token (objective policy-gradient: its advantage; else 1 where it is learned from), and pairs.
+
+    Args:
+        layout: the project.
+        params: section update says what is read, and whether a user's own file stands for the iteration's tables.
+        iteration: from 1.
+        behavior: loads the policy, whose tokenizer spells a file's completions.
+
+    Raises:
+        TableError: no target or pair is there, or one names a rollout that is not.
+    """
+    settings = params.update
+    objective = settings.objective
+    made_by = f"ospo attribute --iter {iteration}"
+
+    def read(name: str) -> pl.DataFrame:
+        return parquet.read(layout.iteration(iteration, f"{name}.parquet"), schemas.table_named(name), made_by=made_by)
+
+    rollouts = parquet.read(layout.iteration(iteration, "rollouts.parquet"), schemas.ROLLOUTS, made_by=f"ospo rollout --iter {iteration}")
+    if objective == "policy-gradient":
+        return rollouts, read("token_advantages"), None
+    name = "targets" if objective == "sft" else "preference_pairs"
+    if settings.examples_file:
+        from ospo_cli.policies import own_examples
+
+        prompts = parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS, made_by="ospo prepare-data")
+        examples = own_examples.read_examples(layout.root / settings.examples_file, objective, prompts)
+        rollouts, table = own_examples.as_rollouts(examples, objective, prompts, behavior())
+    else:
+        table = read(name)
+    if table.height == 0:
+        raise TableError(
+            name,
+            "holds no rows: there is nothing to learn from",
+            expected="at least one",
+            remedy="see attribute.targets_above, attribute.pairs_margin, and `ospo inspect rewards`",
+        )
+    columns = ("rollout_id",) if objective == "sft" else ("chosen_rollout_id", "rejected_rollout_id")
+    used = set().union(*(table[column] for column in columns))
+    absent = sorted(used - set(rollouts["rollout_id"]))
+    if absent:
+        raise TableError(name, "names rollouts that are not there", found=absent[0], remedy=f"run `{made_by}` again")
+    marks = [[float(rollout_id in used)] * len(ids) for rollout_id, ids in rollouts.select("rollout_id", "token_ids").iter_rows()]
+    advantages = pl.DataFrame({"rollout_id": rollouts["rollout_id"], "advantages": marks}, schema=schemas.TOKEN_ADVANTAGES.schema)
+    return rollouts, advantages, table if objective == "dpo" else None
+
+
+def numbered(pairs: pl.DataFrame, rollouts: pl.DataFrame) -> NDArray[np.int64]:
+    """Return [pairs, 2] the numbers of chosen and rejected rollouts in the order of `to_rows`."""
+    ordered = rollouts.sort("prompt_id", "sample_index")
+    numbers = dict(zip(ordered["rollout_id"], range(ordered.height), strict=True))
+    prompt_of = dict(rollouts.select("rollout_id", "prompt_id").iter_rows())
+    found = []
+    for chosen, rejected in pairs.select("chosen_rollout_id", "rejected_rollout_id").iter_rows():
+        if prompt_of[chosen] != prompt_of[rejected]:
+            raise TableError(
+                "preference_pairs", "compares two prompts", found=f"{chosen} and {rejected}", expected="completions of one prompt"
+            )
+        found.append((numbers[chosen], numbers[rejected]))
+    return np.array(found, dtype=np.int64)
+
+
 def summary(metrics: dict[str, Any]) -> str:
     """Return one line of what to watch."""
     reference = f", KL to the warm start {metrics['reference_kl']:.4f}" if metrics["reference_kl"] is not None else ""
+    preferred = f", {metrics['preference_accuracy']:.0%} of pairs in order" if "preference_accuracy" in metrics else ""
     return (
-        f"update {metrics['iteration']}: loss {metrics['loss']:+.4f}, entropy {metrics['entropy']:.2f}, "
+        f"update {metrics['iteration']}: loss {metrics['loss']:+.4f}{preferred}, entropy {metrics['entropy']:.2f}, "
         f"KL to the sampler {metrics['behavior_kl']:.4f}{reference}, last ratios {metrics['last_ratio_01']:.2f} to "
         f"{metrics['last_ratio_99']:.2f}, clipped {metrics['clipped_fraction']:.1%} (+ {metrics['clipped_fraction_positive']:.1%}, "
         f"- {metrics['clipped_fraction_negative']:.1%}), effective sample {metrics['last_effective_share']:.0%}, "
@@ -151,10 +230,11 @@ def update(
     places = sum(step["tokens_with_prompts"] for step in steps)
     names = ("clipped_fraction", "clipped_fraction_positive", "clipped_fraction_negative", "behavior_kl", "reference_kl", "entropy")
     summed = ("loss", "policy_loss", "kl_loss", "entropy_loss")
-    listed = (*names, *summed, "gradient_norm", "learning_rate", "groups_used", "effective_share")
+    preferences = tuple(name for name in ("preference_margin", "preference_accuracy") if name in steps[0])
+    listed = (*names, *preferences, *summed, "gradient_norm", "learning_rate", "groups_used", "effective_share")
     return {
         **{name: float(np.mean([step[name] for step in steps])) for name in (*summed, "gradient_norm")},
-        **{name: mean(name) for name in names},
+        **{name: mean(name) for name in (*names, *preferences)},
         "reference_kl": mean("reference_kl") if rows.reference_logprobs is not None else None,
         **{name: max(step[name] for step in steps) for name in ("logprob_mismatch", "logprob_mismatch_mean")},
         "correction_effective_share": 1.0 if rows.corrections is None else gradient_step.effective_share(rows.corrections),
@@ -177,22 +257,21 @@ def update(
 
 
 def _with_reference(layout: Layout, rows: Rows, params: parameters.Params, iteration: int) -> tuple[Rows, str, float | None]:
-    """Return the rows with log-probabilities under policy 000 where a penalty needs them, its hash, and the divergence from it otherwise.
+    """Return the rows with log-probabilities under policy 000 where the loss needs them, its hash, and the divergence from it otherwise.
 
-    Without a penalty the divergence of the sampling policy is measured on a few rollout groups; in iteration 1 that is policy 000 itself.
+    Where it does not, the divergence of the sampling policy is measured on a few rollout groups; in iteration 1 that is policy 000 itself.
     """
-    import dataclasses
-
     from ospo_cli.policies import folder as folders
     from ospo_cli.policies.gradient_step import logprobs_of
     from ospo_cli.policies.policy_loss import k3
 
     settings = params.update
+    is_needed = settings.kl_weight > 0 or (settings.objective == "dpo" and settings.dpo_reference == "warm-start")
     is_measured = settings.reference_groups > 0 and iteration > 1
-    if settings.kl_weight == 0 and not is_measured:
+    if not is_needed and not is_measured:
         return rows, "", None
     reference = folders.load_policy(layout.policy(0), params.policy.threads, made_by="ospo warm-start", project=layout.root)
-    if settings.kl_weight > 0:
+    if is_needed:
         found = logprobs_of(reference, rows, settings.tokens_per_micro_batch, settings.precision)
         return dataclasses.replace(rows, reference_logprobs=found), reference.content_hash, None
     some = dataclasses.replace(rows, groups=rows.groups[: settings.reference_groups])

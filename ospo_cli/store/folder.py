@@ -38,6 +38,10 @@ class Store:
             raise StoreError(self.root, "is no folder", expected="that of the store of values", remedy="name another one by OSPO_STORE")
         return Book(self.root / fingerprint(about), about)
 
+    def has_book(self, about: dict[str, Any]) -> bool:
+        """Tell whether the book of that description is there."""
+        return (self.root / fingerprint(about) / FILE_NAME).is_file()
+
     def folders(self) -> list[Path]:
         """Return the folders of all books, by name; others, and what is half made or half deleted, are not among them."""
         if not self.root.is_dir():

@@ -8,7 +8,10 @@ import pytest
 
 from ospo_cli import presets
 from ospo_cli.params import Attribute, Update
-from tests.policies.tabular import PROMPT, Game, learn
+from ospo_cli.policies import gradient_step
+from ospo_cli.policies.gradient_step import Rows
+from ospo_cli.policies.token_batches import Group
+from tests.policies.tabular import PROMPT, Game, as_policy, learn
 
 PLAIN = dataclasses.replace(Attribute(), rule="uniform", normalize="none")
 GROUP_SIZE = 8
@@ -98,3 +101,38 @@ def test_a_pull_to_the_reference_leaves_the_policy_where_reward_and_divergence_b
     tables = learn(game, update, PLAIN, 60, 1.5, groups=64, group_size=GROUP_SIZE)
     policy = softmax(tables[-20:])[:, PROMPT, 1:].mean(axis=0)
     assert policy == pytest.approx(np.exp(rewards / 0.4) / np.exp(rewards / 0.4).sum(), abs=0.02)
+
+
+def descend(rows, update, steps, rate):
+    """Return the table of a bandit after plain gradient descent on fixed rows."""
+    import torch
+
+    table = Game(3, 1, None).start()
+    for _ in range(steps):
+        table.logits.grad = torch.zeros_like(table.logits)
+        gradient_step.accumulate(as_policy(table), rows, rows.groups, update)
+        with torch.no_grad():
+            table.logits -= rate * table.logits.grad
+    return table.logits.detach().double().numpy()
+
+
+def bandit_rows(arms, pairs=None):
+    """Return one prompt's rows, a token each, all of them learned from; the policy that sampled was uniform."""
+    count = len(arms)
+    logs = np.full(count, -np.log(3.0), np.float32)
+    found = None if pairs is None else np.array(pairs)
+    lengths, starts = np.ones(count, np.int64), np.arange(count)
+    return Rows([Group([PROMPT], [[arm] for arm in arms])], lengths, starts, logs, np.ones(count, np.float32), None, 1.0, 1, pairs=found)
+
+
+def test_imitation_ends_at_the_frequencies_of_the_targets():
+    logits = descend(bandit_rows([1, 1, 1, 2, 3, 3]), dataclasses.replace(Update(), objective="sft"), 300, 1.0)
+    assert softmax(logits[PROMPT])[1:] == pytest.approx([3 / 6, 1 / 6, 2 / 6], abs=1e-3)
+
+
+@pytest.mark.parametrize("beta", [0.5, 2.0])
+def test_preference_ends_where_the_margin_is_the_log_odds_of_being_preferred(beta):
+    # Arm 1 is preferred to arm 2 in 3 of 4 pairs: −3/4·log σ(m) − 1/4·log σ(−m) is least at m = log 3, m = β(l₁ − l₂).
+    update = dataclasses.replace(Update(), objective="dpo", dpo_beta=beta)
+    logits = descend(bandit_rows([1, 2] * 4, [(0, 1), (2, 3), (4, 5), (7, 6)]), update, 400, 2.0 / beta**2)
+    assert beta * (logits[PROMPT, 1] - logits[PROMPT, 2]) == pytest.approx(np.log(3), abs=1e-3)

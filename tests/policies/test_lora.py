@@ -8,7 +8,7 @@ from ospo_cli.errors import PolicyError
 from ospo_cli.layout import Layout
 from ospo_cli.policies import folder as folders
 from ospo_cli.policies import token_batches
-from ospo_cli.policies.lora import check_quantization, write_fresh_adapter
+from ospo_cli.policies.lora import write_fresh_adapter
 from ospo_cli.policies.token_batches import Group
 from ospo_cli.policies.token_logprobs import token_logprobs
 from ospo_cli.policies.training_state import Training
@@ -129,13 +129,6 @@ def test_an_adapter_over_another_base_is_not_merged(project):
     (project / "data/pretrained/other").rename(project / "data/pretrained/tiny")
     with pytest.raises(PolicyError, match="adapter of other base weights"):
         merge.execute(Layout(project), 1)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
-def test_weights_in_4_bits_are_refused_with_what_is_missing():
-    with pytest.raises(PolicyError, match=r"policy\.load_in_4bit: weights in 4 bits cannot be used here: found no GPU"):
-        check_quantization(tiny_params(policy={"load_in_4bit": True}).policy)
-    assert check_quantization(SETTINGS) is None
 
 
 def test_another_base_is_refused(project):

@@ -9,6 +9,7 @@ import polars as pl
 
 from ospo_cli import params as parameters
 from ospo_cli import parquet, schemas
+from ospo_cli.credit import examples
 from ospo_cli.layout import Layout
 from ospo_cli.policies.small_llama import write_small_llama
 
@@ -75,7 +76,7 @@ def write_project(root: Path) -> Layout:
 
 
 def write_advantages(layout: Layout, iteration: int, word: str = "a") -> pl.DataFrame:
-    """Write token advantages that favour completions with many of a letter; return the table."""
+    """Write token advantages, targets and pairs that favour completions with many of a letter; return the first."""
     rollouts = parquet.read(layout.iteration(iteration, "rollouts.parquet"), schemas.ROLLOUTS)
     reward = rollouts["completion"].str.count_matches(word, literal=True).cast(pl.Float64)
     scored = rollouts.with_columns(reward.alias("reward")).with_columns(
@@ -84,6 +85,9 @@ def write_advantages(layout: Layout, iteration: int, word: str = "a") -> pl.Data
     lists = [[row["a"]] * len(row["token_ids"]) for row in scored.iter_rows(named=True)]
     table = pl.DataFrame({"rollout_id": scored["rollout_id"], "advantages": pl.Series(lists, dtype=pl.List(pl.Float32))})
     parquet.write(table, layout.iteration(iteration, "token_advantages.parquet"), schemas.TOKEN_ADVANTAGES)
+    for name, choose in (("targets", examples.targets), ("preference_pairs", examples.preference_pairs)):
+        found = choose(rollouts, scored.select("rollout_id", "prompt_id", "reward"), parameters.Attribute())
+        parquet.write(found, layout.iteration(iteration, f"{name}.parquet"), schemas.table_named(name))
     return table
 
 

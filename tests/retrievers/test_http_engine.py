@@ -411,3 +411,10 @@ def test_an_unknown_variable_or_template_is_refused_with_what_exists(tmp_path):
         http_template.load("elastic", {}, tmp_path)
     with pytest.raises(OspoError, match="cannot be read"):
         http_template.load("mine.json", {}, tmp_path)
+
+
+def test_typesense_is_told_that_more_than_fifty_queries_come_in_one_request(tmp_path):
+    template = http_template.load("typesense", {"index": "shop", "fields": "title"}, tmp_path)
+    path, body = template.path_and_body([("coat", 10, None)] * 64)
+    allowed = int(path.partition("limit_multi_searches=")[2])
+    assert len(json.loads(body)["searches"]) == 64 <= allowed

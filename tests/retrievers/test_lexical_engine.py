@@ -1,11 +1,15 @@
 """The lexical engine against a slow, obvious ranking: any catalogue, any coalitions, any pool, any k, to the last bit."""
 
+import subprocess
+import sys
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ospo_cli.retrievers import inverted_index, lexical_kernel
+from ospo_cli.retrievers import inverted_index, pool_products
 from ospo_cli.retrievers.base import Coalitions
 from ospo_cli.retrievers.inverted_index import Field, InvertedIndex
 
@@ -72,13 +76,15 @@ def bags_of(index, answers):
     st.integers(1, 12),
     st.booleans(),
     st.sampled_from(["none", "some", "all"]),
+    st.booleans(),
 )
-def test_every_coalition_is_ranked_as_the_obvious_way_ranks_it(seed, count, k, distinct, pooled):
+def test_every_coalition_is_ranked_as_the_obvious_way_ranks_it(seed, count, k, distinct, pooled, by_products):
     index = InvertedIndex(lambda: [Field([["0"], *zipf_bags(seed, count - 1)])], weigh, is_distinct=distinct)
     rng = np.random.default_rng(seed)
     pool = {"none": None, "some": np.flatnonzero(rng.random(count) < 0.3), "all": np.arange(count)}[pooled]
     answers = random_answers(index, seed, 5, pool)
-    found = index.rank_coalitions(answers, lambda text: index.bag(text.split()), k)
+    with mock.patch.object(InvertedIndex, "_takes_products", return_value=by_products):
+        found = index.rank_coalitions(answers, lambda text: index.bag(text.split()), k)
     assert pairs(*found) == obvious(index, bags_of(index, answers), pool, k, distinct)
 
 
@@ -101,7 +107,7 @@ def test_rankings_do_not_depend_on_how_many_coalitions_share_a_pass_over_the_pos
     assert pairs(*found) == pairs(*expected)
 
 
-@pytest.mark.parametrize("k", [0, lexical_kernel.LARGEST_K, lexical_kernel.LARGEST_K + 1])
+@pytest.mark.parametrize("k", [0, inverted_index.LARGEST_K, inverted_index.LARGEST_K + 1])
 @pytest.mark.parametrize("distinct", [True, False])
 def test_whole_rankings_and_long_ones_are_those_of_the_obvious_way(k, distinct):
     index = InvertedIndex(lambda: [Field(zipf_bags(5, 400))], weigh, is_distinct=distinct)
@@ -150,3 +156,38 @@ def test_a_field_counts_as_often_as_its_weight_says():
 
     doubled, weighted = InvertedIndex(lambda: [Field(joined)], plain), InvertedIndex(lambda: [Field(titles, 2.0), Field(texts)], plain)
     assert by_words(weighted) == by_words(doubled)
+
+
+def test_a_pool_that_is_ranked_in_several_tables_is_ranked_as_by_the_compiled_loops(monkeypatch):
+    index = InvertedIndex(lambda: [Field(zipf_bags(21, 500))], weigh, is_distinct=False)
+    pools = [np.arange(0, 500, 3), np.arange(40), np.zeros(0, dtype=np.int64)]
+    answers = [answer for seed, pool in enumerate(pools) for answer in random_answers(index, seed, 30, pool)]
+    monkeypatch.setattr(InvertedIndex, "_takes_products", lambda *_: False)
+    documents, scores = index.rank_coalitions(answers, lambda text: index.bag(text.split()), 60)
+    monkeypatch.setattr(InvertedIndex, "_takes_products", lambda *_: True)
+    monkeypatch.setattr(pool_products, "CELLS", 9000)
+    found, found_scores = index.rank_coalitions(answers, lambda text: index.bag(text.split()), 60)
+    assert np.array_equal(found, documents)
+    assert np.array_equal(found_scores, scores)
+
+
+def test_sums_that_float64_cannot_hold_are_left_to_the_compiled_loops():
+    assert pool_products.fits(1 << 23, 1 << 26, 1000)
+    assert not pool_products.fits(1 << 24, 1 << 26, 1000)
+    assert not pool_products.fits(1 << 23, 1 << 26, 1 << 14)
+
+
+def test_products_rank_small_pools_and_load_no_compiled_loops():
+    script = """
+import sys
+from ospo_cli.retrievers import inverted_index, pool_products
+from ospo_cli.retrievers.inverted_index import InvertedIndex
+import numpy as np
+index = InvertedIndex.__new__(InvertedIndex)
+import threading
+index._lock, index._product_cells = threading.Lock(), 0
+taken = [index._takes_products([np.arange(1 << 10)], np.array([0, 1 << 15])) for _ in range(3)]
+print(taken, "numba" in sys.modules)
+"""
+    asked = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert asked.stdout.split("\n")[0] == "[True, True, False] False"

@@ -287,3 +287,8 @@ def test_the_projects_estimator_is_taken_where_none_is_named(tmp_path):
     values = params.Params()
     values = dataclasses.replace(values, attribute=dataclasses.replace(values.attribute, estimator="shapley"))
     assert explain(Request("red shoe"), *tables(TOGETHER), values, tmp_path).estimator == "shapley"
+
+
+def test_a_products_score_asks_for_no_value_and_says_nothing_of_any(project, capsys):
+    execute(project, params.Params(), Request(query="wool coat", doc_id="d001"), stream=io.StringIO())
+    assert "values:" not in capsys.readouterr().err

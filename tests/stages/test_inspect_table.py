@@ -7,6 +7,7 @@ import pytest
 
 from ospo_cli import parquet, schemas
 from ospo_cli.errors import MissingInputError, OspoError, TableError
+from ospo_cli.layout import Layout
 from ospo_cli.stages.inspect_table import inspect
 from tests.report import small_project
 
@@ -143,3 +144,17 @@ def test_without_table_interactions_inspect_says_which_command_writes_it(tmp_pat
     assert "no interactions yet: run `ospo attribute --iter 1`" in printed("rollouts", layout, 1)
     with pytest.raises(MissingInputError, match="run `ospo attribute --iter 1`"):
         printed("interactions", layout, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("targets", "ospo attribute --iter 2"),
+        ("preference_pairs", "ospo attribute --iter 2"),
+        ("sampling_logprobs", "ospo rollout --iter 2"),
+        ("gradient_audit", "ospo audit --iter 2 --gradients"),
+    ],
+)
+def test_a_table_of_an_iteration_that_is_not_there_is_named_with_what_makes_it(tmp_path, name, command):
+    with pytest.raises(MissingInputError, match=rf"iterations/002/{name}\.parquet.*run `{command}`"):
+        inspect(name, Layout(tmp_path), 2)

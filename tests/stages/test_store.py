@@ -163,9 +163,9 @@ def test_sizes_have_units():
 
 def test_an_export_holds_every_value_with_its_products(scored, tmp_path):
     layout, count = scored
-    rows = store.export(layout, tmp_path / "all.parquet")
+    rows, entries = store.export(layout, tmp_path / "all.parquet")
     found = parquet.read(tmp_path / "all.parquet", STORED_VALUES)
-    assert found.height == rows == said(store.verify, layout)[0]
+    assert found.height == rows == entries == said(store.verify, layout)[0]
     own = found.filter(retriever="bm25")
     assert (own.height, set(own["part"]), set(own["documents"])) == (count, {"ndcg@10"}, {40})
     assert own["products"].list.len().max() == 2
@@ -176,7 +176,7 @@ def test_an_export_holds_every_value_with_its_products(scored, tmp_path):
         *reward.values(["p1"], ["red"]),
     }
     name = own["book"][0]
-    assert store.export(layout, tmp_path / "one.jsonl", name[:10]) == count
+    assert store.export(layout, tmp_path / "one.jsonl", name[:10]) == (count, count)
     lines = [json.loads(line) for line in (tmp_path / "one.jsonl").read_text().splitlines()]
     assert pl.DataFrame(lines, schema=STORED_VALUES.schema).sort("key").equals(own.sort("key"))
 

@@ -80,8 +80,9 @@ def near(a, b):
     return torch.allclose(a, b, rtol=1e-3, atol=1e-5 * float(b.abs().max()) + 1e-9)
 
 
+ROWS = {name: presets.algorithm_row(name)["update"] | {"groups": "all"} for name in presets.ALGORITHMS}
 VARIANTS = {
-    **{name: presets.algorithm_row(name)["update"] | {"groups": "all"} for name in presets.ALGORITHMS},
+    **{name: row for name, row in ROWS.items() if row["objective"] == "policy-gradient"},
     "entropy": {"entropy_bonus": 0.1},
     "sequence-token": {"ratio": "sequence-token", "dual_clip": 3.0},
 }

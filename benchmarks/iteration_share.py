@@ -1,0 +1,100 @@
+"""What each stage takes of an iteration, as processes of their own (`ospo STAGE --iter K`) and in one process (`ospo run`).
+
+    python benchmarks/iteration_share.py PROJECT [--iter 2] [--repeats 3]
+
+The project must hold what iteration K needs (`ospo run` once); it is copied, and nothing of it is written. Finished shards are deleted
+before each repeat, so that every stage works anew; the index of the catalogue and compiled loops are there, as in any iteration but a
+project's first. CPU seconds of all threads, children included; the best of the repeats counts, stage by stage. In one process the
+iteration runs twice, the first time with everything that is imported and read on first use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+STAGES = ("rollout", "segment", "score-coalitions", "attribute", "update")
+CACHES = ("rollouts", "score_coalitions", "update")
+IN_ONE = """
+import shutil, sys
+from pathlib import Path
+from ospo_cli import params, runner
+from ospo_cli.graph.nodes import node
+from ospo_cli.layout import Layout
+layout, iteration = Layout(Path(".")), int(sys.argv[1])
+parameters = params.load(layout.params)
+for name in ("first", "later"):
+    for cache in sys.argv[2].split(","):
+        shutil.rmtree(layout.cache / cache, ignore_errors=True)
+    for stage in sys.argv[3].split(","):
+        runner.execute(node(stage, iteration, parameters), layout, parameters)
+        actual = layout.plan(f"actual/{stage}@{iteration}.json")
+        actual.rename(actual.parent / f"{name}-{stage}.json")
+"""
+
+
+def main() -> None:
+    """Print a line per stage: seconds and share, both ways."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("project", type=Path, help="folder of a project that has run")
+    parser.add_argument("--iter", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3, help="the best of so many counts")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "project"
+        shutil.copytree(arguments.project, folder, ignore=shutil.ignore_patterns("store", ".git"))
+        apart: list[dict[str, float]] = []
+        first: list[dict[str, float]] = []
+        second: list[dict[str, float]] = []
+        for _ in range(arguments.repeats):
+            apart.append(as_processes(folder, arguments.iter))
+            once, again = in_one_process(folder, arguments.iter)
+            first.append(once)
+            second.append(again)
+    ways = {"own processes": apart, "one process, first": first, "one process, later": second}
+    best = {way: {stage: min(found[stage] for found in repeats) for stage in STAGES} for way, repeats in ways.items()}
+    print(f"{'CPU seconds (share)':<18}" + "".join(f"{way:>22}" for way in ways))
+    for stage in STAGES:
+        print(f"{stage:<18}" + "".join(f"{took[stage]:>13.2f} {took[stage] / sum(took.values()):>7.1%}" + " " for took in best.values()))
+    print(f"{'iteration':<18}" + "".join(f"{sum(took.values()):>13.2f}" + " " * 9 for took in best.values()))
+
+
+def as_processes(folder: Path, iteration: int) -> dict[str, float]:
+    """Return the CPU seconds of each stage as a command of its own, the interpreter's start among them."""
+    _forget(folder)
+    return {stage: _run([sys.executable, "-m", "ospo_cli", stage, "--iter", str(iteration)], folder) for stage in STAGES}
+
+
+def in_one_process(folder: Path, iteration: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the CPU seconds of each stage when one process runs the iteration twice."""
+    _run([sys.executable, "-c", IN_ONE, str(iteration), ",".join(CACHES), ",".join(STAGES)], folder)
+    actual = folder / "data" / "plan" / "actual"
+    first, later = (
+        {stage: json.loads((actual / f"{name}-{stage}.json").read_text())["cpu_seconds"] for stage in STAGES} for name in ("first", "later")
+    )
+    return first, later
+
+
+def _forget(folder: Path) -> None:
+    for name in CACHES:
+        shutil.rmtree(folder / "data" / "cache" / name, ignore_errors=True)
+
+
+def _run(command: list[str], folder: Path) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | {"OMP_WAIT_POLICY": "passive"}, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""A project's own run and those that `ospo keep` put by, read from their files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ospo_cli import params as parameters
+from ospo_cli import parquet, schemas
+from ospo_cli.errors import MissingInputError, TableError
+from ospo_cli.layout import Layout
+from ospo_cli.maths import seeding
+from ospo_cli.maths.statistics import Resamples
+from ospo_cli.params import Params
+from ospo_cli.report.kept_runs import Run, compared, how
+
+
+def comparison(layout: Layout, params: Params) -> dict[str, Any] | None:
+    """Return the project's evaluated run beside all that were put by; None where none was, or nothing is evaluated."""
+    kept = kept_runs(layout)
+    if not kept or not layout.evaluation("summary.json").is_file():
+        return None
+    own = present_run(layout, params)
+    draws = Resamples(len(own.prompts()), params.evaluate.bootstrap, seeding.generator(params.train.seed, "kept runs"))
+    return compared(own, kept, draws)
+
+
+def present_run(layout: Layout, params: Params) -> Run:
+    """Return what the project's tables hold now."""
+    summary = _json(layout.evaluation("summary.json"), "ospo evaluate")
+    metrics = parquet.read(layout.evaluation("query_metrics.parquet"), schemas.QUERY_METRICS, made_by="ospo evaluate")
+    chosen = metrics.filter(
+        (pl.col("metric") == summary["metric"])
+        & (pl.col("retriever") == summary["training_retriever"])
+        & pl.col("system").str.starts_with("policy-")
+    )
+    values = (
+        chosen.with_columns(iteration=pl.col("system").str.strip_prefix("policy-").cast(pl.Int32))
+        .group_by("iteration", "decoding", "prompt_id")
+        .agg(pl.col("metric_value").mean().alias("value"))
+        .select(*schemas.KEPT_VALUES.schema)
+        .sort(schemas.KEPT_VALUES.key)
+    )
+    iterations = []
+    for iteration in range(1, int(values["iteration"].max()) + 1):  # type: ignore[arg-type]
+        sampled = _json(layout.iteration(iteration, "rollout_metrics.json"), f"ospo rollout --iter {iteration}")
+        scored = _json(layout.iteration(iteration, "score_metrics.json"), f"ospo score-coalitions --iter {iteration}")
+        iterations.append(
+            {"tokens": sampled["tokens"], "reward_calls": scored["distinct_values"], "mean_reward": scored.get("mean_reward")}
+        )
+    facts = {"metric": summary["metric"], "retriever": summary["training_retriever"], "split": summary["split"]}
+    return Run("", facts | {"how": how(parameters.to_mapping(params))}, iterations, values)
+
+
+def kept_runs(layout: Layout) -> list[Run]:
+    """Return the runs that were put by, in the order of their names."""
+    found = []
+    for path in sorted(layout.kept("").glob("*/run.json")):
+        content = _json(path, f"ospo keep {path.parent.name}")
+        made_by = f"ospo keep {path.parent.name}"
+        values = parquet.read(path.parent / "values.parquet", schemas.KEPT_VALUES, made_by=made_by)
+        try:
+            facts = {name: str(content["facts"][name]) for name in ("metric", "retriever", "split", "how")}
+            iterations = [{name: float(each[name]) for name in ("tokens", "reward_calls")} for each in content["iterations"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise TableError(path, "is not what `ospo keep` writes", found=error, remedy="delete its folder") from None
+        found.append(Run(path.parent.name, facts, iterations, values))
+    return found
+
+
+def _json(path: Path, command: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingInputError(path, "no such file", remedy=f"run `{command}` first") from None
+    except ValueError as error:
+        raise TableError(path, "cannot be read as JSON", found=error, remedy=f"run `{command}` again") from None
+    if not isinstance(content, dict):
+        raise TableError(path, "is no JSON object", found=type(content).__name__, remedy=f"run `{command}` again")
+    return content

@@ -1,0 +1,116 @@
+"""Runs side by side: at their ends, at equal generated tokens, and at equal reward calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ospo_cli.maths.statistics import Resamples
+
+DECODINGS = ("greedy", "sampled")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run to be compared.
+
+    Attributes:
+        name: its name; empty for the project's own.
+        facts: metric, retriever and split of its evaluation; `how` it learned.
+        iterations: one mapping per iteration, from 1: tokens sampled and texts scored in it.
+        values: table kept_values.
+    """
+
+    name: str
+    facts: Mapping[str, Any]
+    iterations: Sequence[Mapping[str, Any]]
+    values: pl.DataFrame
+
+    def spent(self, what: str) -> NDArray[np.float64]:
+        """Return [iterations + 1] tokens or reward_calls until each policy was there; 0 for the warm start."""
+        return np.concatenate([[0.0], np.cumsum([float(each[what]) for each in self.iterations])])
+
+    def prompts(self) -> list[str]:
+        """Return the prompts that were evaluated, in order."""
+        return sorted(set(self.values["prompt_id"]))
+
+    def at(self, decoding: str, place: float | None, what: str = "tokens") -> NDArray[np.float64] | None:
+        """Return [prompts] values of the last policy, or where `place` of tokens or calls was spent; None without such a decoding.
+
+        Between two evaluated policies values are interpolated linearly; before the first or after the last there is no other value.
+        """
+        rows = self.values.filter(pl.col("decoding") == decoding).sort("iteration", "prompt_id")
+        if rows.height == 0:
+            return None
+        evaluated = rows["iteration"].unique().sort().to_list()
+        table = rows["value"].to_numpy().reshape(len(evaluated), -1)
+        if place is None:
+            return np.asarray(table[-1])
+        spent = self.spent(what)[evaluated]
+        above = int(np.searchsorted(spent, place))
+        if above == 0 or above == len(spent):
+            return np.asarray(table[min(above, len(spent) - 1)])
+        share = (place - spent[above - 1]) / (spent[above] - spent[above - 1])
+        return np.asarray((1 - share) * table[above - 1] + share * table[above])
+
+
+def how(params: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return in few words what a run learned from.
+
+    >>> how({"update": {"objective": "sft"}, "attribute": {"targets": "best"}})
+    'sft, targets: best'
+    """
+    attribute, objective = params["attribute"], params["update"]["objective"]
+    if objective == "policy-gradient":
+        estimator = "" if attribute["rule"] == "uniform" else f"{attribute['estimator']} + "
+        return f"{estimator}{attribute['rule']}"
+    return f"{objective}, targets: {attribute['targets']}" if objective == "sft" else f"{objective}, pairs: {attribute['pairs']}"
+
+
+def compared(own: Run, kept: Sequence[Run], draws: Resamples) -> dict[str, Any]:
+    """Return the comparison: rows at the end, at the fewest tokens and at the fewest reward calls that any run spent; and who was left out.
+
+    Differences are to the project's own run, paired by prompt. A run that was evaluated on other prompts, by another metric or under
+    another retriever is left out, with the reason.
+
+    Args:
+        own: the project's run.
+        kept: those put by.
+        draws: of as many prompts as were evaluated.
+    """
+    left_out, runs = [], [own]
+    for run in kept:
+        reasons = [f"another {name}" for name in ("metric", "retriever", "split") if run.facts[name] != own.facts[name]]
+        reasons += ["other prompts"] if run.prompts() != own.prompts() else []
+        if reasons:
+            left_out.append({"name": run.name, "reason": reasons[0]})
+        else:
+            runs.append(run)
+    tables = []
+    for what in ("", "tokens", "reward_calls"):
+        place = min(float(run.spent(what)[-1]) for run in runs) if what else None
+        rows = [_row(run, own, place, what or "tokens", draws) for run in runs]
+        tables.append({"what": what, "place": place, "rows": rows})
+    return {"tables": tables, "left_out": left_out}
+
+
+def _row(run: Run, own: Run, place: float | None, what: str, draws: Resamples) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": run.name, "how": run.facts["how"]}
+    row |= {name: float(run.spent(name)[-1]) for name in ("tokens", "reward_calls")}
+    for decoding in DECODINGS:
+        values, base = run.at(decoding, place, what), own.at(decoding, place, what)
+        if values is None:
+            row[decoding] = None
+            continue
+        mean = draws.mean(values)
+        cell: dict[str, Any] = {"mean": mean.mean, "low": mean.low, "high": mean.high}
+        if run is not own and base is not None:
+            paired = draws.difference(values, base)
+            cell["to_own"] = {"mean": paired.mean, "low": paired.low, "high": paired.high, "p_value": paired.p_value}
+        row[decoding] = cell
+    return row

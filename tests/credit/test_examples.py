@@ -1,0 +1,90 @@
+"""Which completions are imitated, and which are preferred to which."""
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ospo_cli.credit.examples import preference_pairs, targets
+from ospo_cli.params import Attribute
+from ospo_cli.schemas import PREFERENCE_PAIRS, ROLLOUTS, TARGETS
+
+
+def tables(groups, same=()):
+    """Return rollouts and rewards: a list of rewards per prompt; rollouts named in `same` have equal tokens."""
+    rows, rewards = [], []
+    for prompt, values in enumerate(groups):
+        for sample, reward in enumerate(values):
+            name = f"p{prompt}:{sample}"
+            ids = [1, 1] if name in same else [prompt, sample]
+            rows.append((name, f"p{prompt}", sample, [5], "x", ids, [0.0, 0.0], 0, 1, False, "stop"))
+            rewards.append((name, float(reward)))
+    return (
+        pl.DataFrame(rows, schema=ROLLOUTS.schema, orient="row"),
+        pl.DataFrame(rewards, schema={"rollout_id": pl.String, "reward": pl.Float64}, orient="row").join(
+            pl.DataFrame([(row[0], row[1]) for row in rows], schema=["rollout_id", "prompt_id"], orient="row"), on="rollout_id"
+        ),
+    )
+
+
+def names(table, column="rollout_id"):
+    return table[column].to_list()
+
+
+GROUPS = [[0.2, 0.9, 0.9, 0.0], [0.5, 0.5], [0.0, 0.0], [0.1, 0.3, 0.2]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, ["p0:1", "p1:0", "p3:1"]),
+        ({"targets_above": None}, ["p0:1", "p1:0", "p2:0", "p3:1"]),
+        ({"targets_above": 0.5}, ["p0:1"]),
+        ({"targets": "above-mean"}, ["p0:1", "p0:2", "p3:1"]),
+        ({"targets": "all"}, ["p0:0", "p0:1", "p0:2", "p1:0", "p1:1", "p3:0", "p3:1", "p3:2"]),
+    ],
+)
+def test_targets_are_those_of_the_rule(settings, expected):
+    found = targets(*tables(GROUPS), Attribute(**settings))
+    assert names(found) == expected
+    assert found.schema == TARGETS.schema
+
+
+def test_pairs_are_the_best_with_the_worst_or_all_whose_rewards_differ():
+    found = preference_pairs(*tables(GROUPS), Attribute())
+    assert list(zip(names(found, "chosen_rollout_id"), names(found, "rejected_rollout_id"), strict=True)) == [
+        ("p0:1", "p0:3"),
+        ("p3:1", "p3:0"),
+    ]
+    assert found["margin"].to_list() == pytest.approx([0.9, 0.2])
+    assert found.schema == PREFERENCE_PAIRS.schema
+    every = preference_pairs(*tables(GROUPS), Attribute(pairs="all"))
+    assert every.height == 5 + 0 + 0 + 3
+    wide = preference_pairs(*tables(GROUPS), Attribute(pairs="all", pairs_margin=0.15))
+    assert sorted(set(names(wide, "prompt_id"))) == ["p0", "p3"]
+    assert wide["margin"].min() > 0.15
+
+
+def test_equal_completions_stand_once():
+    same = ("p0:1", "p0:2")
+    assert names(targets(*tables(GROUPS, same), Attribute(targets="all")))[:2] == ["p0:0", "p0:1"]
+    assert preference_pairs(*tables(GROUPS, same), Attribute(pairs="all")).height == 3 + 3
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=5), min_size=1, max_size=4), st.integers(0, 99))
+def test_the_order_of_the_rows_changes_nothing_and_every_pair_is_of_one_prompt(groups, seed):
+    rollouts, rewards = tables(groups)
+    mixed = rollouts.sample(fraction=1.0, shuffle=True, seed=seed), rewards.sample(fraction=1.0, shuffle=True, seed=seed + 1)
+    for choose in (targets, preference_pairs):
+        for rule in (Attribute(), Attribute(targets="above-mean", pairs="all")):
+            assert choose(rollouts, rewards, rule).equals(choose(*mixed, rule))
+    pairs = preference_pairs(rollouts, rewards, Attribute(pairs="all"))
+    reward = dict(rewards.select("rollout_id", "reward").iter_rows())
+    for chosen, rejected, prompt, margin in pairs.iter_rows():
+        assert chosen.split(":")[0] == rejected.split(":")[0] == prompt
+        assert margin == pytest.approx(reward[chosen] - reward[rejected])
+        assert margin > 0
+    differing = sum(int(np.sum(np.subtract.outer(np.array(group), np.array(group)) > 0)) for group in groups)
+    assert pairs.height == differing

@@ -1,0 +1,228 @@
+"""Updates that imitate targets or prefer one completion to another: from the iteration's tables, and from a user's file."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from ospo_cli import parquet, presets, schemas
+from ospo_cli.errors import ParameterError, PolicyError, TableError
+from ospo_cli.params import from_mapping, to_mapping
+from ospo_cli.policies.folder import load_policy, render_prompt
+from ospo_cli.stages import rollout, update
+from tests.policies.tiny import copy_project, folder_bytes, tiny_params, write_advantages, write_project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    layout = write_project(tmp_path_factory.mktemp("objectives") / "project")
+    rollout.execute(layout, tiny_params(), 1)
+    write_advantages(layout, 1)
+    return layout
+
+
+@pytest.fixture
+def layout(project, tmp_path):
+    return copy_project(project, tmp_path / "copy")
+
+
+def asked(**values):
+    return tiny_params(update={"learning_rate": 2e-3, **values})
+
+
+def log_likelihoods(layout, iteration, rollouts):
+    """Return rollout id -> summed log-probability under a policy."""
+    policy = load_policy(layout.policy(iteration), 1)
+    found = {}
+    for name, prompt, ids in rollouts.select("rollout_id", "prompt_token_ids", "token_ids").iter_rows():
+        with torch.no_grad():
+            logits = policy.model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+        found[name] = float(torch.log_softmax(logits, -1)[torch.arange(len(ids)), torch.tensor(ids)].sum())
+    return found
+
+
+def table(layout, name):
+    return parquet.read(layout.iteration(1, f"{name}.parquet"), schemas.table_named(name))
+
+
+def test_imitation_makes_the_targets_likelier(layout):
+    metrics = update.execute(layout, asked(objective="sft", epochs=8, groups_per_step=100, learning_rate=2e-4), 1)
+    rollouts = table(layout, "rollouts")
+    before, after = log_likelihoods(layout, 0, rollouts), log_likelihoods(layout, 1, rollouts)
+    targets = table(layout, "targets")["rollout_id"]
+    assert min(after[name] - before[name] for name in targets) > 1
+    steps = json.loads(layout.iteration(1, "update_steps.json").read_text(encoding="utf-8"))
+    assert steps["loss"][-1] < 0.8 * steps["loss"][0]
+    assert metrics["tokens"] == 8 * rollouts.filter(pl.col("rollout_id").is_in(targets.to_list()))["token_ids"].list.len().sum()
+
+
+def test_preferences_put_the_pairs_in_order(layout, capsys):
+    metrics = update.execute(layout, asked(objective="dpo", dpo_beta=0.5, epochs=4), 1)
+    rollouts = table(layout, "rollouts")
+    before, after = log_likelihoods(layout, 0, rollouts), log_likelihoods(layout, 1, rollouts)
+    gains = [
+        (after[chosen] - before[chosen]) - (after[rejected] - before[rejected])
+        for chosen, rejected in table(layout, "preference_pairs").select("chosen_rollout_id", "rejected_rollout_id").iter_rows()
+    ]
+    steps = json.loads(layout.iteration(1, "update_steps.json").read_text(encoding="utf-8"))
+    assert np.mean(np.array(gains) > 0) > 0.9
+    assert steps["loss"][0] == pytest.approx(np.log(2), abs=1e-3)  # the reference is the policy itself
+    assert steps["loss"][-1] < 0.6
+    assert steps["preference_accuracy"][-1] == 1.0
+    assert metrics["logprob_mismatch"] < 1e-3
+    assert "of pairs in order" in capsys.readouterr().err
+
+
+def test_the_reference_of_later_iterations_is_the_sampling_policy_or_the_warm_start(layout):
+    update.execute(layout, asked(objective="dpo"), 1)
+    rollout.execute(layout, tiny_params(), 2)
+    write_advantages(layout, 2)
+    first = {}
+    for reference in ("behavior", "warm-start"):
+        metrics = update.execute(layout, asked(objective="dpo", dpo_reference=reference), 2)
+        steps = json.loads(layout.iteration(2, "update_steps.json").read_text(encoding="utf-8"))
+        first[reference] = steps["loss"][0]
+        assert metrics["reference_kl"] > 0
+    assert first["behavior"] == pytest.approx(np.log(2), abs=1e-3)
+    assert abs(first["warm-start"] - np.log(2)) > 1e-2
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_equal_input_gives_equal_bytes(layout, objective):
+    update.execute(layout, asked(objective=objective), 1)
+    first = folder_bytes(layout.policy(1))
+    update.execute(layout, asked(objective=objective), 1)
+    assert folder_bytes(layout.policy(1)) == first
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_an_update_that_was_cut_off_goes_on_to_the_same_bytes(layout, objective, monkeypatch):
+    from ospo_cli.policies import gradient_step
+
+    update.execute(layout, asked(objective=objective, epochs=3), 1)
+    whole = folder_bytes(layout.policy(1))
+    monkeypatch.setenv("OSPO_CHECKPOINT_SECONDS", "0")
+    real, calls = gradient_step.accumulate, []
+
+    def cut(*arguments, **options):
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(gradient_step, "accumulate", cut)
+    with pytest.raises(KeyboardInterrupt):
+        update.execute(layout, asked(objective=objective, epochs=3), 1)
+    monkeypatch.setattr(gradient_step, "accumulate", real)
+    update.execute(layout, asked(objective=objective, epochs=3), 1)
+    assert folder_bytes(layout.policy(1)) == whole
+
+
+def test_rollouts_of_another_temperature_are_imitated_by_the_raw_policy(layout):
+    params = tiny_params(update={"objective": "sft"}, rollout={"temperature": 0.5})
+    rollout.execute(layout, params, 1)
+    write_advantages(layout, 1)
+    metrics = update.execute(layout, params, 1)
+    steps = json.loads(layout.iteration(1, "update_steps.json").read_text(encoding="utf-8"))
+    assert metrics["logprob_mismatch"] < 1e-3
+    assert steps["ratio_50"][0] == pytest.approx(1.0, abs=1e-3)
+
+
+def write_file(layout, **columns):
+    pl.DataFrame(columns).write_parquet(layout.root / "own.parquet")
+
+
+def test_a_users_own_targets_and_preferences_take_the_place_of_the_tables(layout):
+    good, bad = "<answer>navy coat</answer>", "<answer>red red red</answer>"
+    write_file(layout, prompt_id=["p00", "p01", "p00"], completion=[good, good, good])
+    metrics = update.execute(layout, asked(objective="sft", examples_file="own.parquet", epochs=3), 1)
+    policy = load_policy(layout.policy(0), 1)
+    ids = [*policy.tokenizer.encode(good, add_special_tokens=False), policy.end_token_id]
+    assert metrics["rollouts"] == 2  # the same line twice is one target
+    assert metrics["tokens"] == 3 * 2 * len(ids)
+    write_file(layout, prompt_id=["p00", "p01"], chosen=[good, good], rejected=[bad, bad])
+    metrics = update.execute(layout, asked(objective="dpo", examples_file="own.parquet", epochs=6, dpo_beta=0.5), 1)
+    prompts = dict(parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS).select("prompt_id", "prompt").iter_rows())
+    rows = [
+        (
+            f"{prompt}:{text}",
+            render_prompt(policy, prompts[prompt]),
+            [*policy.tokenizer.encode(text, add_special_tokens=False), policy.end_token_id],
+        )
+        for prompt in ("p00", "p01")
+        for text in (good, bad)
+    ]
+    frame = pl.DataFrame(rows, schema=["rollout_id", "prompt_token_ids", "token_ids"], orient="row")
+    before, after = log_likelihoods(layout, 0, frame), log_likelihoods(layout, 1, frame)
+    gain = {name: after[name] - before[name] for name in before}
+    assert gain[f"p00:{good}"] - gain[f"p00:{bad}"] > 0.5
+    assert metrics["preference_accuracy"] > 0.7
+
+
+@pytest.mark.parametrize(
+    ("columns", "objective", "message"),
+    [
+        ({"prompt_id": ["p00"], "text": ["x"]}, "sft", r"own\.parquet: needs a column completion .*found columns prompt_id, text"),
+        ({"prompt_id": ["p00"], "completion": [1]}, "sft", r"needs a column completion .*found completion: Int64"),
+        ({"prompt_id": ["p00"], "completion": ["x"]}, "dpo", r"needs a column chosen"),
+        ({"prompt_id": ["p99"], "completion": ["x"]}, "sft", r"not train prompts: found p99 \(no such prompt\)"),
+        ({"prompt_id": ["p15"], "completion": ["x"]}, "sft", r"not train prompts: found p15 \(test\)"),
+        ({"prompt_id": ["p00"], "chosen": ["x"], "rejected": ["x"]}, "dpo", r"prefers a completion to itself"),
+        ({"prompt_id": ["p00"], "chosen": ["x"], "rejected": [None]}, "dpo", r"column rejected|needs a column rejected"),
+    ],
+)
+def test_a_users_file_that_cannot_be_learned_from_is_refused(layout, columns, objective, message):
+    write_file(layout, **columns)
+    with pytest.raises(TableError, match=message):
+        update.execute(layout, asked(objective=objective, examples_file="own.parquet"), 1)
+    assert not layout.policy(1).exists()
+
+
+def test_a_completion_beyond_the_context_is_refused(layout):
+    write_file(layout, prompt_id=["p00"], completion=["navy coat " * 2000])
+    with pytest.raises(PolicyError, match="does not fit the policy's context"):
+        update.execute(layout, asked(objective="sft", examples_file="own.parquet"), 1)
+
+
+@pytest.mark.parametrize(("objective", "name"), [("sft", "targets"), ("dpo", "preference_pairs")])
+def test_tables_without_rows_or_of_other_rollouts_are_refused(layout, objective, name):
+    found, path = table(layout, name), layout.iteration(1, f"{name}.parquet")
+    parquet.write(found.clear(), path, schemas.table_named(name))
+    with pytest.raises(TableError, match=f"{name}: holds no rows: there is nothing to learn from"):
+        update.execute(layout, asked(objective=objective), 1)
+    column = found.columns[0]
+    parquet.write(found.with_columns(pl.lit("9:p00:0").alias(column))[:1], path, schemas.table_named(name))
+    with pytest.raises(TableError, match=f"{name}: names rollouts that are not there: found 9:p00:0"):
+        update.execute(layout, asked(objective=objective), 1)
+
+
+def test_a_pair_of_two_prompts_is_refused(layout):
+    found = table(layout, "preference_pairs")
+    other = found.filter(pl.col("prompt_id") != found["prompt_id"][0])["rejected_rollout_id"][0]
+    crossed = found[:1].with_columns(rejected_rollout_id=pl.lit(other))
+    parquet.write(crossed, layout.iteration(1, "preference_pairs.parquet"), schemas.PREFERENCE_PAIRS)
+    with pytest.raises(TableError, match="compares two prompts"):
+        update.execute(layout, asked(objective="dpo"), 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"objective": "sft", "kl_weight": 0.1}, r"update\.kl_weight: is not of objective sft: found 0\.1, expected kl_weight: 0\.0"),
+        ({"objective": "dpo", "ratio": "sequence"}, r"update\.ratio: is not of objective dpo"),
+        ({"examples_file": "x.parquet"}, r"update\.examples_file: is not of objective policy-gradient"),
+    ],
+)
+def test_options_of_another_objective_are_refused(values, message):
+    mapping = to_mapping(presets.load("demo"))
+    with pytest.raises(ParameterError, match=message):
+        from_mapping(mapping | {"update": mapping["update"] | values})
+
+
+def test_a_policy_that_did_not_sample_the_pairs_is_refused(layout):
+    moved = table(layout, "rollouts").with_columns(pl.col("behavior_logprobs").list.eval(pl.element() - 0.5))
+    parquet.write(moved, layout.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
+    with pytest.raises(PolicyError, match="log-probabilities are not those of the policy"):
+        update.execute(layout, asked(objective="dpo"), 1)
