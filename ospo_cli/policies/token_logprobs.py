@@ -86,7 +86,8 @@ class _FrozenHead(torch.autograd.Function):
             logits -= torch.logsumexp(logits, dim=-1, keepdim=True)
             logprobs = logits.gather(1, wanted[:, None])[:, 0]
             probabilities = logits.exp()
-            entropies = -torch.linalg.vecdot(probabilities, logits)
+            with torch.autocast(hidden.device.type, enabled=False):  # else a sum over the vocabulary in bfloat16
+                entropies = -torch.linalg.vecdot(probabilities, logits)
             slopes = (weight[wanted] - probabilities.to(weight.dtype) @ weight).float() / temperature
             parts = (logprobs, entropies, slopes)
             if entropy_has_gradient:

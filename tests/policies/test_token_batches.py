@@ -63,11 +63,14 @@ def test_a_change_in_one_completion_changes_no_other_completion_of_its_row(train
 
 
 @pytest.mark.parametrize("budget", [1, 20, 60, 10_000])
-def test_micro_batches_hold_every_group_once_within_the_budget(budget):
+def test_micro_batches_hold_every_completion_once_within_the_budget(budget):
     groups = random_groups()
     batches = token_batches.micro_batches(groups, budget)
-    assert sorted(group.first for part in batches for group in part) == [0, 3, 7]
-    assert all(len(part) == 1 or len(part) * max(group.width for group in part) <= budget for part in batches)
+    found = [(single.first, single.completions[0]) for part in batches for group in part for single in group.apart()]
+    assert sorted(found) == [(single.first, single.completions[0]) for group in groups for single in group.apart()]
+    alone = [len(part) == 1 and len(part[0].completions) == 1 for part in batches]
+    fits = [len(part) * max(group.width for group in part) <= budget for part in batches]
+    assert all(one or other for one, other in zip(alone, fits, strict=True))
 
 
 def test_packing_pays_for_long_prompts_and_not_for_single_completions():

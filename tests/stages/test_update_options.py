@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import polars as pl
@@ -10,8 +12,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ospo_cli import params as parameters
 from ospo_cli import parquet, presets, schemas
-from ospo_cli.errors import PolicyError
+from ospo_cli.errors import ParameterError, PolicyError
 from ospo_cli.maths import seeding
 from ospo_cli.policies import gradient_step, memory_plan, token_batches, token_logprobs
 from ospo_cli.policies.folder import load_policy
@@ -296,6 +299,74 @@ def test_the_plan_grows_with_the_micro_batch_and_shrinks_with_checkpointing_and_
     ]
     assert plans == sorted(set(plans))
     assert memory_plan.free_bytes(torch.device("cpu")) > 2**20
+
+
+MEASURED = """
+import sys
+import resource
+from pathlib import Path
+import numpy as np
+from ospo_cli.params import Policy, Update
+from ospo_cli.policies import gradient_step, memory_plan, small_llama, update_sizes
+from ospo_cli.policies.folder import load_policy
+from ospo_cli.policies.gradient_step import Rows
+from ospo_cli.policies.token_batches import Group
+from ospo_cli.policies.training_state import Training
+small_llama.write_small_llama(["navy coat"], Policy(hidden_size=256, intermediate_size=1024, layers=4), 0, Path(sys.argv[1]))
+policy = load_policy(Path(sys.argv[1]), 1, trainable=True)
+rng, size = np.random.default_rng(0), int(sys.argv[2])
+groups = [Group([5] * 30, rng.integers(5, 250, (8, size)).tolist(), 8 * index) for index in range(2048 // (30 + 8 * size))]
+lengths = np.full(8 * len(groups), size)
+old, advantages = np.zeros(lengths.sum(), np.float32), rng.normal(size=lengths.sum()).astype(np.float32)
+rows, settings = Rows(groups, lengths, np.cumsum(lengths) - lengths, old, advantages, None, 1.0, size), Update()
+training = Training(policy.model, 1e-3, 0.0, 1.0)
+gradient_step.accumulate(policy, rows, groups[:1], Update(tokens_per_micro_batch=1))  # what a first pass loads is no part of the work
+before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+start = update_sizes.copied(training.weights)
+for _ in range(2):
+    gradient_step.accumulate(policy, rows, groups, settings)
+    training.step(1e-3)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, memory_plan.needed_bytes(policy, groups, settings))
+"""
+
+
+@pytest.mark.parametrize("completion_tokens", [14, pytest.param(200, marks=pytest.mark.slow)])
+def test_the_plan_is_not_below_what_an_update_takes_nor_twice_of_it(tmp_path, completion_tokens):
+    command = [sys.executable, "-c", MEASURED, str(tmp_path), str(completion_tokens)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    taken, planned = map(int, run.stdout.split())
+    assert 0.95 * taken <= planned <= 2 * taken
+
+
+def test_bfloat16_gives_nearly_the_loss_and_the_gradient_of_float32(policy, monkeypatch):
+    rows = near_the_policy(policy, draw(4))
+    adapter = [weight for name, weight in policy.model.named_parameters() if "norm" in name]
+    losses, gradients, entropies = {}, {}, {}
+    policy.model.requires_grad_(False)
+    for weight in adapter:  # as under an adapter, the output embedding does not train
+        weight.requires_grad_(True)
+    for precision in ("float32", "bfloat16"):
+        enabled = precision == "bfloat16"
+        monkeypatch.setattr(gradient_step, "arithmetic", lambda *_, on=enabled: torch.autocast("cpu", torch.bfloat16, enabled=on))
+        policy.model.zero_grad()
+        measures = gradient_step.accumulate(policy, rows, rows.groups, settings_of(precision=precision))
+        losses[precision], entropies[precision] = measures["loss"], measures["entropy"]
+        gradients[precision] = torch.cat([weight.grad.flatten() for weight in adapter])
+    policy.model.requires_grad_(True)
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], abs=0.02)
+    assert entropies["bfloat16"] == pytest.approx(entropies["float32"], rel=0.02)
+    assert torch.cosine_similarity(gradients["bfloat16"], gradients["float32"], dim=0) > 0.99
+
+
+def test_bfloat16_on_this_processor_and_float16_anywhere_are_refused(policy):
+    rows = near_the_policy(policy, draw(4))
+    with pytest.raises(PolicyError, match=r"update\.precision: is for GPUs"):
+        gradient_step.accumulate(policy, rows, rows.groups, settings_of(precision="bfloat16"))
+    values = parameters.to_mapping(parameters.Params())
+    values["update"]["precision"] = "float16"
+    with pytest.raises(ParameterError, match=r"update\.precision.*float16"):
+        parameters.from_mapping(values)
 
 
 def test_rollouts_whose_ids_do_not_spell_their_text_under_this_tokenizer_are_refused(layout):
