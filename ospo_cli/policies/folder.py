@@ -24,7 +24,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 @dataclass
 class LoadedPolicy:
-    """A policy in memory: model on its device in float32, tokenizer, and what sampling needs to know."""
+    """A policy in memory: model on its device in float32 (None: weights lie elsewhere), tokenizer, and what sampling needs to know."""
 
     folder: Path
     model: Any
@@ -71,10 +71,34 @@ def load_policy(folder: Path, threads: int, *, trainable: bool = False, made_by:
     model.eval()  # dropout only where a training step turns it on
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
+    return _loaded(folder, model, model.config, tokenizer, device, is_adapter, card)
+
+
+def read_policy(folder: Path, made_by: str = "", project: Path | None = None) -> LoadedPolicy:
+    """Return the policy of a folder without its weights (`model` is None), for a sampler that holds them elsewhere; checks are the same."""
+    from transformers import AutoConfig
+
+    check_folder(folder, made_by)
+    base, card = folder, None
+    is_adapter = (folder / "adapter_config.json").is_file()
+    if is_adapter:
+        from ospo_cli.policies import lora
+
+        base, card = lora.base_of(folder, project)
+    try:
+        config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds for a broken folder
+        raise PolicyError(base, "the configuration cannot be read", found=_first_line(error), remedy="restore the folder") from None
+    return _loaded(folder, None, config, load_tokenizer(folder), torch.device("cpu"), is_adapter, card)
+
+
+def _loaded(
+    folder: Path, model: Any, config: Any, tokenizer: Any, device: torch.device, is_adapter: bool, card: dict[str, Any] | None
+) -> LoadedPolicy:
     end = tokenizer.eos_token_id
     if end is None:
         raise PolicyError(folder, "the tokenizer has no end token", expected="eos_token in tokenizer_config.json")
-    context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+    context = getattr(config, "max_position_embeddings", None) or 1 << 30
     pieces = TokenPieces.from_file(folder / "tokenizer.json")
     return LoadedPolicy(folder, model, tokenizer, pieces, int(end), int(context), content_hash(folder), device, is_adapter, card)
 

@@ -44,6 +44,27 @@ def load_adapter(folder: Path, project: Path | None, *, trainable: bool) -> tupl
     Raises:
         PolicyError: the base is missing or is not the one that the adapter was trained over.
     """
+    base, card = base_of(folder, project)
+    from peft import PeftModel
+
+    try:
+        with _quiet():
+            model = PeftModel.from_pretrained(_base_model(base, card, trainable), folder, is_trainable=trainable, local_files_only=True)
+    except PolicyError:
+        raise
+    except Exception as error:  # peft and safetensors raise many kinds for a broken folder
+        raise PolicyError(
+            folder, "the adapter cannot be loaded", found=(str(error).strip() or type(error).__name__).splitlines()[0]
+        ) from None
+    return (model if trainable else model.merge_and_unload()), card
+
+
+def base_of(folder: Path, project: Path | None) -> tuple[Path, dict[str, Any]]:
+    """Return (base folder, card) of an adapter folder.
+
+    Raises:
+        PolicyError: the base is missing or is not the one that the adapter was trained over.
+    """
     card = folders.read_json(folder / folders.CARD) if (folder / folders.CARD).is_file() else {}
     if card.get("kind") != "adapter":
         raise PolicyError(
@@ -60,18 +81,7 @@ def load_adapter(folder: Path, project: Path | None, *, trainable: bool) -> tupl
             expected=f"{card['base_sha256'][:16]}…",
             remedy="put the base it was trained over back in place, or train again",
         )
-    from peft import PeftModel
-
-    try:
-        with _quiet():
-            model = PeftModel.from_pretrained(_base_model(base, card, trainable), folder, is_trainable=trainable, local_files_only=True)
-    except PolicyError:
-        raise
-    except Exception as error:  # peft and safetensors raise many kinds for a broken folder
-        raise PolicyError(
-            folder, "the adapter cannot be loaded", found=(str(error).strip() or type(error).__name__).splitlines()[0]
-        ) from None
-    return (model if trainable else model.merge_and_unload()), card
+    return base, card
 
 
 def _base_model(base: Path, card: dict[str, Any], trainable: bool) -> Any:

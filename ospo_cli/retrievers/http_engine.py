@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ospo_cli.errors import ParameterError, RetrievalError, shorten
+from ospo_cli.executors.http_client import Again, HttpClient
 from ospo_cli.layout import Layout
 from ospo_cli.params import Retrieval
 from ospo_cli.retrievers import http_template
 from ospo_cli.retrievers.base import Catalogue, Ranking, best_first, candidates
 from ospo_cli.retrievers.encoders import has_text
-from ospo_cli.retrievers.http_client import Again, HttpClient
 
 _Asked = tuple[str, NDArray[np.int64] | None]
 
@@ -39,7 +39,7 @@ class HttpEngine:
         layout = Layout(Path()) if cache is None else Layout.of_cache(cache)
         self.settings = settings.http
         self.template = http_template.load(self.settings.template, self.settings.variables, layout.root)
-        self.client = HttpClient(self.settings, self.template.authorization_header)
+        self.client = HttpClient(self.settings, self.template.authorization_header, "retrieval.http", RetrievalError)
         if not self.settings.version:
             raise ParameterError(
                 "retrieval.http.version",

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,13 +22,14 @@ from ospo_cli.maths import seeding
 from ospo_cli.text.answers import find_answer
 
 if TYPE_CHECKING:
-    from ospo_cli.policies.causal_lm import Sampler
+    from ospo_cli.policies.sampler import CompletionSampler
 
 
 def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[str, Any]:
     """Read prompts and policy k-1; write rollouts and their metrics. Finished shards of a run that was cut off are used."""
-    from ospo_cli.policies.causal_lm import Sampler
-    from ospo_cli.policies.folder import load_policy, render_prompt
+    from ospo_cli.policies import samplers
+    from ospo_cli.policies.folder import render_prompt
+    from ospo_cli.policies.sampler import too_long
 
     prompts = parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS, made_by="ospo prepare-data")
     values = None
@@ -40,14 +42,13 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
             f"(rollout.prompts_per_iteration asks for {params.rollout.prompts_per_iteration})\n"
         )
     made_by = f"ospo update --iter {iteration - 1}" if iteration > 1 else "ospo warm-start"
-    policy = load_policy(layout.policy(iteration - 1), params.policy.threads, made_by=made_by)
-    sampler = Sampler(policy)
+    policy = samplers.load_for(layout.policy(iteration - 1), params, made_by)
     settings = params.rollout
     shards = []
     per_shard = max(1, settings.batch_size // settings.group_size)
     rows = [(prompt_id, render_prompt(policy, text)) for prompt_id, text in chosen.select("prompt_id", "prompt").iter_rows()]
-    too_long = {rows[index][0] for index in sampler.too_long([ids for _, ids in rows], settings.max_new_tokens)}
-    rows = _fitting(rows, too_long, policy.context_length, settings, iteration)
+    unfit = {rows[index][0] for index in too_long(policy, [ids for _, ids in rows], settings.max_new_tokens)}
+    rows = _fitting(rows, unfit, policy.context_length, settings, iteration)
     rows.sort(key=lambda row: (len(row[1]), row[0]))  # prompts of like length share a shard: less padding
     for start in range(0, len(rows), per_shard):
         part = rows[start : start + per_shard]
@@ -63,12 +64,13 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
             params.train.seed,
             iteration,
             params.policy.threads,
+            *samplers.identity(settings),
         )
         shards.append(Shard(key, len(part) * settings.group_size, part))
     began = time.monotonic()
     fresh_tokens = 0
 
-    def work(part: Any) -> dict[str, pl.DataFrame]:
+    def work(sampler: CompletionSampler, part: Any) -> dict[str, pl.DataFrame]:
         nonlocal fresh_tokens
         frame, logprobs = rollout(sampler, part, settings, params.train.seed, iteration)
         fresh_tokens += int(frame["token_ids"].list.len().sum())
@@ -76,14 +78,15 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
 
     executor = LocalExecutor(layout.cache / "rollouts")
     tables = {"rollouts": schemas.ROLLOUTS, "sampling_logprobs": schemas.SAMPLING_LOGPROBS}
-    results = executor.map_shards(work, shards, tables, f"rollout {iteration}", "completions")
+    with samplers.opened(policy, params, max(len(ids) for _, ids in rows)) as sampler:
+        results = executor.map_shards(partial(work, sampler), shards, tables, f"rollout {iteration}", "completions")
     seconds = time.monotonic() - began
     made = {name: pl.concat([result[name] for result in results]) for name in tables}
     rollouts = made["rollouts"]
     metrics = describe(rollouts) | {
         "iteration": iteration,
         "prompts": len(rows),
-        "prompts_too_long": len(too_long),
+        "prompts_too_long": len(unfit),
         "sampling_seconds": seconds,
         "tokens_per_second": fresh_tokens / seconds if fresh_tokens else None,
         "shards": len(shards),
@@ -167,7 +170,7 @@ def _named(prompt_ids: Sequence[str], most: int = 10) -> str:
 
 
 def rollout(
-    sampler: Sampler, prompts: Sequence[tuple[str, list[int]]], settings: parameters.Rollout, seed: int, iteration: int
+    sampler: CompletionSampler, prompts: Sequence[tuple[str, list[int]]], settings: parameters.Rollout, seed: int, iteration: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return tables rollouts and sampling_logprobs for (prompt_id, prompt token ids)."""
     from ospo_cli.policies.next_token import Sampling

@@ -10,11 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import SplitResult, urlsplit
 
-from ospo_cli.errors import ParameterError, RetrievalError
-from ospo_cli.params import Http
+from ospo_cli.errors import OspoError, ParameterError
 
 LONGEST_PAUSE_SECONDS = 300.0
 LARGEST_ANSWER_BYTES = 1 << 28
@@ -34,24 +33,38 @@ class Again(Exception):
         self.found, self.pause_seconds = found, pause_seconds
 
 
+class Settings(Protocol):
+    """What a section of the parameters says of a server (retrieval.http, rollout.server)."""
+
+    url: str
+    authorization: str
+    concurrency: int
+    requests_per_second: float
+    timeout_seconds: float
+    retries: int
+    backoff_seconds: float
+
+
 class HttpClient:
     """A client of the server in the parameters.
 
     Args:
-        settings: section retrieval.http.
+        settings: a section of the parameters.
         header: name of the header that carries the secret.
+        section: its dotted name, for errors.
+        failure: kind of error that a failed request is.
 
     Raises:
         ParameterError: the URL is none, holds credentials or a query string, or the environment variable is not set.
     """
 
-    def __init__(self, settings: Http, header: str) -> None:
-        self.settings = settings
-        parts = _checked_url(settings.url)
+    def __init__(self, settings: Settings, header: str, section: str, failure: type[OspoError]) -> None:
+        self.settings, self.section, self.failure = settings, section, failure
+        parts = _checked_url(settings.url, section)
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self._host, self._base, self._is_tls = (parts.hostname or "", parts.port), parts.path.rstrip("/"), parts.scheme == "https"
         self._headers = {"Accept": "application/json", "Connection": "keep-alive"}
-        self._secret = _secret(settings.authorization)
+        self._secret = _secret(settings.authorization, section)
         if self._secret:
             self._headers[header] = self._secret
         self._idle: queue.SimpleQueue[http.client.HTTPConnection] = queue.SimpleQueue()
@@ -60,16 +73,23 @@ class HttpClient:
         self._stop = threading.Event()
 
     def send(
-        self, method: str, content_type: str, requests: Sequence[tuple[str, bytes | None]], read: Callable[[int, bytes], Any]
+        self,
+        method: str,
+        content_type: str,
+        requests: Sequence[tuple[str, bytes | None]],
+        read: Callable[[int, bytes], Any],
+        names: Sequence[str] = (),
     ) -> list[Any]:
         """Return `read(number, content)` of each request (path, body), several at once.
 
-        `read` raises Again for what is to be tried again. The first failure ends all: nothing further is begun.
+        `read` raises Again for what is to be tried again. The first failure ends all: nothing further is begun. `names` of the requests are
+        for errors.
 
         Raises:
-            RetrievalError: a request failed for good; of several, the one with the lowest number.
+            OspoError: (of kind `failure`) a request failed for good; of several, the one with the lowest number.
         """
         self._stop.clear()
+        self._names = names
         with ThreadPoolExecutor(max_workers=min(self.settings.concurrency, max(1, len(requests)))) as pool:
             futures = [
                 pool.submit(self._persist, method, content_type, path, body, number, read) for number, (path, body) in enumerate(requests)
@@ -110,11 +130,11 @@ class HttpClient:
                     break
                 if attempt < self.settings.retries and self._stop.wait(min(pause, LONGEST_PAUSE_SECONDS)):
                     raise _Stopped from None
-        raise RetrievalError(
+        raise self.failure(
             self.url,
-            f"no answer to request {number} after {attempt + 1} attempts",
+            f"no answer to request {number}{f' ({self._names[number]})' if self._names else ''} after {attempt + 1} attempts",
             found=self.clean(found),
-            remedy="mend the server or raise retrieval.http.retries, then run the same command again; what was done is kept",
+            remedy=f"mend the server or raise {self.section}.retries, then run the same command again; what was done is kept",
         )
 
     def _exchange(self, method: str, content_type: str, path: str, body: bytes | None) -> bytes:
@@ -155,7 +175,7 @@ class HttpClient:
             raise Again(found, _retry_after(answer.headers.get("Retry-After")))
         if answer.headers.get("Location"):
             found += f", to {self.clean(answer.headers['Location'])}"
-        raise RetrievalError(self.url, "the server refuses the request", found=found, expected="HTTP 200")
+        raise self.failure(self.url, "the server refuses the request", found=found, expected="HTTP 200")
 
     def _begin(
         self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, headers: dict[str, str]
@@ -181,7 +201,7 @@ class HttpClient:
             parts.append(part)
             size += len(part)
             if size > LARGEST_ANSWER_BYTES:
-                raise RetrievalError(self.url, "an answer is too large", found=f"more than {LARGEST_ANSWER_BYTES >> 20} MiB")
+                raise self.failure(self.url, "an answer is too large", found=f"more than {LARGEST_ANSWER_BYTES >> 20} MiB")
         if answer.length:  # read1 ends quietly where a connection is cut
             raise http.client.IncompleteRead(b"", answer.length)
         answer.close()  # read1 does not, and an open answer blocks the next request
@@ -205,8 +225,8 @@ class _Stopped(Exception):
     """Another request failed."""
 
 
-def _checked_url(url: str) -> SplitResult:
-    where = "retrieval.http.url"
+def _checked_url(url: str, section: str) -> SplitResult:
+    where = f"{section}.url"
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -217,30 +237,29 @@ def _checked_url(url: str) -> SplitResult:
             where,
             "holds credentials",
             expected="none in a file",
-            remedy="put the header's value into an environment variable and its name into retrieval.http.authorization",
+            remedy=f"put the header's value into an environment variable and its name into {section}.authorization",
         )
     if parts.query or parts.fragment:
-        raise ParameterError(
-            where, "holds a query string", expected="the server's address alone; further words go into the template's path"
-        )
+        raise ParameterError(where, "holds a query string", expected="the server's address alone")
     if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii() or not url.isprintable() or " " in url:
         raise ParameterError(where, "is no URL", found=url or "nothing", expected="such as http://localhost:9200")
     return parts
 
 
-def _secret(variable: str) -> str:
+def _secret(variable: str, section: str) -> str:
+    where = f"{section}.authorization"
     if not variable:
         return ""
     secret = os.environ.get(variable, "")
     if not secret:
         raise ParameterError(
-            "retrieval.http.authorization",
+            where,
             "the environment variable is not set",
             found=variable if variable.replace("_", "").isalnum() else "what is no name of a variable",
             expected="the name of a variable that holds the header's value, such as 'Bearer …'",
         )
     if not secret.isascii() or not secret.isprintable():
-        raise ParameterError("retrieval.http.authorization", "the variable's content is no header value", expected="printable ASCII")
+        raise ParameterError(where, "the variable's content is no header value", expected="printable ASCII")
     return secret
 
 
