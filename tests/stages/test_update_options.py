@@ -306,6 +306,7 @@ import sys
 import resource
 from pathlib import Path
 import numpy as np
+from ospo_cli.executors.usage import peak_bytes  # of this process: ru_maxrss begins with that of the one that started it
 from ospo_cli.params import Policy, Update
 from ospo_cli.policies import gradient_step, memory_plan, small_llama, update_sizes
 from ospo_cli.policies.folder import load_policy
@@ -326,7 +327,7 @@ start = update_sizes.copied(training.weights)
 for _ in range(2):
     gradient_step.accumulate(policy, rows, groups, settings)
     training.step(1e-3)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, memory_plan.needed_bytes(policy, groups, settings))
+print(peak_bytes() - before, memory_plan.needed_bytes(policy, groups, settings))
 """
 
 
