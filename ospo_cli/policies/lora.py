@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -138,6 +139,8 @@ def _quiet() -> Iterator[None]:
     # peft 0.21 reads a name that transformers 5 renamed; its warning is no news for users.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
+        # peft imports bitsandbytes where it is installed, which then tells of a kernel that only its evaluation mode on CPUs would use.
+        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
         yield
 
 
