@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 from ospo_cli.report.system_names import system_label
 
-# Above this p an interval that leaves out 0 says nothing: with five prompts or fewer no p lies below it.
+# Above this p an interval that leaves out 0 shows nothing: a bootstrap of few prompts is too narrow.
 _CHANCE = 0.05
 
 
@@ -73,8 +73,8 @@ def _gap_line(gap: dict[str, Any]) -> str:
     line = f"{names}: {_difference(gap)}, p = {gap['p_value']:.4f}"
     if gap["low"] <= 0 <= gap["high"]:
         return f"{line}  (0 is in the interval)"
-    if gap["p_value"] > _CHANCE:  # a bootstrap of a few prompts is too narrow; the test of signs is not
-        return f"{line}  (0 is outside the interval, but so few prompts show nothing)"
+    if gap["p_value"] > _CHANCE:
+        return f"{line}  (0 is outside the interval, but signs by chance give as much: not shown)"
     return line if gap["low"] > 0 else f"{line}  (below 0)"
 
 

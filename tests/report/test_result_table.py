@@ -11,8 +11,8 @@ from ospo_cli.report.result_table import _gap_line
         (0.1, 0.3, 0.01, "p = 0.0100"),
         (-0.3, -0.1, 0.01, "(below 0)"),
         (-0.1, 0.3, 0.5, "(0 is in the interval)"),
-        (0.1, 0.3, 0.5, "so few prompts show nothing)"),
-        (-0.3, -0.1, 0.5, "so few prompts show nothing)"),
+        (0.1, 0.3, 0.5, "signs by chance give as much: not shown)"),
+        (-0.3, -0.1, 0.5, "signs by chance give as much: not shown)"),
     ],
 )
 def test_a_gap_of_few_prompts_is_not_called_one_where_the_test_of_signs_finds_none(low, high, p_value, ending):
