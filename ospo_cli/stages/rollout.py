@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[str, Any]:
     """Read prompts and policy k-1; write rollouts and their metrics. Finished shards of a run that was cut off are used."""
-    from ospo_cli.policies import samplers
+    from ospo_cli.policies import chosen_sampler
     from ospo_cli.policies.folder import render_prompt
     from ospo_cli.policies.sampler import too_long
 
@@ -42,7 +42,7 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
             f"(rollout.prompts_per_iteration asks for {params.rollout.prompts_per_iteration})\n"
         )
     made_by = f"ospo update --iter {iteration - 1}" if iteration > 1 else "ospo warm-start"
-    policy = samplers.load_for(layout.policy(iteration - 1), params, made_by)
+    policy = chosen_sampler.load_for(layout.policy(iteration - 1), params, made_by)
     settings = params.rollout
     shards = []
     per_shard = max(1, settings.batch_size // settings.group_size)
@@ -64,7 +64,7 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
             params.train.seed,
             iteration,
             params.policy.threads,
-            *samplers.identity(settings),
+            *chosen_sampler.identity(settings),
         )
         shards.append(Shard(key, len(part) * settings.group_size, part))
     began = time.monotonic()
@@ -78,7 +78,7 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
 
     executor = LocalExecutor(layout.cache / "rollouts")
     tables = {"rollouts": schemas.ROLLOUTS, "sampling_logprobs": schemas.SAMPLING_LOGPROBS}
-    with samplers.opened(policy, params, max(len(ids) for _, ids in rows)) as sampler:
+    with chosen_sampler.opened(policy, params, max(len(ids) for _, ids in rows)) as sampler:
         results = executor.map_shards(partial(work, sampler), shards, tables, f"rollout {iteration}", "completions")
     seconds = time.monotonic() - began
     made = {name: pl.concat([result[name] for result in results]) for name in tables}
