@@ -87,6 +87,8 @@ def compare(name: str, folder: Path, options: argparse.Namespace, scratch: Path)
         print("TRL is not installed (extra [oracle]): ours alone")
     else:
         other = load_policy(folder, options.threads, trainable=True)
+        for module in other.model.modules():
+            module.__dict__.pop("forward", None)  # the adapter as peft computes it, not policies/fused_adapter.py
         for size in (32, 64, 128):
             steps[f"TRL, micro-batch {size} rows"] = trl_step(other, rows, size, scratch)
     losses = {label: step() for label, step in steps.items()}  # the first round warms up

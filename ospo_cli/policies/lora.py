@@ -19,7 +19,7 @@ import torch
 from ospo_cli.errors import PolicyError
 from ospo_cli.params import Policy
 from ospo_cli.policies import folder as folders
-from ospo_cli.policies import four_bits
+from ospo_cli.policies import four_bits, fused_adapter
 from ospo_cli.policies.small_llama import torch_generator
 
 WEIGHTS = "adapter_model.safetensors"
@@ -36,6 +36,7 @@ def write_fresh_adapter(target: Path, base: Path, project: Path, policy: Policy,
 def with_fresh_adapter(policy: folders.LoadedPolicy, project: Path, settings: Policy, seed: int) -> folders.LoadedPolicy:
     """Return the loaded full-weight policy under an adapter that changes nothing yet; only the adapter trains."""
     model = _wrap(policy.model, settings, seed).to(policy.device)
+    fused_adapter.fuse(model)
     return dataclasses.replace(policy, model=model, is_adapter=True, adapter_card=_card(policy.folder, project, settings))
 
 
@@ -57,7 +58,10 @@ def load_adapter(folder: Path, project: Path | None, *, trainable: bool) -> tupl
         raise PolicyError(
             folder, "the adapter cannot be loaded", found=(str(error).strip() or type(error).__name__).splitlines()[0]
         ) from None
-    return (model if trainable else model.merge_and_unload()), card
+    if not trainable:
+        return model.merge_and_unload(), card
+    fused_adapter.fuse(model)
+    return model, card
 
 
 def base_of(folder: Path, project: Path | None) -> tuple[Path, dict[str, Any]]:
