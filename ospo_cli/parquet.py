@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -49,13 +50,20 @@ def read_undeclared(path: Path, what: str) -> pl.DataFrame:
 
 def write(frame: pl.DataFrame, path: Path, table: Table, metadata: dict[str, str] | None = None) -> None:
     """Check, sort by key and write; equal frames give equal bytes, a failure leaves what was there before."""
-    frame = check(frame, table, where=path).sort(table.key)
+    frame = _check_columns(frame, table, where=path).sort(table.key)
+    _check_key(frame, table, where=path)
     with replacing(path) as temporary:
         frame.write_parquet(temporary, compression="zstd", compression_level=3, statistics=True, row_group_size=131_072, metadata=metadata)
 
 
 def check(frame: pl.DataFrame, table: Table, where: object, made_by: str = "") -> pl.DataFrame:
     """Return the frame with columns in declared order; raise TableError where it breaks the table's declaration."""
+    frame = _check_columns(frame, table, where, made_by)
+    _check_key(frame, table, where, made_by)
+    return frame
+
+
+def _check_columns(frame: pl.DataFrame, table: Table, where: object, made_by: str = "") -> pl.DataFrame:
     remedy = f"run `{made_by}` again" if made_by else None
     place = f"{where}: table {table.name}"
     declared = table.schema
@@ -85,16 +93,32 @@ def check(frame: pl.DataFrame, table: Table, where: object, made_by: str = "") -
         if series.dtype.is_float() and series.is_nan().any():
             row = int(series.is_nan().arg_true()[0])
             raise TableError(place, f"column {column.name} has NaN", found=f"first in row {row}", expected="numbers", remedy=remedy)
-    doubled = frame.select(table.key).filter(pl.struct(table.key).is_duplicated()) if frame.height else frame
-    if frame.height and doubled.height:
-        raise TableError(
-            place,
-            "duplicate key",
-            found=", ".join(f"{k}={v}" for k, v in doubled.row(0, named=True).items()),
-            expected="each key once",
-            remedy=remedy,
-        )
     return frame.select([*declared, *extra])
+
+
+def _check_key(frame: pl.DataFrame, table: Table, where: object, made_by: str = "") -> None:
+    if _is_ascending(frame, table.key):  # as every file of ours: several times quicker than looking for equal rows
+        return
+    doubled = frame.select(table.key).filter(pl.struct(table.key).is_duplicated())
+    if doubled.height:
+        raise TableError(
+            f"{where}: table {table.name}",
+            "duplicate key",
+            found=", ".join(f"{k}={v}" for k, v in doubled.sort(table.key).row(0, named=True).items()),
+            expected="each key once",
+            remedy=f"run `{made_by}` again" if made_by else None,
+        )
+
+
+def _is_ascending(frame: pl.DataFrame, key: Sequence[str]) -> bool:
+    # Whether every row's key is above that of the row before it; False where a key is null.
+    if frame.height < 2:
+        return True
+    above = pl.lit(False)
+    for name in reversed(key):
+        own, before = pl.col(name), pl.col(name).shift(1)
+        above = (own > before) | ((own == before) & above)
+    return bool(frame.select(above.slice(1).fill_null(False).all()).item())
 
 
 class replacing:

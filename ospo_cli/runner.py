@@ -18,9 +18,14 @@ from ospo_cli.params import Params, check_retrievers, to_mapping
 from ospo_cli.parquet import replacing
 
 
-def execute(wanted: Node, layout: Layout, params: Params) -> dict[str, Any]:
-    """Run one stage as the command line does: inputs are looked for before anything heavy is imported."""
+def execute(wanted: Node, layout: Layout, params: Params, hashes: _Hashes | None = None) -> dict[str, Any]:
+    """Run one stage as the command line does: inputs are looked for before anything heavy is imported.
+
+    A manifest tells `run` what the result was made from, so that a stage that was run by its own command is not run again.
+    """
     require_inputs(wanted, layout, params)
+    hashes = hashes or _Hashes(layout.root)
+    key = _key(wanted, params, hashes)
     module = importlib.import_module(wanted.module)
     arguments = (layout, params) if wanted.iteration is None else (layout, params, wanted.iteration)
     with Usage() as usage:
@@ -29,28 +34,30 @@ def execute(wanted: Node, layout: Layout, params: Params) -> dict[str, Any]:
     took = {"seconds": usage.seconds, "cpu_seconds": usage.cpu_seconds, "peak_bytes": usage.peak_bytes}
     with replacing(layout.plan(f"actual/{wanted.label}.json")) as temporary:
         temporary.write_text(json.dumps(took, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    hashes.forget(*wanted.outputs, *wanted.metrics)
+    content = {"key": key, "command": wanted.command, "outputs": {path: hashes.of(path) for path in wanted.outputs}}
+    with replacing(_manifest(layout, wanted)) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return result
 
 
+def _manifest(layout: Layout, wanted: Node) -> Path:
+    return layout.data / "manifests" / f"{wanted.label}.json"
+
+
 def run(layout: Layout, params: Params, force: bool = False) -> tuple[int, int]:
-    """Run what is not up to date; return (stages run, stages skipped). A manifest per stage tells what a result was made from."""
+    """Run what is not up to date; return (stages run, stages skipped)."""
     hashes = _Hashes(layout.root)
     ran = skipped = 0
     nodes = plan(params)
     check_retrievers(params)
     for position, wanted in enumerate(nodes, 1):
-        key = _key(wanted, params, hashes)
-        manifest = layout.data / "manifests" / f"{wanted.label}.json"
-        if not force and _is_current(manifest, key, wanted, hashes):
+        if not force and _is_current(_manifest(layout, wanted), _key(wanted, params, hashes), wanted, hashes):
             skipped += 1
             continue
         sys.stderr.write(f"[{position}/{len(nodes)}] {wanted.command}\n")
         start_seconds = time.monotonic()
-        execute(wanted, layout, params)
-        hashes.forget(*wanted.outputs, *wanted.metrics)
-        content = {"key": key, "command": wanted.command, "outputs": {path: hashes.of(path) for path in wanted.outputs}}
-        with replacing(manifest) as temporary:
-            temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        execute(wanted, layout, params, hashes)
         sys.stderr.write(f"[{position}/{len(nodes)}] {wanted.command}: {time.monotonic() - start_seconds:.1f} s\n")
         ran += 1
     return ran, skipped
@@ -63,7 +70,7 @@ def outlook(layout: Layout, params: Params) -> list[tuple[Node, str]]:
     stale: set[str] = set()
     for wanted in plan(params):
         absent = [path for path in wanted.inputs if path not in made and not (layout.root / path).exists()]
-        manifest = layout.data / "manifests" / f"{wanted.label}.json"
+        manifest = _manifest(layout, wanted)
         is_current = not stale & set(wanted.inputs) and _is_current(manifest, _key(wanted, params, hashes), wanted, hashes)
         made.update(wanted.outputs, wanted.metrics)
         if not is_current:

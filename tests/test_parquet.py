@@ -45,7 +45,7 @@ def test_a_truncated_table_is_one_line_that_names_the_file(tmp_path, qrels, keep
         ),
         (lambda f: f.drop("doc_id"), "column doc_id is missing"),
         (lambda f: f.with_columns(grade=1), "unknown column: found grade"),
-        (lambda f: pl.concat([f, f]), "duplicate key: found prompt_id=b, doc_id=1"),
+        (lambda f: pl.concat([f, f]), "duplicate key: found prompt_id=a, doc_id=2"),
         (lambda f: f.with_columns(relevance=pl.lit(float("nan"))), "column relevance has NaN"),
         (lambda f: f.with_columns(doc_id=pl.lit(None, pl.String)), "column doc_id has nulls"),
     ],

@@ -204,12 +204,20 @@ class JudgedReward:
             rows_of = [(prompt_id, position) for prompt_id, positions in positions_of.items() for position in positions]
             pools = [self.pool(prompt_id) for prompt_id, _ in rows_of]
             self.retriever.prepare([queries[position] for _, position in rows_of], pools, cutoff)
+        distinct_of = {
+            prompt_id: list(dict.fromkeys(queries[position] for position in positions)) for prompt_id, positions in positions_of.items()
+        }
+        together = self._ranked_together(distinct_of, cutoff)
         for prompt_id, positions in positions_of.items():
-            distinct: dict[str, int] = {}
-            rows = np.array([distinct.setdefault(queries[position], len(distinct)) for position in positions])
-            found, first = self._gain_rows(prompt_id, list(distinct), cutoff, parsed, ranks)
+            texts = distinct_of[prompt_id]
+            place = dict(zip(texts, range(len(texts)), strict=True))
+            rows = np.array([place[queries[position]] for position in positions])
+            if together is None:
+                found, first = self._gain_rows(prompt_id, texts, cutoff, parsed, ranks)
+            else:
+                found, first = self._measured_rows(prompt_id, together[count : count + len(texts)], parsed, ranks)
             results[positions], products[positions] = found[rows], first[rows]
-            count += len(distinct)
+            count += len(texts)
         is_wrong = np.isnan(results)
         if is_wrong.any():
             row, column = np.argwhere(is_wrong)[0].tolist()
@@ -258,7 +266,7 @@ class JudgedReward:
             indices, gains = self._indices(prompt_id, "qrels", relevant), relevance[is_relevant]
             pool = self.pool(prompt_id)
             if pool is not None:
-                is_candidate = np.isin(indices, pool)
+                is_candidate = pool[np.minimum(np.searchsorted(pool, indices), len(pool) - 1)] == indices
                 indices, gains = indices[is_candidate], gains[is_candidate]
                 if not len(indices):
                     raise RetrievalError(
@@ -287,13 +295,32 @@ class JudgedReward:
         pool = self.pool(prompt_id)
         candidate_count = len(self.doc_ids) if pool is None else len(pool)
         batch = max(1, BATCH_CELLS // max(1, min(cutoff or candidate_count, candidate_count)))
-        values, products = np.zeros((len(queries), len(metrics))), np.full((len(queries), ranks), -1, dtype=np.int64)
-        for start in range(0, len(queries), batch):
-            documents = self._ranked(queries[start : start + batch], pool, cutoff)
-            values[start : start + batch] = self._measure(prompt_id, documents, metrics)
-            width = min(ranks, documents.shape[1])
-            products[start : start + batch, :width] = documents[:, :width]
-        return values, products
+        parts = [
+            self._measured_rows(prompt_id, self._ranked(queries[start : start + batch], pool, cutoff), metrics, ranks)
+            for start in range(0, len(queries), batch)
+        ]
+        values, products = zip(*parts, strict=True)
+        return np.concatenate(values), np.concatenate(products)
+
+    def _ranked_together(self, queries_of: dict[str, list[str]], cutoff: int) -> NDArray[np.int64] | None:
+        # The rankings of all prompts' queries one below the other, in one call; None where that cannot be or would not fit.
+        if not isinstance(self.retriever, CoalitionRetriever) or self._whole_catalogue or len(queries_of) < 2:
+            return None
+        whole = np.ones((1, 1), dtype=bool)
+        pools = [self.pool(prompt_id) for prompt_id in queries_of]
+        longest = max(len(pool) for pool in pools if pool is not None)
+        if sum(map(len, queries_of.values())) * min(cutoff or longest, longest) > BATCH_CELLS:
+            return None
+        asked = [Coalitions([query], whole, pool) for pool, queries in zip(pools, queries_of.values(), strict=True) for query in queries]
+        return self.retriever.rank_coalitions(asked, cutoff)[0]
+
+    def _measured_rows(
+        self, prompt_id: str, documents: NDArray[np.int64], metrics: list[Metric], ranks: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        products = np.full((len(documents), ranks), -1, dtype=np.int64)
+        width = min(ranks, documents.shape[1])
+        products[:, :width] = documents[:, :width]
+        return self._measure(prompt_id, documents, metrics), products
 
     def _measure(self, prompt_id: str, documents: NDArray[np.int64], metrics: list[Metric]) -> NDArray[np.float64]:
         # Metrics float64[rankings, metrics] of documents int64[rankings, ranks] (−1 where nothing is retrieved).

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from ospo_cli import own_reward, parquet
 from ospo_cli.errors import CreditError
 from ospo_cli.executors.base import Shard
 from ospo_cli.executors.local import LocalExecutor, content_key
+from ospo_cli.executors.usage import without_collection
 from ospo_cli.layout import Layout
 from ospo_cli.maths import coalitions, seeding
 from ospo_cli.maths.adaptive import AdaptiveGroup
@@ -27,10 +29,12 @@ from ospo_cli.retrievers.further_parts import FurtherParts
 from ospo_cli.retrievers.judged_reward import JudgedReward, compose
 from ospo_cli.schemas import COALITION_VALUES, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, ROLLOUTS, SEGMENTS
 from ospo_cli.store.folder import Store
-from ospo_cli.text.coalition_text import Runs, coalition_texts, runs_of, segment_texts
+from ospo_cli.text.coalition_text import Runs, coalition_texts, runs_of, segment_words
 from ospo_cli.text.words import words
 
 GROUPS_PER_SHARD = 64
+# Where coalitions cost microseconds, opening and writing tables would take longer than what a kill can lose.
+GROUPS_PER_QUICK_SHARD = 512
 DEGENERATE_STD = 1e-8
 # Two ways to the same sum of a few floats agree far better than this.
 TOLERANCE = 1e-9
@@ -65,15 +69,17 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     reward = JudgedReward(documents, prompts, qrels, pools, params, cache=layout.cache, store=store, own_reward=own)
     index_seconds = time.monotonic() - start_seconds
 
+    is_quick = reward.takes_parts and settings.calls == "batched"
     scored = 0
 
     def score_shard(payload: tuple[pl.DataFrame, pl.DataFrame]) -> dict[str, pl.DataFrame]:
         nonlocal scored
-        rewards, values, _ = score_coalitions(*payload, reward, params)
+        with without_collection() if is_quick else nullcontext():
+            rewards, values, _ = score_coalitions(*payload, reward, params)
         scored += rewards.height + values.height
         return {REWARDS.name: rewards, COALITION_VALUES.name: values}
 
-    shards = _shards(rollouts, segments, reward, params)
+    shards = _shards(rollouts, segments, reward, params, GROUPS_PER_QUICK_SHARD if is_quick else GROUPS_PER_SHARD)
     done = LocalExecutor(layout.cache / "score_coalitions").map_shards(
         score_shard, shards, {REWARDS.name: REWARDS, COALITION_VALUES.name: COALITION_VALUES}, "score-coalitions", "rollouts"
     )
@@ -268,21 +274,25 @@ class _Table:
     def evaluate(self) -> None:
         """Find the values of the rows that have none yet."""
         start = len(self.values)
-        retrieval = self._by_parts(start) if self.scorer.takes_parts else None
-        parts = self.scorer.parts(self._prompt_ids[start:], self._queries[start:], self._texts[start:], retrieval)
+        retrieval, is_plain = self._by_parts(start) if self.scorer.takes_parts else (None, None)
+        parts = self.scorer.parts(self._prompt_ids[start:], self._queries[start:], self._texts[start:], retrieval, is_plain)
         self._parts.append(parts)
         self._asked = []
         self.values += parts.value.tolist()
 
-    def _by_parts(self, start: int) -> NDArray[np.float64]:
-        # The metric where a coalition's words are those of its segments; NaN where it has to be found by its text.
+    def _by_parts(self, start: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        # The metric where a coalition's words are those of its segments, NaN where it has to be found by its text; and where the answer
+        # has no word too many and none twice, so that no coalition of its segments has.
         found = np.full(len(self._masks) - start, np.nan)
+        is_plain = np.zeros(len(found), dtype=bool)
         chosen = []
         for game, first, last in self._asked:
-            segments = segment_texts(game.completion, game.spans)
-            if segments is not None and last > first:
+            own = segment_words(game.completion, game.spans) if last > first else None
+            if own is not None:
+                segments = [game.completion[begin:end] for begin, end in game.spans]
                 marks = np.frombuffer("".join(self._masks[first:last]).encode(), dtype=np.uint8).reshape(last - first, -1)
                 chosen.append((game.prompt_id, segments, marks == ord("1"), first - start, last - start))
+                is_plain[first - start : last - start] = len(own) <= self.settings.length_limit and len(set(own)) == len(own)
         if chosen:
             prompt_ids, parts, present, _, _ = zip(*chosen, strict=True)
             values = self.scorer.reward.coalition_values(prompt_ids, parts, present, is_raw_if_empty=self.settings.empty_value == "query")
@@ -290,7 +300,7 @@ class _Table:
             for _, _, _, first, last in chosen:
                 found[first:last] = values[row : row + last - first]
                 row += last - first
-        return found
+        return found, is_plain
 
     def values_of(self, game: _Game, masks: list[str]) -> NDArray[np.float64]:
         """Return v of evaluated coalitions."""
@@ -329,9 +339,22 @@ class _Scorer:
         return self.settings.calls == "batched" and self.reward.takes_parts
 
     def parts(
-        self, prompt_ids: Sequence[str], queries: Sequence[str], texts: Sequence[str], known: NDArray[np.float64] | None = None
+        self,
+        prompt_ids: Sequence[str],
+        queries: Sequence[str],
+        texts: Sequence[str],
+        known: NDArray[np.float64] | None = None,
+        is_plain: NDArray[np.bool_] | None = None,
     ) -> _Parts:
-        """Return the parts of each text; `queries` is what the retriever is given for it, `known` the metric where it is no NaN."""
+        """Return the parts of each text.
+
+        Args:
+            prompt_ids: of the texts.
+            queries: what the retriever is given for each.
+            texts: their own words.
+            known: the metric where it is no NaN.
+            is_plain: texts that are known to have no word too many and none twice.
+        """
         if known is None:
             retrieval = self._retrieval(list(zip(prompt_ids, queries, strict=True)))
         else:
@@ -339,7 +362,9 @@ class _Scorer:
             rows = np.flatnonzero(np.isnan(known)).tolist()
             if rows:
                 retrieval[rows] = self._retrieval([(prompt_ids[row], queries[row]) for row in rows])
-        by_words = np.array([self._of_words(text) for text in texts], dtype=np.float64).reshape(len(texts), 2)
+        by_words = np.zeros((len(texts), 2))
+        for row in range(len(texts)) if is_plain is None else np.flatnonzero(~is_plain).tolist():
+            by_words[row] = self._of_words(texts[row])
         length, repetition = by_words[:, 0], by_words[:, 1]
         settings = self.settings
         value = settings.retrieval_weight * retrieval + settings.length_weight * length + settings.repetition_weight * repetition
@@ -368,14 +393,14 @@ class _Scorer:
         return known
 
 
-def _shards(rollouts: pl.DataFrame, segments: pl.DataFrame, reward: JudgedReward, params: Params) -> list[Shard]:
+def _shards(rollouts: pl.DataFrame, segments: pl.DataFrame, reward: JudgedReward, params: Params, size: int) -> list[Shard]:
     # A rollout group is never cut: all texts of a prompt are in one shard, so that each is ranked once.
     groups = rollouts["prompt_id"].unique().sort().to_list()
     own = reward.own_reward.fingerprint if reward.own_reward else ""
     settings = (VERSION, params.train.seed, asdict(params.score_coalitions), reward.retriever.fingerprint, own)
     shards = []
-    for start in range(0, len(groups), GROUPS_PER_SHARD):
-        chosen = groups[start : start + GROUPS_PER_SHARD]
+    for start in range(0, len(groups), size):
+        chosen = groups[start : start + size]
         own = rollouts.filter(pl.col("prompt_id").is_in(chosen)).sort("rollout_id")
         own_segments = segments.filter(pl.col("rollout_id").is_in(own["rollout_id"].to_list())).sort("rollout_id", "segment_index")
         judgments = [(prompt_id, reward.raw_query(prompt_id), *_judgments(reward, prompt_id)) for prompt_id in chosen]
@@ -426,12 +451,13 @@ def _metrics(rollouts: pl.DataFrame, rewards: pl.DataFrame, values: pl.DataFrame
     answers = rollouts.select(
         "prompt_id", pl.col("completion").str.slice(pl.col("answer_start"), pl.col("answer_end") - pl.col("answer_start"))
     )
-    pairs = {(prompt_id, reward.compose(prompt_id, answer)) for prompt_id, answer in answers.iter_rows()}
-    pairs.update(values.join(rollouts.select("rollout_id", "prompt_id"), on="rollout_id").select("prompt_id", "query").iter_rows())
+    composed = [reward.compose(prompt_id, answer) for prompt_id, answer in answers.iter_rows()]
+    of_answers = answers.select("prompt_id", query=pl.Series(composed, dtype=pl.String))
+    of_coalitions = values.join(rollouts.select("rollout_id", "prompt_id"), on="rollout_id").select("prompt_id", "query")
     groups = rewards.group_by("prompt_id").agg(pl.col("is_degenerate_group").first(), pl.col("reward").max())
     return {
         "asked_values": rewards.height + values.height,
-        "distinct_values": len(pairs),
+        "distinct_values": pl.concat([of_answers, of_coalitions]).select(pl.struct("prompt_id", "query").n_unique()).item(),
         "coalitions": values.height,
         "rollout_groups": groups.height,
         "degenerate_groups": int(groups["is_degenerate_group"].sum()),

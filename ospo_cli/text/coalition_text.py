@@ -77,22 +77,22 @@ def coalition_texts(text: str, spans: Sequence[tuple[int, int]], coalitions: Seq
     ]
 
 
-def segment_texts(text: str, spans: Sequence[tuple[int, int]]) -> list[str] | None:
-    """Return the segments' texts, or None where a coalition's words may not be those of its segments one after the other.
+def segment_words(text: str, spans: Sequence[tuple[int, int]]) -> list[str] | None:
+    """Return the segments' words, one segment after the other, or None where a coalition's words may not be those of its segments.
 
     They are where the text is ASCII and no word reaches from one segment into the next: a run of segments then falls apart into words at
     the same places, whichever run it is.
 
-    >>> segment_texts("navy, wool coat", [(0, 4), (6, 15)])
-    ['navy', 'wool coat']
-    >>> segment_texts("15.6 inch", [(0, 2), (3, 4), (5, 9)]) is None
+    >>> segment_words("navy, wool coat", [(0, 4), (6, 15)])
+    ['navy', 'wool', 'coat']
+    >>> segment_words("15.6 inch", [(0, 2), (3, 4), (5, 9)]) is None
     True
     """
     if not text.isascii():
         return None
-    found = [text[start:end] for start, end in spans]
     whole = coalition_texts(text, spans, [[(0, len(spans))]])[0] if spans else ""
-    return found if words(whole) == words_of_parts(found) else None
+    apart = words_of_parts([text[start:end] for start, end in spans])
+    return apart if words(whole) == apart else None
 
 
 def words_of_parts(parts: Sequence[str]) -> list[str]:

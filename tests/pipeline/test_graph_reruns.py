@@ -23,6 +23,18 @@ def test_a_second_repro_computes_nothing(project):
     assert ran(done) == []
 
 
+def test_one_process_goes_on_where_single_commands_were_run(project):
+    assert "0 stages run" in command(project, "ospo", "run").stderr  # each stage was a command of its own, which dvc called
+    change(project, "attribute", rule="signed")
+    command(project, "ospo", "attribute", "--iter", "1")
+    outlook = command(project, "ospo", "run", "--dry-run").stdout.splitlines()
+    assert [line for line in outlook if not line.endswith(": up to date")] == [
+        "ospo update --iter 1: run",
+        "ospo evaluate: run",
+        "ospo report: run",
+    ]
+
+
 def test_one_process_gives_the_same_bytes_as_dvc_and_skips_what_is_up_to_date(repro, tmp_path):
     miniature.make(tmp_path / "one", train={"iterations": 1})
     command(tmp_path / "one", "ospo", "run")

@@ -45,6 +45,20 @@ def outputs(layout):
     return [layout.iteration(1, name).read_bytes() for name in ("rewards.parquet", "coalition_values.parquet")]
 
 
+@pytest.mark.parametrize("calls", ["batched", "one-by-one"])
+def test_length_and_repetition_are_those_of_each_coalitions_own_words(calls):
+    answers = (["wool coat", "red", "warm belt"], ["wool coat", "wool", "coat"], ["red", "crème"], ["red", "belt", "red belt"])
+    rows = [rollout("p0", index, list(answer)) for index, answer in enumerate(answers)]
+    _, found, _ = score(rows, changed(length_limit=3, length_weight=0.5, repetition_weight=0.1, calls=calls))
+    assert set(found["rollout_id"]) == {row[0] for row, _ in rows}
+    for query, length, repetition in found.select("query", "length", "repetition").iter_rows():
+        own = query.replace(",", "").split()
+        assert length == -max(0, len(own) - 3) / 3
+        assert repetition == len(set(own)) - len(own)
+    assert min(found["length"]) < 0
+    assert min(found["repetition"]) == -2
+
+
 @pytest.mark.parametrize("composition", ["replace", "append"])
 @pytest.mark.parametrize("empty_value", ["zero", "query"])
 def test_each_coalition_is_worth_what_its_text_is_worth_alone(composition, empty_value):
@@ -170,7 +184,7 @@ def test_shards_change_no_byte(tmp_path, monkeypatch, pooled):
     one, many = project(tmp_path / "one", pooled=pooled), project(tmp_path / "many", pooled=pooled)
     written = {table.name: table for table in (REWARDS, COALITION_VALUES)}
     metrics = stage.execute(one, params.Params(), 1)
-    monkeypatch.setattr(stage, "GROUPS_PER_SHARD", 1)
+    monkeypatch.setattr(stage, "GROUPS_PER_QUICK_SHARD", 1)
     stage.execute(many, params.Params(), 1)
     assert outputs(one) == outputs(many)
     assert metrics["asked_values"] == sum(
@@ -180,7 +194,7 @@ def test_shards_change_no_byte(tmp_path, monkeypatch, pooled):
 
 def test_finished_shards_are_used_again_and_unfinished_ones_computed_to_the_same_bytes(tmp_path, monkeypatch):
     whole, cut = project(tmp_path / "whole"), project(tmp_path / "cut")
-    monkeypatch.setattr(stage, "GROUPS_PER_SHARD", 2)
+    monkeypatch.setattr(stage, "GROUPS_PER_QUICK_SHARD", 2)
     stage.execute(whole, params.Params(), 1)
     plain, calls = stage.score_coalitions, []
 
@@ -214,7 +228,7 @@ def killed(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return plain(*arguments)
 
-stage.GROUPS_PER_SHARD, stage.score_coalitions = 2, killed
+stage.GROUPS_PER_QUICK_SHARD, stage.score_coalitions = 2, killed
 stage.execute(Layout(Path(sys.argv[1])), params.Params(), 1)
 """
 
@@ -225,7 +239,7 @@ def test_a_process_killed_in_the_third_shard_leaves_two_that_the_next_one_uses(t
     assert done.returncode == -signal.SIGKILL
     assert not cut.iteration(1, "rewards.parquet").exists()
     assert len(list(cut.cache.rglob("rewards.parquet"))) == 2
-    monkeypatch.setattr(stage, "GROUPS_PER_SHARD", 2)
+    monkeypatch.setattr(stage, "GROUPS_PER_QUICK_SHARD", 2)
     metrics = [stage.execute(layout, params.Params(), 1) for layout in (whole, cut)]
     assert outputs(cut) == outputs(whole)
     assert 0 < metrics[1]["computed_values"] < metrics[0]["computed_values"]

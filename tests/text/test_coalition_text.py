@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ospo_cli.text.coalition_text import coalition_text, segment_texts, words_of_parts
+from ospo_cli.text.coalition_text import coalition_text, segment_words, words_of_parts
 from ospo_cli.text.levels import LEVELS
 from ospo_cli.text.segments import segment
 from ospo_cli.text.words import words
@@ -65,20 +65,22 @@ def test_marks_and_spans_must_match() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet="ab1 .,'-5", max_size=24), st.lists(st.integers(0, 24), max_size=10), st.randoms(use_true_random=False))
-def test_the_words_of_a_coalition_are_those_of_its_segments_wherever_segment_texts_says_so(text, cuts, random):
+def test_the_words_of_a_coalition_are_those_of_its_segments_wherever_segment_words_says_so(text, cuts, random):
     places = sorted({min(cut, len(text)) for cut in cuts})
     spans = [span for span in pairwise(places) if random.random() < 0.8]
-    parts = segment_texts(text, spans)
+    parts = [text[start:end] for start, end in spans]
+    apart = segment_words(text, spans)
+    assert apart is None or apart == words_of_parts(parts)
     for _ in range(8):
         present = [random.random() < 0.5 for _ in spans]
-        chosen = [part for part, is_in in zip(parts or [], present, strict=parts is not None) if is_in]
-        assert parts is None or words(coalition_text(text, spans, present)) == words_of_parts(chosen)
+        chosen = [part for part, is_in in zip(parts, present, strict=True) if is_in]
+        assert apart is None or words(coalition_text(text, spans, present)) == words_of_parts(chosen)
 
 
 def test_segments_that_share_no_word_are_known_by_their_texts():
-    assert segment_texts("navy, wool coat", [(0, 4), (6, 10), (11, 15)]) == ["navy", "wool", "coat"]
+    assert segment_words("navy, wool coat", [(0, 4), (6, 10), (11, 15)]) == ["navy", "wool", "coat"]
 
 
 @pytest.mark.parametrize(("text", "spans"), [("woolcoat", [(0, 4), (4, 8)]), ("15.6", [(0, 2), (3, 4)]), ("crème coat", [(0, 5), (6, 10)])])
 def test_segments_that_cut_a_word_or_are_no_ascii_are_known_by_coalition_texts_alone(text, spans):
-    assert segment_texts(text, spans) is None
+    assert segment_words(text, spans) is None
