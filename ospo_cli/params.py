@@ -523,7 +523,9 @@ class Update:
     sampler_bound: float = parameter(2.0, "largest weight of a sampled token (sampler_correction)", minimum=1)
     max_gradient_norm: float = parameter(1.0, "gradient clipping; 0 never clips", minimum=0)
     precision: str = parameter(
-        "float32", "arithmetic of the passes: float32, or bfloat16 (autocast; needs a GPU)", choices=("float32", "bfloat16")
+        "float32",
+        "arithmetic of the passes: float32, or bfloat16 or float16 (autocast; need a GPU; float16 with a scaled loss)",
+        choices=("float32", "bfloat16", "float16"),
     )
     gradient_checkpointing: bool = parameter(False, "compute each layer again in the backward pass: less memory, a third more time")
     reference_groups: int = parameter(

@@ -24,6 +24,9 @@ from ospo_cli.policies.token_batches import Group
 from ospo_cli.policies.token_logprobs import token_logprobs
 from ospo_cli.policies.training_state import Checkpoint, Training
 
+# The loss's factor in float16, and what it is divided by where a gradient overflows: powers of two, which change no bit of a sum.
+FIRST_SCALE, SCALE_STEP = 65536.0, 4.0
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -81,7 +84,7 @@ def logprobs_of(policy: LoadedPolicy, rows: Rows, token_budget: int, precision: 
 
 
 def arithmetic(policy: LoadedPolicy, precision: str) -> AbstractContextManager[Any]:
-    """Return the context of forward passes: plain float32, or bfloat16 for the products of matrices where a GPU is there."""
+    """Return the context of forward passes: plain float32, or 16 bits for the products of matrices where a GPU is there."""
     if precision == "float32":
         return nullcontext()
     if policy.device.type != "cuda":
@@ -91,7 +94,7 @@ def arithmetic(policy: LoadedPolicy, precision: str) -> AbstractContextManager[A
             found=f"{precision} on {policy.device.type}",
             expected="float32",
         )
-    return torch.autocast("cuda", dtype=torch.bfloat16)
+    return torch.autocast("cuda", dtype=getattr(torch, precision))
 
 
 def checkpoint_layers(policy: LoadedPolicy) -> None:
@@ -210,6 +213,9 @@ def train(
         dropout: whether the adapter's dropout is on.
         progress: called for each step with a short note, and whether the step was done before a cut.
 
+    In float16 gradients would vanish below 6e-8: the loss is scaled by a power of two, which falls where a gradient is too large for it.
+    The step is then taken anew, so that none is lost, and a resumed run takes the same ones.
+
     Groups without any advantage take part in the denominators and are not run through the model, unless a penalty pulls on them.
 
     Raises:
@@ -218,6 +224,8 @@ def train(
     plan = step_plan(len(rows.groups), settings, seed, iteration)
     finished, notes = checkpoint.restore(training)
     steps: list[dict[str, float]] = notes.get("steps", [])
+    scale = FIRST_SCALE if settings.precision == "float16" else 1.0
+    scale = steps[-1].get("loss_scale", scale) if steps else scale
     policy.model.train(dropout)
     if settings.gradient_checkpointing:
         checkpoint_layers(policy)
@@ -228,8 +236,14 @@ def train(
         groups = [rows.groups[index] for index in plan[step]]
         is_first = not any(measures["tokens"] for measures in steps)  # steps without advantages leave the weights as they were
         apart = _mismatches(policy, rows, groups, settings) if is_first and dropout else None
-        with seeded_dropout(seed, f"update dropout/{iteration}/{step}", dropout):
-            measures = accumulate(policy, rows, groups, settings, is_first=is_first and not dropout)
+        while True:
+            with seeded_dropout(seed, f"update dropout/{iteration}/{step}", dropout):
+                measures = accumulate(policy, rows, groups, settings, is_first=is_first and not dropout, scale=scale)
+            if scale == 1.0 or training.unscale(scale):
+                break
+            scale /= SCALE_STEP
+        if settings.precision == "float16":
+            measures["loss_scale"] = scale
         if apart is not None:
             measures |= apart
         if is_first and measures["logprob_mismatch"] > settings.max_logprob_mismatch:
@@ -298,8 +312,13 @@ def step_weights(
     return by_row[owner], measures
 
 
-def accumulate(policy: LoadedPolicy, rows: Rows, groups: Sequence[Group], settings: Update, is_first: bool = False) -> dict[str, float]:
-    """Add the gradient of one optimiser step over some groups; return its measures. Cutting into micro-batches changes rounding alone."""
+def accumulate(
+    policy: LoadedPolicy, rows: Rows, groups: Sequence[Group], settings: Update, is_first: bool = False, scale: float = 1.0
+) -> dict[str, float]:
+    """Add the gradient of one optimiser step over some groups, times `scale`; return its measures.
+
+    Cutting into micro-batches changes rounding alone.
+    """
     weights, preference = step_weights(policy, rows, groups, settings)
     is_wanted = wanted_tokens(rows, settings)
     taken = trimmed(rows, groups, is_wanted)
@@ -352,7 +371,7 @@ def accumulate(policy: LoadedPolicy, rows: Rows, groups: Sequence[Group], settin
             raise PolicyError(
                 f"rollouts {part[0].first} to {part[-1].first}", "the loss is not finite", found=loss, remedy="lower update.learning_rate"
             )
-        result.loss.backward()
+        (result.loss if scale == 1.0 else result.loss * scale).backward()
         detached = logprobs.detach()
         losses["loss"].append(loss)
         for name, value in result.parts.items():

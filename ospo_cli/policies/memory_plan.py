@@ -49,8 +49,8 @@ def needed_bytes(policy: LoadedPolicy, groups: Sequence[Group], settings: Update
     targets = max((sum(group.tokens for group in part) for part in parts), default=0)
     logits = min(3 * LOGITS_AT_ONCE, 3 * targets * vocabulary)
     head = 2 * hidden * vocabulary if trained == every else 0  # the output embedding's gradient of a part, before it is added
-    if settings.precision == "bfloat16":
-        # Frozen weights are kept in bfloat16 for the backward pass.
+    if settings.precision != "float32":
+        # Frozen weights are kept in 16 bits for the backward pass.
         return _FLOAT * (4 * trained + logits + head) + 2 * (every + widest)
     needed = _FLOAT * (4 * trained + logits + head)
     if policy.device.type == "cpu":

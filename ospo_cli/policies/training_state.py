@@ -28,6 +28,16 @@ class Training:
             self.weights.values(), lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.999), foreach=False
         )
 
+    def unscale(self, scale: float) -> bool:
+        """Divide the gradient by a factor of its loss; False, and the gradient is gone, where it is not finite."""
+        gradients = [weight.grad for weight in self.weights.values() if weight.grad is not None]
+        if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+            for gradient in gradients:
+                gradient.mul_(1.0 / scale)
+            return True
+        self.optimizer.zero_grad(set_to_none=True)
+        return False
+
     def step(self, learning_rate: float) -> float:
         """Clip the gradient, step, clear it; return its norm before clipping.
 

@@ -231,7 +231,8 @@ def update(
     names = ("clipped_fraction", "clipped_fraction_positive", "clipped_fraction_negative", "behavior_kl", "reference_kl", "entropy")
     summed = ("loss", "policy_loss", "kl_loss", "entropy_loss")
     preferences = tuple(name for name in ("preference_margin", "preference_accuracy") if name in steps[0])
-    listed = (*names, *preferences, *summed, "gradient_norm", "learning_rate", "groups_used", "effective_share")
+    scales = tuple(name for name in ("loss_scale",) if name in steps[0])
+    listed = (*names, *preferences, *summed, *scales, "gradient_norm", "learning_rate", "groups_used", "effective_share")
     return {
         **{name: float(np.mean([step[name] for step in steps])) for name in (*summed, "gradient_norm")},
         **{name: mean(name) for name in (*names, *preferences)},

@@ -12,14 +12,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ospo_cli import params as parameters
 from ospo_cli import parquet, presets, schemas
-from ospo_cli.errors import ParameterError, PolicyError
+from ospo_cli.errors import PolicyError
 from ospo_cli.maths import seeding
 from ospo_cli.policies import gradient_step, memory_plan, token_batches, token_logprobs
 from ospo_cli.policies.folder import load_policy
 from ospo_cli.policies.gradient_step import Rows
 from ospo_cli.policies.token_batches import Group
+from ospo_cli.policies.training_state import Checkpoint, Training
 from ospo_cli.stages import rollout, update
 from tests.policies.tiny import copy_project, folder_bytes, tiny_params, write_advantages, write_project, write_tiny_policy
 
@@ -267,9 +267,10 @@ def test_gradient_checkpointing_of_a_whole_update_gives_the_weights_of_one_witho
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
-def test_bfloat16_is_refused_without_a_gpu(layout):
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_sixteen_bits_are_refused_without_a_gpu(layout, precision):
     with pytest.raises(PolicyError, match=r"update\.precision: is for GPUs"):
-        update.execute(layout, tiny_params(update={"precision": "bfloat16"}), 1)
+        update.execute(layout, tiny_params(update={"precision": precision}), 1)
     assert not layout.policy(1).exists()
 
 
@@ -360,14 +361,78 @@ def test_bfloat16_gives_nearly_the_loss_and_the_gradient_of_float32(policy, monk
     assert torch.cosine_similarity(gradients["bfloat16"], gradients["float32"], dim=0) > 0.99
 
 
-def test_bfloat16_on_this_processor_and_float16_anywhere_are_refused(policy):
+def float16_on_the_cpu(policy, precision):
+    return torch.autocast("cpu", torch.float16, enabled=precision == "float16")
+
+
+def trained(folder, rows, precision, checkpoint=None):
+    """Return the measures of two steps, and the weights behind them."""
+    policy = load_policy(folder, 1, trainable=True)
+    training = Training(policy.model, 1e-2, 0.0, 1.0)
+    settings = settings_of(precision=precision, groups_per_step=1, max_logprob_mismatch=1.0)
+    steps = gradient_step.train(policy, rows, training, checkpoint or Checkpoint(folder / "none"), settings, seed=0, iteration=1)
+    return steps, torch.cat([weight.detach().flatten() for weight in training.weights.values()])
+
+
+def test_float16_keeps_gradients_that_its_smallest_number_would_swallow(policy, monkeypatch):
+    monkeypatch.setattr(gradient_step, "arithmetic", float16_on_the_cpu)
     rows = near_the_policy(policy, draw(4))
-    with pytest.raises(PolicyError, match=r"update\.precision: is for GPUs"):
-        gradient_step.accumulate(policy, rows, rows.groups, settings_of(precision="bfloat16"))
-    values = parameters.to_mapping(parameters.Params())
-    values["update"]["precision"] = "float16"
-    with pytest.raises(ParameterError, match=r"update\.precision.*float16"):
-        parameters.from_mapping(values)
+    rows = dataclasses.replace(rows, advantages=rows.advantages * np.float32(1e-5))
+    gradients = {}
+    for precision, scale in (("float32", 1.0), ("float16", 1.0), ("float16", gradient_step.FIRST_SCALE)):
+        policy.model.zero_grad()
+        gradient_step.accumulate(policy, rows, rows.groups, settings_of(precision=precision), scale=scale)
+        found = torch.cat([weight.grad.flatten() for weight in policy.model.parameters() if weight.grad is not None])
+        gradients[precision, scale] = found / scale
+    plain, unscaled, scaled = gradients.values()
+    assert torch.linalg.norm(scaled - plain) < 0.02 * torch.linalg.norm(plain)
+    assert torch.linalg.norm(unscaled - plain) > 0.2 * torch.linalg.norm(plain)
+
+
+def test_float16_takes_a_step_anew_where_a_gradient_overflows(policy, monkeypatch):
+    monkeypatch.setattr(gradient_step, "arithmetic", float16_on_the_cpu)
+    rows = near_the_policy(policy, draw(4))
+    rows = dataclasses.replace(rows, advantages=rows.advantages * np.float32(1e3))
+    plain, expected = trained(policy.folder, rows, "float32")
+    steps, weights = trained(policy.folder, rows, "float16")
+    scales = [each["loss_scale"] for each in steps]
+    assert 1.0 <= scales[0] < gradient_step.FIRST_SCALE
+    assert scales == sorted(scales, reverse=True)
+    assert len(steps) == len(plain) > 1
+    assert steps[0]["gradient_norm"] == pytest.approx(plain[0]["gradient_norm"], rel=0.02)
+    assert steps[0]["loss"] == pytest.approx(plain[0]["loss"], rel=0.02)
+    assert float((weights - expected).abs().mean()) < 1e-3  # two steps of 1e-2
+
+
+def test_float16_resumes_to_the_same_bytes(policy, tmp_path, monkeypatch):
+    monkeypatch.setattr(gradient_step, "arithmetic", float16_on_the_cpu)
+    rows = near_the_policy(policy, draw(4))
+    rows = dataclasses.replace(rows, advantages=rows.advantages * np.float32(1e3))
+    steps, weights = trained(policy.folder, rows, "float16")
+    checkpoint = Checkpoint(tmp_path, every_seconds=0.0)
+    plain, calls = gradient_step.accumulate, []
+
+    def dies(*arguments, **named):
+        calls.append(1)
+        return plain(*arguments, **named) if checkpoint._latest() is None else 1 / 0
+
+    monkeypatch.setattr(gradient_step, "accumulate", dies)
+    with pytest.raises(ZeroDivisionError):
+        trained(policy.folder, rows, "float16", checkpoint)
+    monkeypatch.setattr(gradient_step, "accumulate", lambda *arguments, **named: calls.append(2) or plain(*arguments, **named))
+    again, resumed = trained(policy.folder, rows, "float16", checkpoint)
+    assert calls.count(2) < calls.count(1) + calls.count(2)
+    assert again == steps
+    assert torch.equal(resumed, weights)
+
+
+def test_a_gradient_that_no_scale_makes_finite_is_named(policy, monkeypatch):
+    monkeypatch.setattr(Training, "unscale", lambda self, scale: bool(self.optimizer.zero_grad()))
+    monkeypatch.setattr(gradient_step, "arithmetic", float16_on_the_cpu)
+    rows = near_the_policy(policy, draw(4))
+    rows = dataclasses.replace(rows, advantages=rows.advantages * np.float32(1e12))
+    with pytest.raises(PolicyError, match="is not finite"):
+        trained(policy.folder, rows, "float16")
 
 
 def test_rollouts_whose_ids_do_not_spell_their_text_under_this_tokenizer_are_refused(layout):
