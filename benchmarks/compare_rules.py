@@ -1,15 +1,17 @@
 """Credit rules: the same warm start and first rollouts per seed, several rules and learning rates, paired tests, learning curves.
 
 Run: python benchmarks/compare_rules.py FOLDER [--seeds 0 1 2] [--methods uniform myerson+group-additive …] [--learning-rates 5e-4 …]
-     python benchmarks/compare_rules.py FOLDER --preset smollm2-movies --inputs movies --learning-rates 2e-4 --evaluations 2 --methods …
+     python benchmarks/compare_rules.py FOLDER --preset smollm2-movies --inputs movies --learning-rates 2e-4 --methods …
 
 FOLDER keeps one project per seed and method; run it again and only what is missing is computed. Every seed is a warm start and a training
 of its own (of the demo: a shop too). A method is RULE, ESTIMATOR+RULE, or ospo-prop or ospo-rank for all that the paper says of credit
 (section attribute of that algorithm); the first is what the others are compared with. --inputs is a folder whose content every project
 needs (a catalogue, data/pretrained); it is linked, not copied. Of each method the learning rate with the best reward in the last
-iteration's rollouts is compared (train prompts: held-out prompts choose nothing); all of them stand below. Intervals resample prompts; the
-spread (±) is the standard deviation over seeds. Curves: mean reward of the rollouts, in tenths of the training, against the tokens
-sampled and the minutes of processor time from rollout to update. --curves FILE.svg draws them.
+iteration's rollouts is compared (train prompts: held-out prompts choose nothing); all of them stand below. Intervals (95 %) resample
+prompts; the spread (±) is the standard deviation over seeds; p values are not adjusted for their number. Curves: mean reward of the
+rollouts, in tenths of the training, against the tokens sampled and the minutes of processor time from rollout to update. --curves FILE.svg
+draws them. --outcomes FOLDER keeps each project's values as a small Parquet file, and takes them from there where FOLDER has no such
+project: seeds may be added later or elsewhere.
 """
 
 from __future__ import annotations
@@ -59,6 +61,9 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=1, help="policies that are evaluated after the warm start, evenly spaced")
     parser.add_argument("--threads", type=int, help="over the preset's policy.threads")
     parser.add_argument("--curves", type=Path, metavar="FILE.svg", help="draw reward against tokens and minutes")
+    parser.add_argument(
+        "--outcomes", type=Path, metavar="FOLDER", help="keep each project's values here, and take those of absent projects"
+    )
     options = parser.parse_args()
     found: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for seed in options.seeds:
@@ -66,9 +71,15 @@ def main() -> None:
         for method in options.methods:
             for rate in options.learning_rates:
                 project = options.folder / f"seed-{seed}" / f"{method}-{rate:g}"
+                kept = options.outcomes / f"seed-{seed}" / f"{method}-{rate:g}.parquet" if options.outcomes else None
+                if kept is not None and kept.is_file() and not project.is_dir():
+                    found.setdefault((method, rate), []).append(read_outcome(kept))
+                    continue
                 run(project, settings(options, seed, method, rate), base or options.inputs)
                 base = base or project
                 found.setdefault((method, rate), []).append(outcome(project))
+                if kept is not None:
+                    write_outcome(found[method, rate][-1], kept)
     print_tables(found, options)
 
 
@@ -141,6 +152,27 @@ def outcome(project: Path) -> dict[str, Any]:
     }
 
 
+def write_outcome(found: dict[str, Any], path: Path) -> None:
+    """Keep an outcome: a row per system, decoding and prompt (by number), the sums over iterations in the file's metadata."""
+    frames = [
+        pl.DataFrame({"system": name, "decoding": decoding, "prompt": np.arange(len(values)), "value": values})
+        for (name, decoding), values in sorted(found["cells"].items())
+    ]
+    sums = {name: value for name, value in found.items() if name != "cells"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pl.concat(frames).write_parquet(path, compression="zstd", compression_level=19, metadata={"sums": json.dumps(sums)})
+
+
+def read_outcome(path: Path) -> dict[str, Any]:
+    """Return what `write_outcome` kept."""
+    sums = json.loads(pl.read_parquet_metadata(path)["sums"])
+    cells = {
+        (str(name), str(decoding)): rows.sort("prompt")["value"].to_numpy()
+        for (name, decoding), rows in pl.read_parquet(path).group_by("system", "decoding")
+    }
+    return {"cells": cells, **sums}
+
+
 def _seconds(layout: Layout, iteration: int) -> float:
     """Return the processor seconds of an iteration from rollout to update, as `ospo run` noted them."""
     stages = ("rollout", "segment", "score-coalitions", "attribute", "update")
@@ -197,41 +229,43 @@ def print_tables(found: dict[tuple[str, float], list[dict[str, Any]]], options: 
     prompts = sum(len(seed["cells"]["final", "greedy"]) for seed in first)
     seeds = " ".join(map(str, options.seeds))
     print(f"{options.preset}, seeds {seeds}, {prompts} held-out prompts in all, the reward's metric and retriever\n")
+    draws = Resamples(prompts, 2000, seeding.generator(0, "compare rules"))
     for name, decoding in (("raw query", "none"), ("warm start", "greedy"), ("warm start", "sampled"), ("oracle", "none")):
-        print(f"{name} ({decoding}): {_mean(first, name, decoding)}" if decoding != "none" else f"{name}: {_mean(first, name, decoding)}")
+        print(f"{name}{f' ({decoding})' if decoding != 'none' else ''}: {_mean(first, name, decoding, draws)}")
     best = {
         method: max(options.learning_rates, key=lambda rate, method=method: _average(found[method, rate], "last_reward"))
         for method in options.methods
     }
-    draws = Resamples(prompts, 2000, seeding.generator(0, "compare rules"))
     reference = found[options.methods[0], best[options.methods[0]]]
-    head = ("method", "learning rate", "greedy", f"minus {options.methods[0]}", "sampled", f"minus {options.methods[0]}")
-    print("\n| " + " | ".join((*head, "mean training reward", "tokens sampled", "texts scored")) + " |\n|" + " --- |" * 9)
+    differences = (f"minus {options.methods[0]}", "minus raw query")
+    head = ("method", "learning rate", "greedy", *differences, "sampled", *differences)
+    print("\n| " + " | ".join((*head, "mean training reward", "tokens sampled", "texts scored", "CPU minutes")) + " |\n|" + " --- |" * 12)
     for method in options.methods:
         rows = found[method, best[method]]
         cells = [method, f"{best[method]:g}"]
         for decoding in ("greedy", "sampled"):
-            cells.append(_mean(rows, "final", decoding))
-            paired = draws.difference(_pooled(rows, decoding), _pooled(reference, decoding))
-            is_reference = rows is reference
-            cells.append("" if is_reference else f"{paired.mean:+.3f} [{paired.low:+.3f}, {paired.high:+.3f}] p {paired.p_value:.4f}")
+            cells.append(_mean(rows, "final", decoding, draws))
+            for is_shown, other in ((rows is not reference, _pooled(reference, decoding)), (True, _pooled(rows, "none", "raw query"))):
+                paired = draws.difference(_pooled(rows, decoding), other)
+                cells.append(f"{paired.mean:+.3f} [{paired.low:+.3f}, {paired.high:+.3f}] p {paired.p_value:.4f}" if is_shown else "")
         cells += [f"{_average(rows, 'training_reward'):.3f}", f"{_average(rows, 'tokens'):,.0f}", f"{_average(rows, 'texts'):,.0f}"]
+        cells.append(f"{np.mean([row['summed_minutes'][-1] for row in rows]):,.0f}")
         print("| " + " | ".join(cells) + " |")
     print_curves({method: found[method, best[method]] for method in options.methods}, options.curves)
     print("\n| method | learning rate | greedy | sampled | mean training reward | in the last iteration |\n|" + " --- |" * 6)
     for (method, rate), rows in found.items():
-        ends = f"{_mean(rows, 'final', 'greedy')} | {_mean(rows, 'final', 'sampled')}"
+        ends = f"{_mean(rows, 'final', 'greedy', draws)} | {_mean(rows, 'final', 'sampled', draws)}"
         print(f"| {method} | {rate:g} | {ends} | {_average(rows, 'training_reward'):.3f} | {_average(rows, 'last_reward'):.3f} |")
 
 
-def _mean(rows: list[dict[str, Any]], name: str, decoding: str) -> str:
-    means = [float(row["cells"][name, decoding].mean()) for row in rows]
-    spread = f" ± {np.std(means, ddof=1):.3f}" if len(means) > 1 else ""
-    return f"{np.mean(means):.3f}{spread}"
+def _mean(rows: list[dict[str, Any]], name: str, decoding: str, draws: Resamples) -> str:
+    found = draws.mean(_pooled(rows, decoding, name))
+    spread = f" ± {np.std([row['cells'][name, decoding].mean() for row in rows], ddof=1):.3f}" if len(rows) > 1 else ""
+    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]{spread}"
 
 
-def _pooled(rows: list[dict[str, Any]], decoding: str) -> np.ndarray:
-    return np.concatenate([row["cells"]["final", decoding] for row in rows])
+def _pooled(rows: list[dict[str, Any]], decoding: str, name: str = "final") -> np.ndarray:
+    return np.concatenate([row["cells"][name, decoding] for row in rows])
 
 
 def _average(rows: list[dict[str, Any]], name: str) -> float:
