@@ -138,7 +138,7 @@ def plan(layout: Layout, params: Params) -> tuple[pl.DataFrame, dict[str, Any]]:
 
 
 def _existing(layout: Layout, params: Params) -> Iterator[tuple[Node, str]]:
-    """Yield every stage and who made its results: `ospo run`, `dvc repro`, or nobody (empty), where they would be made again."""
+    """Yield every stage and whose records hold its results: ospo run's, dvc repro's alone, or nobody's (empty: it would run again)."""
     lock, stale = DvcLock(layout.root), set[str]()
     for made, state in runner.outlook(layout, params):
         by = "ospo run" if state == "up to date" else ""
@@ -187,7 +187,7 @@ def print_plan(table: pl.DataFrame, facts: dict[str, Any], stream: TextIO | None
     output.line(_store_in_words(facts))
     if facts["made_by"]:
         made = ", ".join(f"{number} by {name}" for name, number in facts["made_by"].items())
-        output.line(f"Up to date: {made}. `ospo run` skips its own alone, `dvc repro` its own.")
+        output.line(f"Up to date: {made}. `ospo run` skips what it or a command of its stages made, `dvc repro` what stands in dvc.lock.")
     output.line(f"A model of {count(facts['weights'])} weights. Calibrated in {short(facts['seconds'])} s; other work here counts in.")
 
 
