@@ -86,3 +86,10 @@ def test_an_error_line_shows_control_characters_and_stays_short():
     line = TableError("f\x1b[2J", "bad\n", found="\u202e" + "y" * 100_000).line()
     assert line.isprintable()
     assert len(line) < 1500
+
+
+def test_order_proves_that_keys_differ_and_nulls_prove_nothing():
+    ascending = pl.DataFrame({"name": ["a", "a", "b"], "place": [1, 2, 0]})
+    assert parquet._is_ascending(ascending, ["name", "place"])
+    assert not parquet._is_ascending(ascending, ["name"])
+    assert not parquet._is_ascending(pl.DataFrame({"name": [None, None]}, schema={"name": pl.String}), ["name"])
