@@ -69,7 +69,7 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     reward = JudgedReward(documents, prompts, qrels, pools, params, cache=layout.cache, store=store, own_reward=own)
     index_seconds = time.monotonic() - start_seconds
 
-    is_quick = reward.takes_parts and settings.calls == "batched"
+    is_quick = reward.takes_parts and settings.calls == "batched" and _is_light(settings)
     scored = 0
 
     def score_shard(payload: tuple[pl.DataFrame, pl.DataFrame]) -> dict[str, pl.DataFrame]:
@@ -391,6 +391,13 @@ class _Scorer:
             known = (0.0 - max(0, len(found) - limit) / limit, 0.0 - (len(found) - len(set(found))))
             self._word_parts[text] = known
         return known
+
+
+def _is_light(settings: ScoreCoalitions) -> bool:
+    # Whether the number of an answer's coalitions grows with the square of its segments at most: large shards then fit the memory.
+    budget, long = Budget(**settings.coalition_budget), Players(64)
+    families = {family for name in settings.estimators for family in ESTIMATORS[name].families_for(long, budget)} | set(settings.families)
+    return families <= {"contiguous", "prefix", "leave-one-out"} and settings.budget == "fixed"
 
 
 def _shards(rollouts: pl.DataFrame, segments: pl.DataFrame, reward: JudgedReward, params: Params, size: int) -> list[Shard]:

@@ -305,3 +305,16 @@ def test_raw_queries_are_scored_by_themselves(tmp_path):
     found = parquet.read(layout.raw_query_values(), RAW_QUERY_VALUES)
     reward = JudgedReward(*prepared(), params.Params())
     assert found["value"].to_list() == [reward.values([prompt_id], [reward.raw_query(prompt_id)])[0] for prompt_id in found["prompt_id"]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_light"),
+    [
+        ({}, True),
+        ({"families": ["powerset"]}, False),
+        ({"estimators": ["shapley"]}, False),
+        ({"estimators": ["uniform"], "families": []}, True),
+    ],
+)
+def test_large_shards_are_for_answers_of_few_coalitions(settings, is_light):
+    assert stage._is_light(changed(**settings).score_coalitions) is is_light
