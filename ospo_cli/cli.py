@@ -78,6 +78,10 @@ def _stage(name: str, project: Path, iteration: int | None = None) -> dict[str, 
     layout = Layout(project)
     parameters = params.load(layout.params)
     wanted = node(name, iteration, parameters)
+    if wanted.runs and "DVC_STAGE" in os.environ:
+        from ospo_cli.graph import dvc
+
+        dvc.check_reads(project, wanted, parameters)
     result = runner.execute(wanted, layout, parameters)
     written = ", ".join((*wanted.outputs, *wanted.metrics))
     sys.stderr.write(f"{wanted.command}: wrote {shorten(written, 1000)}\n")

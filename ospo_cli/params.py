@@ -281,6 +281,12 @@ class Rollout:
         "all", "all, or headroom (raw query's value below headroom_max; a change of reward then samples again)", choices=("all", "headroom")
     )
     headroom_max: float = parameter(0.95, "largest raw-query value of a headroom prompt", minimum=0, maximum=1)
+    further_rounds: int = parameter(
+        0,
+        "most further rounds in which prompts are drawn for rollout groups of equal rewards, until prompts_per_iteration groups have "
+        "unequal ones; above 0 a change of reward samples again",
+        minimum=0,
+    )
     sampler: str = parameter(
         "transformers",
         "who draws the rollouts: transformers (this process), vllm (an engine; extra [vllm]) or openai (a server); docs/sampling.md",

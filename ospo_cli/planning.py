@@ -185,6 +185,12 @@ def print_plan(table: pl.DataFrame, facts: dict[str, Any], stream: TextIO | None
         f"{plain(facts['coalitions'], 1)} coalitions, {plain(facts['distinct_texts'], 1)} distinct texts (from {facts['answers_from']})."
     )
     output.line(_store_in_words(facts))
+    further = facts["params"]["rollout"]["further_rounds"]
+    if further:
+        output.line(
+            f"Rollouts of the first round are planned; as many prompts again as there are rollout groups of equal rewards follow, "
+            f"up to {count(further)} times (rollout.further_rounds)."
+        )
     if facts["made_by"]:
         made = ", ".join(f"{number} by {name}" for name, number in facts["made_by"].items())
         output.line(f"Up to date: {made}. `ospo run` skips what it or a command of its stages made, `dvc repro` what stands in dvc.lock.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,29 @@ def stage_of(made: Node, root: Path) -> dict[str, Any]:
     return _stage(made, (root / "ospo_cli" / "cli.py").is_file())
 
 
+def check_reads(root: Path, made: Node, params: Params) -> None:
+    """Refuse to run under DVC what depends on more than the dvc.yaml in `root` says: DVC would keep it when that changes.
+
+    Raises:
+        OspoError: an input or a parameter is not declared, which is so where `dvc exp run -S` changes what a stage reads.
+    """
+    path = root / "dvc.yaml"
+    try:
+        declared = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"][made.stage]["do"]
+        known = [*declared["deps"], *(name for name in declared["params"] if isinstance(name, str))]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise OspoError(path, "cannot be read as a graph of ospo's", found=repr(error), remedy="run `ospo graph`") from None
+    templated = _templated(made.stage, params)
+    missing = [name for name in (*templated.inputs, *templated.sections) if name not in known]
+    if missing:
+        raise OspoError(
+            path,
+            f"does not say that {made.stage} reads {missing[0]}",
+            found=f"{len(missing)} undeclared",
+            remedy="set in params.yaml what `dvc exp run -S` sets, run `ospo graph`, then go on",
+        )
+
+
 def _templated(stage: str, params: Params) -> Node:
     """Return a node of which the paths hold DVC's ${item} in place of the numbers 6 and 7."""
     assert stage in ITERATED
@@ -98,7 +122,7 @@ def _templated(stage: str, params: Params) -> Node:
     def put(path: str) -> str:
         return path.replace("/007", "/${item.folder}").replace("/006", "/${item.previous}")
 
-    return Node(stage, 7, tuple(map(put, made.inputs)), tuple(map(put, made.outputs)), tuple(map(put, made.metrics)), made.sections)
+    return replace(made, inputs=tuple(map(put, made.inputs)), outputs=tuple(map(put, made.outputs)), metrics=tuple(map(put, made.metrics)))
 
 
 def _stage(made: Node, tracks_modules: bool) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from ospo_cli import own_reward as own_rewards
@@ -24,6 +24,7 @@ class Node:
         metrics: flat JSON files of numbers that are written besides; they hold durations, so they differ from run to run.
         sections: sections of params.yaml, or `section.name`, that the result depends on.
         optional: files that are read where they are there; no stage makes them, and DVC does not know them.
+        runs: name of the module that runs it where that is not the stage's own.
     """
 
     stage: str
@@ -33,6 +34,7 @@ class Node:
     metrics: tuple[str, ...]
     sections: tuple[str, ...]
     optional: tuple[str, ...] = ()
+    runs: str = ""
 
     @property
     def command(self) -> str:
@@ -46,14 +48,19 @@ class Node:
 
     @property
     def module(self) -> str:
-        """Dotted name of the stage's module."""
-        return f"ospo_cli.stages.{self.stage.replace('-', '_')}"
+        """Dotted name of the module that runs it."""
+        return f"ospo_cli.{self.runs}" if self.runs else f"ospo_cli.stages.{self.stage.replace('-', '_')}"
 
 
 ITERATED = ("rollout", "segment", "score-coalitions", "attribute", "update")
 # Of score_coalitions, what attribute depends on besides the values.
 ATTRIBUTE_READS = (
     "format_weight", "contiguous_width", "contiguous_cap", "exact_coalitions", "orders", "budget", "further_coalitions", "grand_value",
+)  # fmt: skip
+# Of score_coalitions, what no reward of a whole answer depends on.
+CREDIT_READS = (
+    "estimators", "families", "contiguous_width", "contiguous_cap", "exact_coalitions", "orders", "budget", "further_coalitions",
+    "grand_value", "degenerate_groups", "calls", "empty_value",
 )  # fmt: skip
 LEARNED_FROM = ("token_advantages", "targets", "preference_pairs")
 PREPARED = ("documents", "prompts", "qrels", "pools")
@@ -141,11 +148,21 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
     if iteration is None or iteration < 1:
         raise ParameterError(f"ospo {stage}", "no such iteration", found=iteration, expected="1 or more (policy 000 is the warm start)")
     behavior = str(layout.policy(iteration - 1))
+    own_reward: tuple[str, ...] = ()
+    if params.score_coalitions.own_reward:
+        own_reward = (str(own_rewards.source_file(params.score_coalitions.own_reward, layout.root)),)
     if stage == "rollout":
-        return Node(
+        made = Node(
             stage, iteration, (*prepared("prompts"), behavior, *raw),
             of(iteration, "rollouts.parquet", "sampling_logprobs.parquet"),
             of(iteration, "rollout_metrics.json"), ("train.seed", "policy", "rollout"),
+        )  # fmt: skip
+        if not params.rollout.further_rounds:
+            return made
+        reads = tuple(f"score_coalitions.{field.name}" for field in fields(params.score_coalitions) if field.name not in CREDIT_READS)
+        return replace(
+            made, inputs=(*made.inputs, *prepared(*(name for name in PREPARED if name != "prompts")), *searching, *own_reward),
+            sections=(*made.sections, "retrieval", *reads), runs="dynamic_sampling",
         )  # fmt: skip
     if stage == "segment":
         return Node(
@@ -153,8 +170,6 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
             of(iteration, "segment_metrics.json"), ("segment",),
         )  # fmt: skip
     if stage == "score-coalitions":
-        name = params.score_coalitions.own_reward
-        own_reward = (str(own_rewards.source_file(name, layout.root)),) if name else ()
         return Node(
             stage, iteration, prepared(*PREPARED) + searching + of(iteration, "rollouts.parquet", "segments.parquet") + own_reward,
             of(iteration, "rewards.parquet", "coalition_values.parquet"), of(iteration, "score_metrics.json"),

@@ -1,12 +1,12 @@
-"""Sample rollout groups: completions with token ids and log-probabilities, no reward."""
+"""Sample rollout groups: completions with token ids and log-probabilities, no reward of its own."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,86 +22,168 @@ from ospo_cli.maths import seeding
 from ospo_cli.text.answers import find_answer
 
 if TYPE_CHECKING:
+    from ospo_cli.policies.folder import LoadedPolicy
     from ospo_cli.policies.sampler import CompletionSampler
 
+TABLES = {"rollouts": schemas.ROLLOUTS, "sampling_logprobs": schemas.SAMPLING_LOGPROBS}
 
-def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[str, Any]:
-    """Read prompts and policy k-1; write rollouts and their metrics. Finished shards of a run that was cut off are used."""
+
+def execute(
+    layout: Layout, params: parameters.Params, iteration: int, count_alive: Callable[[pl.DataFrame], int] | None = None
+) -> dict[str, Any]:
+    """Read prompts and policy k-1; write rollouts and their metrics. Finished shards of a run that was cut off are used.
+
+    Args:
+        layout, params, iteration: what to sample.
+        count_alive: table rollouts of whole groups -> how many of these groups have unequal rewards; needed where
+            rollout.further_rounds is above 0 (`dynamic_sampling.execute`).
+    """
     from ospo_cli.policies import chosen_sampler
     from ospo_cli.policies.folder import render_prompt
-    from ospo_cli.policies.sampler import too_long
 
     prompts = parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS, made_by="ospo prepare-data")
     values = None
     if params.rollout.prompts == "headroom":
         values = parquet.read(layout.raw_query_values(), schemas.RAW_QUERY_VALUES, made_by="ospo score-queries")
-    chosen = choose_prompts(prompts, values, params.rollout, params.train.seed, iteration)
-    if chosen.height < params.rollout.prompts_per_iteration:
+    settings = params.rollout
+    chosen = choose_prompts(prompts, values, settings, params.train.seed, iteration)
+    if chosen.height < settings.prompts_per_iteration:
         sys.stderr.write(
             f"rollout {iteration}: {chosen.height} prompts, all there are "
-            f"(rollout.prompts_per_iteration asks for {params.rollout.prompts_per_iteration})\n"
+            f"(rollout.prompts_per_iteration asks for {settings.prompts_per_iteration})\n"
         )
+    further = further_prompts(prompts, values, settings, params.train.seed, iteration).head(settings.further_rounds * chosen.height)
     made_by = f"ospo update --iter {iteration - 1}" if iteration > 1 else "ospo warm-start"
     policy = chosen_sampler.load_for(layout.policy(iteration - 1), params, made_by)
-    settings = params.rollout
-    shards = []
-    per_shard = max(1, settings.batch_size // settings.group_size)
-    rows = [(prompt_id, render_prompt(policy, text)) for prompt_id, text in chosen.select("prompt_id", "prompt").iter_rows()]
-    unfit = {rows[index][0] for index in too_long(policy, [ids for _, ids in rows], settings.max_new_tokens)}
-    rows = _fitting(rows, unfit, policy.context_length, settings, iteration)
-    rows.sort(key=lambda row: (len(row[1]), row[0]))  # prompts of like length share a shard: less padding
-    for start in range(0, len(rows), per_shard):
-        part = rows[start : start + per_shard]
-        key = content_key(
-            "rollouts 2",
-            policy.content_hash,
-            part,
-            settings.group_size,
-            settings.temperature,
-            settings.top_k,
-            settings.top_p,
-            settings.max_new_tokens,
-            params.train.seed,
-            iteration,
-            params.policy.threads,
-            *chosen_sampler.identity(settings),
-        )
-        shards.append(Shard(key, len(part) * settings.group_size, part))
-    began = time.monotonic()
-    fresh_tokens = 0
-
-    def work(sampler: CompletionSampler, part: Any) -> dict[str, pl.DataFrame]:
-        nonlocal fresh_tokens
-        frame, logprobs = rollout(sampler, part, settings, params.train.seed, iteration)
-        fresh_tokens += int(frame["token_ids"].list.len().sum())
-        return {"rollouts": frame, "sampling_logprobs": logprobs}
-
-    executor = LocalExecutor(layout.cache / "rollouts")
-    tables = {"rollouts": schemas.ROLLOUTS, "sampling_logprobs": schemas.SAMPLING_LOGPROBS}
-    with chosen_sampler.opened(policy, params, max(len(ids) for _, ids in rows)) as sampler:
-        results = executor.map_shards(partial(work, sampler), shards, tables, f"rollout {iteration}", "completions")
-    seconds = time.monotonic() - began
-    made = {name: pl.concat([result[name] for result in results]) for name in tables}
+    rows, waiting = (
+        [(prompt_id, render_prompt(policy, text)) for prompt_id, text in drawn.select("prompt_id", "prompt").iter_rows()]
+        for drawn in (chosen, further)
+    )
+    sampled = _Sampled(rounds=[])
+    with chosen_sampler.opened(policy, params, max(len(ids) for _, ids in (*rows, *waiting))) as sampler:
+        sampling = _Sampling(LocalExecutor(layout.cache / "rollouts"), policy, sampler, params, iteration, sampled)
+        sampling.draw(rows)
+        if settings.further_rounds:
+            assert count_alive is not None, "rollout.further_rounds needs rewards"
+            sampling.draw_until_full(len(rows), waiting, count_alive)
+    made = {name: pl.concat([tables[name] for tables in sampled.rounds]) for name in TABLES}
     rollouts = made["rollouts"]
     metrics = describe(rollouts) | {
         "iteration": iteration,
-        "prompts": len(rows),
-        "prompts_too_long": len(unfit),
-        "sampling_seconds": seconds,
-        "tokens_per_second": fresh_tokens / seconds if fresh_tokens else None,
-        "shards": len(shards),
+        "prompts": rollouts["prompt_id"].n_unique(),
+        "prompts_too_long": sampled.too_long,
+        "sampling_seconds": sampled.seconds,
+        "tokens_per_second": sampled.fresh_tokens / sampled.seconds if sampled.fresh_tokens else None,
+        "shards": sampled.shards,
     }
+    if settings.further_rounds:
+        metrics |= {"rounds": len(sampled.rounds), "alive_groups": sampled.alive}
     if metrics["empty_completions"]:
         empty = rollouts.filter(pl.col("completion") == "")["prompt_id"].unique(maintain_order=True).to_list()
         sys.stderr.write(
             f"rollout {iteration}: {metrics['empty_completions']} empty completions (the end token came first), "
             f"of prompts {_named(empty)}: scored as an empty query, counted in rollout_metrics.json\n"
         )
-    for name, table in tables.items():
+    for name, table in TABLES.items():
         parquet.write(made[name], layout.iteration(iteration, f"{name}.parquet"), table)
     with parquet.replacing(layout.iteration(iteration, "rollout_metrics.json")) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return metrics
+
+
+@dataclass
+class _Sampled:
+    """What was drawn so far: the tables of each round, and what the metrics count."""
+
+    rounds: list[dict[str, pl.DataFrame]]
+    too_long: int = 0
+    seconds: float = 0.0
+    fresh_tokens: int = 0
+    shards: int = 0
+    alive: int = 0
+
+
+@dataclass(frozen=True)
+class _Sampling:
+    """Draws rounds of rollout groups; `done` grows."""
+
+    executor: LocalExecutor
+    policy: LoadedPolicy
+    sampler: CompletionSampler
+    params: parameters.Params
+    iteration: int
+    done: _Sampled
+
+    def draw(self, rows: list[tuple[str, list[int]]]) -> pl.DataFrame:
+        """Sample a group for each (prompt id, prompt tokens) that fits, and return table rollouts of this round."""
+        from ospo_cli.policies.sampler import too_long
+
+        settings, seed = self.params.rollout, self.params.train.seed
+        unfit = {rows[index][0] for index in too_long(self.policy, [ids for _, ids in rows], settings.max_new_tokens)}
+        rows = _fitting(rows, unfit, self.policy.context_length, settings, self.iteration, is_first=not self.done.rounds)
+        rows.sort(key=lambda row: (len(row[1]), row[0]))  # prompts of like length share a shard: less padding
+        shards = self._shards(rows)
+        began = time.monotonic()
+
+        def work(part: Any) -> dict[str, pl.DataFrame]:
+            frame, logprobs = rollout(self.sampler, part, settings, seed, self.iteration)
+            self.done.fresh_tokens += int(frame["token_ids"].list.len().sum())
+            return {"rollouts": frame, "sampling_logprobs": logprobs}
+
+        label = f"rollout {self.iteration}" + (f", round {len(self.done.rounds) + 1}" if self.done.rounds else "")
+        results = self.executor.map_shards(work, shards, TABLES, label, "completions")
+        self.done.seconds += time.monotonic() - began
+        self.done.shards += len(shards)
+        self.done.too_long += len(unfit)
+        made = {name: pl.concat([table.empty(), *(result[name] for result in results)]) for name, table in TABLES.items()}
+        self.done.rounds.append(made)
+        return made["rollouts"]
+
+    def draw_until_full(self, wanted: int, waiting: list[tuple[str, list[int]]], count_alive: Callable[[pl.DataFrame], int]) -> None:
+        """Go on, a round at a time with as many prompts as are lacking, until so many groups have unequal rewards.
+
+        Source: Yu et al. 2025 (DAPO), dynamic sampling.
+        """
+        rollouts = self.done.rounds[0]["rollouts"]
+        most = self.params.rollout.further_rounds
+        for number in range(most + 1):
+            self.done.alive += count_alive(rollouts)
+            lacking = wanted - self.done.alive
+            if not lacking:
+                return
+            so_far = f"rollout {self.iteration}: {self.done.alive} of {wanted} rollout groups with unequal rewards after round {number + 1}"
+            if number == most or not waiting:
+                why = f"rollout.further_rounds is {most}" if number == most else "no further prompt"
+                sys.stderr.write(f"{so_far}; {why}: the update has those\n")
+                return
+            rows, waiting = waiting[:lacking], waiting[lacking:]
+            sys.stderr.write(f"{so_far}; {len(rows)} further prompts\n")
+            rollouts = self.draw(rows)
+
+    def _shards(self, rows: list[tuple[str, list[int]]]) -> list[Shard]:
+        from ospo_cli.policies import chosen_sampler
+
+        settings = self.params.rollout
+        per_shard = max(1, settings.batch_size // settings.group_size)
+        shards = []
+        for start in range(0, len(rows), per_shard):
+            part = rows[start : start + per_shard]
+            key = content_key(
+                "rollouts 2",
+                self.policy.content_hash,
+                part,
+                settings.group_size,
+                settings.temperature,
+                settings.top_k,
+                settings.top_p,
+                settings.max_new_tokens,
+                self.params.train.seed,
+                self.iteration,
+                self.params.policy.threads,
+                *chosen_sampler.identity(settings),
+            )
+            shards.append(Shard(key, len(part) * settings.group_size, part))
+        return shards
 
 
 def choose_prompts(
@@ -122,6 +204,19 @@ def choose_prompts(
     Raises:
         ParameterError: there is no prompt to take.
     """
+    return _drawn(prompts, raw_query_values, settings, seed, iteration)[0]
+
+
+def further_prompts(
+    prompts: pl.DataFrame, raw_query_values: pl.DataFrame | None, settings: parameters.Rollout, seed: int, iteration: int
+) -> pl.DataFrame:
+    """Return the train prompts that `choose_prompts` leaves to other iterations, in an order of this iteration's own."""
+    return _drawn(prompts, raw_query_values, settings, seed, iteration)[1]
+
+
+def _drawn(
+    prompts: pl.DataFrame, raw_query_values: pl.DataFrame | None, settings: parameters.Rollout, seed: int, iteration: int
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     train = prompts.filter(pl.col("split") == "train").sort("prompt_id")
     if raw_query_values is not None:
         train = train.join(
@@ -139,15 +234,23 @@ def choose_prompts(
     per_epoch = train.height // count
     epoch, slot = divmod(iteration - 1, per_epoch)
     order = seeding.generator(seed, f"rollout prompts/epoch {epoch}").permutation(train.height)
-    return train[order[slot * count : (slot + 1) * count].tolist()]
+    own = order[slot * count : (slot + 1) * count]
+    others = np.setdiff1d(order, own)
+    others = others[seeding.generator(seed, f"rollout further prompts/{iteration}").permutation(len(others))]
+    return train[own.tolist()], train[others.tolist()]
 
 
 def _fitting(
-    rows: list[tuple[str, list[int]]], too_long: set[str], context_length: int, settings: parameters.Rollout, iteration: int
+    rows: list[tuple[str, list[int]]],
+    too_long: set[str],
+    context_length: int,
+    settings: parameters.Rollout,
+    iteration: int,
+    is_first: bool,
 ) -> list[tuple[str, list[int]]]:
     """Return the rows that fit; name and count the others, which get no rollouts (and so no reward)."""
     kept = [row for row in rows if row[0] not in too_long]
-    if not kept:
+    if not kept and is_first:
         raise PolicyError(
             f"rollout {iteration}",
             f"no prompt fits the context of the policy, such as that of prompt {rows[0][0]}",

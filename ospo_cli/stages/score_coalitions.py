@@ -55,18 +55,11 @@ class _Parts:
 def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     """Read the prepared tables, rollouts and segments; write rewards, coalition_values and score_metrics.json."""
     start_seconds = time.monotonic()
-    documents, prompts, qrels, pools = (
-        parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data")
-        for table in (DOCUMENTS, PROMPTS, QRELS, POOLS)
-    )
+    reward = open_reward(layout, params)
     rollouts = parquet.read(layout.iteration(iteration, "rollouts.parquet"), ROLLOUTS, made_by=f"ospo rollout --iter {iteration}")
     segments = parquet.read(layout.iteration(iteration, "segments.parquet"), SEGMENTS, made_by=f"ospo segment --iter {iteration}")
     _check_segments(rollouts, segments, made_by=f"ospo segment --iter {iteration}")
     settings = params.score_coalitions
-    own = own_reward.load(settings.own_reward, list(settings.own_weights), layout.root) if settings.own_reward else None
-    # One call per coalition is a cost that somebody wants to see: nothing is looked up then.
-    store = Store(layout.store) if settings.calls == "batched" else None
-    reward = JudgedReward(documents, prompts, qrels, pools, params, cache=layout.cache, store=store, own_reward=own)
     index_seconds = time.monotonic() - start_seconds
 
     is_quick = reward.takes_parts and settings.calls == "batched" and _is_light(settings)
@@ -97,6 +90,19 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     return metrics
 
 
+def open_reward(layout: Layout, params: Params) -> JudgedReward:
+    """Return the reward that the parameters name, over the prepared tables."""
+    documents, prompts, qrels, pools = (
+        parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data")
+        for table in (DOCUMENTS, PROMPTS, QRELS, POOLS)
+    )
+    settings = params.score_coalitions
+    own = own_reward.load(settings.own_reward, list(settings.own_weights), layout.root) if settings.own_reward else None
+    # One call per coalition is a cost that somebody wants to see: nothing is looked up then.
+    store = Store(layout.store) if settings.calls == "batched" else None
+    return JudgedReward(documents, prompts, qrels, pools, params, cache=layout.cache, store=store, own_reward=own)
+
+
 def score_coalitions(
     rollouts: pl.DataFrame, segments: pl.DataFrame, reward: JudgedReward, params: Params
 ) -> tuple[pl.DataFrame, pl.DataFrame, int]:
@@ -110,9 +116,21 @@ def score_coalitions(
         CreditError: the grand coalition is not worth what the whole answer is (reward without its format part; `grand_value: reward`).
         RetrievalError: a prompt has no relevant product, or the retriever fails.
     """
-    settings = params.score_coalitions
     rollouts = rollouts.sort("rollout_id")
-    scorer = _Scorer(reward, settings)
+    scorer = _Scorer(reward, params.score_coalitions)
+    rewards, answer_values = _rewards(rollouts, scorer)
+    values = _coalition_values(rollouts, segments, answer_values, rewards["is_degenerate_group"].to_list(), scorer, params)
+    return rewards, values, scorer.ranked
+
+
+def score_answers(rollouts: pl.DataFrame, reward: JudgedReward, params: Params) -> pl.DataFrame:
+    """Return table rewards of whole rollout groups alone, as `score_coalitions` does."""
+    return _rewards(rollouts.sort("rollout_id"), _Scorer(reward, params.score_coalitions))[0]
+
+
+def _rewards(rollouts: pl.DataFrame, scorer: _Scorer) -> tuple[pl.DataFrame, NDArray[np.float64]]:
+    # Table rewards of rollouts in order, and the rewards without their format part.
+    reward = scorer.reward
     prompt_ids = rollouts["prompt_id"].to_list()
     answers = [
         completion[start:end]
@@ -126,7 +144,7 @@ def score_coalitions(
         {
             "rollout_id": rollouts["rollout_id"],
             "prompt_id": rollouts["prompt_id"],
-            "reward": parts.value + settings.format_weight * (missing * -0.5).to_numpy(),
+            "reward": parts.value + scorer.settings.format_weight * (missing * -0.5).to_numpy(),
             "retrieval": parts.retrieval,
             "format": missing * -0.5 + 0.0,  # + 0: no minus zero
             "length": parts.length,
@@ -134,8 +152,7 @@ def score_coalitions(
             **parts.further,
         }
     ).with_columns(is_degenerate_group=(pl.col("reward").std(ddof=1).fill_null(0.0) < DEGENERATE_STD).over("prompt_id"))
-    values = _coalition_values(rollouts, segments, parts.value, rewards["is_degenerate_group"].to_list(), scorer, params)
-    return rewards.select(*REWARDS.schema, *parts.further), values, scorer.ranked
+    return rewards.select(*REWARDS.schema, *parts.further), parts.value
 
 
 def _coalition_values(
