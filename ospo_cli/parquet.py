@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -31,6 +32,20 @@ def read(path: Path, table: Table, made_by: str = "") -> pl.DataFrame:
             path, "cannot be read as Parquet", found=_first_line(error), expected=f"table {table.name}", remedy=remedy
         ) from None
     return check(frame, table, where=path, made_by=made_by)
+
+
+def rows_hash(frame: pl.DataFrame) -> str:
+    """Return the SHA-256 (hex) of a frame's rows in order, names and types: texts, numbers and truth values without nulls."""
+    digest = hashlib.sha256(repr((frame.height, list(frame.schema.items()))).encode())
+    for column in frame.iter_columns():
+        if column.null_count():
+            raise ValueError(f"column {column.name} has nulls")
+        if column.dtype == pl.String:
+            digest.update(column.str.len_bytes().to_numpy().tobytes())
+            digest.update("".join(column.to_list()).encode("utf-8", "surrogatepass"))
+        else:
+            digest.update(column.to_numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_undeclared(path: Path, what: str) -> pl.DataFrame:
@@ -97,7 +112,7 @@ def _check_columns(frame: pl.DataFrame, table: Table, where: object, made_by: st
 
 
 def _check_key(frame: pl.DataFrame, table: Table, where: object, made_by: str = "") -> None:
-    if _is_ascending(frame, table.key):  # as every file of ours: several times quicker than looking for equal rows
+    if is_ascending(frame, table.key):  # as every file of ours: several times quicker than looking for equal rows
         return
     doubled = frame.select(table.key).filter(pl.struct(table.key).is_duplicated())
     if doubled.height:
@@ -110,8 +125,8 @@ def _check_key(frame: pl.DataFrame, table: Table, where: object, made_by: str = 
         )
 
 
-def _is_ascending(frame: pl.DataFrame, key: Sequence[str]) -> bool:
-    # Whether every row's key is above that of the row before it; False where a key is null.
+def is_ascending(frame: pl.DataFrame, key: Sequence[str]) -> bool:
+    """Tell whether every row's key is above that of the row before it; not where a key is null."""
     if frame.height < 2:
         return True
     above = pl.lit(False)

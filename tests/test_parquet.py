@@ -90,6 +90,24 @@ def test_an_error_line_shows_control_characters_and_stays_short():
 
 def test_order_proves_that_keys_differ_and_nulls_prove_nothing():
     ascending = pl.DataFrame({"name": ["a", "a", "b"], "place": [1, 2, 0]})
-    assert parquet._is_ascending(ascending, ["name", "place"])
-    assert not parquet._is_ascending(ascending, ["name"])
-    assert not parquet._is_ascending(pl.DataFrame({"name": [None, None]}, schema={"name": pl.String}), ["name"])
+    assert parquet.is_ascending(ascending, ["name", "place"])
+    assert not parquet.is_ascending(ascending, ["name"])
+    assert not parquet.is_ascending(pl.DataFrame({"name": [None, None]}, schema={"name": pl.String}), ["name"])
+
+
+def test_a_hash_of_rows_knows_where_texts_end_and_what_columns_are():
+    frame = pl.DataFrame({"name": ["ab", "c"], "place": [1, 2], "is_first": [True, False]})
+    others = [
+        frame.with_columns(name=pl.Series(["a", "bc"])),
+        frame.with_columns(place=pl.Series([2, 1])),
+        frame.with_columns(pl.col("place").cast(pl.Int32)),
+        frame.with_columns(is_first=pl.Series([True, True])),
+        frame.rename({"name": "nom"}),
+        frame.reverse(),
+        frame.head(1),
+    ]
+    hashes = [parquet.rows_hash(each) for each in (frame, *others)]
+    assert len(set(hashes)) == len(hashes)
+    assert parquet.rows_hash(pl.concat([frame.head(1), frame.tail(1)], rechunk=False)) == hashes[0]
+    with pytest.raises(ValueError, match="column name has nulls"):
+        parquet.rows_hash(frame.with_columns(name=pl.Series(["a", None])))

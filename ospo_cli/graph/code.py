@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
+import re
 from functools import cache
 from pathlib import Path
 
 from ospo_cli.errors import OspoError
 
+# import A.B; from A.B import c, d as e; "A.B:C", with A this package.
+_NAMED = re.compile(
+    r"""^[ ]*(?:import[ ](ospo_cli[.\w]*)|from[ ](ospo_cli[.\w]*)[ ]import[ ](\([^)]*\)|[^\n#]*))|["'](ospo_cli\.[.\w]*)""", re.MULTILINE
+)
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -58,11 +62,10 @@ def _imports(module: str) -> tuple[str, ...]:
     path = _file(module)
     assert path is not None
     found = []
-    for item in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(item, ast.Import):
-            found += [alias.name for alias in item.names]
-        elif isinstance(item, ast.ImportFrom) and item.module and not item.level:
-            found += [item.module, *(f"{item.module}.{alias.name}" for alias in item.names)]
-        elif isinstance(item, ast.Constant) and isinstance(item.value, str) and item.value.startswith("ospo_cli."):
-            found.append(item.value.partition(":")[0])
-    return tuple(name for name in found if name.split(".")[0] == "ospo_cli" and _file(name) is not None)
+    # Patterns in place of a parser, which would take longer than a short stage; a test compares both over every module.
+    for plain, origin, names, name in _NAMED.findall(path.read_text(encoding="utf-8")):
+        if origin:
+            found += [origin, *(f"{origin}.{alias.split()[0]}" for alias in names.strip("()").split(",") if alias.strip())]
+        else:
+            found.append(plain or name)
+    return tuple(name for name in found if _file(name) is not None)

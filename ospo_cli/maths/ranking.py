@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,11 +82,19 @@ def ndcg(gains: NDArray[np.float64], ideal: NDArray[np.float64], k: int) -> floa
 
 def ndcg_rows(gains: NDArray[np.float64], ideal: NDArray[np.float64], k: int) -> NDArray[np.float64]:
     """Return `ndcg` of each row; a row's value depends on its own gains alone, to the last bit."""
-    best = np.sort(np.asarray(ideal, dtype=np.float64))[::-1][:k]
-    scale = _discounted(best[None, :])[0]
-    if not scale > 0:
+    return _ndcg_blocks(gains, [ideal], [len(gains)], k)
+
+
+def _ndcg_blocks(gains: NDArray[np.float64], ideals: Sequence[NDArray[np.float64]], counts: Sequence[int], k: int) -> NDArray[np.float64]:
+    # Rows of several prompts, so many of each, every prompt with an ideal of its own; k = 0 is every rank.
+    longest = max(map(len, ideals), default=0)
+    best = np.zeros((len(ideals), longest))
+    for row, ideal in zip(best, ideals, strict=True):
+        row[: len(ideal)] = np.sort(np.asarray(ideal, dtype=np.float64))[::-1]
+    scales = _discounted(best[:, : k or longest])
+    if not (scales > 0).all():
         raise ValueError("nDCG needs a judged document with a gain above 0")
-    return np.asarray(np.minimum(_discounted(gains[:, :k]) / scale, 1.0))
+    return np.asarray(np.minimum(_discounted(gains[:, : k or gains.shape[1]]) / np.repeat(scales, counts), 1.0))
 
 
 def exponential_gains(relevance: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -190,11 +199,9 @@ def metric_rows(
         for k in np.unique(retrieved[retrieved > 0]).tolist():
             values[retrieved == k] = ndcg_rows(gains[retrieved == k], ideal, k)
         return values
+    if metric.kind in ("ndcg", "ndcg-exp"):
+        return metric_blocks(metric, gains, [ideal], [len(gains)])
     cutoff = metric.cutoff or max(gains.shape[1], len(ideal), 1)
-    if metric.kind == "ndcg":
-        return ndcg_rows(gains, ideal, cutoff)
-    if metric.kind == "ndcg-exp":
-        return ndcg_rows(exponential_gains(gains), exponential_gains(ideal), cutoff)
     if metric.kind == "ap":
         return average_precision_rows(gains, ideal, cutoff)
     if metric.kind == "recall":
@@ -202,6 +209,32 @@ def metric_rows(
     if metric.kind == "precision":
         return precision_rows(gains, cutoff)
     return mrr_rows(gains[:, :cutoff])
+
+
+def metric_blocks(
+    metric: Metric,
+    gains: NDArray[np.float64],
+    ideals: Sequence[NDArray[np.float64]],
+    counts: Sequence[int],
+    retrieved: NDArray[np.int64] | None = None,
+) -> NDArray[np.float64]:
+    """Return `metric_rows` of the rows of several prompts, one prompt's below the other's, to the same bits.
+
+    Args:
+        metric, gains, retrieved: as in `metric_rows`, of all rows.
+        ideals: gains of all judged candidates of each prompt.
+        counts: how many rows are of each prompt.
+    """
+    if metric.kind in ("ndcg", "ndcg-exp"):
+        if metric.kind == "ndcg-exp":
+            gains, ideals = exponential_gains(gains), [exponential_gains(ideal) for ideal in ideals]
+        return _ndcg_blocks(gains, ideals, counts, metric.cutoff)
+    values, row = np.zeros(len(gains)), 0
+    for ideal, count in zip(ideals, counts, strict=True):
+        own = slice(row, row + count)
+        values[own] = metric_rows(metric, gains[own], ideal, None if retrieved is None else retrieved[own])
+        row += count
+    return values
 
 
 def _relevant_count(ideal: NDArray[np.float64], name: str) -> int:

@@ -187,7 +187,9 @@ def candidates(pool: NDArray[np.int64] | None, count: int) -> NDArray[np.int64]:
     """Return the pool's documents in catalogue order, each once; the whole catalogue for None."""
     if pool is None:
         return np.arange(count, dtype=np.int64)
-    chosen = np.unique(np.asarray(pool, dtype=np.int64))
+    chosen = np.asarray(pool, dtype=np.int64)
+    if not (chosen[1:] > chosen[:-1]).all():
+        chosen = np.unique(chosen)
     if chosen.size and (chosen[0] < 0 or chosen[-1] >= count):
         raise RetrievalError("pool", "no such document index", found=int(chosen[-1]), expected=f"0 to {count - 1}")
     return chosen

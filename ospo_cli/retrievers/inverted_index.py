@@ -209,7 +209,7 @@ class InvertedIndex:
         if is_pooled and self._takes_products(own, groups) and pool_products.fits(longest, self.largest_weight, max(map(len, own))):
             slot_of, seen = self._borrow()
             documents, sums, read = pool_products.rank_groups(
-                self.arrays, bags, member_starts, members, groups, own, k, self.is_distinct, slot_of
+                self.arrays, part_starts, part_terms, member_starts, members, groups, own, k, self.is_distinct, slot_of
             )
             with self._lock:
                 self._buffers.append((slot_of, seen))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from itertools import groupby, pairwise
@@ -14,9 +15,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ospo_cli.errors import RetrievalError
-from ospo_cli.maths.ranking import Metric, metric_rows, parse_metric
+from ospo_cli.maths.ranking import Metric, metric_blocks, parse_metric
 from ospo_cli.own_reward import OwnReward
 from ospo_cli.params import Params
+from ospo_cli.parquet import is_ascending
 from ospo_cli.retrievers import build
 from ospo_cli.retrievers.base import BatchRetriever, CoalitionRetriever, Coalitions, PreparingRetriever, Ranking
 from ospo_cli.retrievers.remembered import Memory, Tally, is_kept
@@ -76,8 +78,8 @@ class JudgedReward:
         self.retriever = build(retriever or params.score_coalitions.retriever, documents, params.retrieval, cache)
         self.doc_ids: list[str] = documents["doc_id"].sort().to_list()
         self.raw_queries: dict[str, str] = dict(zip(prompts["prompt_id"].to_list(), prompts["query"].to_list(), strict=True))
-        self._index_of = {doc_id: index for index, doc_id in enumerate(self.doc_ids)}
-        self._judged, self._pooled = _ByPrompt(qrels), _ByPrompt(pools)
+        catalogue = pl.DataFrame({"doc_id": self.doc_ids}, schema={"doc_id": pl.String}).with_row_index("index")
+        self._judged, self._pooled = _ByPrompt(qrels, "qrels", catalogue), _ByPrompt(pools, "pools", catalogue)
         self._whole_catalogue = pools.height == 0
         self._pools: dict[str, NDArray[np.int64] | None] = {}
         self._gains: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
@@ -149,12 +151,10 @@ class JudgedReward:
                 texts, members = [self.raw_query(prompt_id), *texts], np.concatenate((has_raw, members), axis=1)
             answers.append(Coalitions(texts, members, self.pool(prompt_id)))
         documents, _ = self.retriever.rank_coalitions(answers, self.metric.cutoff)
-        values = np.zeros(len(documents))
-        row = 0
-        for prompt_id, own in groupby(zip(prompt_ids, present, strict=True), key=itemgetter(0)):
-            last = row + sum(len(members) for _, members in own)
-            values[row:last] = self._measure(prompt_id, documents[row:last], [self.metric])[:, 0]
-            row = last
+        lanes = [(prompt_id, sum(len(members) for _, members in own)) for prompt_id, own in
+                 groupby(zip(prompt_ids, present, strict=True), key=itemgetter(0))]  # fmt: skip
+        values = self._measure(lanes, documents, [self.metric])[:, 0]
+        row = len(values)
         self.tally += Tally(asked=row, distinct=row, computed=row, compute_seconds=time.monotonic() - start_seconds)
         return values
 
@@ -207,15 +207,15 @@ class JudgedReward:
         distinct_of = {
             prompt_id: list(dict.fromkeys(queries[position] for position in positions)) for prompt_id, positions in positions_of.items()
         }
-        together = self._ranked_together(distinct_of, cutoff)
+        documents = self._ranked_together(distinct_of, cutoff)
+        together = None
+        if documents is not None:
+            together = self._measured_rows([(prompt_id, len(texts)) for prompt_id, texts in distinct_of.items()], documents, parsed, ranks)
         for prompt_id, positions in positions_of.items():
             texts = distinct_of[prompt_id]
-            place = dict(zip(texts, range(len(texts)), strict=True))
-            rows = np.array([place[queries[position]] for position in positions])
-            if together is None:
-                found, first = self._gain_rows(prompt_id, texts, cutoff, parsed, ranks)
-            else:
-                found, first = self._measured_rows(prompt_id, together[count : count + len(texts)], parsed, ranks)
+            found, first = together or self._gain_rows(prompt_id, texts, cutoff, parsed, ranks)
+            place = dict(zip(texts, range(count if together else 0, sys.maxsize), strict=False))
+            rows = [place[queries[position]] for position in positions]
             results[positions], products[positions] = found[rows], first[rows]
             count += len(texts)
         is_wrong = np.isnan(results)
@@ -241,7 +241,7 @@ class JudgedReward:
                     expected="rows in table pools for every prompt or for none",
                     remedy="run `ospo prepare-data` again",
                 )
-            self._pools[prompt_id] = np.sort(self._indices(prompt_id, "pools", self._pooled.doc_ids(prompt_id)))
+            self._pools[prompt_id] = self._pooled.indices(prompt_id)
         return self._pools[prompt_id]
 
     def judged(self, prompt_id: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -252,7 +252,7 @@ class JudgedReward:
         """
         if prompt_id not in self._gains:
             self.raw_query(prompt_id)
-            doc_ids, relevance = self._judged.doc_ids(prompt_id), self._judged.relevance(prompt_id)
+            relevance = self._judged.relevance(prompt_id)
             is_relevant = ~(relevance <= 0)  # NaN among them: named below
             if not is_relevant.any():
                 raise RetrievalError(
@@ -262,8 +262,7 @@ class JudgedReward:
                     expected="at least one",
                     remedy="judge a product for it or leave the query out of the source, then run `ospo prepare-data` again",
                 )
-            relevant = [doc_ids[row] for row in np.flatnonzero(is_relevant).tolist()]
-            indices, gains = self._indices(prompt_id, "qrels", relevant), relevance[is_relevant]
+            indices, gains = self._judged.indices(prompt_id, is_relevant), relevance[is_relevant]
             pool = self.pool(prompt_id)
             if pool is not None:
                 is_candidate = pool[np.minimum(np.searchsorted(pool, indices), len(pool) - 1)] == indices
@@ -272,7 +271,7 @@ class JudgedReward:
                     raise RetrievalError(
                         f"prompt {prompt_id}",
                         "no relevant product is in its pool",
-                        found=relevant[0],
+                        found=self._judged.doc_ids(prompt_id)[int(np.flatnonzero(is_relevant)[0])],
                         expected="every target in table pools",
                         remedy="run `ospo prepare-data` again",
                     )
@@ -280,13 +279,12 @@ class JudgedReward:
                 raise RetrievalError(
                     f"prompt {prompt_id}", "a relevance is not a finite number", expected="gains ≥ 0", remedy="mend the judgments"
                 )
-            order = np.argsort(indices)
-            self._gains[prompt_id] = indices[order], gains[order].astype(np.float64)
+            self._gains[prompt_id] = indices, gains
         return self._gains[prompt_id]
 
     def known_gains(self, prompt_id: str) -> dict[int, float]:
         """Return the gain of every judged candidate, 0 among them, by index into `doc_ids`; empty where nothing is judged."""
-        indices = self._indices(prompt_id, "qrels", self._judged.doc_ids(prompt_id)).tolist()
+        indices = self._judged.indices(prompt_id).tolist()
         return dict(zip(indices, self._judged.relevance(prompt_id).tolist(), strict=True))
 
     def _gain_rows(
@@ -296,8 +294,8 @@ class JudgedReward:
         candidate_count = len(self.doc_ids) if pool is None else len(pool)
         batch = max(1, BATCH_CELLS // max(1, min(cutoff or candidate_count, candidate_count)))
         parts = [
-            self._measured_rows(prompt_id, self._ranked(queries[start : start + batch], pool, cutoff), metrics, ranks)
-            for start in range(0, len(queries), batch)
+            self._measured_rows([(prompt_id, len(own))], self._ranked(own, pool, cutoff), metrics, ranks)
+            for own in (queries[start : start + batch] for start in range(0, len(queries), batch))
         ]
         values, products = zip(*parts, strict=True)
         return np.concatenate(values), np.concatenate(products)
@@ -315,21 +313,29 @@ class JudgedReward:
         return self.retriever.rank_coalitions(asked, cutoff)[0]
 
     def _measured_rows(
-        self, prompt_id: str, documents: NDArray[np.int64], metrics: list[Metric], ranks: int
+        self, lanes: Sequence[tuple[str, int]], documents: NDArray[np.int64], metrics: list[Metric], ranks: int
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         products = np.full((len(documents), ranks), -1, dtype=np.int64)
         width = min(ranks, documents.shape[1])
         products[:, :width] = documents[:, :width]
-        return self._measure(prompt_id, documents, metrics), products
+        return self._measure(lanes, documents, metrics), products
 
-    def _measure(self, prompt_id: str, documents: NDArray[np.int64], metrics: list[Metric]) -> NDArray[np.float64]:
-        # Metrics float64[rankings, metrics] of documents int64[rankings, ranks] (−1 where nothing is retrieved).
-        judged, gains = self.judged(prompt_id)
-        # −1 is searched too and never equals a judged document.
-        places = np.minimum(np.searchsorted(judged, documents), len(judged) - 1)
-        rows = np.where(judged[places] == documents, gains[places], 0.0)
+    def _measure(self, lanes: Sequence[tuple[str, int]], documents: NDArray[np.int64], metrics: list[Metric]) -> NDArray[np.float64]:
+        # Metrics float64[rankings, metrics] of documents int64[rankings, ranks] (−1 where nothing is retrieved), of each prompt so many.
+        rows = np.zeros(documents.shape)
+        gain_of = np.zeros(len(self.doc_ids) + 1)  # −1 is the last, which is nobody's
+        start = 0
+        ideals, counts = [], []
+        for prompt_id, count in lanes:
+            judged, gains = self.judged(prompt_id)
+            gain_of[judged] = gains
+            rows[start : start + count] = gain_of[documents[start : start + count]]
+            gain_of[judged] = 0.0
+            ideals.append(gains)
+            counts.append(count)
+            start += count
         retrieved = np.count_nonzero(documents >= 0, axis=1)
-        return np.stack([metric_rows(metric, rows, gains, retrieved) for metric in metrics], axis=1)
+        return np.stack([metric_blocks(metric, rows, ideals, counts, retrieved) for metric in metrics], axis=1)
 
     def _ranked(self, queries: list[str], pool: NDArray[np.int64] | None, cutoff: int) -> NDArray[np.int64]:
         if isinstance(self.retriever, BatchRetriever):
@@ -340,28 +346,21 @@ class JudgedReward:
             row[: len(ranking.documents)] = ranking.documents
         return documents
 
-    def _indices(self, prompt_id: str, table: str, doc_ids: list[str]) -> NDArray[np.int64]:
-        try:
-            return np.array([self._index_of[doc_id] for doc_id in doc_ids], dtype=np.int64)
-        except KeyError as error:
-            raise RetrievalError(
-                f"table {table}, prompt {prompt_id}",
-                "names a product that is not in the catalogue",
-                found=error.args[0],
-                expected="a doc_id of table documents",
-                remedy="run `ospo prepare-data` again",
-            ) from None
-
 
 class _ByPrompt:
-    """The rows of table qrels or pools of each prompt, by doc_id; a frame per prompt would cost more than scoring it."""
+    """The rows of table qrels or pools of each prompt, in catalogue order; a frame per prompt would cost more than scoring it."""
 
-    def __init__(self, frame: pl.DataFrame) -> None:
-        frame = frame.sort("prompt_id", "doc_id")
+    def __init__(self, frame: pl.DataFrame, table: str, catalogue: pl.DataFrame) -> None:
+        if not is_ascending(frame, ("prompt_id", "doc_id")):
+            frame = frame.sort("prompt_id", "doc_id")
         runs = frame["prompt_id"].rle().struct.unnest()
         bounds = np.concatenate(([0], np.cumsum(runs["len"].to_numpy().astype(np.int64)))).tolist()
+        self.table = table
         self._places = dict(zip(runs["value"].to_list(), pairwise(bounds), strict=True))
-        self._doc_ids: list[str] = frame["doc_id"].to_list()
+        self._doc_ids = frame["doc_id"]
+        # −1: no such product, an error once its prompt is asked for.
+        places = frame.select("doc_id").join(catalogue, on="doc_id", how="left", maintain_order="left")["index"]
+        self._indices = places.cast(pl.Int64).fill_null(-1).to_numpy()
         self._relevance = frame["relevance"].to_numpy() if "relevance" in frame.columns else np.zeros(0)
 
     def __contains__(self, prompt_id: str) -> bool:
@@ -370,7 +369,26 @@ class _ByPrompt:
     def doc_ids(self, prompt_id: str) -> list[str]:
         """Return the prompt's products; none where it has no row."""
         start, end = self._places.get(prompt_id, (0, 0))
-        return self._doc_ids[start:end]
+        return self._doc_ids[start:end].to_list()
+
+    def indices(self, prompt_id: str, chosen: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+        """Return the catalogue indices of the prompt's products, ascending, or of the chosen ones.
+
+        Raises:
+            RetrievalError: one of them is not in the catalogue.
+        """
+        start, end = self._places.get(prompt_id, (0, 0))
+        own: NDArray[np.int64] = self._indices[start:end] if chosen is None else self._indices[start:end][chosen]
+        if (own < 0).any():
+            names = self.doc_ids(prompt_id) if chosen is None else self._doc_ids[start:end].filter(pl.Series(chosen)).to_list()
+            raise RetrievalError(
+                f"table {self.table}, prompt {prompt_id}",
+                "names a product that is not in the catalogue",
+                found=names[int(np.flatnonzero(own < 0)[0])],
+                expected="a doc_id of table documents",
+                remedy="run `ospo prepare-data` again",
+            )
+        return own
 
     def relevance(self, prompt_id: str) -> NDArray[np.float64]:
         """Return their relevance."""

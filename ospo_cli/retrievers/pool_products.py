@@ -1,17 +1,20 @@
-"""Rankings of coalitions over small pools as products of two tables: the same integers as the compiled loops, and nothing to load."""
+"""Rankings of coalitions over small pools as products of tables: the same integers as the compiled loops, and nothing to load."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Cells (coalitions × candidates) of one table of scores; bounds memory.
-CELLS = 1 << 20
+# Cells (coalitions × candidates) of one table of scores: what a core's cache holds.
+CELLS = 1 << 17
 # Sums below are exact in float64, whatever their order; a score and a place among the candidates fit in 63 bits.
 LARGEST_SUM = 1 << 50
 LARGEST_KEY = 1 << 62
+BEHIND_ALL = np.iinfo(np.int64).max
 
 
 def fits(longest: int, largest_weight: int, largest_pool: int) -> bool:
@@ -20,9 +23,18 @@ def fits(longest: int, largest_weight: int, largest_pool: int) -> bool:
     return largest < LARGEST_SUM and (largest + 1) * (largest_pool + 1) < LARGEST_KEY
 
 
+@dataclass(frozen=True)
+class _Block:
+    # Coalitions first to last of answers that share a pool, and their terms.
+    first: int
+    last: int
+    pool: NDArray[np.int64]
+
+
 def rank_groups(
     arrays: Mapping[str, NDArray[np.generic]],
-    bags: Sequence[NDArray[np.int32]],
+    part_starts: NDArray[np.int64],
+    part_terms: NDArray[np.int32],
     member_starts: NDArray[np.int64],
     members: NDArray[np.int32],
     groups: NDArray[np.int64],
@@ -38,58 +50,120 @@ def rank_groups(
     """
     count = len(member_starts) - 1
     documents, scores = np.full((count, k), -1, dtype=np.int64), np.zeros((count, k), dtype=np.int64)
-    read, group = 0, 0
-    while group < len(pools):
-        pool, last = pools[group], group + 1
-        while last < len(pools) and pools[last] is pool and (groups[last + 1] - groups[group]) * max(1, len(pool)) <= CELLS:
-            last += 1
-        rows = slice(int(groups[group]), int(groups[last]))
-        own = member_starts[rows.start : rows.stop + 1]
-        chosen = members[own[0] : own[-1]]
-        if len(pool) and len(chosen):
-            counts, weights, entries = _tables(arrays, bags, own - own[0], chosen, pool, slot_of)
-            read += entries
-            if is_distinct:
-                np.minimum(counts, 1.0, out=counts)
-            width = min(k, len(pool))
-            # Ascending: the best score first, and of equal ones the document that comes first in the catalogue.
-            keys = np.arange(len(pool)) - (counts @ weights).astype(np.int64) * len(pool)
-            if width < len(pool):
-                keys = np.partition(keys, width - 1, axis=1)[:, :width]
-            keys.sort(axis=1)
-            found, places = np.divmod(keys, len(pool))
-            scores[rows, :width] = -found
-            documents[rows, :width] = np.where(found < 0, pool[places], -1)
-        group = last
+    read = 0
+    for blocks in _batches(_blocks(groups, pools)):
+        rows = slice(blocks[0].first, blocks[-1].last)
+        sizes = np.array([len(block.pool) for block in blocks])
+        lanes = np.array([block.last - block.first for block in blocks])
+        table, entries = _scores(arrays, part_starts, part_terms, member_starts, members, blocks, lanes, sizes, is_distinct, slot_of)
+        read += entries
+        # Ascending: the best score first, and of equal ones the document that comes first in the catalogue.
+        keys = table.astype(np.int64)
+        keys *= -sizes[0] if (is_even := bool((sizes == sizes[0]).all())) else -np.repeat(sizes, lanes)[:, None]
+        keys += np.arange(keys.shape[1])
+        if not is_even:
+            keys[np.arange(keys.shape[1]) >= np.repeat(sizes, lanes)[:, None]] = BEHIND_ALL
+        width = min(k, keys.shape[1])
+        if width < keys.shape[1]:
+            keys = np.partition(keys, width - 1, axis=1)[:, :width]
+        keys.sort(axis=1)
+        found, places = np.divmod(keys, sizes[0] if is_even else np.repeat(np.maximum(sizes, 1), lanes)[:, None])
+        is_retrieved = found < 0
+        scores[rows, :width] = np.where(is_retrieved, -found, 0)
+        starts = np.cumsum(sizes) - sizes
+        catalogue = np.concatenate([block.pool for block in blocks])
+        places += np.repeat(starts, lanes)[:, None]
+        documents[rows, :width] = np.where(is_retrieved, catalogue[np.where(is_retrieved, places, 0)], -1)
     return documents, scores, read
 
 
-def _tables(
+def _blocks(groups: NDArray[np.int64], pools: Sequence[NDArray[np.int64]]) -> Iterator[_Block]:
+    # Neighbouring groups of one pool belong together, as far as their table stays small.
+    bounds, group = groups.tolist(), 0
+    while group < len(pools):
+        pool, last = pools[group], group + 1
+        while last < len(pools) and pools[last] is pool and (bounds[last + 1] - bounds[group]) * len(pool) <= CELLS:
+            last += 1
+        if len(pool) and bounds[last] > bounds[group]:
+            yield _Block(bounds[group], bounds[last], pool)
+        group = last
+
+
+def _batches(blocks: Iterator[_Block]) -> Iterator[list[_Block]]:
+    # Blocks that follow each other without a gap and whose table stays small; calls are then few.
+    batch: list[_Block] = []
+    widest = 0
+    for block in blocks:
+        widest = max(widest, len(block.pool))
+        if batch and (block.first != batch[-1].last or (block.last - batch[0].first) * widest > CELLS):
+            yield batch
+            batch, widest = [], len(block.pool)
+        batch.append(block)
+    if batch:
+        yield batch
+
+
+def _scores(
     arrays: Mapping[str, NDArray[np.generic]],
-    bags: Sequence[NDArray[np.int32]],
-    starts: NDArray[np.int64],
+    part_starts: NDArray[np.int64],
+    part_terms: NDArray[np.int32],
+    member_starts: NDArray[np.int64],
     members: NDArray[np.int32],
-    pool: NDArray[np.int64],
+    blocks: Sequence[_Block],
+    lanes: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    is_distinct: bool,
     slot_of: NDArray[np.int32],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-    # How often each coalition holds each term, and what each term weighs in each candidate; entries of the candidates.
-    first = int(members.min())
-    parts = bags[first : int(members.max()) + 1]
-    sizes = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
-    terms, slots = np.unique(np.concatenate(parts), return_inverse=True)
-    held = np.bincount(np.repeat(np.arange(len(parts)), sizes) * max(1, len(terms)) + slots, minlength=len(parts) * len(terms))
-    rows = np.repeat(np.arange(len(starts) - 1), starts[1:] - starts[:-1])
-    present = np.bincount(rows * len(parts) + (members - first), minlength=(len(starts) - 1) * len(parts))
-    counts = present.reshape(-1, len(parts)).astype(np.float64) @ held.reshape(len(parts), -1).astype(np.float64)
-    forward_starts, forward_terms, forward_weights = (arrays[name] for name in ("forward_starts", "forward_terms", "forward_weights"))
-    begins = forward_starts[pool]
-    lengths = forward_starts[pool + 1] - begins
+) -> tuple[NDArray[np.float64], int]:
+    # Scores float64[coalitions, largest pool] of the blocks' coalitions (0 behind a block's own pool), and how many entries were read.
+    first, last = blocks[0].first, blocks[-1].last
+    result = np.zeros((last - first, int(sizes.max())))
+    starts = member_starts[first : last + 1]
+    chosen = members[starts[0] : starts[-1]]
+    lengths = part_starts[chosen + 1] - part_starts[chosen]
+    # A word each: its coalition, and its term.
+    rows = np.repeat(np.repeat(np.arange(last - first), starts[1:] - starts[:-1]), lengths)
+    if not len(rows):
+        return result, 0
+    terms = part_terms[np.arange(len(rows)) + np.repeat(part_starts[chosen] - (np.cumsum(lengths) - lengths), lengths)]
+    entries, columns, bounds = _entries(arrays, [block.pool for block in blocks])
+    entry_terms, entry_weights = arrays["forward_terms"][entries], arrays["forward_weights"][entries]
+    ends = np.searchsorted(rows, np.cumsum(lanes))
+    row = word = 0
+    for count, size, end, (start, stop) in zip(lanes.tolist(), sizes.tolist(), ends.tolist(), bounds, strict=True):
+        own = terms[word:end]
+        # Each term's column is the place where it was seen last: a number for each, and no sorting.
+        slot_of[own] = np.arange(len(own), dtype=np.int32)
+        slots, places = slot_of[own], slot_of[entry_terms[start:stop]]
+        slot_of[own] = -1
+        is_column = np.zeros(len(own) + 1, dtype=bool)
+        is_column[slots] = True
+        column = np.cumsum(is_column) - 1
+        width = int(column[-1]) + 1
+        known = (places >= 0).nonzero()[0]
+        weights = np.zeros((width, size))
+        weights[column[places[known]], columns[start:stop][known]] = entry_weights[start:stop][known]
+        cells = (rows[word:end] - row) * width + column[slots]
+        if is_distinct:
+            counts = np.zeros(count * width)
+            counts[cells] = 1.0
+        else:
+            counts = np.bincount(cells, minlength=count * width).astype(np.float64)
+        np.matmul(counts.reshape(count, width), weights, out=result[row : row + count, :size])
+        row, word = row + count, end
+    return result, len(entries)
+
+
+def _entries(
+    arrays: Mapping[str, NDArray[np.generic]], pools: Sequence[NDArray[np.int64]]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], list[tuple[int, int]]]:
+    # Where the forward index holds the candidates' terms, pool after pool; each one's place in its pool; where a pool's own begin and end.
+    forward_starts: NDArray[np.int64] = arrays["forward_starts"]  # type: ignore[assignment]
+    candidates = np.concatenate(pools)
+    begins = forward_starts[candidates]
+    lengths = forward_starts[candidates + 1] - begins
     ends = np.cumsum(lengths)
     entries = np.arange(int(ends[-1])) + np.repeat(begins - (ends - lengths), lengths)
-    weights = np.zeros((len(terms), len(pool)))
-    slot_of[terms] = np.arange(len(terms), dtype=np.int32)
-    places = slot_of[forward_terms[entries]]
-    slot_of[terms] = -1
-    known = np.flatnonzero(places >= 0)
-    weights[places[known], np.repeat(np.arange(len(pool)), lengths)[known]] = forward_weights[entries[known]]
-    return counts, weights, len(entries)
+    places = np.concatenate([np.arange(len(pool)) for pool in pools])
+    bounds = np.concatenate(([0], ends))[np.cumsum([0, *map(len, pools)])].tolist()
+    return entries, np.repeat(places, lengths), list(pairwise(bounds))

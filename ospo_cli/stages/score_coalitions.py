@@ -38,7 +38,7 @@ GROUPS_PER_QUICK_SHARD = 512
 DEGENERATE_STD = 1e-8
 # Two ways to the same sum of a few floats agree far better than this.
 TOLERANCE = 1e-9
-VERSION = "score-coalitions-3"
+VERSION = "score-coalitions-4"
 
 
 @dataclass(frozen=True)
@@ -303,12 +303,16 @@ class _Table:
         found = np.full(len(self._masks) - start, np.nan)
         is_plain = np.zeros(len(found), dtype=bool)
         chosen = []
+        present_of: dict[tuple[int, str], NDArray[np.bool_]] = {}  # answers of as many segments mostly ask for the same coalitions
         for game, first, last in self._asked:
             own = segment_words(game.completion, game.spans) if last > first else None
             if own is not None:
                 segments = [game.completion[begin:end] for begin, end in game.spans]
-                marks = np.frombuffer("".join(self._masks[first:last]).encode(), dtype=np.uint8).reshape(last - first, -1)
-                chosen.append((game.prompt_id, segments, marks == ord("1"), first - start, last - start))
+                key = len(game.spans), "".join(self._masks[first:last])
+                if key not in present_of:
+                    marks = np.frombuffer(key[1].encode(), dtype=np.uint8).reshape(last - first, -1)
+                    present_of[key] = marks == ord("1")
+                chosen.append((game.prompt_id, segments, present_of[key], first - start, last - start))
                 is_plain[first - start : last - start] = len(own) <= self.settings.length_limit and len(set(own)) == len(own)
         if chosen:
             prompt_ids, parts, present, _, _ = zip(*chosen, strict=True)
@@ -427,17 +431,12 @@ def _shards(rollouts: pl.DataFrame, segments: pl.DataFrame, reward: JudgedReward
         chosen = groups[start : start + size]
         own = rollouts.filter(pl.col("prompt_id").is_in(chosen)).sort("rollout_id")
         own_segments = segments.filter(pl.col("rollout_id").is_in(own["rollout_id"].to_list())).sort("rollout_id", "segment_index")
-        judgments = [(prompt_id, reward.raw_query(prompt_id), *_judgments(reward, prompt_id)) for prompt_id in chosen]
-        texts = own.select("rollout_id", "prompt_id", "completion", "answer_start", "answer_end", "has_answer_tags", "finish_reason").rows()
-        spans = own_segments.select("rollout_id", "segment_index", "union_index", "start", "end").rows()
-        shards.append(Shard(content_key(settings, judgments, texts, spans), own.height, (own, own_segments)))
+        judgments = [(prompt_id, reward.raw_query(prompt_id), reward.fingerprint(prompt_id).hex()) for prompt_id in chosen]
+        texts = own.select("rollout_id", "prompt_id", "completion", "answer_start", "answer_end", "has_answer_tags", "finish_reason")
+        spans = own_segments.select("rollout_id", "segment_index", "union_index", "start", "end")
+        key = content_key(settings, judgments, parquet.rows_hash(texts), parquet.rows_hash(spans))
+        shards.append(Shard(key, own.height, (own, own_segments)))
     return shards
-
-
-def _judgments(reward: JudgedReward, prompt_id: str) -> tuple[list[int], list[float], list[int] | None]:
-    documents, gains = reward.judged(prompt_id)
-    pool = reward.pool(prompt_id)
-    return documents.tolist(), gains.tolist(), None if pool is None else pool.tolist()
 
 
 def _check_segments(rollouts: pl.DataFrame, segments: pl.DataFrame, made_by: str) -> None:

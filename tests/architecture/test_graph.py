@@ -1,5 +1,6 @@
 """dvc.yaml, params.yaml and the presets say the same as the code."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,24 @@ def test_dvc_tracks_exactly_the_module_files_that_a_fresh_interpreter_can_reach(
     loaded = {name.replace(".", "/") for name in done.stdout.split()}
     known = {dep.removesuffix(".py").removesuffix("/__init__") for dep in tracked}
     assert loaded <= known
+
+
+def test_what_a_module_names_is_what_a_parser_finds_in_it():
+    def parsed(text):
+        for item in ast.walk(ast.parse(text)):
+            if isinstance(item, ast.Import):
+                yield from (alias.name for alias in item.names)
+            elif isinstance(item, ast.ImportFrom):
+                yield from (item.module, *(f"{item.module}.{alias.name}" for alias in item.names))
+            elif isinstance(item, ast.Constant) and isinstance(item.value, str) and item.value.startswith("ospo_cli."):
+                yield item.value.partition(":")[0]
+
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sorted((ROOT / "ospo_cli").rglob("*.py"))]
+    assert len(modules) > 100
+    for module in modules:
+        name = module.removesuffix(".__init__")
+        expected = {found for found in parsed((ROOT / (module.replace(".", "/") + ".py")).read_text()) if found.startswith("ospo_cli")}
+        assert set(code._imports(name)) == {found for found in expected if code._file(found) is not None}, name
 
 
 def test_attribute_depends_on_no_retriever_and_update_on_no_segment():
