@@ -62,7 +62,7 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     settings = params.score_coalitions
     index_seconds = time.monotonic() - start_seconds
 
-    is_quick = reward.takes_parts and settings.calls == "batched" and _is_light(settings)
+    is_quick = _takes_parts(reward, settings) and _is_light(settings)
     scored = 0
 
     def score_shard(payload: tuple[pl.DataFrame, pl.DataFrame]) -> dict[str, pl.DataFrame]:
@@ -291,7 +291,7 @@ class _Table:
     def evaluate(self) -> None:
         """Find the values of the rows that have none yet."""
         start = len(self.values)
-        retrieval, is_plain = self._by_parts(start) if self.scorer.takes_parts else (None, None)
+        retrieval, is_plain = self._by_parts(start) if _takes_parts(self.scorer.reward, self.settings) else (None, None)
         parts = self.scorer.parts(self._prompt_ids[start:], self._queries[start:], self._texts[start:], retrieval, is_plain)
         self._parts.append(parts)
         self._asked = []
@@ -354,11 +354,6 @@ class _Scorer:
         """Number of (prompt, query) pairs ranked so far: the distinct ones, or under `calls: one-by-one` all."""
         return len(self._known) + self._calls
 
-    @property
-    def takes_parts(self) -> bool:
-        """Whether the metric of coalitions can be had without a text for each."""
-        return self.settings.calls == "batched" and self.reward.takes_parts
-
     def parts(
         self,
         prompt_ids: Sequence[str],
@@ -412,6 +407,11 @@ class _Scorer:
             known = (0.0 - max(0, len(found) - limit) / limit, 0.0 - (len(found) - len(set(found))))
             self._word_parts[text] = known
         return known
+
+
+def _takes_parts(reward: JudgedReward, settings: ScoreCoalitions) -> bool:
+    # Whether the metric of coalitions can be had without a text for each.
+    return settings.calls == "batched" and reward.takes_parts
 
 
 def _is_light(settings: ScoreCoalitions) -> bool:
