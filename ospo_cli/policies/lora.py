@@ -47,10 +47,10 @@ def load_adapter(folder: Path, project: Path | None, *, trainable: bool) -> tupl
         PolicyError: the base is missing or is not the one that the adapter was trained over.
     """
     base, card = base_of(folder, project)
-    from peft import PeftModel
-
     try:
         with _quiet():
+            from peft import PeftModel
+
             model = PeftModel.from_pretrained(_base_model(base, card, trainable), folder, is_trainable=trainable, local_files_only=True)
     except PolicyError:
         raise
@@ -117,7 +117,8 @@ def weights_hash(base: Path) -> str:
 
 
 def _wrap(model: Any, policy: Policy, seed: int) -> Any:
-    from peft import LoraConfig, get_peft_model
+    with _quiet():
+        from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
         r=policy.lora_rank,
