@@ -11,10 +11,10 @@ import polars as pl
 import pytest
 
 from ospo_cli import parquet, planning, runner, schemas
+from ospo_cli.calibration import Cost, Measures
 from ospo_cli.graph import nodes
 from ospo_cli.layout import Layout
 from ospo_cli.params import Params
-from ospo_cli.planning import Cost, Measures
 from ospo_cli.report.page import render
 from ospo_cli.report.plan_sections import HEADER, STAGES, cells, compared, section, total
 from ospo_cli.stages.report import plan_and_actual, report
