@@ -171,8 +171,11 @@ def timed(work: Callable[[], Any], repeats: int = REPEATS) -> tuple[Any, float, 
     return found, best_seconds, cpu_seconds
 
 
-def make_work(documents: pl.DataFrame, queries: list[str], pool_size: int, count: int, seed: int) -> Work:
-    """Return `count` coalitions or some more: whole rollout groups of answers made of phrases of related documents' titles."""
+def make_work(documents: pl.DataFrame, queries: list[str], pool_size: int, count: int, seed: int, likeness: float = 0.0) -> Work:
+    """Return `count` coalitions or some more: whole rollout groups of answers made of phrases of related documents' titles.
+
+    likeness: probability that a segment is that of the rollout group's first answer; 0 draws the answers independently.
+    """
     ids = documents["doc_id"].sort().to_list()
     titles = [words(title) for title in documents.sort("doc_id")["title"].to_list()]
     placeholder = pl.DataFrame(schema=POOLS.schema)
@@ -197,12 +200,17 @@ def make_work(documents: pl.DataFrame, queries: list[str], pool_size: int, count
             others = numbers.choice(len(ids), size=min(pool_size, len(ids)), replace=False)
             pool = list(dict.fromkeys([*found[: pool_size // 2].tolist(), *others.tolist()]))[:pool_size]
             rows["pools"] += [(prompt_id, ids[document]) for document in pool]
+        first: list[str] = []
         for _ in range(8):  # a rollout group
-            phrases = []
-            for _ in range(SEGMENTS):
+            phrases: list[str] = []
+            for place in range(SEGMENTS):
+                if first and likeness and numbers.random() < likeness:
+                    phrases.append(first[place])
+                    continue
                 title = sources_of_words[numbers.integers(len(sources_of_words))]
                 start = int(numbers.integers(len(title)))
                 phrases.append(" ".join(title[start : start + int(numbers.integers(1, 4))]))
+            first = first or phrases
             prompt_ids.append(prompt_id)
             parts.append(phrases)
     frames = [
