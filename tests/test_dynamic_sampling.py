@@ -61,7 +61,7 @@ def test_the_batch_is_full_of_groups_with_unequal_rewards_and_no_prompt_is_drawn
     assert rollouts.height == 2 * len(drawn) == rollouts["rollout_id"].n_unique()
     assert metrics["rounds"] > 1
     assert metrics["prompts"] == len(drawn) > WANTED
-    assert "further prompts" in capsys.readouterr().err
+    assert "further prompt" in capsys.readouterr().err
 
 
 def test_the_first_round_is_what_is_drawn_without_it_and_no_prompt_more_is_sampled_than_is_lacking(layout, monkeypatch):

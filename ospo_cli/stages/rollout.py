@@ -157,7 +157,7 @@ class _Sampling:
                 sys.stderr.write(f"{so_far}; {why}: the update has those\n")
                 return
             rows, waiting = waiting[:lacking], waiting[lacking:]
-            sys.stderr.write(f"{so_far}; {len(rows)} further prompts\n")
+            sys.stderr.write(f"{so_far}; {len(rows)} further prompt{'s' * (len(rows) > 1)}\n")
             rollouts = self.draw(rows)
 
     def _shards(self, rows: list[tuple[str, list[int]]]) -> list[Shard]:
