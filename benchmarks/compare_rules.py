@@ -5,7 +5,8 @@ Run: python benchmarks/compare_rules.py FOLDER [--seeds 0 1 2] [--methods unifor
 
 FOLDER keeps one project per seed and method; run it again and only what is missing is computed. Every seed is a warm start and a training
 of its own (of the demo: a shop too). A method is RULE, ESTIMATOR+RULE, or ospo-prop or ospo-rank for all that the paper says of credit
-(section attribute of that algorithm); the first is what the others are compared with. --inputs is a folder whose content every project
+(section attribute of that algorithm); the first is what the others are compared with. Where all seeds have the same held-out prompts (not
+the demo's), a prompt's value is its mean over the seeds. --inputs is a folder whose content every project
 needs (a catalogue, data/pretrained); it is linked, not copied. Of each method the learning rate with the best reward in the last
 iteration's rollouts is compared (train prompts: held-out prompts choose nothing); all of them stand below. Intervals (95 %) resample
 prompts; the spread (±) is the standard deviation over seeds; p values are not adjusted for their number. Curves: mean reward of the
@@ -226,7 +227,7 @@ def stacked(charts: list[str]) -> str:
 def print_tables(found: dict[tuple[str, float], list[dict[str, Any]]], options: argparse.Namespace) -> None:
     """Print the anchors, the comparison at each method's own learning rate, and all learning rates."""
     first = next(iter(found.values()))
-    prompts = sum(len(seed["cells"]["final", "greedy"]) for seed in first)
+    prompts = len(_pooled(first, "greedy"))
     seeds = " ".join(map(str, options.seeds))
     print(f"{options.preset}, seeds {seeds}, {prompts} held-out prompts in all, the reward's metric and retriever\n")
     draws = Resamples(prompts, 2000, seeding.generator(0, "compare rules"))
@@ -245,9 +246,8 @@ def print_tables(found: dict[tuple[str, float], list[dict[str, Any]]], options: 
         cells = [method, f"{best[method]:g}"]
         for decoding in ("greedy", "sampled"):
             cells.append(_mean(rows, "final", decoding, draws))
-            for is_shown, other in ((rows is not reference, _pooled(reference, decoding)), (True, _pooled(rows, "none", "raw query"))):
-                paired = draws.difference(_pooled(rows, decoding), other)
-                cells.append(f"{paired.mean:+.3f} [{paired.low:+.3f}, {paired.high:+.3f}] p {paired.p_value:.4f}" if is_shown else "")
+            cells.append("" if rows is reference else _difference(rows, reference, decoding, ("final", decoding), draws))
+            cells.append(_difference(rows, rows, decoding, ("raw query", "none"), draws))
         cells += [f"{_average(rows, 'training_reward'):.3f}", f"{_average(rows, 'tokens'):,.0f}", f"{_average(rows, 'texts'):,.0f}"]
         cells.append(f"{np.mean([row['summed_minutes'][-1] for row in rows]):,.0f}")
         print("| " + " | ".join(cells) + " |")
@@ -264,8 +264,23 @@ def _mean(rows: list[dict[str, Any]], name: str, decoding: str, draws: Resamples
     return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]{spread}"
 
 
+def _difference(rows: list[dict[str, Any]], others: list[dict[str, Any]], decoding: str, other: tuple[str, str], draws: Resamples) -> str:
+    paired = draws.difference(_pooled(rows, decoding), _pooled(others, other[1], other[0]))
+    found = f"{paired.mean:+.3f} [{paired.low:+.3f}, {paired.high:+.3f}] p {paired.p_value:.4f}"
+    apart = [one["cells"]["final", decoding].mean() - two["cells"][other].mean() for one, two in zip(rows, others, strict=True)]
+    return found + (f" (by seed {', '.join(f'{each:+.3f}' for each in apart)})" if len(rows) > 1 else "")
+
+
 def _pooled(rows: list[dict[str, Any]], decoding: str, name: str = "final") -> np.ndarray:
-    return np.concatenate([row["cells"][name, decoding] for row in rows])
+    # One value per prompt: of seeds with the same prompts their mean, of seeds with prompts of their own each.
+    values = [row["cells"][name, decoding] for row in rows]
+    return np.mean(values, axis=0) if _same_prompts(rows) else np.concatenate(values)
+
+
+def _same_prompts(rows: list[dict[str, Any]]) -> bool:
+    # A prompt's raw query is worth the same under every seed, and no other prompts have all the same values.
+    raw = [row["cells"]["raw query", "none"] for row in rows]
+    return all(np.array_equal(raw[0], other) for other in raw[1:])
 
 
 def _average(rows: list[dict[str, Any]], name: str) -> float:
