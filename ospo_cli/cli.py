@@ -78,10 +78,15 @@ def _stage(name: str, project: Path, iteration: int | None = None) -> dict[str, 
     layout = Layout(project)
     parameters = params.load(layout.params)
     wanted = node(name, iteration, parameters)
-    if wanted.runs and "DVC_STAGE" in os.environ:
-        from ospo_cli.graph import dvc
+    if "DVC_STAGE" in os.environ:
+        if iteration is not None and iteration > parameters.train.iterations:
+            # By hand one may go on; of a graph that is out of date nobody asked for it.
+            place, most = project / "iterations.yaml", f"at most train.iterations, {parameters.train.iterations}"
+            raise OspoError(place, "is out of date", found=f"iteration {iteration}", expected=most, remedy="run `ospo graph`")
+        if wanted.runs:
+            from ospo_cli.graph import dvc
 
-        dvc.check_reads(project, wanted, parameters)
+            dvc.check_reads(project, wanted, parameters)
     result = runner.execute(wanted, layout, parameters)
     written = ", ".join((*wanted.outputs, *wanted.metrics))
     sys.stderr.write(f"{wanted.command}: wrote {shorten(written, 1000)}\n")
@@ -425,6 +430,7 @@ def headroom(
 def keep(
     name: Annotated[str, typer.Argument(help="Name to keep the present run under; without one, only compare.")] = "",
     source: Annotated[Path | None, typer.Option("--from", help="Keep the run of this other project.", show_default="this one's")] = None,
+    stale: Annotated[bool, typer.Option("--stale", help="Keep it though a stage would run again under params.yaml as it is.")] = False,
     project: Project = HERE,
 ) -> None:
     """Put the evaluated run by under a name, and show it beside the others: at equal tokens, at equal reward calls (docs/update.md)."""
@@ -438,7 +444,12 @@ def keep(
         from ospo_cli.stages import keep as stage
 
         other = Layout(source) if source is not None else layout
-        replaced = stage.execute(layout, other, params.load(other.params), name)
+        theirs = params.load(other.params)
+        if not stale:
+            from ospo_cli.planning import check_current
+
+            check_current(other, theirs)
+        replaced = stage.execute(layout, other, theirs, name)
         done = "replaced" if replaced else "wrote"
         sys.stderr.write(f"ospo keep: {done} {shorten(str(layout.kept(name)), 1000)}; `ospo report` puts it on the page\n")
     elif source is not None:

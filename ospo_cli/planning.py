@@ -16,6 +16,7 @@ import polars as pl
 
 from ospo_cli import parquet, runner, schemas
 from ospo_cli.calibration import Measures, calibrate
+from ospo_cli.errors import OspoError
 from ospo_cli.graph.dvc_lock import DvcLock
 from ospo_cli.graph.nodes import Node
 from ospo_cli.layout import Layout
@@ -62,6 +63,21 @@ def _existing(layout: Layout, params: Params) -> Iterator[tuple[Node, str]]:
         if not by:
             stale.update(made.outputs, made.metrics)
         yield made, by
+
+
+def check_current(layout: Layout, params: Params) -> None:
+    """Refuse results that params.yaml as it is would not give: a stage up to evaluate that would run again.
+
+    Raises:
+        OspoError: names the first of them.
+    """
+    for made, by in _existing(layout, params):
+        if not by and made.stage != "report":
+            raise OspoError(
+                layout.evaluation("summary.json"),
+                f"was not made with params.yaml as it is: `{made.command}` would run again",
+                remedy="run `ospo run` or `dvc repro`, or put params.yaml back; --stale keeps it all the same",
+            )
 
 
 def _with_found(rows: Iterator[_Row], measures: Measures) -> Iterator[tuple[_Row, int | None]]:

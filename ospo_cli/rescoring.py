@@ -14,7 +14,7 @@ import yaml
 
 from ospo_cli import params as parameters
 from ospo_cli import parquet
-from ospo_cli.errors import OspoError, ParameterError
+from ospo_cli.errors import CreditError, OspoError, ParameterError
 from ospo_cli.layout import Layout
 from ospo_cli.params import Params
 
@@ -85,7 +85,10 @@ def rescore(
         if cuts_again:
             segment.execute(inside, changed, iteration)
         scored = score_coalitions.execute(inside, changed, iteration)
-        credited = attribute.execute(inside, changed, iteration)
+        try:
+            credited = attribute.execute(inside, changed, iteration)
+        except CreditError as error:
+            raise _for_rescoring(error) from None
         # No durations here: equal input is to give equal bytes.
         card = {
             "name": name,
@@ -99,6 +102,15 @@ def rescore(
     names = ("asked_values", "distinct_values", "computed_values", "rollout_groups", "degenerate_groups", "mean_reward", "mean_retrieval")
     found = {key: scored[key] for key in names if key in scored}
     return found | {"folder": str(folder), "name": name, "estimator": credited["estimator"], "rule": credited["rule"]}
+
+
+def _for_rescoring(error: CreditError) -> CreditError:
+    # Coalitions are evaluated by this command: what is missing is asked for here, and not in the loop's parameters.
+    name, colon, value = str(error.expected).partition(": ")
+    if not (colon and name.startswith("score_coalitions.")):
+        return error
+    option = f"--set {name}={value.replace(', ', ',')}"
+    return CreditError(error.where, error.problem, found=error.found, expected=error.expected, remedy=f"add {option}")
 
 
 def parse_changes(settings: Sequence[str]) -> dict[str, Any]:

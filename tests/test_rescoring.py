@@ -11,7 +11,7 @@ import pytest
 
 from ospo_cli import params as parameters
 from ospo_cli import parquet, rescoring
-from ospo_cli.errors import OspoError, ParameterError
+from ospo_cli.errors import CreditError, OspoError, ParameterError
 from ospo_cli.layout import Layout
 from ospo_cli.schemas import ATTRIBUTIONS, COALITION_VALUES, DOCUMENTS, REWARDS, SEGMENTS
 from ospo_cli.stages import attribute, score_coalitions, segment
@@ -100,6 +100,12 @@ def test_a_failure_leaves_what_was_there(layout: Layout) -> None:
     with pytest.raises(ParameterError, match="unknown retriever"):
         rescoring.rescore(layout, PARAMS, 1, {"score_coalitions.retriever": "google"}, "mine")
     assert bytes_of(Path(done["folder"]).parent) == before
+
+
+def test_what_is_missing_is_asked_of_the_same_command(layout: Layout) -> None:
+    changes = {"score_coalitions.estimators": ["uniform"], "score_coalitions.families": [], "attribute.estimator": "alone"}
+    with pytest.raises(CreditError, match=r"were not evaluated.*; add --set score_coalitions\.estimators=\[alone\]$"):
+        rescoring.rescore(layout, PARAMS, 1, changes)
 
 
 @pytest.mark.parametrize(

@@ -71,16 +71,21 @@ def aligned_rewards(rewards: pl.DataFrame, rollout_ids: list[str], name: str, it
     """Return one row per rollout, in their order."""
     rewards = rewards.sort("rollout_id")
     if rewards["rollout_id"].to_list() != rollout_ids:
-        odd = sorted(set(rewards["rollout_id"]) ^ set(rollout_ids))
-        remedy = f"run `ospo score-coalitions --iter {iteration}` again"
-        raise CreditError(
-            f"table {name}",
-            "holds other rollouts than rollouts.parquet",
-            found=f"{odd[0]} in one of them",
-            expected="the same",
-            remedy=remedy,
-        )
+        raise _others(name, sorted(set(rewards["rollout_id"]) ^ set(rollout_ids))[0], iteration)
     return rewards
+
+
+def check_own(table: pl.DataFrame, rollout_ids: list[str], name: str, iteration: int) -> None:
+    """Refuse a table that names a rollout which is not among these; it need not name all."""
+    strangers = table.filter(~pl.col("rollout_id").is_in(rollout_ids))["rollout_id"]
+    if len(strangers):
+        raise _others(name, strangers[0], iteration)
+
+
+def _others(name: str, odd: str, iteration: int) -> CreditError:
+    remedy = f"run `ospo score-coalitions --iter {iteration}` again"
+    where, found = f"table {name}", f"{odd} in one of them"
+    return CreditError(where, "holds other rollouts than rollouts.parquet", found=found, expected="the same", remedy=remedy)
 
 
 def degenerate_rows(advantage: GroupAdvantages, declared: NDArray[np.bool_], rows: Rows, value: Values) -> NDArray[np.bool_]:

@@ -108,9 +108,8 @@ def check_reads(root: Path, made: Node, params: Params) -> None:
     if missing:
         raise OspoError(
             path,
-            f"does not say that {made.stage} reads {missing[0]}",
-            found=f"{len(missing)} undeclared",
-            remedy="set in params.yaml what `dvc exp run -S` sets, run `ospo graph`, then go on",
+            f"was made for other parameters: it does not say that {made.stage} reads {missing[0]}",
+            remedy="run `ospo graph` (params.yaml holds what `dvc exp run -S` set), then the same command again",
         )
 
 

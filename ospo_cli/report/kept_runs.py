@@ -68,7 +68,8 @@ def how(params: Mapping[str, Mapping[str, Any]]) -> str:
     attribute, objective = params["attribute"], params["update"]["objective"]
     if objective == "policy-gradient":
         estimator = "" if attribute["rule"] == "uniform" else f"{attribute['estimator']} + "
-        return f"{estimator}{attribute['rule']}"
+        alive = ", unequal groups" if params["update"].get("groups") == "alive" else ""
+        return f"{estimator}{attribute['rule']}{alive}"
     return f"{objective}, targets: {attribute['targets']}" if objective == "sft" else f"{objective}, pairs: {attribute['pairs']}"
 
 

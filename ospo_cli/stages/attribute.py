@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ospo_cli import parquet, rule_file
 from ospo_cli.credit import examples
-from ospo_cli.credit.rollout_rows import REWARD_TOLERANCE, Rows, Values, aligned_rewards, degenerate_rows, rollout_rows
+from ospo_cli.credit.rollout_rows import REWARD_TOLERANCE, Rows, Values, aligned_rewards, check_own, degenerate_rows, rollout_rows
 from ospo_cli.credit.segment_shares import Estimate, estimate_shares
 from ospo_cli.credit.token_places import Pieces, segment_noise, token_map, tokens_before_answer
 from ospo_cli.errors import CreditError
@@ -31,7 +31,6 @@ from ospo_cli.schemas import (
     INTERACTIONS,
     PREFERENCE_PAIRS,
     REWARDS,
-    ROLLOUTS,
     SEGMENTS,
     TARGETS,
     TOKEN_ADVANTAGES,
@@ -55,7 +54,7 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     def read(name: str, table: Any, command: str) -> pl.DataFrame:
         return parquet.read(layout.iteration(iteration, f"{name}.parquet"), table, made_by=f"ospo {command} --iter {iteration}")
 
-    rollouts = read("rollouts", ROLLOUTS, "rollout")
+    rollouts = parquet.read_rollouts(layout.iteration(iteration, "rollouts.parquet"), iteration)
     segments = read("segments", SEGMENTS, "segment")
     rewards = read("rewards", REWARDS, "score-coalitions")
     coalition_values = read("coalition_values", COALITION_VALUES, "score-coalitions")
@@ -105,6 +104,7 @@ def attribute(
     estimator, rule = ESTIMATORS[settings.estimator], rule_named(settings.rule, settings.matched_rule, own_rules)
     rows = rollout_rows(rollouts, segments, iteration)
     reward = aligned_rewards(rewards, rows.rollout_ids, "rewards", iteration)
+    check_own(coalition_values, rows.rollout_ids, "coalition_values", iteration)
     value = reward["reward"].to_numpy().astype(np.float64)
     format_part = params.score_coalitions.format_weight * reward["format"].to_numpy().astype(np.float64)
     advantage = group_advantages(value, rows.group, settings.normalize)

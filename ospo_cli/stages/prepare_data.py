@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import json
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from ospo_cli import parquet, sources
-from ospo_cli.errors import ParameterError, SourceError, TableError
+from ospo_cli.errors import ParameterError, SourceError, TableError, shorten
 from ospo_cli.layout import Layout
 from ospo_cli.params import Params, PrepareData, check_retrievers
 from ospo_cli.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS, TEACHER_PAIRS
@@ -20,6 +21,8 @@ from ospo_cli.sources.base import SourceData
 from ospo_cli.sources.pools import sampled_pools
 from ospo_cli.sources.splits import assign_splits
 
+# Discounted sums of many such gains, and their ratios, are far from overflowing.
+LARGEST_GRADE = 1e12
 PLACEHOLDER = re.compile(r"\{(\w*)\}")
 
 
@@ -60,6 +63,7 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
                 raise TableError(path, error.problem, found=error.found, expected=error.expected, remedy=error.remedy) from None
         card = json.dumps(prepared.card, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         stack.enter_context(parquet.replacing(layout.prepared("card.json"))).write_text(card, encoding="utf-8")
+    sys.stderr.write(_in_words(prepared.card))
     return dict(prepared.card["counts"])
 
 
@@ -72,6 +76,19 @@ def prepare(data: SourceData, params: PrepareData, seed: int) -> Prepared:
     documents = data.documents.sort("doc_id")
     if not documents.height:
         raise SourceError(f"source {params.source}", "the catalogue is empty", found="0 documents", expected="at least one")
+    texts = [name for name, dtype in documents.schema.items() if dtype == pl.String and name not in ("doc_id", "category")]
+    if not any(documents[name].str.contains(r"[\p{L}\p{N}]").any() for name in texts):
+        raise SourceError(
+            f"source {params.source}", "no product has a text", found=f"{documents.height:,} documents without a letter or digit",
+            expected="a title or another text", remedy="check which columns hold the products' texts",
+        )  # fmt: skip
+    large = data.qrels.filter(pl.col("relevance") > LARGEST_GRADE)
+    if large.height:
+        prompt, document, grade = large.select("prompt_id", "doc_id", "relevance").row(0)
+        raise SourceError(
+            f"source {params.source}, judgments of query {prompt}", f"a grade is too large for sums of gains, that of product {document}",
+            found=grade, expected=f"at most {LARGEST_GRADE:g}", remedy="mend the grade, or give labels gains (prepare_data.gains)",
+        )  # fmt: skip
     qrels, unknown = _known_judgments(data.qrels, documents, params.source)
     prompts, unusable = _judged_prompts(data.prompts, qrels, params)
     prompts, splits = assign_splits(prompts, params, seed)
@@ -109,6 +126,20 @@ def prepare(data: SourceData, params: PrepareData, seed: int) -> Prepared:
         "pools": filled,
     }
     return Prepared(documents, prompts.select(list(PROMPTS.schema)), qrels, pools, pairs, card)
+
+
+def _in_words(card: dict[str, Any]) -> str:
+    # What a person should see before hours of training: what is there, what was left out, which split is empty.
+    counts = card["counts"]
+    splits = [(name, counts[f"{name} prompts"]) for name in ("train", "dev", "test")]
+    lines = [f"{counts['documents']:,} documents; prompts: " + ", ".join(f"{count:,} {name}" for name, count in splits)]
+    dropped = [f"{count:,} {reason}" for reason, count in card["dropped"].items() if isinstance(count, int) and count]
+    if dropped:
+        lines.append(f"left out: {'; '.join(dropped)}")
+    empty = [name for name, count in splits if not count]
+    if empty:
+        lines.append(f"no prompt in split {' and '.join(empty)}: nothing can be trained on or evaluated there (card.json says why)")
+    return "".join(f"prepare-data: {shorten(line, 1000)}\n" for line in lines)
 
 
 def check_template(template: str) -> None:
@@ -184,7 +215,7 @@ def _judged_prompts(prompts: pl.DataFrame, qrels: pl.DataFrame, params: PrepareD
             "no prompt is left",
             found=found,
             expected="queries with a relevant product",
-            remedy="check that query ids agree between the files",
+            remedy="check the queries" if not asked.height else "check that query ids agree between the files",
         )
     return fitting, counts
 

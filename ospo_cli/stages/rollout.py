@@ -149,9 +149,10 @@ class _Sampling:
         for number in range(most + 1):
             self.done.alive += count_alive(rollouts)
             lacking = wanted - self.done.alive
-            if not lacking:
-                return
             so_far = f"rollout {self.iteration}: {self.done.alive} of {wanted} rollout groups with unequal rewards after round {number + 1}"
+            if not lacking:
+                sys.stderr.write(f"{so_far}\n")
+                return
             if number == most or not waiting:
                 why = f"rollout.further_rounds is {most}" if number == most else "no further prompt"
                 sys.stderr.write(f"{so_far}; {why}: the update has those\n")

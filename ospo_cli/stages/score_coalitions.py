@@ -27,7 +27,7 @@ from ospo_cli.maths.estimators import ESTIMATORS, evaluated_coalitions
 from ospo_cli.params import Params, ScoreCoalitions
 from ospo_cli.retrievers.further_parts import FurtherParts
 from ospo_cli.retrievers.judged_reward import JudgedReward, compose
-from ospo_cli.schemas import COALITION_VALUES, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, ROLLOUTS, SEGMENTS
+from ospo_cli.schemas import COALITION_VALUES, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, SEGMENTS
 from ospo_cli.store.folder import Store
 from ospo_cli.text.coalition_text import Runs, coalition_texts, runs_of, segment_words
 from ospo_cli.text.words import words
@@ -56,7 +56,7 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     """Read the prepared tables, rollouts and segments; write rewards, coalition_values and score_metrics.json."""
     start_seconds = time.monotonic()
     reward = open_reward(layout, params)
-    rollouts = parquet.read(layout.iteration(iteration, "rollouts.parquet"), ROLLOUTS, made_by=f"ospo rollout --iter {iteration}")
+    rollouts = parquet.read_rollouts(layout.iteration(iteration, "rollouts.parquet"), iteration)
     segments = parquet.read(layout.iteration(iteration, "segments.parquet"), SEGMENTS, made_by=f"ospo segment --iter {iteration}")
     _check_segments(rollouts, segments, made_by=f"ospo segment --iter {iteration}")
     settings = params.score_coalitions

@@ -16,7 +16,7 @@ from ospo_cli.errors import CreditError
 from ospo_cli.layout import Layout
 from ospo_cli.params import Params
 from ospo_cli.params import Segment as SegmentParams
-from ospo_cli.schemas import ROLLOUTS, SEGMENTS
+from ospo_cli.schemas import SEGMENTS
 from ospo_cli.text.segments import Segmentation, Span, segmentation, word_coverage
 
 Chunker = Callable[[str], list[tuple[int, int]]]
@@ -25,7 +25,7 @@ _BINS = {"0": (0, 0), "1": (1, 1), "2": (2, 2), "3": (3, 3), "4": (4, 4), "5-8":
 
 def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     """Read rollouts, write segments and segment_metrics.json."""
-    rollouts = parquet.read(layout.iteration(iteration, "rollouts.parquet"), ROLLOUTS, made_by=f"ospo rollout --iter {iteration}")
+    rollouts = parquet.read_rollouts(layout.iteration(iteration, "rollouts.parquet"), iteration)
     chunks, segmenter = None, "rules"
     if params.segment.segmenter == "spacy":
         from ospo_cli.segmenters.spacy_chunks import load

@@ -76,7 +76,7 @@ def verify(layout: Layout, params: Params | None = None, recompute: int = 0, str
         output.line(
             f"{checked:,} of the {named:,} kept values that this project's tables name computed again, all equal"
             if named
-            else "nothing computed again: this project's tables name no value that its parameters' books hold"
+            else "nothing computed again: the store holds no value of this project's reward that its tables name"
         )
     return total
 
@@ -90,6 +90,8 @@ def recomputed(layout: Layout, params: Params, count: int) -> tuple[int, int]:
         StoreError: a value differs from the one in the store.
     """
     reward = _reward(layout, params, str(params.score_coalitions.retriever))
+    if reward.store is None or not reward.store.has_book(reward.about([reward.metric.name])):
+        return 0, 0
     pairs = pl.concat(list(_scored_pairs(layout)) or [pl.DataFrame(schema={"prompt_id": pl.String, "query": pl.String})]).unique()
     pairs = pairs.sort("prompt_id", "query")
     prompt_ids, queries = pairs["prompt_id"].to_list(), pairs["query"].to_list()

@@ -142,7 +142,7 @@ def learned_from(
     def read(name: str) -> pl.DataFrame:
         return parquet.read(layout.iteration(iteration, f"{name}.parquet"), schemas.table_named(name), made_by=made_by)
 
-    rollouts = parquet.read(layout.iteration(iteration, "rollouts.parquet"), schemas.ROLLOUTS, made_by=f"ospo rollout --iter {iteration}")
+    rollouts = parquet.read_rollouts(layout.iteration(iteration, "rollouts.parquet"), iteration)
     if objective == "policy-gradient":
         return rollouts, read("token_advantages"), None
     name = "targets" if objective == "sft" else "preference_pairs"

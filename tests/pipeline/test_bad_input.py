@@ -90,6 +90,21 @@ BROKEN = {
         lambda p: edit(p / FIRST / "token_advantages.parquet", lambda f: f.with_columns(rollout_id=pl.lit("x") + pl.col("rollout_id"))),
         r"(?i)token_advantages.*rollout",
     ),
+    "rollouts of another iteration": (
+        "segment --iter 1",
+        lambda p: edit(p / FIRST / "rollouts.parquet", lambda f: f.with_columns(pl.col("rollout_id").str.replace("^001", "002"))),
+        r"table rollouts: holds rollouts of another iteration: found 002:.*, expected 001:…; run `ospo rollout --iter 1` again",
+    ),
+    "coalition values of other rollouts": (
+        "attribute --iter 1",
+        lambda p: edit(p / FIRST / "coalition_values.parquet", lambda f: f.with_columns(pl.col("rollout_id").str.replace("^001", "002"))),
+        r"table coalition_values: holds other rollouts than rollouts\.parquet: found 002:",
+    ),
+    "a run that the parameters did not make": (
+        "keep mine",
+        lambda p: (p / "params.yaml").write_text((p / "params.yaml").read_text().replace("rule: group-additive", "rule: signed")),
+        r"summary\.json: was not made with params\.yaml as it is: `ospo attribute --iter 1` would run again",
+    ),
     "a coalition that is missing": (
         "attribute --iter 1",
         lambda p: edit(p / FIRST / "coalition_values.parquet", lambda f: f.filter(~pl.col("coalition").str.contains("^1+$"))),

@@ -74,6 +74,14 @@ def test_another_metric_reruns_from_scoring(project):
     assert set(changed) == {"score-coalitions@1", "evaluate", "report"}  # and attribute@1, update@1 once its values differ
 
 
+def test_a_run_of_these_parameters_can_be_kept_and_a_graph_that_is_too_long_is_refused(project):
+    assert "wrote data/kept/mine" in command(project, "ospo", "keep", "mine").stderr
+    done = command(project, "env", "DVC_STAGE=rollout@2", "ospo", "rollout", "--iter", "2", check=False)
+    assert done.stderr.strip() == (
+        "ospo: iterations.yaml: is out of date: found iteration 2, expected at most train.iterations, 1; run `ospo graph`"
+    )
+
+
 def test_another_report_reruns_the_report_alone(project):
     change(project, "report", title="Another title")
     done = command(project, "dvc", "repro")

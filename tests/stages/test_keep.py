@@ -7,12 +7,13 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from ospo_cli import params as parameters
 from ospo_cli import parquet, presets, schemas
 from ospo_cli.cli import app
 from ospo_cli.errors import MissingInputError, OspoError, TableError
 from ospo_cli.maths.statistics import Resamples
 from ospo_cli.report.kept_files import comparison, present_run
-from ospo_cli.report.kept_runs import Run, compared
+from ospo_cli.report.kept_runs import Run, compared, how
 from ospo_cli.stages import keep, report
 from tests.report import small_project
 
@@ -138,7 +139,7 @@ def test_a_run_that_is_not_evaluated_or_whose_files_are_damaged_is_named(tmp_pat
 def test_the_command_keeps_and_compares(tmp_path):
     layout, params = project(tmp_path)
     (tmp_path / "params.yaml").write_text(presets.render(params), encoding="utf-8")
-    done = CliRunner().invoke(app, ["keep", "first", "--project", str(tmp_path)])
+    done = CliRunner().invoke(app, ["keep", "first", "--stale", "--project", str(tmp_path)])  # written by hand: no record of what made it
     assert done.exit_code == 0
     assert "At the end" in done.stdout
     assert "first" in done.stdout
@@ -154,3 +155,9 @@ def test_an_algorithm_as_options_of_dvc_names_what_its_row_says():
     assert not any(" " in word for word in words)
     with pytest.raises(OspoError, match="no such algorithm: found dop"):
         presets.experiment_options("dop")
+
+
+def test_dynamic_sampling_is_told_from_plain_grpo():
+    rows = {name: presets.load(name) for name in ("grpo", "dapo", "sft")}
+    shown = {name: how(parameters.to_mapping(values)) for name, values in rows.items()}
+    assert shown == {"grpo": "uniform", "dapo": "uniform, unequal groups", "sft": "sft, targets: above-mean"}

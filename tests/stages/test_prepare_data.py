@@ -428,3 +428,32 @@ def test_what_evaluation_could_not_do_stops_a_whole_run_before_any_stage(tmp_pat
     with pytest.raises(ParameterError, match=r"evaluate\.retrievers: needs the training retriever"):
         runner.run(Layout(tmp_path), UNSEEN_ALONE)
     assert started == []
+
+
+def test_what_there_is_and_what_was_left_out_is_said(tmp_path, capsys):
+    run(shop(tmp_path / "in", queries=dict(QUERIES, query=["", *QUERIES["query"][1:]])), tmp_path)
+    said = capsys.readouterr().err
+    card = json.loads(Layout(tmp_path).prepared("card.json").read_text())["counts"]
+    assert (
+        f"prepare-data: 4 documents; prompts: {card['train prompts']} train, {card['dev prompts']} dev, {card['test prompts']} test\n"
+        in said
+    )
+    assert "1 prompts with an empty query" in said
+    empty = [name for name in ("train", "dev", "test") if not card[f"{name} prompts"]]
+    assert (f"no prompt in split {' and '.join(empty)}" in said) == bool(empty)
+
+
+def test_a_grade_that_no_sum_can_hold_and_a_catalogue_without_text_are_refused():
+    inputs = data(["alpha"], documents=5, judged=[("q0000", "d000", 1e308)])
+    with pytest.raises(
+        SourceError, match=r"judgments of query q0000: a grade is too large .* product d000: found 1e\+308, expected at most 1e\+12"
+    ):
+        prepare(inputs, PrepareData(), 0)
+    inputs = data(["alpha"], documents=5)
+    with pytest.raises(SourceError, match=r"no product has a text: found 5 documents without a letter or digit"):
+        prepare(dataclasses.replace(inputs, documents=inputs.documents.with_columns(title=pl.lit(" -- "))), PrepareData(), 0)
+
+
+def test_queries_that_are_all_empty_are_not_blamed_on_their_ids():
+    with pytest.raises(SourceError, match=r"no prompt is left: found 2 prompts with an empty query.*; check the queries$"):
+        prepare(data(["", " "]), PrepareData(), 0)

@@ -121,11 +121,11 @@ def test_an_answer_span_that_leaves_the_completion_is_refused_by_name(span: tupl
 
 def test_execute_writes_table_and_metrics_twice_the_same(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
-    parquet.write(rollouts(ANSWERS), layout.iteration(2, "rollouts.parquet"), ROLLOUTS)
+    parquet.write(rollouts(ANSWERS), layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
     written = []
     for _ in range(2):
-        metrics = stage.execute(layout, dataclasses.replace(Params()), 2)
-        written.append([layout.iteration(2, name).read_bytes() for name in ("segments.parquet", "segment_metrics.json")])
+        metrics = stage.execute(layout, dataclasses.replace(Params()), 1)
+        written.append([layout.iteration(1, name).read_bytes() for name in ("segments.parquet", "segment_metrics.json")])
     assert written[0] == written[1]
     assert json.loads(written[0][1]) == metrics
 

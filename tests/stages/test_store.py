@@ -88,6 +88,14 @@ def test_verify_counts_what_it_checked_and_computes_some_again(scored):
     assert store.recomputed(layout, KEPT, 10**6)[0] == store.recomputed(layout, KEPT, 0)[1] >= count - 30
 
 
+def test_verify_makes_no_book_where_the_store_has_none_of_this_reward(scored):
+    layout, _ = scored
+    before = [book.fingerprint for book in Store(layout.store).summaries()]
+    other = dataclasses.replace(KEPT, score_coalitions=dataclasses.replace(KEPT.score_coalitions, metric="mrr"))
+    assert store.recomputed(layout, other, 10) == (0, 0)
+    assert [book.fingerprint for book in Store(layout.store).summaries()] == before
+
+
 def test_verify_goes_on_behind_a_damaged_book_and_then_fails(scored):
     layout, count = scored
     name = break_a_book(layout, "rank-bm25")
