@@ -14,7 +14,6 @@ CELLS = 1 << 17
 # Sums below are exact in float64, whatever their order; a score and a place among the candidates fit in 63 bits.
 LARGEST_SUM = 1 << 50
 LARGEST_KEY = 1 << 62
-BEHIND_ALL = np.iinfo(np.int64).max
 
 
 def fits(longest: int, largest_weight: int, largest_pool: int) -> bool:
@@ -57,17 +56,17 @@ def rank_groups(
         lanes = np.array([block.last - block.first for block in blocks])
         table, entries = _scores(arrays, part_starts, part_terms, member_starts, members, blocks, lanes, sizes, is_distinct, slot_of)
         read += entries
-        # Ascending: the best score first, and of equal ones the document that comes first in the catalogue.
+        # Ascending: the best score first, and of equal ones the document that comes first in the catalogue. What scores 0, and so what
+        # lies behind a smaller pool, is not below 0 and is not retrieved.
         keys = table.astype(np.int64)
-        keys *= -sizes[0] if (is_even := bool((sizes == sizes[0]).all())) else -np.repeat(sizes, lanes)[:, None]
+        stride = sizes[0] if (sizes == sizes[0]).all() else np.repeat(sizes, lanes)[:, None]
+        keys *= -stride
         keys += np.arange(keys.shape[1])
-        if not is_even:
-            keys[np.arange(keys.shape[1]) >= np.repeat(sizes, lanes)[:, None]] = BEHIND_ALL
         width = min(k, keys.shape[1])
         if width < keys.shape[1]:
             keys = np.partition(keys, width - 1, axis=1)[:, :width]
         keys.sort(axis=1)
-        found, places = np.divmod(keys, sizes[0] if is_even else np.repeat(np.maximum(sizes, 1), lanes)[:, None])
+        found, places = np.divmod(keys, stride)
         is_retrieved = found < 0
         scores[rows, :width] = np.where(is_retrieved, -found, 0)
         starts = np.cumsum(sizes) - sizes
