@@ -138,6 +138,16 @@ def test_rollouts_depend_on_the_reward_only_where_it_decides():
     assert [name for name in code.closure(with_rewards.module) if "/retrievers/" in name]
 
 
+def test_rollouts_then_depend_on_the_files_of_the_reward_too(tmp_path, monkeypatch):
+    (tmp_path / "parts.py").write_text("def parts(answers): return []\n")
+    (tmp_path / "engine.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    values = settings(3, score_coalitions={"retriever": "http", "own_reward": "parts.py:parts"})
+    http = dataclasses.replace(values.retrieval.http, template="engine.json")
+    values = dataclasses.replace(values, retrieval=dataclasses.replace(values.retrieval, http=http))
+    assert {"engine.json", "parts.py"} <= set(node("rollout", 1, values).inputs)
+
+
 def test_under_dvc_it_is_refused_where_the_graph_does_not_know(tmp_path):
     dvc.write(tmp_path, settings(0))
     wanted = node("rollout", 1, settings(3))
