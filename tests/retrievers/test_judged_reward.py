@@ -53,6 +53,20 @@ def test_a_text_that_retrieves_nothing_is_worth_zero(query):
     assert judged().values(["p1"], [query]).tolist() == [0.0]
 
 
+def test_the_order_of_the_tables_rows_changes_no_value():
+    judgments = [("p1", "d004", 1.0), ("p1", "d000", 0.5), ("p2", "d001", 1.0), ("p2", "d005", 0.2)]
+    pooled = [(prompt_id, f"d{index:03d}") for prompt_id in ("p1", "p2") for index in range(6)]
+    queries = {"p1": "coat", "p2": "blue shirt"}
+    shuffled = [judgments[row] for row in (2, 1, 3, 0)], [pooled[row] for row in (7, 0, 11, 5, 1, 8, 4, 9, 2, 6, 10, 3)]
+    rewards = [judged(queries=queries, judgments=some, pooled=candidates) for some, candidates in ((judgments, pooled), shuffled)]
+    texts = ["red coat", "blue rain", "cotton", "wool shirt", "boots"]
+    asked = [prompt_id for prompt_id in queries for _ in texts], texts * 2
+    first, second = (reward.values(*asked).tolist() for reward in rewards)
+    assert first == second
+    assert len(set(first)) > 4
+    assert rewards[0].known_gains("p1") == rewards[1].known_gains("p1") == {0: 0.5, 4: 1.0}
+
+
 def test_gains_are_linear_in_the_relevance():
     reward = judged(judgments=[("p1", "d000", 0.1), ("p1", "d004", 1.0)])
     expected = (0.1 + 1 / np.log2(3)) / (1 + 0.1 / np.log2(3))
