@@ -52,7 +52,8 @@ def present_run(layout: Layout, params: Params) -> Run:
             {"tokens": sampled["tokens"], "reward_calls": scored["distinct_values"], "mean_reward": scored.get("mean_reward")}
         )
     facts = {"metric": summary["metric"], "retriever": summary["training_retriever"], "split": summary["split"]}
-    return Run("", facts | {"how": how(parameters.to_mapping(params))}, iterations, values)
+    mapping = parameters.to_mapping(params)
+    return Run("", facts | {"how": how(mapping)}, iterations, values, mapping)
 
 
 def kept_runs(layout: Layout) -> list[Run]:
@@ -67,7 +68,8 @@ def kept_runs(layout: Layout) -> list[Run]:
             iterations = [{name: float(each[name]) for name in ("tokens", "reward_calls")} for each in content["iterations"]]
         except (KeyError, TypeError, ValueError) as error:
             raise TableError(path, "is not what `ospo keep` writes", found=error, remedy="delete its folder") from None
-        found.append(Run(path.parent.name, facts, iterations, values))
+        made_with = content.get("params")
+        found.append(Run(path.parent.name, facts, iterations, values, made_with if isinstance(made_with, dict) else {}))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,14 @@ class Run:
         facts: metric, retriever and split of its evaluation; `how` it learned.
         iterations: one mapping per iteration, from 1: tokens sampled and texts scored in it.
         values: table kept_values.
+        params: what it was made with, section -> name -> value.
     """
 
     name: str
     facts: Mapping[str, Any]
     iterations: Sequence[Mapping[str, Any]]
     values: pl.DataFrame
+    params: Mapping[str, Any] = field(default_factory=dict)
 
     def spent(self, what: str) -> NDArray[np.float64]:
         """Return [iterations + 1] tokens or reward_calls until each policy was there; 0 for the warm start."""
@@ -97,7 +99,28 @@ def compared(own: Run, kept: Sequence[Run], draws: Resamples) -> dict[str, Any]:
         place = min(float(run.spent(what)[-1]) for run in runs) if what else None
         rows = [_row(run, own, place, what or "tokens", draws) for run in runs]
         tables.append({"what": what, "place": place, "rows": rows})
-    return {"tables": tables, "left_out": left_out}
+    apart = [{"name": run.name, "names": set_otherwise(own.params, run.params)} for run in runs[1:]]
+    return {"tables": tables, "left_out": left_out, "set_otherwise": [each for each in apart if each["names"]]}
+
+
+def set_otherwise(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return the parameters that two runs do not share, `section.name`, but for those that change no result.
+
+    >>> set_otherwise({"update": {"epochs": 1, "groups": "all"}}, {"update": {"epochs": 2, "groups": "all"}})
+    ['update.epochs']
+    """
+    if not (one and other):  # not known of one of them
+        return []
+    first, second = _flat(one), _flat(other)
+    names = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
+    return [name for name in names if name.partition(".")[0] not in ("report", "store")]
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {before + name: value}
+    return found
 
 
 def _row(run: Run, own: Run, place: float | None, what: str, draws: Resamples) -> dict[str, Any]:

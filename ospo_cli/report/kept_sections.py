@@ -23,8 +23,15 @@ def section(found: dict[str, Any] | None) -> str:
     parts = [f"<h2>Runs side by side</h2><p class='lead'>{lead}</p>"]
     for table in found["tables"]:
         parts.append(f"<h3>{escape(_heading(table))}</h3>{_table(table)}")
+    parts += [f"<p class='note'>{escape(_otherwise(run), 1000)}.</p>" for run in found["set_otherwise"]]
     parts += [f"<p class='note'>Left out: {escape(run['name'], _NAME)}: {escape(run['reason'])}.</p>" for run in found["left_out"]]
     return "".join(parts)
+
+
+def _otherwise(run: dict[str, Any], most: int = 12) -> str:
+    names = run["names"]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{run['name']} and {OWN} differ in {', '.join(names[:most])}{more}"
 
 
 def _heading(table: dict[str, Any]) -> str:
@@ -71,4 +78,5 @@ def lines(found: dict[str, Any]) -> list[str]:
                     cells.append(f"{decoding} {cell['mean']:.3f}{shown}")
             spent = f"{row['tokens']:,.0f} tokens, {row['reward_calls']:,.0f} calls"
             told.append(f"  {visible(row['name'] or OWN):<16} {visible(row['how']):<28} {spent:<34} {'  '.join(cells)}")
+    told += ["", *(visible(_otherwise(run)) for run in found["set_otherwise"])] if found["set_otherwise"] else []
     return told + [f"left out: {visible(run['name'])}: {run['reason']}" for run in found["left_out"]]

@@ -1,5 +1,6 @@
 """Runs that are put by, and what they are compared at."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ from ospo_cli.errors import MissingInputError, OspoError, TableError
 from ospo_cli.maths.statistics import Resamples
 from ospo_cli.report.kept_files import comparison, present_run
 from ospo_cli.report.kept_runs import Run, compared, how
+from ospo_cli.report.kept_sections import lines, section
 from ospo_cli.stages import keep, report
 from tests.report import small_project
 
@@ -161,3 +163,29 @@ def test_dynamic_sampling_is_told_from_plain_grpo():
     rows = {name: presets.load(name) for name in ("grpo", "dapo", "sft")}
     shown = {name: how(parameters.to_mapping(values)) for name, values in rows.items()}
     assert shown == {"grpo": "uniform", "dapo": "uniform, unequal groups", "sft": "sft, targets: above-mean"}
+
+
+def test_what_two_runs_do_not_share_is_named_and_nothing_that_changes_no_result(tmp_path):
+    layout, params = project(tmp_path)
+    keep.execute(layout, layout, params, "same")
+    other = dataclasses.replace(
+        params,
+        update=dataclasses.replace(params.update, epochs=7),
+        report=dataclasses.replace(params.report, title="<b>other"),
+        retrieval=dataclasses.replace(params.retrieval, dense=dataclasses.replace(params.retrieval.dense, max_length=9)),
+    )
+    keep.execute(layout, layout, other, "other")
+    found = comparison(layout, params)
+    assert found["set_otherwise"] == [{"name": "other", "names": ["retrieval.dense.max_length", "update.epochs"]}]
+    assert "other and this run differ in retrieval.dense.max_length, update.epochs" in lines(found)
+    assert "differ in retrieval.dense.max_length, update.epochs.</p>" in section(found)
+
+
+def test_a_run_that_was_kept_without_its_parameters_still_compares(tmp_path):
+    layout, params = project(tmp_path)
+    keep.execute(layout, layout, params, "old")
+    path = layout.kept("old") / "run.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({name: content[name] for name in ("facts", "iterations")}))
+    assert comparison(layout, params)["set_otherwise"] == []
+    assert len(lines(comparison(layout, params))) > 5
