@@ -436,6 +436,7 @@ def keep(
     """Put the evaluated run by under a name, and show it beside the others: at equal tokens, at equal reward calls (docs/update.md)."""
     from ospo_cli import params
     from ospo_cli.layout import Layout
+    from ospo_cli.planning import would_run_again
     from ospo_cli.report.kept_files import comparison
     from ospo_cli.report.kept_sections import lines
 
@@ -445,16 +446,23 @@ def keep(
 
         other = Layout(source) if source is not None else layout
         theirs = params.load(other.params)
-        if not stale:
-            from ospo_cli.planning import check_current
-
-            check_current(other, theirs)
+        again = None if stale else would_run_again(other, theirs)
+        if again:
+            raise OspoError(
+                other.evaluation("summary.json"),
+                f"was not made with params.yaml as it is: `{again}` would run again",
+                remedy="run `ospo run` or `dvc repro`, or put params.yaml back; --stale keeps it all the same",
+            )
         replaced = stage.execute(layout, other, theirs, name)
         done = "replaced" if replaced else "wrote"
         sys.stderr.write(f"ospo keep: {done} {shorten(str(layout.kept(name)), 1000)}; `ospo report` puts it on the page\n")
     elif source is not None:
         raise typer.BadParameter("--from goes with a name", param_hint="--from")
-    found = comparison(layout, params.load(layout.params))
+    present = params.load(layout.params)
+    found = comparison(layout, present)
+    again = would_run_again(layout, present) if found and not stale else None
+    if again:
+        sys.stderr.write(f"ospo keep: this run was not made with params.yaml as it is: `{again}` would run again\n")
     typer.echo("\n".join(lines(found)[1:]) if found else "nothing to compare: no kept run, or this project's own is not evaluated")
 
 

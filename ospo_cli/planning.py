@@ -16,7 +16,6 @@ import polars as pl
 
 from ospo_cli import parquet, runner, schemas
 from ospo_cli.calibration import Measures, calibrate
-from ospo_cli.errors import OspoError
 from ospo_cli.graph.dvc_lock import DvcLock
 from ospo_cli.graph.nodes import Node
 from ospo_cli.layout import Layout
@@ -65,19 +64,9 @@ def _existing(layout: Layout, params: Params) -> Iterator[tuple[Node, str]]:
         yield made, by
 
 
-def check_current(layout: Layout, params: Params) -> None:
-    """Refuse results that params.yaml as it is would not give: a stage up to evaluate that would run again.
-
-    Raises:
-        OspoError: names the first of them.
-    """
-    for made, by in _existing(layout, params):
-        if not by and made.stage != "report":
-            raise OspoError(
-                layout.evaluation("summary.json"),
-                f"was not made with params.yaml as it is: `{made.command}` would run again",
-                remedy="run `ospo run` or `dvc repro`, or put params.yaml back; --stale keeps it all the same",
-            )
+def would_run_again(layout: Layout, params: Params) -> str | None:
+    """Return the first command up to evaluate that would run again under these parameters; None where the results are theirs."""
+    return next((made.command for made, by in _existing(layout, params) if not by and made.stage != "report"), None)
 
 
 def _with_found(rows: Iterator[_Row], measures: Measures) -> Iterator[tuple[_Row, int | None]]:
