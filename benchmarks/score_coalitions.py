@@ -150,7 +150,7 @@ def _peer(name: str, work: Work, idf: str, prompt_ids: list[str], texts: list[st
             ranking = best_first(found.astype(np.int64), own.astype(np.float64), K)
             padded = np.full((1, K), -1, dtype=np.int64)
             padded[0, : len(ranking.documents)] = ranking.documents
-            values[row] = reward._measure(prompt_ids[row], padded, [reward.metric])[0, 0]
+            values[row] = reward._measure([(prompt_ids[row], 1)], padded, [reward.metric])[0, 0]
         return values
 
     return {"bm25s get_scores, one by one": lambda: reward.values(prompt_ids, texts), "bm25s, one batch": retrieved}

@@ -7,7 +7,7 @@ from tests.retrievers.catalogues import random_titles
 WORDS = [*sorted({word for title in random_titles(1, 60) for word in title.split()}), "red", "wool", "coat", "query", "passage", ":"]
 
 
-def write(folder, kind="bert", pooling="mean", seed=0):
+def write(folder, kind="bert", pooling="mean", seed=0, positions=64):
     """Write a model of 16 dimensions and two layers, its tokenizer and a statement of its pooling ("" for none)."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -17,11 +17,11 @@ def write(folder, kind="bert", pooling="mean", seed=0):
     vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
     shared = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": len(vocabulary)}
     if kind == "bert":
-        model = BertModel(BertConfig(**shared, max_position_embeddings=64))
+        model = BertModel(BertConfig(**shared, max_position_embeddings=positions))
     elif kind == "roberta":
-        model = RobertaModel(RobertaConfig(**shared, max_position_embeddings=66, pad_token_id=0))
+        model = RobertaModel(RobertaConfig(**shared, max_position_embeddings=positions + 2, pad_token_id=0))
     else:
-        model = Qwen2Model(Qwen2Config(**shared, num_key_value_heads=2, max_position_embeddings=64))
+        model = Qwen2Model(Qwen2Config(**shared, num_key_value_heads=2, max_position_embeddings=positions))
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.3)
     model.eval().save_pretrained(folder, safe_serialization=True)

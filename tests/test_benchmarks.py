@@ -1,0 +1,60 @@
+"""Benchmarks run to their end on little, and end as they say: what they measure is not looked at here."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tests.retrievers import tiny_encoder
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(name, *arguments):
+    done = subprocess.run([sys.executable, ROOT / "benchmarks" / name, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip().splitlines()
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("catalogue")
+    titles = [
+        f"{colour} {stuff} {thing}"
+        for colour in ("red", "blue", "grey")
+        for stuff in ("wool", "linen")
+        for thing in ("coat", "shirt", "belt")
+    ]
+    pl.DataFrame({"doc_id": [f"d{index:02d}" for index in range(len(titles))], "title": titles}).write_parquet(folder / "documents.parquet")
+    pl.DataFrame({"query": ["red coat", "linen shirt"]}).write_parquet(folder / "queries.parquet")
+    return ["--documents", folder / "documents.parquet", "--queries", folder / "queries.parquet"]
+
+
+def test_scoring_beside_rank_bm25_and_bm25s(catalogue):
+    lines = run("score_coalitions.py", *catalogue, "--coalitions", 300, "--peer-coalitions", 4)
+    # The batch of bm25s breaks ties, of which there are many here, in its own way.
+    for peer, differing in (("rank-bm25, one by one", "0"), ("bm25s get_scores, one by one", "0"), ("bm25s, one batch", "[0-4]")):
+        assert [line for line in lines if re.search(rf"^ *{peer} .* differs in {differing} of 4, .*: [\d,]+x$", line)], lines
+
+
+def test_dense_beside_one_text_at_a_time(catalogue, tmp_path):
+    encoder = tmp_path / "encoder"
+    encoder.mkdir()
+    tiny_encoder.write(encoder, positions=256)
+    few = ("--coalitions", 80, "--single-coalitions", 3, "--repeats", 1, "--threads", 1)
+    lines = run("dense.py", *catalogue, "--encoder", encoder, *few)
+    assert re.search(r"^processor time of one thread, no cache: .* ratio [\d,.]+x$", lines[-1])
+    assert "scores differ by more than 1e-05 in 0 of 3" in lines[1]
+
+
+def test_kept_outcomes_give_the_table_without_training(tmp_path):
+    methods = ("uniform", "myerson+group-additive", "random+group-additive", "ospo-prop")
+    kept = ROOT / "benchmarks" / "outcomes" / "smollm2-movies"
+    arguments = ("--preset", "smollm2-movies", "--seeds", 0, "--learning-rates", "2e-4", "--outcomes", kept, "--methods", *methods)
+    lines = run("compare_rules.py", tmp_path / "none", *arguments)
+    rows = [line for line in lines if line.startswith("| ") and " p 0." in line]
+    assert [row.split("|")[1].strip() for row in rows] == list(methods)
+    assert not (tmp_path / "none").exists()
