@@ -159,7 +159,7 @@ def growth(entries: int, folder: Path, batch: int = 20_000, prompts_per_batch: i
         for name, spread in (("one shard's", 1), ("from everywhere", 40)):
             wall, busy = [], []
             for _ in range(7):
-                chosen = [batch_keys(int(index)) for index in numbers.integers(0, done // batch, size=spread)]
+                chosen = [batch_keys(int(index)) for index in numbers.integers(0, -(-done // batch), size=spread)]
                 own = joined([part[np.sort(numbers.permutation(len(part))[: 9_000 // spread])] for part in chosen])
                 wanted = joined([own, keys(scope(b"unknown"), map(str, range(10_000 - len(own))))])
                 start, start_cpu = time.perf_counter(), time.process_time()
