@@ -10,6 +10,7 @@ from ospo_cli import dynamic_sampling, parquet, schemas
 from ospo_cli.errors import OspoError
 from ospo_cli.graph import code, dvc
 from ospo_cli.graph.nodes import node
+from ospo_cli.policies import chosen_sampler
 from ospo_cli.stages import rollout, score_coalitions
 from tests.policies.tiny import copy_project, tiny_params, write_project
 
@@ -121,10 +122,14 @@ def test_a_further_prompt_that_is_too_long_is_named_and_the_next_is_drawn(layout
     long = prompts.with_columns(prompt=pl.when(pl.col("prompt_id") == further[0]).then(pl.lit("coat " * 5000)).otherwise("prompt"))
     parquet.write(long, layout.prepared("prompts.parquet"), schemas.PROMPTS)
     half_alive(monkeypatch, {f"p{index:02d}" for index in range(14)} - {sorted(first)[0]})
+    asked, real = [], chosen_sampler.opened
+    monkeypatch.setattr(chosen_sampler, "opened", lambda *given: asked.append(given) or real(*given))
     metrics = dynamic_sampling.execute(layout, settings(), 1)
     assert set(drawn_prompts(layout)) - first == {further[1]}
     assert (metrics["prompts_too_long"], metrics["alive_groups"]) == (1, WANTED)
     assert further[0] in capsys.readouterr().err
+    policy, values, longest = asked[0]
+    assert longest + values.rollout.max_new_tokens == policy.context_length  # an engine opened for more would not start
 
 
 def test_rollouts_depend_on_the_reward_only_where_it_decides():

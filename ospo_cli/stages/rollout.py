@@ -60,7 +60,9 @@ def execute(
         for drawn in (chosen, further)
     )
     sampled = _Sampled(rounds=[])
-    with chosen_sampler.opened(policy, params, max(len(ids) for _, ids in (*rows, *waiting))) as sampler:
+    # Prompts that do not fit are left out when their round is drawn: no engine is asked for a longer context than there is.
+    longest = min(max(len(ids) for _, ids in (*rows, *waiting)), policy.context_length - settings.max_new_tokens)
+    with chosen_sampler.opened(policy, params, longest) as sampler:
         sampling = _Sampling(LocalExecutor(layout.cache / "rollouts"), policy, sampler, params, iteration, sampled)
         sampling.draw(rows)
         if settings.further_rounds:
