@@ -15,11 +15,11 @@ from pathlib import Path
 import polars as pl
 
 from ospo_cli import params as parameters
-from ospo_cli import parquet, schemas
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.statistics import Resamples
-from ospo_cli.retrievers.judged_reward import JudgedReward
+from ospo_cli.rewards.judged_reward import JudgedReward
+from ospo_cli.tables import parquet, schemas
 from ospo_cli.text.answers import find_answer
 
 

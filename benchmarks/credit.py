@@ -23,8 +23,8 @@ import polars as pl
 from ospo_cli.maths import coalitions
 from ospo_cli.maths.myerson import path_myerson
 from ospo_cli.params import Params
-from ospo_cli.schemas import COALITION_VALUES, REWARDS, ROLLOUTS, SEGMENTS
 from ospo_cli.stages.attribute import attribute
+from ospo_cli.tables.schemas import COALITION_VALUES, REWARDS, ROLLOUTS, SEGMENTS
 
 LOOP_GAMES, SHAPIQ_GAMES = 2_000, 20
 

@@ -28,9 +28,9 @@ import score_coalitions
 
 from ospo_cli import params
 from ospo_cli.layout import Layout
-from ospo_cli.retrievers import encoders
 from ospo_cli.retrievers.base import Catalogue
-from ospo_cli.retrievers.dense import Dense
+from ospo_cli.retrievers.dense import encoders
+from ospo_cli.retrievers.dense.retriever import Dense
 
 DEPTH = 10
 # Scores are (1 + cosine) / 2 of vectors that agree to 1e-6 or so: a document may change places with one of the same score.

@@ -27,8 +27,8 @@ from ospo_cli.maths.coalitions import Budget, Masks, Players
 from ospo_cli.maths.estimators import ESTIMATORS, evaluated_coalitions, needed_coalitions, sample, sampled_shares
 from ospo_cli.maths.shapley import exact_owen, exact_shapley
 from ospo_cli.report.charts import Series, line_chart
-from ospo_cli.retrievers.judged_reward import JudgedReward
-from ospo_cli.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.rewards.judged_reward import JudgedReward
+from ospo_cli.tables.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.text.words import words
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

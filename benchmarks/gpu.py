@@ -30,13 +30,13 @@ import torch
 from numpy.typing import NDArray
 
 from ospo_cli.params import Update
-from ospo_cli.policies import gradient_step
-from ospo_cli.policies.causal_lm import SampledRow, Sampler
 from ospo_cli.policies.folder import LoadedPolicy
-from ospo_cli.policies.gradient_step import Rows
-from ospo_cli.policies.next_token import Sampling
-from ospo_cli.policies.token_batches import Group
-from ospo_cli.policies.training_state import Training
+from ospo_cli.sampling.causal_lm import SampledRow, Sampler
+from ospo_cli.sampling.next_token import Sampling
+from ospo_cli.training import gradient_step
+from ospo_cli.training.gradient_step import Rows
+from ospo_cli.training.token_batches import Group
+from ospo_cli.training.training_state import Training
 
 # hidden, feed-forward, layers, heads, key/value heads, vocabulary, tied embeddings
 SIZES: dict[str, tuple[int, int, int, int, int, int, bool]] = {

@@ -28,7 +28,7 @@ from ospo_cli.maths import coalitions
 from ospo_cli.maths.seeding import generator
 from ospo_cli.report.charts import Series, line_chart
 from ospo_cli.retrievers.base import Catalogue, Coalitions
-from ospo_cli.retrievers.bm25 import BM25
+from ospo_cli.retrievers.lexical.bm25 import BM25
 
 SIZES = (10_000, 100_000, 1_000_000, 3_000_000)
 VOCABULARY = 300_000

@@ -29,16 +29,17 @@ import ospo_cli  # noqa: F401  (first: it tells OpenMP to wait passively, which 
 import polars as pl
 import torch
 
-from ospo_cli import parquet, presets, schemas
+from ospo_cli import presets
 from ospo_cli.errors import PolicyError
 from ospo_cli.layout import Layout
 from ospo_cli.params import Policy
-from ospo_cli.policies.causal_lm import Sampler
 from ospo_cli.policies.folder import LoadedPolicy, load_policy, render_prompt
-from ospo_cli.policies.next_token import Sampling
 from ospo_cli.policies.pretrained import write_packaged
 from ospo_cli.policies.small_llama import write_small_llama
+from ospo_cli.sampling.causal_lm import Sampler
+from ospo_cli.sampling.next_token import Sampling
 from ospo_cli.stages import prepare_data, warm_start
+from ospo_cli.tables import parquet, schemas
 
 WORDS = [
     *("navy", "red", "olive", "black", "wool", "linen", "leather", "coat"),

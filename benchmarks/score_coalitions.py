@@ -27,10 +27,10 @@ import polars as pl
 from ospo_cli import params, retrievers, sources
 from ospo_cli.maths import coalitions
 from ospo_cli.maths.seeding import generator
-from ospo_cli.retrievers import inverted_index
 from ospo_cli.retrievers.base import best_first
-from ospo_cli.retrievers.judged_reward import JudgedReward
-from ospo_cli.schemas import POOLS, PROMPTS, QRELS
+from ospo_cli.retrievers.lexical import inverted_index
+from ospo_cli.rewards.judged_reward import JudgedReward
+from ospo_cli.tables.schemas import POOLS, PROMPTS, QRELS
 from ospo_cli.text.words import words
 
 ICECAT = Path(__file__).resolve().parents[2] / "shared" / "data" / "chorus-icecat"

@@ -26,11 +26,11 @@ import polars as pl
 from ospo_cli import params, sources
 from ospo_cli.maths.seeding import generator
 from ospo_cli.retrievers import RETRIEVERS
-from ospo_cli.retrievers.judged_reward import JudgedReward
-from ospo_cli.retrievers.remembered import is_kept
-from ospo_cli.schemas import POOLS, PROMPTS, QRELS
-from ospo_cli.store.folder import Store
-from ospo_cli.store.keys import Keys, joined, keys, scope
+from ospo_cli.rewards.judged_reward import JudgedReward
+from ospo_cli.rewards.remembered import is_kept
+from ospo_cli.rewards.store.folder import Store
+from ospo_cli.rewards.store.keys import Keys, joined, keys, scope
+from ospo_cli.tables.schemas import POOLS, PROMPTS, QRELS
 from ospo_cli.text.words import words
 
 ICECAT = Path(__file__).resolve().parents[2] / "shared" / "data" / "chorus-icecat"

@@ -31,12 +31,13 @@ import torch
 
 from ospo_cli.executors.usage import Usage, give_back
 from ospo_cli.params import Policy, Update
-from ospo_cli.policies import gradient_step, lora, memory_plan, update_sizes
+from ospo_cli.policies import lora
 from ospo_cli.policies.folder import LoadedPolicy, load_policy
-from ospo_cli.policies.gradient_step import Rows
 from ospo_cli.policies.small_llama import write_small_llama
-from ospo_cli.policies.token_batches import Group
-from ospo_cli.policies.training_state import Training
+from ospo_cli.training import gradient_step, memory_plan, update_sizes
+from ospo_cli.training.gradient_step import Rows
+from ospo_cli.training.token_batches import Group
+from ospo_cli.training.training_state import Training
 
 COLOURS, THINGS = ("navy", "red", "olive", "black"), ("coat", "dress", "boots", "scarf")
 LEARNING_RATE = 1e-5  # small: the rows stay near the policy however often they are trained on

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.retrievers import tiny_encoder
+from tests.retrievers.dense import tiny_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 

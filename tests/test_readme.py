@@ -5,8 +5,9 @@ from pathlib import Path
 
 from typer.main import get_command
 
-from ospo_cli import params, schemas
+from ospo_cli import params
 from ospo_cli.cli import app
+from ospo_cli.tables import schemas
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

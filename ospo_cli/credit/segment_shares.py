@@ -27,7 +27,7 @@ from ospo_cli.maths.estimators import (
 from ospo_cli.maths.myerson import path_dividends
 from ospo_cli.maths.shaping import prefix_advantages
 from ospo_cli.params import Params
-from ospo_cli.schemas import INTERACTIONS
+from ospo_cli.tables.schemas import INTERACTIONS
 
 EFFICIENCY_TOLERANCE = 1e-7
 # Values are sums of a few numbers of order 1: a smaller dividend is rounding.

@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ospo_cli import parquet
 from ospo_cli.errors import OspoError, TableError
-from ospo_cli.schemas import CREDIT
+from ospo_cli.tables import parquet
+from ospo_cli.tables.schemas import CREDIT
 
 Tensors = dict[str, NDArray[Any]]
 # The key of the header in Parquet's and safetensors' own metadata. One key alone: safetensors writes several in no fixed order.

@@ -10,10 +10,10 @@ from typing import Any
 
 import polars as pl
 
-from ospo_cli import parquet
 from ospo_cli.errors import MissingInputError, OspoError, TableError
 from ospo_cli.exchange.credit_format import FORMAT, VERSION
-from ospo_cli.schemas import FOREIGN_ROLLOUTS, ROLLOUTS
+from ospo_cli.tables import parquet
+from ospo_cli.tables.schemas import FOREIGN_ROLLOUTS, ROLLOUTS
 from ospo_cli.text.answers import find_answer
 
 Pieces = Callable[[Sequence[int]], list[bytes]]

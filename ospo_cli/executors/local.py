@@ -10,11 +10,11 @@ from typing import Any
 
 import polars as pl
 
-from ospo_cli import parquet
 from ospo_cli.errors import OspoError
 from ospo_cli.executors.base import Shard
 from ospo_cli.executors.progress import Progress
-from ospo_cli.schemas import Table
+from ospo_cli.tables import parquet
+from ospo_cli.tables.schemas import Table
 
 
 def content_key(*parts: object) -> str:

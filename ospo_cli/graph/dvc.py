@@ -14,14 +14,14 @@ from ospo_cli.errors import OspoError
 from ospo_cli.graph import code
 from ospo_cli.graph.nodes import ITERATED, Node, node, plan
 from ospo_cli.params import Params
-from ospo_cli.parquet import replacing
+from ospo_cli.tables.parquet import replacing
 
 MARK = "# Made by `ospo graph` from params.yaml; run it again after a change of train.iterations or of what a stage reads."
 
 
 def files(root: Path, params: Params) -> dict[str, str]:
     """Return file name -> text; where the package lies in `root` itself its module files are tracked, else code.yaml stands for them."""
-    tracks_modules = (root / "ospo_cli" / "cli.py").is_file()
+    tracks_modules = (root / "ospo_cli" / "__main__.py").is_file()
     made = {"dvc.yaml": dvc_yaml(params, tracks_modules), "iterations.yaml": iterations_yaml(params)}
     if not tracks_modules:
         made["code.yaml"] = code_yaml(params)
@@ -88,7 +88,7 @@ def dvc_yaml(params: Params, tracks_modules: bool) -> str:
 
 def stage_of(made: Node, root: Path) -> dict[str, Any]:
     """Return one run of a stage as DVC reads it from the dvc.yaml in `root`."""
-    return _stage(made, (root / "ospo_cli" / "cli.py").is_file())
+    return _stage(made, (root / "ospo_cli" / "__main__.py").is_file())
 
 
 def check_reads(root: Path, made: Node, params: Params) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from ospo_cli import own_reward as own_rewards
 from ospo_cli.errors import MissingInputError, ParameterError
 from ospo_cli.layout import Layout
+from ospo_cli.own_code import rewards as own_rewards
 from ospo_cli.params import Params
 
 
@@ -162,7 +162,7 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
         reads = tuple(f"score_coalitions.{field.name}" for field in fields(params.score_coalitions) if field.name not in CREDIT_READS)
         return replace(
             made, inputs=(*made.inputs, *prepared(*(name for name in PREPARED if name != "prompts")), *searching, *own_reward),
-            sections=(*made.sections, "retrieval", *reads), runs="dynamic_sampling",
+            sections=(*made.sections, "retrieval", *reads), runs="stages.dynamic_sampling",
         )  # fmt: skip
     if stage == "segment":
         return Node(

@@ -16,7 +16,7 @@ import yaml
 from ospo_cli import params as parameters
 from ospo_cli.errors import OspoError, ParameterError
 from ospo_cli.graph import dvc
-from ospo_cli.parquet import replacing
+from ospo_cli.tables.parquet import replacing
 
 NAMES = ("demo", "smollm2-movies", "tables", "esci-qwen7b", "hm-qwen7b", "released")
 ALGORITHMS = ("grpo", "dr-grpo", "dapo", "gspo", "grpo-lambda", "ppo", "best-of-g", "sft", "dpo", "ospo-prop", "ospo-rank", "ours")

@@ -9,13 +9,13 @@ from typing import Any
 import polars as pl
 
 from ospo_cli import params as parameters
-from ospo_cli import parquet, schemas
 from ospo_cli.errors import MissingInputError, TableError
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.statistics import Resamples
 from ospo_cli.params import Params
 from ospo_cli.report.kept_runs import Run, compared, how
+from ospo_cli.tables import parquet, schemas
 
 
 def comparison(layout: Layout, params: Params) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ospo_cli import parquet
+from ospo_cli.tables import parquet
 
 
 def write(run: pl.DataFrame, qrels: pl.DataFrame, systems: Sequence[str], retrievers: Sequence[str], folder: Path) -> None:

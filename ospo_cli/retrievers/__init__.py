@@ -12,14 +12,14 @@ from ospo_cli.errors import ParameterError
 from ospo_cli.retrievers.base import Catalogue, Retriever
 
 RETRIEVERS: dict[str, str] = {
-    "bm25": "ospo_cli.retrievers.bm25:BM25",
-    "rank-bm25": "ospo_cli.retrievers.rank_bm25:RankBM25",
-    "bm25s": "ospo_cli.retrievers.bm25s:BM25S",
-    "tfidf-char": "ospo_cli.retrievers.tfidf_char:CharacterTfidf",
-    "lsa": "ospo_cli.retrievers.lsa:LatentSemantic",
-    "dense": "ospo_cli.retrievers.dense:Dense",
+    "bm25": "ospo_cli.retrievers.lexical.bm25:BM25",
+    "rank-bm25": "ospo_cli.retrievers.lexical.rank_bm25:RankBM25",
+    "bm25s": "ospo_cli.retrievers.lexical.bm25s:BM25S",
+    "tfidf-char": "ospo_cli.retrievers.lexical.tfidf_char:CharacterTfidf",
+    "lsa": "ospo_cli.retrievers.dense.lsa:LatentSemantic",
+    "dense": "ospo_cli.retrievers.dense.retriever:Dense",
     "hybrid": "ospo_cli.retrievers.hybrid:Hybrid",
-    "http": "ospo_cli.retrievers.http_engine:HttpEngine",
+    "http": "ospo_cli.retrievers.http.engine:HttpEngine",
 }
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ospo_cli import schemas
 from ospo_cli.maths.seeding import generator
 from ospo_cli.params import PrepareData
 from ospo_cli.sources.base import SourceData
@@ -30,6 +29,7 @@ from ospo_cli.sources.demo_shop_words import (
     TASTE,
     USER_WORDS,
 )
+from ospo_cli.tables import schemas
 
 LINES, VARIANTS = 75, 40
 PROMPTS_OF_SPLIT = {"train": 3000, "dev": 256, "test": 256}

@@ -13,7 +13,6 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ospo_cli import parquet, rule_file
 from ospo_cli.credit import examples
 from ospo_cli.credit.rollout_rows import REWARD_TOLERANCE, Rows, Values, aligned_rewards, check_own, degenerate_rows, rollout_rows
 from ospo_cli.credit.segment_shares import Estimate, estimate_shares
@@ -23,9 +22,11 @@ from ospo_cli.layout import Layout
 from ospo_cli.maths.advantages import group_advantages
 from ospo_cli.maths.estimators import ESTIMATORS, Estimator
 from ospo_cli.maths.redistribution import NEGLIGIBLE, Credit, Rule, Settings, TokenMap, clipped, redistribute, rule_named
+from ospo_cli.own_code import rules as rule_file
 from ospo_cli.params import Params
 from ospo_cli.policies.token_pieces import TokenPieces
-from ospo_cli.schemas import (
+from ospo_cli.tables import parquet
+from ospo_cli.tables.schemas import (
     ATTRIBUTIONS,
     COALITION_VALUES,
     INTERACTIONS,

@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ospo_cli import parquet, schemas
 from ospo_cli.errors import MissingInputError, PolicyError, SourceError
 from ospo_cli.executors.base import Shard
 from ospo_cli.executors.local import LocalExecutor, content_key
@@ -22,14 +21,15 @@ from ospo_cli.maths.statistics import Resamples
 from ospo_cli.params import Params, check_retrievers
 from ospo_cli.report import trec_files
 from ospo_cli.report.result_table import print_result
-from ospo_cli.retrievers.judged_reward import JudgedReward, compose
-from ospo_cli.retrievers.oracle import OracleSearch
-from ospo_cli.retrievers.remembered import Tally
-from ospo_cli.store.folder import Store
+from ospo_cli.rewards.judged_reward import JudgedReward, compose
+from ospo_cli.rewards.oracle import OracleSearch
+from ospo_cli.rewards.remembered import Tally
+from ospo_cli.rewards.store.folder import Store
+from ospo_cli.tables import parquet, schemas
 from ospo_cli.text.answers import find_answer
 
 if TYPE_CHECKING:
-    from ospo_cli.policies.causal_lm import Sampler
+    from ospo_cli.sampling.causal_lm import Sampler
 
 __all__ = ["best_of_group", "curves", "evaluate", "execute", "print_result", "summarise"]
 
@@ -279,9 +279,9 @@ class _Answers:
 
     def sample(self, payload: tuple[str, Path, pl.DataFrame]) -> dict[str, pl.DataFrame]:
         """Return table completions of one shard; queries are composed later, so that composition is no part of the cache."""
-        from ospo_cli.policies.causal_lm import Sampler
         from ospo_cli.policies.folder import load_policy, render_prompt
-        from ospo_cli.policies.next_token import Sampling
+        from ospo_cli.sampling.causal_lm import Sampler
+        from ospo_cli.sampling.next_token import Sampling
 
         system, folder, prompts = payload
         samples = self.params.evaluate.samples

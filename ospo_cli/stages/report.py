@@ -13,18 +13,19 @@ import polars as pl
 
 import ospo_cli
 from ospo_cli import params as parameters
-from ospo_cli import parquet, schemas, staleness
 from ospo_cli.errors import MissingInputError, TableError
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.params import Params
+from ospo_cli.report import staleness
 from ospo_cli.report.iteration_measures import measure_iteration
 from ospo_cli.report.kept_files import comparison
 from ospo_cli.report.page import render
 from ospo_cli.report.plan_sections import compared
 from ospo_cli.report.rollout_groups import colour_scale, rollout_groups
 from ospo_cli.report.warning_signs import warning_signs
+from ospo_cli.tables import parquet, schemas
 
 _PREPARED = ("documents", "prompts", "qrels", "pools")
 

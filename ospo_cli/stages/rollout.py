@@ -13,17 +13,17 @@ import numpy as np
 import polars as pl
 
 from ospo_cli import params as parameters
-from ospo_cli import parquet, schemas
 from ospo_cli.errors import ParameterError, PolicyError, shorten
 from ospo_cli.executors.base import Shard
 from ospo_cli.executors.local import LocalExecutor, content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
+from ospo_cli.tables import parquet, schemas
 from ospo_cli.text.answers import find_answer
 
 if TYPE_CHECKING:
     from ospo_cli.policies.folder import LoadedPolicy
-    from ospo_cli.policies.sampler import CompletionSampler
+    from ospo_cli.sampling.sampler import CompletionSampler
 
 TABLES = {"rollouts": schemas.ROLLOUTS, "sampling_logprobs": schemas.SAMPLING_LOGPROBS}
 
@@ -38,8 +38,8 @@ def execute(
         count_alive: table rollouts of whole groups -> how many of these groups have unequal rewards; needed where
             rollout.further_rounds is above 0 (`dynamic_sampling.execute`).
     """
-    from ospo_cli.policies import chosen_sampler
     from ospo_cli.policies.folder import render_prompt
+    from ospo_cli.sampling import chosen_sampler
 
     prompts = parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS, made_by="ospo prepare-data")
     values = None
@@ -118,7 +118,7 @@ class _Sampling:
 
     def draw(self, rows: list[tuple[str, list[int]]]) -> pl.DataFrame:
         """Sample a group for each (prompt id, prompt tokens) that fits, and return table rollouts of this round."""
-        from ospo_cli.policies.sampler import too_long
+        from ospo_cli.sampling.sampler import too_long
 
         settings, seed = self.params.rollout, self.params.train.seed
         unfit = {rows[index][0] for index in too_long(self.policy, [ids for _, ids in rows], settings.max_new_tokens)}
@@ -164,7 +164,7 @@ class _Sampling:
             rollouts = self.draw(rows)
 
     def _shards(self, rows: list[tuple[str, list[int]]]) -> list[Shard]:
-        from ospo_cli.policies import chosen_sampler
+        from ospo_cli.sampling import chosen_sampler
 
         settings = self.params.rollout
         per_shard = max(1, settings.batch_size // settings.group_size)
@@ -279,7 +279,7 @@ def rollout(
     sampler: CompletionSampler, prompts: Sequence[tuple[str, list[int]]], settings: parameters.Rollout, seed: int, iteration: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return tables rollouts and sampling_logprobs for (prompt_id, prompt token ids)."""
-    from ospo_cli.policies.next_token import Sampling
+    from ospo_cli.sampling.next_token import Sampling
 
     names = [[f"{iteration:03d}:{prompt_id}:{index:02d}" for index in range(settings.group_size)] for prompt_id, _ in prompts]
     groups = sampler.sample([ids for _, ids in prompts], names, settings.max_new_tokens, Sampling.of(settings), seed, settings.batch_size)

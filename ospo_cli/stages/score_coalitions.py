@@ -14,7 +14,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ospo_cli import own_reward, parquet
 from ospo_cli.errors import CreditError
 from ospo_cli.executors.base import Shard
 from ospo_cli.executors.local import LocalExecutor, content_key
@@ -24,11 +23,13 @@ from ospo_cli.maths import coalitions, seeding
 from ospo_cli.maths.adaptive import AdaptiveGroup
 from ospo_cli.maths.coalitions import Budget, Players
 from ospo_cli.maths.estimators import ESTIMATORS, evaluated_coalitions
+from ospo_cli.own_code import rewards as own_reward
 from ospo_cli.params import Params, ScoreCoalitions
-from ospo_cli.retrievers.further_parts import FurtherParts
-from ospo_cli.retrievers.judged_reward import JudgedReward, compose
-from ospo_cli.schemas import COALITION_VALUES, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, SEGMENTS
-from ospo_cli.store.folder import Store
+from ospo_cli.rewards.further_parts import FurtherParts
+from ospo_cli.rewards.judged_reward import JudgedReward, compose
+from ospo_cli.rewards.store.folder import Store
+from ospo_cli.tables import parquet
+from ospo_cli.tables.schemas import COALITION_VALUES, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, SEGMENTS
 from ospo_cli.text.coalition_text import Runs, coalition_texts, runs_of, segment_words
 from ospo_cli.text.words import words
 

@@ -11,12 +11,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ospo_cli import parquet
 from ospo_cli.errors import CreditError
 from ospo_cli.layout import Layout
 from ospo_cli.params import Params
 from ospo_cli.params import Segment as SegmentParams
-from ospo_cli.schemas import SEGMENTS
+from ospo_cli.tables import parquet
+from ospo_cli.tables.schemas import SEGMENTS
 from ospo_cli.text.segments import Segmentation, Span, segmentation, word_coverage
 
 Chunker = Callable[[str], list[tuple[int, int]]]

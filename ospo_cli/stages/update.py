@@ -16,27 +16,27 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ospo_cli import params as parameters
-from ospo_cli import parquet, schemas
 from ospo_cli.errors import CreditError, PolicyError, TableError
 from ospo_cli.executors.local import content_key
 from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
+from ospo_cli.tables import parquet, schemas
 from ospo_cli.text.token_classes import CLASSES, token_classes
 from ospo_cli.text.tokens_to_spans import token_spans
 
 if TYPE_CHECKING:
     from ospo_cli.policies.folder import LoadedPolicy
-    from ospo_cli.policies.gradient_step import Rows
-    from ospo_cli.policies.training_state import Checkpoint, Training
+    from ospo_cli.training.gradient_step import Rows
+    from ospo_cli.training.training_state import Checkpoint, Training
 
 
 def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[str, Any]:
     """Read rollouts, what is learned from them, and policy k-1; write policy k and the metrics of its training."""
     from ospo_cli.policies import folder as folders
-    from ospo_cli.policies import gradient_step, update_sizes
-    from ospo_cli.policies.memory_plan import check_memory
     from ospo_cli.policies.starting_point import adapted
-    from ospo_cli.policies.training_state import Checkpoint, Training
+    from ospo_cli.training import gradient_step, update_sizes
+    from ospo_cli.training.memory_plan import check_memory
+    from ospo_cli.training.training_state import Checkpoint, Training
 
     settings, seed = params.update, params.train.seed
     predecessor = layout.policy(iteration - 1)
@@ -147,7 +147,7 @@ def learned_from(
         return rollouts, read("token_advantages"), None
     name = "targets" if objective == "sft" else "preference_pairs"
     if settings.examples_file:
-        from ospo_cli.policies import own_examples
+        from ospo_cli.training import own_examples
 
         prompts = parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS, made_by="ospo prepare-data")
         examples = own_examples.read_examples(layout.root / settings.examples_file, objective, prompts)
@@ -204,7 +204,7 @@ def update(
     policy: LoadedPolicy, rows: Rows, training: Training, checkpoint: Checkpoint, params: parameters.Params, iteration: int
 ) -> dict[str, Any]:
     """Train the policy in place on an iteration's rows; return the metrics: means over steps, and the steps one by one."""
-    from ospo_cli.policies import gradient_step
+    from ospo_cli.training import gradient_step
 
     plan = gradient_step.step_plan(len(rows.groups), params.update, params.train.seed, iteration)
     progress = Progress(f"update {iteration}", len(plan), "steps")
@@ -263,8 +263,8 @@ def _with_reference(layout: Layout, rows: Rows, params: parameters.Params, itera
     Where it does not, the divergence of the sampling policy is measured on a few rollout groups; in iteration 1 that is policy 000 itself.
     """
     from ospo_cli.policies import folder as folders
-    from ospo_cli.policies.gradient_step import logprobs_of
-    from ospo_cli.policies.policy_loss import k3
+    from ospo_cli.training.gradient_step import logprobs_of
+    from ospo_cli.training.policy_loss import k3
 
     settings = params.update
     is_needed = settings.kl_weight > 0 or (settings.objective == "dpo" and settings.dpo_reference == "warm-start")
@@ -330,8 +330,8 @@ def to_rows(rollouts: pl.DataFrame, advantages: pl.DataFrame, settings: paramete
     Raises:
         TableError: rows or lengths of the two tables do not match, or an advantage is not finite.
     """
-    from ospo_cli.policies.gradient_step import Rows
-    from ospo_cli.policies.token_batches import Group
+    from ospo_cli.training.gradient_step import Rows
+    from ospo_cli.training.token_batches import Group
 
     remedy = f"run `ospo attribute --iter {iteration}` again"
     here, there = set(rollouts["rollout_id"]), set(advantages["rollout_id"])

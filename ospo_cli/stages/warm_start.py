@@ -11,16 +11,16 @@ import numpy as np
 import polars as pl
 
 from ospo_cli import params as parameters
-from ospo_cli import parquet, schemas
 from ospo_cli.errors import ParameterError, TableError
 from ospo_cli.executors.local import content_key
 from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
+from ospo_cli.tables import parquet, schemas
 
 if TYPE_CHECKING:
     from ospo_cli.policies.folder import LoadedPolicy
-    from ospo_cli.retrievers.judged_reward import JudgedReward
+    from ospo_cli.rewards.judged_reward import JudgedReward
 
 MADE_BY = "ospo prepare-data"
 
@@ -60,9 +60,9 @@ def warm_start(policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame,
         PolicyError: a pair does not fit the context.
     """
     from ospo_cli.errors import PolicyError
-    from ospo_cli.policies import supervised
     from ospo_cli.policies.folder import render_prompt
-    from ospo_cli.policies.training_state import Checkpoint, Training
+    from ospo_cli.training import supervised
+    from ospo_cli.training.training_state import Checkpoint, Training
 
     settings = params.warm_start
     texts = dict(prompts.select("prompt_id", "prompt").iter_rows())
@@ -251,8 +251,8 @@ def _read_pairs_file(path: Path, name: str) -> pl.DataFrame:
 
 
 def _judged_pairs(layout: Layout, params: parameters.Params, prompts: pl.DataFrame) -> pl.DataFrame:
-    from ospo_cli.retrievers.judged_reward import JudgedReward
-    from ospo_cli.store.folder import Store
+    from ospo_cli.rewards.judged_reward import JudgedReward
+    from ospo_cli.rewards.store.folder import Store
 
     documents = parquet.read(layout.prepared("documents.parquet"), schemas.DOCUMENTS, made_by=MADE_BY)
     qrels = parquet.read(layout.prepared("qrels.parquet"), schemas.QRELS, made_by=MADE_BY)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ospo_cli.credit.examples import preference_pairs, targets
 from ospo_cli.params import Attribute
-from ospo_cli.schemas import PREFERENCE_PAIRS, ROLLOUTS, TARGETS
+from ospo_cli.tables.schemas import PREFERENCE_PAIRS, ROLLOUTS, TARGETS
 
 
 def tables(groups, same=()):

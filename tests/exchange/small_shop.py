@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from ospo_cli import parquet, schemas
 from ospo_cli.layout import Layout
 from ospo_cli.stages import attribute, score_coalitions, segment
+from ospo_cli.tables import parquet, schemas
 from ospo_cli.text.answers import find_answer
 from tests.policies.tiny import tiny_params, write_prepared
 

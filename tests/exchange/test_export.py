@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from ospo_cli import parquet, schemas
 from ospo_cli.errors import MissingInputError, OspoError, TableError
 from ospo_cli.exchange import credit_files
-from ospo_cli.stages import attribute, export
+from ospo_cli.instruments import export
+from ospo_cli.stages import attribute
+from ospo_cli.tables import parquet, schemas
 from tests.exchange.small_shop import PARAMS, write_project
 from tests.policies.tiny import copy_project
 

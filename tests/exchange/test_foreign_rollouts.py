@@ -9,9 +9,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from ospo_cli import foreign_credit, parquet, schemas
 from ospo_cli.errors import CreditError, OspoError, TableError
-from ospo_cli.stages import export
+from ospo_cli.instruments import export, foreign_credit
+from ospo_cli.tables import parquet, schemas
 from tests.exchange.small_shop import PARAMS, foreign_rows, write_json_lines, write_project
 from tests.policies.tiny import copy_project, folder_bytes
 

@@ -11,12 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from ospo_cli import params as parameters
-from ospo_cli import parquet, presets, schemas
+from ospo_cli import presets
+from ospo_cli.instruments import export
 from ospo_cli.layout import Layout
-from ospo_cli.policies import gradient_step
 from ospo_cli.policies.folder import load_policy
 from ospo_cli.policies.token_pieces import TokenPieces
-from ospo_cli.stages import export, update
+from ospo_cli.stages import update
+from ospo_cli.tables import parquet, schemas
+from ospo_cli.training import gradient_step
 from tests.policies.tiny import tiny_params, write_tiny_policy
 
 FIXTURE = Path(__file__).with_name("trl_update.json")

@@ -13,11 +13,11 @@ import polars as pl
 import torch
 from safetensors.torch import load_file
 
-from ospo_cli import parquet, schemas
 from ospo_cli.layout import Layout
-from ospo_cli.policies import gradient_step
 from ospo_cli.policies.folder import load_policy
 from ospo_cli.stages import update
+from ospo_cli.tables import parquet, schemas
+from ospo_cli.training import gradient_step
 from tests.oracle import one_update
 from tests.oracle.one_update import ITERATION, LEARNING_RATE, MAX_NEW_TOKENS, Step, flat
 from tests.policies.tiny import tiny_params

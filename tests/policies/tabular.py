@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from ospo_cli.maths.advantages import group_advantages
-from ospo_cli.policies import gradient_step
 from ospo_cli.policies.folder import LoadedPolicy
-from ospo_cli.policies.gradient_step import Rows
-from ospo_cli.policies.token_batches import Group
+from ospo_cli.training import gradient_step
+from ospo_cli.training.gradient_step import Rows
+from ospo_cli.training.token_batches import Group
 
 PROMPT = 0
 

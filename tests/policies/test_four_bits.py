@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from ospo_cli.errors import PolicyError
+from ospo_cli.instruments import merge
 from ospo_cli.policies import folder as folders
-from ospo_cli.policies import token_batches
 from ospo_cli.policies.four_bits import check_quantization, dequantized, load_quantized
 from ospo_cli.policies.lora import write_fresh_adapter
 from ospo_cli.policies.small_llama import write_small_llama
-from ospo_cli.policies.token_batches import Group
-from ospo_cli.policies.token_logprobs import token_logprobs
-from ospo_cli.policies.training_state import Training
-from ospo_cli.stages import merge, rollout, update
+from ospo_cli.stages import rollout, update
+from ospo_cli.training import token_batches
+from ospo_cli.training.token_batches import Group
+from ospo_cli.training.token_logprobs import token_logprobs
+from ospo_cli.training.training_state import Training
 from tests.policies.tiny import TEXTS, folder_bytes, tiny_params, write_advantages, write_prepared
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128}  # rows shorter than a block of 64 weights have no kernel

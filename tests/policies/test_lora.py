@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from ospo_cli.errors import PolicyError
+from ospo_cli.instruments import merge
 from ospo_cli.layout import Layout
 from ospo_cli.policies import folder as folders
-from ospo_cli.policies import token_batches
 from ospo_cli.policies.lora import write_fresh_adapter
-from ospo_cli.policies.token_batches import Group
-from ospo_cli.policies.token_logprobs import token_logprobs
-from ospo_cli.policies.training_state import Training
-from ospo_cli.stages import merge
+from ospo_cli.training import token_batches
+from ospo_cli.training.token_batches import Group
+from ospo_cli.training.token_logprobs import token_logprobs
+from ospo_cli.training.training_state import Training
 from tests.policies.tiny import folder_bytes, tiny_params, write_tiny_policy
 
 GROUPS = [Group([5, 6, 7], [[8, 9, 10], [11, 12]])]

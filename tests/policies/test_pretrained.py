@@ -3,12 +3,12 @@ import importlib.util
 import pytest
 
 from ospo_cli.errors import PolicyError
+from ospo_cli.instruments import fetch_policy
 from ospo_cli.layout import Layout
 from ospo_cli.policies import pretrained
-from ospo_cli.policies.causal_lm import Sampler
 from ospo_cli.policies.folder import load_policy, render_prompt
-from ospo_cli.policies.next_token import Sampling
-from ospo_cli.stages import fetch_policy
+from ospo_cli.sampling.causal_lm import Sampler
+from ospo_cli.sampling.next_token import Sampling
 
 
 def test_an_unknown_name_lists_what_exists(tmp_path):

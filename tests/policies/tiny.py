@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 
 from ospo_cli import params as parameters
-from ospo_cli import parquet, schemas
 from ospo_cli.credit import examples
 from ospo_cli.layout import Layout
 from ospo_cli.policies.small_llama import write_small_llama
+from ospo_cli.tables import parquet, schemas
 
 COLOURS = ("navy", "red", "olive", "black")
 THINGS = ("coat", "dress", "boots", "scarf")

@@ -6,10 +6,11 @@ import json
 import numpy as np
 import polars as pl
 
-from ospo_cli import params, parquet, schemas
+from ospo_cli import params
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.stages.evaluate import summarise
+from ospo_cli.tables import parquet, schemas
 
 COLOURS = ["navy", "olive", "rust", "ivory", "charcoal", "burgundy"]
 MATERIALS = ["wool", "linen", "suede", "canvas", "denim"]

@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 import polars as pl
 import pytest
 
-from ospo_cli import parquet, schemas
 from ospo_cli.report.page import render
 from ospo_cli.stages.report import report
+from ospo_cli.tables import parquet, schemas
 from tests.report import small_project
 
 HOSTILE = '</script><img src=x onerror="alert(1)"><b>\u202e\x1b]0;x\x07&amp;\u2028{{7*7}}'

@@ -2,8 +2,8 @@
 
 import polars as pl
 
-from ospo_cli import schemas
 from ospo_cli.report.rollout_groups import rollout_groups
+from ospo_cli.tables import schemas
 
 COMPLETION = "<answer>navy wool\x1b coat</answer>"
 SEGMENTS = [("r", 0, 0, 8, 12), ("r", 1, 1, 13, 18), ("r", 2, 2, 19, 23)]

@@ -3,9 +3,9 @@
 import polars as pl
 import pytest
 
-from ospo_cli import parquet, schemas
 from ospo_cli.report.iteration_measures import MEASURES, measure_iteration
 from ospo_cli.report.warning_signs import warning_signs
+from ospo_cli.tables import parquet, schemas
 from tests.report import small_project
 
 HEALTHY = {

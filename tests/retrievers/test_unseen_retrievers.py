@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ospo_cli.retrievers.lsa import DIMENSIONS
+from ospo_cli.retrievers.dense.lsa import DIMENSIONS
 from ospo_cli.text.words import words
 
 from .catalogues import documents, random_queries, random_titles, retriever, scores

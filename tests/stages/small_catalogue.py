@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from ospo_cli.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS, ROLLOUTS, SEGMENTS
+from ospo_cli.tables.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS, ROLLOUTS, SEGMENTS
 
 WORDS = ["red", "blue", "wool", "cotton", "coat", "shirt", "boots", "belt", "warm", "rain", "linen", "green"]
 GROUPS, SIZE = 6, 4

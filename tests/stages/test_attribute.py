@@ -14,7 +14,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ospo_cli import parquet
 from ospo_cli.errors import CreditError, PolicyError
 from ospo_cli.layout import Layout
 from ospo_cli.maths import coalitions
@@ -23,9 +22,10 @@ from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.maths.redistribution import RULES
 from ospo_cli.maths.seeding import streams
 from ospo_cli.params import Attribute, Params, ScoreCoalitions, Segment
-from ospo_cli.schemas import ATTRIBUTIONS, COALITION_VALUES, REWARDS, ROLLOUTS, SEGMENTS, TOKEN_ADVANTAGES
 from ospo_cli.stages import attribute as stage
 from ospo_cli.stages.segment import segment
+from ospo_cli.tables import parquet
+from ospo_cli.tables.schemas import ATTRIBUTIONS, COALITION_VALUES, REWARDS, ROLLOUTS, SEGMENTS, TOKEN_ADVANTAGES
 from ospo_cli.text.answers import find_answer
 from tests.games import THREE_SEGMENTS, generator
 from tests.text.byte_level import END, pieces, tokenizer

@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ospo_cli import parquet, schemas
 from ospo_cli.errors import MissingInputError, ParameterError, PolicyError, SourceError
 from ospo_cli.layout import Layout
 from ospo_cli.report import trec_files
 from ospo_cli.stages import evaluate
+from ospo_cli.tables import parquet, schemas
 from tests.report import small_project
 
 
@@ -114,7 +114,7 @@ def test_a_second_run_writes_the_same_bytes_with_and_without_the_cache(project):
 
 
 def test_with_one_more_iteration_only_its_own_completions_are_sampled(project, monkeypatch):
-    from ospo_cli.policies import causal_lm
+    from ospo_cli.sampling import causal_lm
 
     layout, _, _ = project
     values = small_project.make_params(iterations=2)

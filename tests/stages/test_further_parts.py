@@ -10,13 +10,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ospo_cli import own_reward, params, parquet
+from ospo_cli import params
 from ospo_cli.errors import CreditError, ParameterError
 from ospo_cli.layout import Layout
-from ospo_cli.retrievers.further_parts import FurtherParts
-from ospo_cli.retrievers.judged_reward import JudgedReward
-from ospo_cli.schemas import COALITION_VALUES, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, ROLLOUTS, SEGMENTS
+from ospo_cli.own_code import rewards as own_reward
+from ospo_cli.rewards.further_parts import FurtherParts
+from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.stages import score_coalitions as stage
+from ospo_cli.tables import parquet
+from ospo_cli.tables.schemas import COALITION_VALUES, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, ROLLOUTS, SEGMENTS
 from tests.stages import test_weighted_rewards
 from tests.stages.small_catalogue import frames, prepared, rollout, sampled_rows
 from tests.stages.test_weighted_rewards import ONE_PART, shares

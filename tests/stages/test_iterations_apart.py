@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from ospo_cli import presets
-from ospo_cli.policies import gradient_step, token_batches
 from ospo_cli.policies.folder import load_policy
-from ospo_cli.policies.training_state import Training
 from ospo_cli.stages import rollout, update
+from ospo_cli.training import gradient_step, token_batches
+from ospo_cli.training.training_state import Training
 from tests.policies.tiny import copy_project, folder_bytes, tiny_params, write_advantages, write_project
 
 ITERATIONS = 3
@@ -66,7 +66,7 @@ def test_iterations_that_start_from_files_write_the_bytes_of_iterations_that_kee
 
 
 def _tables(layout, iteration):
-    from ospo_cli import parquet, schemas
+    from ospo_cli.tables import parquet, schemas
 
     return (
         parquet.read(layout.iteration(iteration, "rollouts.parquet"), schemas.ROLLOUTS),

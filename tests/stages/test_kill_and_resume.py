@@ -86,7 +86,7 @@ def test_killed_training_left_no_policy_and_resumes_from_its_checkpoint(killed, 
         (lambda layout: warm_start.execute(layout, params)) if stage == "warm_start" else (lambda layout: update.execute(layout, params, 1))
     )
     execute(through[stage])
-    from ospo_cli.policies.training_state import Training
+    from ospo_cli.training.training_state import Training
 
     real, calls = Training.step, []
     monkeypatch.setattr(Training, "step", lambda self, rate: calls.append(1) or real(self, rate))

@@ -6,9 +6,12 @@ import re
 import polars as pl
 import pytest
 
-from ospo_cli import parquet, presets, runner, schemas
+from ospo_cli import presets
+from ospo_cli.graph import runner
 from ospo_cli.graph.nodes import node
-from ospo_cli.stages import audit, report
+from ospo_cli.instruments.audit import estimators as audit
+from ospo_cli.stages import report
+from ospo_cli.tables import parquet, schemas
 from tests.report import small_project
 
 
@@ -22,7 +25,7 @@ def project(tmp_path):
 
 def write_gradients(layout, values):
     """Write a gradient audit of made-up numbers, as the command does."""
-    from ospo_cli import staleness
+    from ospo_cli.report import staleness
 
     measures = ("agreement", "agreement with GRPO", "scaled error", "error to exact", "direction", "silent")
     rows = [

@@ -4,12 +4,12 @@ import json
 import polars as pl
 import pytest
 
-from ospo_cli import parquet, schemas
 from ospo_cli.errors import MissingInputError, ParameterError, PolicyError
 from ospo_cli.layout import Layout
 from ospo_cli.policies.token_pieces import TokenPieces
 from ospo_cli.stages import rollout
 from ospo_cli.stages.rollout import choose_prompts
+from ospo_cli.tables import parquet, schemas
 from ospo_cli.text.answers import find_answer
 from tests.policies.tiny import copy_project, tiny_params, write_project
 

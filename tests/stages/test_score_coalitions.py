@@ -9,13 +9,14 @@ import sys
 import polars as pl
 import pytest
 
-from ospo_cli import params, parquet
+from ospo_cli import params
 from ospo_cli.errors import CreditError, MissingInputError, RetrievalError
 from ospo_cli.layout import Layout
-from ospo_cli.retrievers.judged_reward import JudgedReward
-from ospo_cli.schemas import COALITION_VALUES, DOCUMENTS, POOLS, PROMPTS, QRELS, RAW_QUERY_VALUES, REWARDS, ROLLOUTS, SEGMENTS
+from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.stages import score_coalitions as stage
 from ospo_cli.stages import score_queries
+from ospo_cli.tables import parquet
+from ospo_cli.tables.schemas import COALITION_VALUES, DOCUMENTS, POOLS, PROMPTS, QRELS, RAW_QUERY_VALUES, REWARDS, ROLLOUTS, SEGMENTS
 from tests.stages.small_catalogue import GROUPS, WORDS, frames, prepared, rollout, sampled_rows
 
 

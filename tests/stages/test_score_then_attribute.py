@@ -13,7 +13,7 @@ from ospo_cli.errors import CreditError
 from ospo_cli.maths import coalitions
 from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.params import Params
-from ospo_cli.retrievers.judged_reward import JudgedReward
+from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.stages import attribute, score_coalitions
 from tests.oracles import owen_by_orders, shapley_by_orders
 from tests.stages.small_catalogue import frames, prepared, rollout, sampled_rows

@@ -9,12 +9,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from ospo_cli import parquet
 from ospo_cli.errors import CreditError, MissingInputError
 from ospo_cli.layout import Layout
 from ospo_cli.params import Params, Segment
-from ospo_cli.schemas import ROLLOUTS, SEGMENTS
 from ospo_cli.stages import segment as stage
+from ospo_cli.tables import parquet
+from ospo_cli.tables.schemas import ROLLOUTS, SEGMENTS
 from ospo_cli.text.answers import find_answer
 
 ANSWERS = [

@@ -7,13 +7,13 @@ import polars as pl
 import pytest
 import torch
 
-from ospo_cli import parquet, schemas
 from ospo_cli.errors import MissingInputError, PolicyError, TableError
-from ospo_cli.policies import gradient_step, token_batches
 from ospo_cli.policies.folder import load_policy
-from ospo_cli.policies.training_state import Checkpoint, Training
 from ospo_cli.stages import rollout, update
 from ospo_cli.stages.update import to_rows
+from ospo_cli.tables import parquet, schemas
+from ospo_cli.training import gradient_step, token_batches
+from ospo_cli.training.training_state import Checkpoint, Training
 from tests.policies.tiny import copy_project, folder_bytes, tiny_params, write_advantages, write_project
 
 

@@ -8,12 +8,13 @@ import polars as pl
 import pytest
 import torch
 
-from ospo_cli import parquet, presets, schemas
+from ospo_cli import presets
 from ospo_cli.errors import ParameterError, PolicyError, TableError
 from ospo_cli.params import from_mapping, to_mapping
-from ospo_cli.policies import gradient_step
 from ospo_cli.policies.folder import load_policy, render_prompt
 from ospo_cli.stages import rollout, update
+from ospo_cli.tables import parquet, schemas
+from ospo_cli.training import gradient_step
 from tests.policies.tiny import copy_project, folder_bytes, tiny_params, write_advantages, write_project
 
 

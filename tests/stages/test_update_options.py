@@ -12,15 +12,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ospo_cli import parquet, presets, schemas
+from ospo_cli import presets
 from ospo_cli.errors import PolicyError
 from ospo_cli.maths import seeding
-from ospo_cli.policies import gradient_step, memory_plan, token_batches, token_logprobs
 from ospo_cli.policies.folder import load_policy
-from ospo_cli.policies.gradient_step import Rows
-from ospo_cli.policies.token_batches import Group
-from ospo_cli.policies.training_state import Checkpoint, Training
 from ospo_cli.stages import rollout, update
+from ospo_cli.tables import parquet, schemas
+from ospo_cli.training import gradient_step, memory_plan, token_batches, token_logprobs
+from ospo_cli.training.gradient_step import Rows
+from ospo_cli.training.token_batches import Group
+from ospo_cli.training.training_state import Checkpoint, Training
 from tests.policies.tiny import copy_project, folder_bytes, tiny_params, write_advantages, write_project, write_tiny_policy
 
 

@@ -5,13 +5,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ospo_cli import parquet, schemas
 from ospo_cli.errors import MissingInputError, ParameterError, PolicyError, TableError
 from ospo_cli.layout import Layout
-from ospo_cli.policies import supervised
-from ospo_cli.policies.training_state import Training
 from ospo_cli.stages import rollout, warm_start
 from ospo_cli.stages.warm_start import judged_answers, whole_words
+from ospo_cli.tables import parquet, schemas
+from ospo_cli.training import supervised
+from ospo_cli.training.training_state import Training
 from tests.policies.tiny import folder_bytes, tiny_params, write_prepared, write_tiny_policy
 
 
@@ -226,7 +226,7 @@ def test_the_learning_rate_rises_then_falls_as_asked(schedule, middle):
 def test_a_checkpoint_of_other_settings_is_not_used(tmp_path, monkeypatch):
     layout = write_prepared(tmp_path)
     monkeypatch.setenv("OSPO_CHECKPOINT_SECONDS", "0")
-    monkeypatch.setattr("ospo_cli.policies.training_state.Checkpoint.remove", lambda self: None)
+    monkeypatch.setattr("ospo_cli.training.training_state.Checkpoint.remove", lambda self: None)
     warm_start.execute(layout, tiny_params())
     first = folder_bytes(layout.policy(0))
     shutil.rmtree(layout.policy(0))

@@ -13,14 +13,14 @@ import torch
 
 from ospo_cli import params as parameters
 from ospo_cli.errors import PolicyError
-from ospo_cli.policies import token_batches
-from ospo_cli.policies.causal_lm import Sampler
 from ospo_cli.policies.folder import load_policy, read_policy, render_prompt
-from ospo_cli.policies.next_token import Sampling
 from ospo_cli.policies.pretrained import write_packaged
-from ospo_cli.policies.token_batches import Group
-from ospo_cli.policies.token_logprobs import token_logprobs
-from ospo_cli.policies.vllm_engine import PYTHON, VllmSampler, engine_arguments
+from ospo_cli.sampling.causal_lm import Sampler
+from ospo_cli.sampling.next_token import Sampling
+from ospo_cli.sampling.vllm_engine import PYTHON, VllmSampler, engine_arguments
+from ospo_cli.training import token_batches
+from ospo_cli.training.token_batches import Group
+from ospo_cli.training.token_logprobs import token_logprobs
 from tests.vllm.conftest import ENGINE
 
 CAP = 12

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from ospo_cli import parquet, schemas
 from ospo_cli.stages import rollout, update
+from ospo_cli.tables import parquet, schemas
 from tests.policies.tiny import copy_project, tiny_params, write_advantages
 from tests.vllm.conftest import ENGINE, LORA, SIZES
 from tests.vllm.test_engine import BOUND

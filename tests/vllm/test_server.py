@@ -13,9 +13,9 @@ import pytest
 
 from ospo_cli import params as parameters
 from ospo_cli.errors import PolicyError
-from ospo_cli.policies.completions_server import ServerSampler
 from ospo_cli.policies.folder import read_policy
-from ospo_cli.policies.vllm_engine import PYTHON
+from ospo_cli.sampling.completions_server import ServerSampler
+from ospo_cli.sampling.vllm_engine import PYTHON
 from tests.vllm.test_engine import BOUND, difference, sampled
 
 START_SECONDS = 400

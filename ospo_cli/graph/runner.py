@@ -1,0 +1,132 @@
+"""All stages of all iterations in one process: the same tables as `dvc repro`, without DVC."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ospo_cli.executors.usage import Usage
+from ospo_cli.graph import code
+from ospo_cli.graph.nodes import Node, plan, require_inputs
+from ospo_cli.layout import Layout
+from ospo_cli.params import Params, check_retrievers, to_mapping
+from ospo_cli.tables.parquet import replacing
+
+
+def execute(wanted: Node, layout: Layout, params: Params, hashes: _Hashes | None = None) -> dict[str, Any]:
+    """Run one stage as the command line does: inputs are looked for before anything heavy is imported.
+
+    A manifest tells `run` what the result was made from, so that a stage that was run by its own command is not run again.
+    """
+    require_inputs(wanted, layout, params)
+    hashes = hashes or _Hashes(layout.root)
+    key = _key(wanted, params, hashes)
+    module = importlib.import_module(wanted.module)
+    arguments = (layout, params) if wanted.iteration is None else (layout, params, wanted.iteration)
+    with Usage() as usage:
+        result: dict[str, Any] = module.execute(*arguments)
+    # What `ospo plan` is compared with; no stage reads it.
+    took = {"seconds": usage.seconds, "cpu_seconds": usage.cpu_seconds, "peak_bytes": usage.peak_bytes}
+    with replacing(layout.plan(f"actual/{wanted.label}.json")) as temporary:
+        temporary.write_text(json.dumps(took, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    hashes.forget(*wanted.outputs, *wanted.metrics)
+    content = {"key": key, "command": wanted.command, "outputs": {path: hashes.of(path) for path in wanted.outputs}}
+    with replacing(_manifest(layout, wanted)) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return result
+
+
+def _manifest(layout: Layout, wanted: Node) -> Path:
+    return layout.data / "manifests" / f"{wanted.label}.json"
+
+
+def run(layout: Layout, params: Params, force: bool = False) -> tuple[int, int]:
+    """Run what is not up to date; return (stages run, stages skipped)."""
+    hashes = _Hashes(layout.root)
+    ran = skipped = 0
+    nodes = plan(params)
+    check_retrievers(params)
+    for position, wanted in enumerate(nodes, 1):
+        if not force and _is_current(_manifest(layout, wanted), _key(wanted, params, hashes), wanted, hashes):
+            skipped += 1
+            continue
+        sys.stderr.write(f"[{position}/{len(nodes)}] {wanted.command}\n")
+        start_seconds = time.monotonic()
+        execute(wanted, layout, params, hashes)
+        sys.stderr.write(f"[{position}/{len(nodes)}] {wanted.command}: {time.monotonic() - start_seconds:.1f} s\n")
+        ran += 1
+    return ran, skipped
+
+
+def outlook(layout: Layout, params: Params) -> list[tuple[Node, str]]:
+    """Return every stage with what `run` would do: "up to date", "run", or "needs PATH" where an input is missing that no stage makes."""
+    hashes, found = _Hashes(layout.root), []
+    made: set[str] = set()
+    stale: set[str] = set()
+    for wanted in plan(params):
+        absent = [path for path in wanted.inputs if path not in made and not (layout.root / path).exists()]
+        manifest = _manifest(layout, wanted)
+        is_current = not stale & set(wanted.inputs) and _is_current(manifest, _key(wanted, params, hashes), wanted, hashes)
+        made.update(wanted.outputs, wanted.metrics)
+        if not is_current:
+            stale.update(wanted.outputs, wanted.metrics)
+        found.append((wanted, f"needs {absent[0]}" if absent else "up to date" if is_current else "run"))
+    return found
+
+
+class _Hashes:
+    """SHA-256 of files and folders, each read once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.known: dict[str, str] = {}
+
+    def of(self, path: str) -> str:
+        if path not in self.known:
+            self.known[path] = _hash(self.root / path)
+        return self.known[path]
+
+    def forget(self, *paths: str) -> None:
+        for path in paths:
+            self.known.pop(path, None)
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            digest.update(f"{file.relative_to(path).as_posix()}\0{_hash(file)}\0".encode())
+    elif path.is_file():
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    else:
+        return "absent"
+    return digest.hexdigest()
+
+
+def _key(wanted: Node, params: Params, hashes: _Hashes) -> str:
+    mapping = to_mapping(params)
+    values = {}
+    for section in wanted.sections:
+        name, _, field = section.partition(".")
+        values[section] = mapping[name][field] if field else mapping[name]
+    inputs = {path: hashes.of(path) for path in (*wanted.inputs, *wanted.optional)}
+    content = {"inputs": inputs, "params": values, "code": code.content_hash(wanted.module)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _is_current(manifest: Path, key: str, wanted: Node, hashes: _Hashes) -> bool:
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    # Metrics hold durations: there they must be, but another run of the same stage (dvc repro) may have written them.
+    outputs = {path: hashes.of(path) for path in wanted.outputs}
+    return (
+        content.get("key") == key and content.get("outputs") == outputs and all((hashes.root / path).is_file() for path in wanted.metrics)
+    )

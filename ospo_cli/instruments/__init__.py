@@ -1,0 +1,1 @@
+"""What people use beside the graph: each reads the project, and no stage needs it."""

@@ -1,0 +1,1 @@
+"""Two rewards of the same rollouts, side by side."""

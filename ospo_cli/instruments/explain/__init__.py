@@ -1,0 +1,1 @@
+"""One query: its products and what each word earned."""

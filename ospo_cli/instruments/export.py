@@ -1,0 +1,68 @@
+"""Write an iteration's rollouts with their credit in a format that other trainers read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ospo_cli import __version__
+from ospo_cli.errors import MissingInputError, TableError
+from ospo_cli.exchange import credit_files
+from ospo_cli.exchange.credit_format import credit_rows, header
+from ospo_cli.layout import Layout
+from ospo_cli.params import Params
+from ospo_cli.tables import parquet
+from ospo_cli.tables.schemas import PROMPTS, REWARDS, ROLLOUTS, TOKEN_ADVANTAGES
+
+
+def execute(
+    layout: Layout,
+    params: Params,
+    iteration: int | None,
+    target: str,
+    out: Path | None = None,
+    folder: Path | None = None,
+    keep_degenerate: bool = True,
+) -> dict[str, Any]:
+    """Read an iteration's tables, or those that `ospo attribute --rollouts` wrote; write one file; return its header and path."""
+    ending = credit_files.suffix(target)
+    if folder is None:
+        assert iteration is not None
+        made_by = {name: f"ospo {name} --iter {iteration}" for name in ("rollout", "score-coalitions", "attribute")}
+        name = f"{iteration:03d}"
+    else:
+        made_by = dict.fromkeys(("rollout", "score-coalitions", "attribute"), "ospo attribute --rollouts FILE")
+        name = folder.resolve().name
+
+    def path_of(file: str) -> Path:
+        return folder / file if folder is not None else layout.iteration(iteration or 0, file)
+
+    prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS, made_by="ospo prepare-data")
+    rollouts = parquet.read(path_of("rollouts.parquet"), ROLLOUTS, made_by=made_by["rollout"])
+    rewards = parquet.read(path_of("rewards.parquet"), REWARDS, made_by=made_by["score-coalitions"])
+    advantages = parquet.read(path_of("token_advantages.parquet"), TOKEN_ADVANTAGES, made_by=made_by["attribute"])
+    credited = _credit_settings(path_of("attribute_metrics.json"), made_by["attribute"])
+    # A foreign file does not say how it was sampled: null, never this project's own settings.
+    sampling = {
+        "iteration": iteration,
+        "temperature": params.rollout.temperature if folder is None else None,
+        "max_new_tokens": params.rollout.max_new_tokens if folder is None else None,
+    }
+    rows = credit_rows(rollouts, rewards, advantages, prompts, keep_degenerate)
+    settings = sampling | credited | {"left_out_rollouts": rollouts.height - rows.height, "ospo_version": __version__}
+    described = header(rows, settings)
+    path = out if out is not None else layout.export(f"{name}.{ending}")
+    credit_files.write(rows, described, path, target)
+    return described | {"path": str(path)}
+
+
+def _credit_settings(path: Path, made_by: str) -> dict[str, str]:
+    """Return estimator and rule as attribute recorded them: params.yaml may have changed since."""
+    if not path.is_file():
+        raise MissingInputError(path, "no such file", expected="estimator and rule of the advantages", remedy=f"run `{made_by}` first")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {name: str(content[name]) for name in ("estimator", "rule")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise TableError(path, "cannot be read as JSON with estimator and rule", found=error, remedy=f"run `{made_by}` again") from None

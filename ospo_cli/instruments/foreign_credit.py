@@ -1,0 +1,130 @@
+"""Credit for rollouts that another trainer saved: the stages from segment to attribute, over one file, into one folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ospo_cli.errors import OspoError, TableError
+from ospo_cli.layout import Layout
+from ospo_cli.params import Params
+from ospo_cli.tables import parquet
+
+# Its presence tells that a folder was written here, and may be replaced.
+CARD = "foreign_rollouts.json"
+
+
+@dataclass(frozen=True)
+class ForeignLayout(Layout):
+    """The project's paths, but for one iteration that lies in a folder of its own and a policy that has only a tokenizer."""
+
+    folder: Path
+    tokenizer: Path
+
+    def policy(self, iteration: int) -> Path:
+        """The tokenizer's folder, whatever the iteration."""
+        return self.tokenizer
+
+    def iteration(self, iteration: int, name: str) -> Path:
+        """A file of the folder, whatever the iteration."""
+        return self.folder / name
+
+
+def attribute_file(layout: Layout, params: Params, source: Path, tokenizer: Path, out: Path) -> dict[str, Any]:
+    """Write the tables of one iteration, rollouts to token advantages, for a file of rollouts; return what was counted.
+
+    The folder is written whole or not at all; one that this function wrote earlier is replaced, any other that holds files is left alone.
+
+    Args:
+        layout, params: the project whose prepared data, reward and credit rule are used.
+        source: Parquet or JSON lines (table foreign_rollouts).
+        tokenizer: folder with the sampling policy's tokenizer.json.
+        out: folder to write.
+
+    Raises:
+        OspoError: bad input; nothing is written then.
+    """
+    from ospo_cli.exchange import foreign_rollouts
+    from ospo_cli.policies.token_pieces import TokenPieces
+    from ospo_cli.stages import attribute, score_coalitions, segment
+    from ospo_cli.tables.schemas import PROMPTS, REWARDS, ROLLOUTS
+
+    if (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir()) and not (out / CARD).is_file()):
+        raise OspoError(out, "is not empty and was not written by this command", remedy="name another folder with --out")
+    prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS, made_by="ospo prepare-data")
+    pieces = TokenPieces.from_file(tokenizer / "tokenizer.json")
+    frame = foreign_rollouts.read(source)
+    rollouts = foreign_rollouts.to_rollouts(frame, prompts["prompt_id"].to_list(), pieces.pieces, source)
+    sizes = rollouts.group_by("prompt_id").len()["len"]
+    parent = out.resolve().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=parent))
+    try:
+        temporary.chmod(0o755)
+        inside = ForeignLayout(layout.root, temporary, tokenizer)
+        parquet.write(rollouts, temporary / "rollouts.parquet", ROLLOUTS)
+        try:
+            for stage in (segment, score_coalitions, attribute):
+                metrics = stage.execute(inside, params, 1)
+        except OspoError as error:
+            raise _for_this_command(error, temporary, source) from None
+        rewards = parquet.read(temporary / "rewards.parquet", REWARDS)
+        card = {
+            "source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+            "rollouts": rollouts.height,
+            "tokens": int(rollouts["token_ids"].list.len().sum()),
+            "rollout_groups": len(sizes),
+            "single_rollout_groups": int((sizes == 1).sum()),
+            "degenerate_groups": metrics["degenerate_groups"],
+            "mean_reward": float(rewards["reward"].mean() or 0.0),  # type: ignore[arg-type]
+            "efficiency_gap_max": metrics["efficiency_gap_max"],
+            "estimator": metrics["estimator"],
+            "rule": metrics["rule"],
+        }
+        (temporary / CARD).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        _replace(out, temporary)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return card
+
+
+def summary(card: dict[str, Any], out: Path) -> str:
+    """Return what was done, on one line."""
+    text = (
+        f"wrote {out}: {card['rollouts']} rollouts in {card['rollout_groups']} groups, mean reward {card['mean_reward']:.3f}, "
+        f"{card['estimator']} + {card['rule']}; {card['degenerate_groups']} degenerate groups"
+    )
+    if card["single_rollout_groups"]:
+        text += f" ({card['single_rollout_groups']} of one rollout alone, which has nothing to be compared with: advantage 0)"
+    return text
+
+
+def _for_this_command(error: OspoError, temporary: Path, source: Path) -> OspoError:
+    """Return a stage's error in terms of this command: the stages know of iterations, a user of a file has none."""
+    remedy = error.remedy
+    if remedy:
+        remedy = re.sub(r"run `ospo [a-z-]+( --iter \d+)?`( first| again)?", "run the same command again", remedy)
+    where = error.where.replace(f"{temporary}/", f"{source}: ")
+    return type(error)(where, error.problem, found=error.found, expected=error.expected, remedy=remedy)
+
+
+def _replace(out: Path, temporary: Path) -> None:
+    # A folder cannot be renamed over one that holds files: the old one steps aside first.
+    aside = temporary.with_suffix(".old")
+    try:
+        if out.exists():
+            out.rename(aside)
+        temporary.rename(out)
+    except OSError as error:
+        if aside.exists() and not out.exists():
+            aside.rename(out)
+        raise TableError(
+            out, "cannot be written", found=error.strerror or error, remedy="mend the permissions, then run it again"
+        ) from None
+    shutil.rmtree(aside, ignore_errors=True)

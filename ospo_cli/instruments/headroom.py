@@ -1,0 +1,284 @@
+"""What there is to gain before training: simple edits, samples of the policy and the ideal ranking, per retriever."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ospo_cli.errors import OspoError, SourceError
+from ospo_cli.executors.base import Shard
+from ospo_cli.executors.local import LocalExecutor, content_key
+from ospo_cli.layout import Layout
+from ospo_cli.maths import seeding
+from ospo_cli.maths.ranking import metric_rows
+from ospo_cli.maths.statistics import Resamples
+from ospo_cli.params import Params
+from ospo_cli.report.number_text import p_value, plain, signed
+from ospo_cli.report.terminal import Terminal
+from ospo_cli.rewards.judged_reward import JudgedReward, compose
+from ospo_cli.rewards.oracle import OracleSearch
+from ospo_cli.rewards.store.folder import Store
+from ospo_cli.tables import parquet, schemas
+from ospo_cli.text.answers import find_answer
+from ospo_cli.text.word_edits import EDITS, greedy_edits, single_edits
+
+RAW_QUERY, IDEAL = "raw query", "ideal ranking"
+_PROMPTS_PER_SHARD = 64
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        split: of the prompts (not read where `iteration` is given).
+        iteration: take this iteration's saved rollouts and their prompts; 0: sample policy `policy` on the split's prompts.
+        policy: number of the policy that is sampled.
+        samples: completions per prompt; 0: rollout.group_size, none where there is no such policy.
+        prompts: most prompts, by seed; 0 is all.
+        edits: most edits of the greedy search.
+        words: candidate words per prompt.
+        retrievers: names; empty: evaluate.retrievers.
+        metric: empty: score_coalitions.metric.
+    """
+
+    split: str = "dev"
+    iteration: int = 0
+    policy: int = 0
+    samples: int = 0
+    prompts: int = 256
+    edits: int = 4
+    words: int = 32
+    retrievers: tuple[str, ...] = ()
+    metric: str = ""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Completions by prompt, as the queries that the retriever is given; `name` says whose."""
+
+    name: str
+    queries: dict[str, list[str]]
+
+
+def execute(layout: Layout, params: Params, request: Request) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Read the prepared tables, and rollouts or a policy where there are any; write headroom and headroom_queries."""
+    documents, prompts, qrels, pools = (
+        parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data")
+        for table in (schemas.DOCUMENTS, schemas.PROMPTS, schemas.QRELS, schemas.POOLS)
+    )
+    if request.iteration:
+        path, command = layout.iteration(request.iteration, "rollouts.parquet"), f"ospo rollout --iter {request.iteration}"
+        rollouts = parquet.read(path, schemas.ROLLOUTS, made_by=command)
+        prompts = prompts.filter(pl.col("prompt_id").is_in(rollouts["prompt_id"].unique().to_list()))
+        chosen = _chosen(prompts, request.prompts, params.train.seed)
+        answers: Answers | None = _saved(rollouts, chosen, params, request.iteration)
+    else:
+        in_split = prompts.filter(pl.col("split") == request.split)
+        if not in_split.height:
+            found = ", ".join(sorted(set(prompts["split"].to_list()))) or "no prompts"
+            raise SourceError("table prompts", f"no prompt in split {request.split}", found=found, remedy="name another with --split")
+        chosen = _chosen(in_split, request.prompts, params.train.seed)
+        answers = _sampled(layout, chosen, params, request)
+    tables = (documents, prompts, qrels, pools)
+    table, queries = headroom(tables, chosen, answers, params, request, layout)
+    parquet.write(table, layout.headroom("headroom.parquet"), schemas.HEADROOM)
+    parquet.write(queries, layout.headroom("headroom_queries.parquet"), schemas.HEADROOM_QUERIES)
+    facts = {"prompts": chosen.height, "answers": None if answers is None else answers.name, "split": _split(chosen)}
+    with parquet.replacing(layout.headroom("headroom.json")) as temporary:
+        temporary.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return table, facts
+
+
+def headroom(
+    tables: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.DataFrame],
+    chosen: pl.DataFrame,
+    answers: Answers | None,
+    params: Params,
+    request: Request,
+    layout: Layout,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return tables headroom and headroom_queries.
+
+    Every system is measured on the same prompts, and compared with the raw query by prompt. Edits are made with the judgments in hand: a
+    lower bound of the best query, no policy. Under `composition: append` words can only be added.
+
+    Args:
+        tables: documents, prompts, qrels, pools.
+        chosen: rows of prompts.
+        answers: of a policy, or None.
+        params: the project.
+        request: what is asked for.
+        layout: for the retrievers' cache.
+    """
+    draws = Resamples(chosen.height, params.evaluate.bootstrap, seeding.generator(params.train.seed, "headroom"))
+    rows: list[tuple[Any, ...]] = []
+    details: list[pl.DataFrame] = []
+    ids = chosen["prompt_id"].to_list()
+    store = Store(layout.store)
+    for name in request.retrievers or params.evaluate.retrievers:
+        reward = JudgedReward(*tables, params, retriever=name, metric=request.metric or None, cache=layout.cache, store=store)
+        found = _systems(reward, tables[0], chosen, answers, params, request)
+        raw = found[RAW_QUERY][1]
+        for system, (queries, values) in found.items():
+            mean = draws.mean(values)
+            against: tuple[float | None, ...] = (None,) * 5
+            if system != RAW_QUERY:
+                against = (*draws.difference(values, raw), float(np.mean(values > raw + 1e-12)))
+            rows.append((name, reward.metric.name, _split(chosen), system, *mean, *against, chosen.height))
+            columns = {"prompt_id": ids, "query": queries, "value": values.tolist()}
+            details.append(pl.DataFrame({"retriever": [name] * len(ids), "system": [system] * len(ids)} | columns))
+    return pl.DataFrame(rows, schema=schemas.HEADROOM.schema, orient="row"), pl.concat(details)
+
+
+def print_result(table: pl.DataFrame, facts: dict[str, Any], stream: TextIO | None = None) -> None:
+    """Print a grid per retriever, raw query first and the ideal ranking last."""
+    output = Terminal(stream if stream is not None else sys.stdout)
+    for (retriever, metric), own in table.group_by(["retriever", "metric"], maintain_order=True):
+        output.line(f"{retriever}, {metric} on {facts['prompts']} {facts['split']} prompts", style="bold")
+        rows = []
+        for row in own.iter_rows(named=True):
+            gain = ["", "", ""]
+            if row["gain"] is not None:
+                interval = f"{signed(row['gain'])} [{signed(row['gain_low'])}, {signed(row['gain_high'])}]"
+                gain = [interval, p_value(row["p_value"]), f"{row['improved']:.0%}"]
+            rows.append([row["system"], f"{plain(row['value'])} [{plain(row['low'])}, {plain(row['high'])}]", *gain])
+        header = ["system", "value", "over the raw query", "sign flips", "prompts improved"]
+        output.grid(header, rows, numbers=header[1:])
+        output.line()
+    if facts["answers"] is None:
+        output.line("No policy yet: samples are left out (ospo warm-start, or --iter K for saved rollouts).", style="dim")
+
+
+def _systems(
+    reward: JudgedReward, documents: pl.DataFrame, chosen: pl.DataFrame, answers: Answers | None, params: Params, request: Request
+) -> dict[str, tuple[list[str], Values]]:
+    """Return system -> (query of each prompt, its value); the same order of systems for every retriever."""
+    ids, raw = chosen["prompt_id"].to_list(), chosen["query"].to_list()
+    is_append = params.score_coalitions.composition == "append"
+    starts = [[] if is_append else query.split() for query in raw]
+    search = OracleSearch(reward, documents, params)
+    candidates = [search.candidates(prompt_id)[: request.words] for prompt_id in ids]
+
+    def composed(index: int, chosen_words: Sequence[str]) -> str:
+        return compose(raw[index], " ".join(chosen_words), params.score_coalitions.composition)
+
+    def score(indices: list[int], texts: list[tuple[str, ...]]) -> Values:
+        return reward.values([ids[index] for index in indices], [composed(*pair) for pair in zip(indices, texts, strict=True)])
+
+    found = {RAW_QUERY: (raw, reward.values(ids, raw))}
+    for kind in ("add",) if is_append else EDITS:
+        tried = [(index, words) for index, start in enumerate(starts) for words in single_edits(kind, start, candidates[index])]
+        values = score([index for index, _ in tried], [words for _, words in tried])
+        found[f"best word: {kind}"] = _best_of(found[RAW_QUERY], [(index, composed(index, words)) for index, words in tried], values)
+    edited = greedy_edits(starts, candidates, score, request.edits, swaps=not is_append)
+    queries = [composed(index, best.words) for index, best in enumerate(edited)]
+    # The raw query stays where its words, joined anew, are worth less than it is.
+    values = np.array([best.value for best in edited])
+    found[f"best {request.edits} words, greedy"] = _best_of(found[RAW_QUERY], list(enumerate(queries)), values)
+    if answers is not None:
+        own = [(index, query) for index, prompt_id in enumerate(ids) for query in answers.queries[prompt_id]]
+        values = reward.values([ids[index] for index, _ in own], [query for _, query in own])
+        counts = np.bincount([index for index, _ in own], minlength=len(ids))
+        sums = np.bincount([index for index, _ in own], weights=values, minlength=len(ids))
+        size = int(counts.max())
+        found[f"{answers.name}: mean of {size}"] = ([""] * len(ids), sums / counts)
+        nothing = ([""] * len(ids), np.full(len(ids), -1.0))
+        found[f"{answers.name}: best of {size}"] = _best_of(nothing, own, values)
+    found[IDEAL] = ([""] * len(ids), np.array([_ideal(reward, prompt_id) for prompt_id in ids]))
+    return found
+
+
+def _best_of(start: tuple[list[str], Values], tried: list[tuple[int, str]], values: Values) -> tuple[list[str], Values]:
+    """Return the best query of each prompt: the start's, or one of those tried that is better; the first of equal ones."""
+    queries, best = list(start[0]), start[1].copy()
+    for (index, query), value in zip(tried, values, strict=True):
+        if value > best[index]:
+            queries[index], best[index] = query, value
+    return queries, best
+
+
+def _ideal(reward: JudgedReward, prompt_id: str) -> float:
+    """Return the metric of the best ranking that there is: all relevant candidates first, best gain first."""
+    _, gains = reward.judged(prompt_id)
+    best = np.sort(gains)[::-1]
+    return float(metric_rows(reward.metric, best[None, :], gains, np.array([len(best)]))[0])
+
+
+def _split(chosen: pl.DataFrame) -> str:
+    return "+".join(sorted(set(chosen["split"].to_list())))
+
+
+def _chosen(prompts: pl.DataFrame, most: int, seed: int) -> pl.DataFrame:
+    """Return at most so many prompts; the names of the draws are evaluate's, so that it takes the same ones."""
+    prompts = prompts.sort("prompt_id")
+    if not 0 < most < prompts.height:
+        return prompts
+    names = [f"evaluate:{prompt_id}" for prompt_id in prompts["prompt_id"].to_list()]
+    order = np.argsort(seeding.uniforms(seed, names, 1)[:, 0], kind="stable")
+    return prompts[sorted(order[:most].tolist())]
+
+
+def _saved(rollouts: pl.DataFrame, chosen: pl.DataFrame, params: Params, iteration: int) -> Answers:
+    raw = dict(chosen.select("prompt_id", "query").iter_rows())
+    queries: dict[str, list[str]] = {}
+    columns = ("prompt_id", "completion", "answer_start", "answer_end")
+    for prompt_id, completion, start, end in rollouts.sort("rollout_id").select(columns).iter_rows():
+        if prompt_id in raw:
+            queries.setdefault(prompt_id, []).append(compose(raw[prompt_id], completion[start:end], params.score_coalitions.composition))
+    return Answers(f"rollouts {iteration:03d}", queries)
+
+
+def _sampled(layout: Layout, chosen: pl.DataFrame, params: Params, request: Request) -> Answers | None:
+    """Return completions of a policy on the chosen prompts; finished shards are found by the policy's content. None without a policy."""
+    folder = layout.policy(request.policy)
+    if not folder.is_dir():
+        if request.samples or request.policy:
+            command = f"ospo update --iter {request.policy}" if request.policy else "ospo warm-start"
+            raise OspoError(folder, "no such policy to sample", remedy=f"run `{command}`, or leave --samples and --policy out")
+        return None
+    from ospo_cli.policies.folder import check_folder, content_hash, load_policy, render_prompt
+    from ospo_cli.sampling.causal_lm import Sampler
+    from ospo_cli.sampling.next_token import Sampling
+
+    check_folder(folder, "ospo warm-start" if not request.policy else f"ospo update --iter {request.policy}")
+    settings, samples = params.rollout, request.samples or params.rollout.group_size
+    sampling = [samples, settings.temperature, settings.top_k, settings.top_p, settings.max_new_tokens]
+    sampling += [params.train.seed, settings.batch_size, params.policy.threads]
+    content, sampler = content_hash(folder), None
+    shards = [
+        Shard(content_key("headroom.completions 2", content, sampling, part.rows()), part.height * samples, part)
+        for part in chosen.select("prompt_id", "prompt").iter_slices(_PROMPTS_PER_SHARD)
+    ]
+
+    def work(part: pl.DataFrame) -> dict[str, pl.DataFrame]:
+        nonlocal sampler
+        sampler = sampler or Sampler(load_policy(folder, params.policy.threads))
+        ids = part["prompt_id"].to_list()
+        names = [[f"headroom:{prompt_id}:{index:02d}" for index in range(samples)] for prompt_id in ids]
+        prompts = [render_prompt(sampler.policy, prompt) for prompt in part["prompt"].to_list()]
+        groups = sampler.sample(prompts, names, settings.max_new_tokens, Sampling.of(settings), params.train.seed, settings.batch_size)
+        rows = [
+            (f"policy-{request.policy:03d}", "sampled", prompt_id, index, row.text, "")
+            for prompt_id, group in zip(ids, groups, strict=True)
+            for index, row in enumerate(group)
+        ]
+        return {"completions": pl.DataFrame(rows, schema=schemas.COMPLETIONS.schema, orient="row")}
+
+    executor = LocalExecutor(layout.cache / "headroom")
+    found = executor.map_shards(work, shards, {"completions": schemas.COMPLETIONS}, "headroom", "completions")
+    raw = dict(chosen.select("prompt_id", "query").iter_rows())
+    queries: dict[str, list[str]] = {}
+    for prompt_id, completion in pl.concat([tables["completions"] for tables in found]).select("prompt_id", "completion").iter_rows():
+        answer = find_answer(completion)
+        text = completion[answer.start : answer.end]
+        queries.setdefault(prompt_id, []).append(compose(raw[prompt_id], text, params.score_coalitions.composition))
+    return Answers("warm start" if not request.policy else f"policy {request.policy:03d}", queries)

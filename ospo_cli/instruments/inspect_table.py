@@ -1,0 +1,222 @@
+"""Show a table: its columns with their meaning, counts, first rows; a rollout with its credit on the words."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+from typing import TextIO
+
+import polars as pl
+
+from ospo_cli.errors import MissingInputError, OspoError
+from ospo_cli.layout import Layout
+from ospo_cli.report.explanation import Interaction
+from ospo_cli.report.explanation_text import interaction_line
+from ospo_cli.report.markup import visible
+from ospo_cli.report.number_text import plain
+from ospo_cli.report.rollout_groups import colour_scale, rollout_groups
+from ospo_cli.report.terminal import Terminal
+from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables.schemas import Table
+
+_CREDIT_TABLES = ("rollouts", "segments", "rewards", "coalition_values", "attributions", "interactions", "token_advantages")
+_FURTHER_TABLES = ("sampling_logprobs", "targets", "preference_pairs", "audit", "audit_curves", "gradient_audit")  # of an iteration, too
+_PREPARED_TABLES = ("documents", "prompts", "qrels", "pools", "teacher_pairs")
+_CELL = 36
+_LINE = 120  # rows that need more are shown column by column
+_RECORD = 160
+_INTERACTIONS = 5  # strongest interactions of a rollout that are listed
+_FEW = 5  # so many distinct texts are listed
+
+
+def inspect(
+    path_or_table_name: str, layout: Layout, iteration: int, rollout_id: str | None = None, rows: int = 8, stream: TextIO | None = None
+) -> None:
+    """Print a table's schema with meanings, counts and first rows; for tables of an iteration also a rollout with its credit.
+
+    Args:
+        path_or_table_name: name of a declared table, or a path to a Parquet file of one.
+        layout: paths of the project.
+        iteration: iteration of the table, from 1; a rollout id names its own.
+        rollout_id: rollout to paint; None takes the best-rewarded one.
+        rows: rows shown.
+        stream: where to print; stdout by default. Colours only if it is a terminal.
+
+    Raises:
+        OspoError: no such table, file or rollout.
+    """
+    output = Terminal(stream if stream is not None else sys.stdout)
+    if rollout_id is not None and rollout_id[:3].isdecimal() and rollout_id[3:4] == ":":
+        iteration = int(rollout_id[:3])
+    path, table = _found(path_or_table_name, layout, iteration)
+    frame = parquet.read(path, table, made_by=_maker(table, iteration))
+    key = ", ".join(table.key)
+    output.line(f"{table.name}: {table.meaning}", style="bold")
+    output.line(f"{visible(str(path), 300)}: {frame.height:,} rows, key {key}", style="dim")
+    output.line()
+    output.grid(["column", "type", "values", "meaning"], [[*_described(frame, name), _meaning(table, name)] for name in frame.columns])
+    if rollout_id is not None and "rollout_id" in frame.columns:
+        frame = frame.filter(pl.col("rollout_id") == rollout_id)
+    if rows and frame.height:
+        output.line()
+        _print_rows(frame.head(rows), output)
+        if frame.height > rows:
+            output.line(f"… {frame.height - rows:,} more", style="dim")
+    if table.name in _CREDIT_TABLES and Path(path) == _iteration_path(layout, iteration, table.name):
+        _print_credit(layout, iteration, rollout_id, output)
+    elif rollout_id is not None:
+        raise OspoError(table.name, "holds no rollout to paint", remedy=f"name one of {', '.join(_CREDIT_TABLES)}")
+
+
+def _found(name: str, layout: Layout, iteration: int) -> tuple[Path, Table]:
+    if name in schemas.TABLES:
+        return _table_path(layout, iteration, name), schemas.TABLES[name]
+    path = Path(name)
+    if path.suffix != ".parquet" and not path.exists():
+        close = difflib.get_close_matches(name, schemas.TABLES, 1)
+        remedy = f"did you mean {close[0]}?" if close else "name a table or a Parquet file"
+        raise OspoError(name, "no such table or file", expected=", ".join(schemas.TABLES), remedy=remedy)
+    if path.stem in schemas.TABLES:
+        return path, schemas.TABLES[path.stem]
+    if not path.is_file():
+        raise MissingInputError(path, "no such file", remedy="name a table or a Parquet file")
+    try:
+        columns = set(pl.read_parquet_schema(path))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise OspoError(path, "cannot be read as Parquet", found=(str(error).splitlines() or ["nothing"])[0]) from None
+    fits = [
+        table
+        for table in schemas.TABLES.values()
+        if table.schema.keys() <= columns and (table.extra is not None or table.schema.keys() == columns)
+    ]
+    if not fits:
+        raise OspoError(path, "holds no declared table", found=", ".join(sorted(columns)), expected=", ".join(schemas.TABLES))
+    return path, max(fits, key=lambda table: len(table.columns))
+
+
+def _table_path(layout: Layout, iteration: int, name: str) -> Path:
+    if name in _PREPARED_TABLES:
+        return layout.prepared(f"{name}.parquet")
+    if name == "raw_query_values":
+        return layout.raw_query_values()
+    if name in (*_CREDIT_TABLES, *_FURTHER_TABLES):
+        return _iteration_path(layout, iteration, name)
+    return layout.evaluation(f"{name}.parquet")
+
+
+def _iteration_path(layout: Layout, iteration: int, name: str) -> Path:
+    return layout.iteration(iteration, f"{name}.parquet")
+
+
+def _maker(table: Table, iteration: int) -> str:
+    stages = {"rollouts": "rollout", "segments": "segment", "rewards": "score-coalitions", "coalition_values": "score-coalitions"}
+    stages |= dict.fromkeys(("attributions", "interactions", "token_advantages", "targets", "preference_pairs"), "attribute")
+    stages |= {"sampling_logprobs": "rollout", "audit": "audit", "audit_curves": "audit"}
+    if table.name == "gradient_audit":
+        return f"ospo audit --iter {iteration} --gradients"
+    if table.name in stages:
+        return f"ospo {stages[table.name]} --iter {iteration}"
+    others = {"raw_query_values": "score-queries"} | dict.fromkeys(_PREPARED_TABLES, "prepare-data")
+    return f"ospo {others.get(table.name, 'evaluate')}"
+
+
+def _meaning(table: Table, name: str) -> str:
+    return next((column.meaning for column in table.columns if column.name == name), "further text field")
+
+
+def _described(frame: pl.DataFrame, name: str) -> list[str]:
+    """Return name, type and what values there are."""
+    values, dtype = frame[name], frame.schema[name]
+    kind = f"list of {str(dtype.inner).lower()}" if isinstance(dtype, pl.List) else str(dtype).lower()
+    if not values.len():
+        told = "none"
+    elif isinstance(dtype, pl.List):
+        lengths = values.list.len()
+        told = f"{lengths.min()} to {lengths.max()} long"
+    elif dtype.is_numeric():
+        low, high = values.min(), values.max()
+        told = f"{low} to {high}" if dtype.is_integer() else f"{low:.4g} to {high:.4g}" if low is not None else "null"
+    elif dtype == pl.Boolean:
+        told = f"{values.mean():.1%} true"
+    else:
+        distinct = values.drop_nulls().unique().sort().to_list() if values.n_unique() <= _FEW else []
+        told = ", ".join(_cell(value, 20) or "(empty)" for value in distinct) or f"{values.n_unique():,} distinct"
+    nulls = values.null_count()
+    return [visible(name, 60), kind, told + (f", {nulls:,} null" if nulls else "")]
+
+
+def _print_rows(frame: pl.DataFrame, output: Terminal) -> None:
+    cells = [[_cell(value, _CELL) for value in row] for row in frame.iter_rows()]
+    line = sum(2 + max(len(name), *(len(row[index]) for row in cells)) for index, name in enumerate(frame.columns))
+    if line <= _LINE:
+        output.grid(list(frame.columns), cells)
+        return
+    width = max(len(name) for name in frame.columns)
+    for index, row in enumerate(frame.iter_rows()):
+        if index:
+            output.line()
+        for name, value in zip(frame.columns, row, strict=True):
+            output.line(f"{name.ljust(width)}  {_cell(value, _RECORD)}")
+
+
+def _cell(value: object, limit: int) -> str:
+    if value is None:
+        return "null"
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    shown = visible(text[: limit + 1], limit + 1)
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def _print_credit(layout: Layout, iteration: int, rollout_id: str | None, output: Terminal) -> None:
+    rollouts = parquet.read(_iteration_path(layout, iteration, "rollouts"), schemas.ROLLOUTS, made_by=f"ospo rollout --iter {iteration}")
+    others = {name: _optional(layout, iteration, name) for name in ("segments", "rewards", "attributions", "interactions")}
+    chosen = _chosen(rollouts, others["rewards"], rollout_id, iteration)
+    if chosen is None:
+        return
+    row = rollouts.row(by_predicate=pl.col("rollout_id") == chosen, named=True)
+    prompts = parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS, made_by="ospo prepare-data")
+    group = rollout_groups([row["prompt_id"]], prompts, rollouts, *others.values(), most=_INTERACTIONS)
+    rollout = next(member for member in group[0]["rollouts"] if member["sample"] == row["sample_index"])
+    reward = f"reward {plain(rollout['reward'])}, " if rollout["reward"] is not None else ""
+    output.line()
+    output.line(f"rollout {visible(chosen, 200)}: {reward}{rollout['tokens']} tokens, {rollout['finish']}", style="bold")
+    output.line(f"query: {group[0]['query']}")
+    if group[0]["history"]:
+        output.line(f"history: {'; '.join(group[0]['history'])}")
+    if group[0]["degenerate"]:
+        output.line("degenerate group: all rewards are equal, no credit")
+    output.painted(rollout["pieces"], colour_scale(group))
+    missing = [name for name in ("segments", "attributions") if others[name] is None]
+    if missing:
+        stage = {"segments": "segment", "attributions": "attribute"}[missing[0]]
+        output.line(f"no credit yet: run `ospo {stage} --iter {iteration}`", style="dim")
+    else:
+        output.line("numbers: share of the reward that each segment earned (blue) or cost (orange)", style="dim")
+        if others["interactions"] is None:
+            output.line(f"no interactions yet: run `ospo attribute --iter {iteration}`", style="dim")
+        elif rollout["interactions"]:
+            output.line("together: what a window earns that no smaller one within earns")
+            for first, last, begins, ends, dividend in rollout["interactions"]:
+                each = Interaction(first, last, begins, ends, dividend)
+                output.line(f"  {interaction_line(each)}")
+        elif not group[0]["degenerate"]:
+            output.line("together: no neighbours earn more or less together than apart")
+
+
+def _optional(layout: Layout, iteration: int, name: str) -> pl.DataFrame | None:
+    path = _iteration_path(layout, iteration, name)
+    return parquet.read(path, schemas.TABLES[name], made_by=_maker(schemas.TABLES[name], iteration)) if path.is_file() else None
+
+
+def _chosen(rollouts: pl.DataFrame, rewards: pl.DataFrame | None, rollout_id: str | None, iteration: int) -> str | None:
+    if rollout_id is not None:
+        ids = rollouts["rollout_id"].to_list()
+        if rollout_id not in ids:
+            close = difflib.get_close_matches(rollout_id, ids, 3)
+            raise OspoError(rollout_id, f"no such rollout in iteration {iteration}", expected=", ".join(close or ids[:3]) + ", …")
+        return rollout_id
+    if rewards is None or not rewards.height:
+        return rollouts["rollout_id"].min() if rollouts.height else None  # type: ignore[return-value]
+    best = rewards.sort(["is_degenerate_group", "reward", "rollout_id"], descending=[False, True, False])
+    return str(best["rollout_id"][0])

@@ -1,0 +1,1 @@
+"""Texts as vectors: encoders, their kept vectors, exact and approximate search."""

@@ -1,0 +1,121 @@
+"""A catalogue's vectors on disk: made once, in shards that a kill leaves whole, checked by hash and opened by memory map."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ospo_cli.errors import RetrievalError
+from ospo_cli.executors.progress import Progress
+from ospo_cli.retrievers.dense.encoders import Encoder, digest
+from ospo_cli.tables.parquet import replacing
+
+VERSION = "embeddings-1"
+TEXTS_PER_SHARD = 1024
+
+
+def vectors_of(texts: Sequence[str], encoder: Encoder, folder: Path) -> tuple[NDArray[np.float32], str]:
+    """Return the passages' vectors float32[texts, dimensions], mapped from `folder/<key>.npy`, and the key.
+
+    The key is the SHA-256 of the encoder's fingerprint and the texts. A text lies in the shard that its own hash says, so that a
+    catalogue with one changed product encodes one shard anew.
+
+    Raises:
+        RetrievalError: the file is not the one that was written.
+    """
+    key = digest(VERSION, encoder.fingerprint, *texts)
+    path = folder / f"{key}.npy"
+    shape = (len(texts), encoder.dimensions)
+    mapped = _read(path, shape)
+    if mapped is None:
+        shards = [(rows, *_shard([texts[row] for row in rows], encoder, folder)) for rows in _shards(texts)]
+        progress = Progress("dense", len(texts), "documents")
+        for rows, place, part in shards:
+            is_new = _read(place, (len(part), encoder.dimensions)) is None
+            if is_new:
+                found = encoder.encode(part, "passage")
+                write(place, lambda stream, found=found: np.lib.format.write_array(stream, found, allow_pickle=False))  # type: ignore[misc]
+            progress.advance(len(rows), reused=not is_new)
+        progress.close()
+        with replacing(path) as temporary:
+            # Mapped, shard by shard: the whole array is never in memory at once.
+            whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+            for rows, place, _ in shards:
+                whole[rows] = np.load(place, mmap_mode="r", allow_pickle=False)
+            whole.flush()
+            del whole
+        _write_mark(path)
+        mapped = _read(path, shape)
+        if mapped is None:
+            raise damaged(path)
+    return mapped, key
+
+
+def write(path: Path, fill: Callable[..., object]) -> None:
+    """Write a file by `fill(stream)`, then its hash beside it; a file without its hash counts as absent."""
+    with replacing(path) as temporary, open(temporary, "wb") as stream:
+        fill(stream)
+    _write_mark(path)
+
+
+def is_whole(path: Path) -> bool:
+    """Tell whether the file is the one that was written; False where it is absent or was never finished.
+
+    Raises:
+        RetrievalError: it was finished, and is another one now.
+    """
+    if not _mark(path).is_file() or not path.is_file():
+        return False
+    if _mark(path).read_text(encoding="ascii", errors="replace") != _hash(path):
+        raise damaged(path)
+    return True
+
+
+def damaged(path: Path) -> RetrievalError:
+    """Return the error of a kept file that is not what was written."""
+    return RetrievalError(
+        path, "is not the file that was written", expected="the hash that lies beside it", remedy="delete it; it is made again"
+    )
+
+
+def _read(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
+    if not is_whole(path):
+        return None
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        raise damaged(path) from None
+    if found.shape != shape or found.dtype != np.float32:
+        raise damaged(path)
+    return np.asarray(found)
+
+
+def _shard(part: list[str], encoder: Encoder, folder: Path) -> tuple[Path, list[str]]:
+    return folder / "shards" / f"{digest(VERSION, encoder.fingerprint, *part)}.npy", part
+
+
+def _shards(texts: Sequence[str]) -> list[list[int]]:
+    bits = max(0, (max(1, len(texts)) - 1) // TEXTS_PER_SHARD).bit_length()
+    shards: dict[int, list[int]] = {}
+    for row, text in enumerate(texts):
+        first = int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:4], "big")
+        shards.setdefault(first >> (32 - bits), []).append(row)
+    return [shards[number] for number in sorted(shards)]
+
+
+def _mark(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _write_mark(path: Path) -> None:
+    with replacing(_mark(path)) as temporary:
+        temporary.write_text(_hash(path), encoding="ascii")
+
+
+def _hash(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Somebody else's search server as a retriever."""

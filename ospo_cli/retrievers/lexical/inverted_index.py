@@ -1,0 +1,480 @@
+"""The lexical engine: an inverted index of flat arrays, and the exact top k of all coalitions of many answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ospo_cli.errors import RetrievalError
+from ospo_cli.retrievers import array_folder
+from ospo_cli.retrievers.base import Coalitions, Ranking, best_first, candidates, require_words
+from ospo_cli.retrievers.lexical import pool_products
+
+VERSION = "index-2"
+# Documents that are counted at a time, and postings that are weighted at a time; both bound memory.
+CHUNK_DOCUMENTS = 1 << 15
+CHUNK_POSTINGS = 1 << 21
+# A weight is an integer number of units; the largest of an index has 26 bits, so that 32 of them fit in 31.
+WEIGHT_BITS = 26
+# A term of more than one in so many documents has bounds per block of documents.
+FREQUENT_SHARE = 64
+# Coalitions that one pass over the postings serves, and over a pool, where reading its documents is most of the work.
+LARGEST_GROUP = 64
+LARGEST_POOLED_GROUP = 128
+# Longest list of best weights that is kept per frequent term, and largest k of the compiled loops.
+LARGEST_K = 128
+# Cells (coalitions × candidates) of pools that are ranked before the compiled loops are worth reading.
+PRODUCT_CELLS = 1 << 26
+# Bags of terms that are remembered by their text.
+REMEMBERED_TEXTS = 1 << 17
+
+
+@dataclass(frozen=True)
+class Postings:
+    """What weights are made of, one entry per (term, document) pair.
+
+    terms, documents: int64[entries]; frequencies: float64[entries], occurrences of the term in the document, weighted by field;
+    document_counts: float64[terms], documents that hold the term; lengths: float64[documents], terms with repetitions, weighted by field.
+    """
+
+    terms: NDArray[np.int64]
+    documents: NDArray[np.int64]
+    frequencies: NDArray[np.float64]
+    document_counts: NDArray[np.float64]
+    lengths: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Field:
+    """The bags of terms of one text field, a bag per document in catalogue order, and what an occurrence in it counts."""
+
+    bags: Iterable[Sequence[str]]
+    weight: float = 1.0
+
+
+class InvertedIndex:
+    """Documents as weighted bags of terms; the score of a query is the sum of the weights of its terms.
+
+    Weights are integer multiples of `unit`, so that a score is exact whatever the order of the words, the batch or the thread, and
+    documents that are equally good tie exactly.
+
+    Args:
+        fields: the texts; may be read once alone, and is not read where `folder` holds the index already.
+        weigh: postings of some documents -> float64[entries], ≥ 0; a weight of 0 never retrieves.
+        split: the parts of a term, which then are the terms (each distinct term of the bags is split once).
+        is_distinct: a term that a query repeats counts once, else as often as it occurs.
+        folder: where the arrays are kept and opened by memory map; None keeps them in memory.
+        fingerprint: of documents and settings; a folder of another one is refused.
+
+    Raises:
+        RetrievalError: no term at all, a weight that is no number ≥ 0, or a folder that is damaged or of something else.
+    """
+
+    def __init__(
+        self,
+        fields: Callable[[], Sequence[Field]],
+        weigh: Callable[[Postings], NDArray[np.float64]],
+        *,
+        split: Callable[[str], Sequence[str]] | None = None,
+        is_distinct: bool = True,
+        folder: Path | None = None,
+        fingerprint: str = "",
+    ) -> None:
+        found = None if folder is None else array_folder.read(folder, VERSION, fingerprint)
+        if found is None:
+            found = _build(fields(), weigh, split)
+            if folder is not None:
+                array_folder.write(folder, VERSION, fingerprint, found)
+                found = array_folder.read(folder, VERSION, fingerprint) or found
+        # Mapped or not, the compiled loops see arrays of one kind, and are compiled once.
+        self.arrays: dict[str, NDArray[np.generic]] = {name: values.view(np.ndarray) for name, values in found.items()}
+        for values in self.arrays.values():
+            values.flags.writeable = False
+        self.unit = float(np.ldexp(1.0, int(found["unit_exponent"][0])))
+        self.count = len(found["catalogue_of"])
+        self.is_distinct = is_distinct
+        terms = found["vocabulary"].tobytes().decode("utf-8", "surrogatepass").split("\n")
+        self.vocabulary: dict[str, int] = {term: index for index, term in enumerate(terms)}
+        self.largest_weight = int(found["largest_weight"][0])
+        self.touched_postings = 0
+        self._product_cells = 0
+        self._buffers: list[tuple[NDArray[np.int32], NDArray[np.uint8]]] = []
+        self._lock = threading.Lock()
+        self._remembered: dict[str, NDArray[np.int32]] = {}
+
+    def rank(self, bags: Sequence[NDArray[np.int32]], pools: Sequence[NDArray[np.int64] | None], k: int) -> list[Ranking]:
+        """Return the first k documents of each bag of term indices within its pool; k = 0 is all."""
+        order: dict[int, list[int]] = {}
+        for position, pool in enumerate(pools):
+            order.setdefault(id(pool), []).append(position)
+        rankings: list[Ranking] = [Ranking(np.zeros(0, np.int64), np.zeros(0))] * len(bags)
+        for positions in order.values():
+            documents, scores = self.rank_bags([bags[position] for position in positions], pools[positions[0]], k)
+            for position, row, row_scores in zip(positions, documents, scores, strict=True):
+                count = int(np.count_nonzero(row >= 0))
+                rankings[position] = Ranking(row[:count].copy(), row_scores[:count].copy())
+        return rankings
+
+    def rank_bags(
+        self, bags: Sequence[NDArray[np.int32]], pool: NDArray[np.int64] | None, k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return documents int64[bags, ranks] (−1 where nothing more is retrieved) and scores float64[bags, ranks] (0 there)."""
+        count = len(bags)
+        pool = None if pool is None else candidates(pool, self.count)
+        if k <= 0:
+            k = self.count if pool is None else len(pool)
+        starts = np.arange(0, count, LARGEST_GROUP if pool is None else LARGEST_POOLED_GROUP, dtype=np.int64)
+        parts = np.arange(count, dtype=np.int64)
+        return self._run(bags, np.append(parts, count), parts.astype(np.int32), np.append(starts, count), [pool] * len(starts), k)
+
+    def rank_coalitions(
+        self, answers: Sequence[Coalitions], bag: Callable[[str], NDArray[np.int32]], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return documents int64[coalitions of all answers, ranks] and scores as `rank_bags` does; `bag` gives the terms of a part."""
+        bags: list[NDArray[np.int32]] = []
+        known = self._remembered
+        sizes, members, groups, pools = [], [], [0], []
+        shapes: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        lanes = 0
+        checked: dict[int, NDArray[np.int64]] = {}
+        previous: NDArray[np.int64] | None = None
+        for answer in answers:
+            shape = shapes.get(id(answer.present))
+            if shape is None:
+                shape = shapes[id(answer.present)] = (np.count_nonzero(answer.present, axis=1), answer.present.nonzero()[1])
+            largest = LARGEST_GROUP if answer.pool is None else LARGEST_POOLED_GROUP
+            if not pools or answer.pool is not previous or lanes - groups[-1] + len(shape[0]) > largest:
+                if pools:
+                    groups.append(lanes)
+                pool = answer.pool
+                if pool is not None and id(pool) not in checked:
+                    checked[id(pool)] = candidates(pool, self.count)
+                pools.append(None if pool is None else checked[id(pool)])
+                previous = pool
+            sizes.append(shape[0])
+            members.append(shape[1] + len(bags))
+            lanes += len(shape[0])
+            for text in answer.parts:
+                found = known.get(text)
+                if found is None:
+                    if len(known) >= REMEMBERED_TEXTS:
+                        known.clear()
+                    found = known[text] = bag(text)
+                bags.append(found)
+        if not sizes:
+            return np.zeros((0, 0), dtype=np.int64), np.zeros((0, 0))
+        groups.append(lanes)
+        if k <= 0:
+            k = max(self.count if pool is None else len(pool) for pool in pools)
+        member_starts = np.concatenate(([0], np.cumsum(np.concatenate(sizes))))
+        return self._run(bags, member_starts, np.concatenate(members).astype(np.int32), np.array(groups), pools, k)
+
+    def _run(
+        self,
+        bags: Sequence[NDArray[np.int32]],
+        member_starts: NDArray[np.int64],
+        members: NDArray[np.int32],
+        groups: NDArray[np.int64],
+        pools: Sequence[NDArray[np.int64] | None],
+        k: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        coalitions = len(member_starts) - 1
+        if coalitions == 0 or k == 0:
+            return np.zeros((coalitions, 0), dtype=np.int64), np.zeros((coalitions, 0))
+        is_pooled = pools[0] is not None
+        if any((pool is not None) != is_pooled for pool in pools):
+            raise ValueError("some answers have a pool and others have none")
+        if is_pooled:
+            k = min(k, max(len(pool) for pool in pools if pool is not None))
+        k = min(k, self.count)
+        if k == 0:
+            return np.zeros((coalitions, 0), dtype=np.int64), np.zeros((coalitions, 0))
+        if not is_pooled and k > LARGEST_K:
+            return self._rank_all(bags, member_starts, members, k)
+        part_sizes = np.fromiter(map(len, bags), dtype=np.int64, count=len(bags))
+        part_starts = np.concatenate(([0], np.cumsum(part_sizes)))
+        part_terms = np.concatenate(bags) if len(bags) else np.zeros(0, dtype=np.int32)
+        words = np.concatenate(([0], np.cumsum(part_sizes[members])))
+        longest = int((words[member_starts[1:]] - words[member_starts[:-1]]).max())
+        own = [pool for pool in pools if pool is not None]
+        if is_pooled and self._takes_products(own, groups) and pool_products.fits(longest, self.largest_weight, max(map(len, own))):
+            slot_of, seen = self._borrow()
+            documents, sums, read = pool_products.rank_groups(
+                self.arrays, part_starts, part_terms, member_starts, members, groups, own, k, self.is_distinct, slot_of
+            )
+            with self._lock:
+                self._buffers.append((slot_of, seen))
+                self.touched_postings += read
+            return documents, sums * self.unit
+        from ospo_cli.retrievers.lexical import kernel as lexical_kernel
+
+        is_small = longest * self.largest_weight < 2**31
+        dtype: type = np.int32 if is_small else np.int64
+        places, scores = np.empty((coalitions, k), dtype=np.int32), np.empty((coalitions, k), dtype=dtype)
+        pool_sizes = [0 if pool is None else len(pool) for pool in pools]
+        pool_starts = np.concatenate(([0], np.cumsum(pool_sizes))).astype(np.int64)
+        pool_members = np.concatenate(own).astype(np.int32) if is_pooled else _NONE
+        arrays = self.arrays
+
+        def work(first: int, last: int) -> None:
+            slot_of, seen = self._borrow()
+            touched = np.zeros(1, dtype=np.int64)
+            lexical_kernel.rank_groups(
+                *(arrays[name] for name in KERNEL_ARRAYS),
+                part_starts, part_terms, member_starts, members, groups, first, last, is_pooled, pool_starts, pool_members,
+                k, self.is_distinct, slot_of, seen, dtype(np.iinfo(dtype).max), touched, places, scores,
+            )  # fmt: skip
+            with self._lock:
+                self._buffers.append((slot_of, seen))
+                self.touched_postings += int(touched[0])
+
+        count = len(groups) - 1
+        threads = min(_cores(), count)
+        if threads == 1:
+            work(0, count)
+        else:
+            # Small shares, so that a long one at the end keeps nobody waiting.
+            step = -(-count // (threads * 8))
+            with ThreadPoolExecutor(threads) as pool_of_threads:
+                list(pool_of_threads.map(lambda first: work(first, min(count, first + step)), range(0, count, step)))
+        return places.astype(np.int64), scores * self.unit
+
+    def _takes_products(self, pools: Sequence[NDArray[np.int64]], groups: NDArray[np.int64]) -> bool:
+        # Reading the compiled loops takes most of a second, in which products do so many cells. Both give the same bits.
+        kernel = sys.modules.get("ospo_cli.retrievers.lexical.kernel")
+        if kernel is not None and kernel.rank_groups.signatures:
+            return False
+        cells = int(np.dot(np.diff(groups), np.fromiter(map(len, pools), dtype=np.int64, count=len(pools))))
+        with self._lock:
+            self._product_cells += cells
+            return self._product_cells <= PRODUCT_CELLS
+
+    def _rank_all(
+        self, bags: Sequence[NDArray[np.int32]], member_starts: NDArray[np.int64], members: NDArray[np.int32], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        # Every document that holds a word of the query: for whole rankings, one coalition after the other.
+        arrays = self.arrays
+        starts, places, weights, catalogue_of = (arrays[name] for name in ("starts", "documents", "weights", "catalogue_of"))
+        rankings = []
+        for row in range(len(member_starts) - 1):
+            chosen = [bags[part] for part in members[member_starts[row] : member_starts[row + 1]]]
+            terms = np.concatenate(chosen) if chosen else np.zeros(0, dtype=np.int32)
+            terms, counts = np.unique(terms, return_counts=True)
+            entries = [slice(int(starts[term]), int(starts[term + 1])) for term in terms]
+            totals = np.zeros(self.count)
+            for span, times in zip(entries, counts.tolist(), strict=True):
+                # Integers below 2^53 are exact in float64. A term's places differ, so that nothing is added to one of them twice.
+                totals[places[span]] += weights[span].astype(np.float64) * (1 if self.is_distinct else times)
+            found = totals.nonzero()[0]
+            rankings.append(best_first(np.asarray(catalogue_of[found], dtype=np.int64), totals[found] * self.unit, k))
+        width = max((len(ranking.documents) for ranking in rankings), default=0)
+        documents, scores = np.full((len(rankings), width), -1, dtype=np.int64), np.zeros((len(rankings), width))
+        for row, ranking in enumerate(rankings):
+            documents[row, : len(ranking.documents)] = ranking.documents
+            scores[row, : len(ranking.documents)] = ranking.scores
+        return documents, scores
+
+    def _borrow(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        with self._lock:
+            if self._buffers:
+                return self._buffers.pop()
+        return np.full(len(self.vocabulary), -1, dtype=np.int32), np.zeros(self.count, dtype=np.uint8)
+
+    def bag(self, terms: Iterable[str]) -> NDArray[np.int32]:
+        """Return the indices of the known terms in the order of the text, each as often as it occurs."""
+        vocabulary = self.vocabulary
+        return np.array([vocabulary[term] for term in terms if term in vocabulary], dtype=np.int32)
+
+
+def index_folder(cache: Path | None, fingerprint: str) -> Path | None:
+    """Return where an index is kept; that of another version of this program stands beside it."""
+    return None if cache is None else cache / "index" / f"{VERSION}-{fingerprint}"
+
+
+KERNEL_ARRAYS = (
+    "starts", "documents", "weights", "catalogue_of", "forward_starts", "forward_terms", "forward_weights", "frequent_row",
+    "block_starts", "block_bounds", "super_bounds", "best_weights", "block_first", "super_first",
+)  # fmt: skip
+_NONE = np.zeros(0, dtype=np.int32)
+
+
+def count_terms(fields: Sequence[Field], split: Callable[[str], Sequence[str]] | None = None) -> tuple[Postings, dict[str, int]]:
+    """Return the postings by document, then by term, and the index of each term.
+
+    Raises:
+        RetrievalError: no document holds a term.
+    """
+    vocabulary: dict[str, int] = {}
+    grams = _Grams(split) if split is not None else None
+    terms, sizes, frequencies, lengths = [], [], [], []
+    for chunk in _chunks([field.bags for field in fields]):
+        keys, counts, totals = _count_chunk(chunk, [field.weight for field in fields], vocabulary)
+        if grams is not None:
+            keys, counts, totals = grams.expand(keys, counts, len(totals), vocabulary)
+        rows, found = np.divmod(keys, 1 << 32)
+        terms.append(found.astype(np.int32))
+        sizes.append(np.bincount(rows, minlength=len(totals)))
+        frequencies.append(counts)
+        lengths.append(totals)
+    words = vocabulary if grams is None else grams.vocabulary
+    require_words(len(words))
+    term = np.concatenate(terms)
+    document = np.repeat(np.arange(sum(map(len, sizes)), dtype=np.int32), np.concatenate(sizes))
+    counts_of_documents = np.bincount(term, minlength=len(words)).astype(np.float64)
+    return Postings(term, document, np.concatenate(frequencies), counts_of_documents, np.concatenate(lengths)), words  # type: ignore[arg-type]
+
+
+def _build(
+    fields: Sequence[Field], weigh: Callable[[Postings], NDArray[np.float64]], split: Callable[[str], Sequence[str]] | None
+) -> dict[str, NDArray[np.generic]]:
+    from ospo_cli.retrievers.lexical import kernel as lexical_kernel
+
+    postings, vocabulary = count_terms(fields, split)
+    count = len(postings.lengths)
+    # Twice over all: the unit follows from the largest weight.
+    largest = max(float(weights.max(initial=0.0)) for weights in _weights(postings, weigh))
+    exponent = int(np.ceil(np.log2(largest))) - WEIGHT_BITS if largest > 0 else 0
+    rounded = np.concatenate([np.rint(np.ldexp(weights, -exponent)).astype(np.int32) for weights in _weights(postings, weigh)])
+    terms, owners = np.asarray(postings.terms, dtype=np.int32), np.asarray(postings.documents, dtype=np.int32)
+    is_kept = rounded > 0
+    if not is_kept.all():
+        terms, owners, rounded = terms[is_kept], owners[is_kept], rounded[is_kept]
+    forward_starts = np.concatenate(([0], np.cumsum(np.bincount(owners, minlength=count))))
+    del owners
+    # Short documents first: a word weighs most there, so that the first blocks hold most of the best documents.
+    catalogue_of = np.argsort(postings.lengths, kind="stable").astype(np.int32)
+    term_counts = np.bincount(terms, minlength=len(vocabulary))
+    starts = np.concatenate(([0], np.cumsum(term_counts)))
+    documents, weights = np.empty(len(terms), dtype=np.int32), np.empty(len(terms), dtype=np.int32)
+    lexical_kernel.invert(forward_starts, terms, rounded, catalogue_of, starts, documents, weights)
+    size = 1 << lexical_kernel.BLOCK_BITS
+    blocks = -(-count // size)
+    frequent = np.flatnonzero(term_counts > count / FREQUENT_SHARE)
+    frequent_row = np.full(len(vocabulary), -1, dtype=np.int32)
+    frequent_row[frequent] = np.arange(len(frequent))
+    block_starts = np.zeros((len(frequent), blocks + 1), dtype=np.int64)
+    block_bounds = np.zeros((len(frequent), blocks), dtype=np.int32)
+    lexical_kernel.summarise_blocks(starts, documents, weights, frequent, block_starts, block_bounds)
+    best_weights = np.zeros((len(frequent), LARGEST_K), dtype=np.int32)
+    for row, term in enumerate(frequent.tolist()):
+        own = weights[starts[term] : starts[term + 1]]
+        top = min(len(own), LARGEST_K)
+        best_weights[row, :top] = np.sort(np.partition(own, len(own) - top)[len(own) - top :])[::-1]
+    block_first = np.minimum.reduceat(catalogue_of, np.arange(0, count, size))
+    super_starts = np.arange(0, blocks, lexical_kernel.SUPER)
+    return {
+        "starts": starts,
+        "documents": documents,
+        "weights": weights,
+        "catalogue_of": catalogue_of,
+        "forward_starts": forward_starts,
+        "forward_terms": terms,
+        "forward_weights": rounded,
+        "frequent_row": frequent_row,
+        "block_starts": block_starts,
+        "block_bounds": block_bounds,
+        "super_bounds": np.maximum.reduceat(block_bounds, super_starts, axis=1),
+        "best_weights": best_weights,
+        "block_first": block_first,
+        "super_first": np.minimum.reduceat(block_first, super_starts),
+        "unit_exponent": np.array([exponent], dtype=np.int64),
+        "largest_weight": np.array([rounded.max(initial=0)], dtype=np.int64),
+        "vocabulary": np.frombuffer("\n".join(vocabulary).encode("utf-8", "surrogatepass"), dtype=np.uint8),
+    }
+
+
+def _weights(postings: Postings, weigh: Callable[[Postings], NDArray[np.float64]]) -> Iterator[NDArray[np.float64]]:
+    # Whole documents at a time: a weight may depend on all entries of its document.
+    first, total = 0, len(postings.terms)
+    while first < total:
+        last = min(first + CHUNK_POSTINGS, total)
+        if last < total:
+            last = int(np.searchsorted(postings.documents, postings.documents[last], side="right"))
+        terms, documents = postings.terms[first:last].astype(np.int64), postings.documents[first:last].astype(np.int64)
+        weights = weigh(Postings(terms, documents, postings.frequencies[first:last], postings.document_counts, postings.lengths))
+        if not (np.isfinite(weights).all() and (weights >= 0).all()):
+            raise RetrievalError(
+                "retriever",
+                "the weight of a term is not a number of 0 or more",
+                expected="finite weights",
+                remedy="check the retrieval section",
+            )
+        yield weights
+        first = last
+
+
+def _chunks(bags: Sequence[Iterable[Sequence[str]]]) -> Iterator[list[list[Sequence[str]]]]:
+    iterators = [iter(each) for each in bags]
+    while True:
+        chunk = [list(islice(each, CHUNK_DOCUMENTS)) for each in iterators]
+        if not chunk or not chunk[0]:
+            return
+        yield chunk
+
+
+def _count_chunk(
+    chunk: list[list[Sequence[str]]], weights: Sequence[float], vocabulary: dict[str, int]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    # Keys document · 2^32 + term, ascending, each once; weighted occurrences; weighted lengths of the documents.
+    keys, amounts, totals = [], [], np.zeros(len(chunk[0]))
+    for bags, weight in zip(chunk, weights, strict=True):
+        flat = array("i")
+        sizes = np.fromiter(map(len, bags), dtype=np.int64, count=len(bags))
+        for bag in bags:
+            flat.extend([vocabulary.setdefault(term, len(vocabulary)) for term in bag])
+        terms = np.frombuffer(flat, dtype=np.int32).astype(np.int64) if len(flat) else np.zeros(0, dtype=np.int64)
+        found, counts = np.unique((np.repeat(np.arange(len(bags), dtype=np.int64), sizes) << 32) | terms, return_counts=True)
+        if weight > 0:
+            keys.append(found)
+            amounts.append(counts * weight)
+            totals += sizes * weight
+    if len(keys) == 1:
+        return keys[0], amounts[0].astype(np.float64), totals
+    return *_summed(np.concatenate(keys), np.concatenate(amounts)), totals
+
+
+def _summed(keys: NDArray[np.int64], amounts: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    distinct, inverse = np.unique(keys, return_inverse=True)
+    return distinct, np.bincount(inverse, weights=amounts, minlength=len(distinct)).astype(np.float64)
+
+
+class _Grams:
+    """Parts of words, each word split once."""
+
+    def __init__(self, split: Callable[[str], Sequence[str]]) -> None:
+        self.split = split
+        self.vocabulary: dict[str, int] = {}
+        self._flat = array("i")
+        self._starts = array("q", [0])
+
+    def expand(
+        self, keys: NDArray[np.int64], counts: NDArray[np.float64], documents: int, words: dict[str, int]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        for word in islice(words, len(self._starts) - 1, None):
+            self._flat.extend([self.vocabulary.setdefault(part, len(self.vocabulary)) for part in self.split(word)])
+            self._starts.append(len(self._flat))
+        starts = np.frombuffer(self._starts, dtype=np.int64).copy()
+        rows, terms = np.divmod(keys, 1 << 32)
+        sizes = (starts[1:] - starts[:-1])[terms]
+        ends = np.cumsum(sizes)
+        chosen = np.arange(int(sizes.sum())) + np.repeat(starts[terms] - (ends - sizes), sizes)
+        parts = np.frombuffer(self._flat, dtype=np.int32).copy()[chosen].astype(np.int64)
+        totals = np.bincount(rows, weights=counts * sizes, minlength=documents).astype(np.float64)
+        return *_summed((np.repeat(rows, sizes) << 32) | parts, np.repeat(counts, sizes)), totals
+
+
+def _cores() -> int:
+    try:
+        return max(1, len(os.sched_getaffinity(0)))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1

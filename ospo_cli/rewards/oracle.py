@@ -1,0 +1,66 @@
+"""The oracle: greedy single-word edits of the raw query, made with the judgments in hand."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ospo_cli.params import Params
+from ospo_cli.retrievers.base import Catalogue
+from ospo_cli.rewards.judged_reward import JudgedReward, compose
+from ospo_cli.text.word_edits import greedy_edits
+from ospo_cli.text.words import words
+
+
+class OracleSearch:
+    """Adds words of relevant products or drops words, as long as the reward's metric rises; a lower bound of the best query.
+
+    Under `composition: replace` it starts from the raw query's words, under `append` from nothing behind the raw query.
+
+    Args:
+        reward: scores the queries.
+        documents: table documents.
+        params: sections evaluate (oracle_edits, oracle_words), score_coalitions (composition) and retrieval (fields).
+    """
+
+    def __init__(self, reward: JudgedReward, documents: pl.DataFrame, params: Params) -> None:
+        self.reward, self.documents, self.params = reward, documents, params
+
+    def queries(self, prompts: pl.DataFrame) -> list[str]:
+        """Return the oracle's query for each row of prompts (prompt_id, query)."""
+        ids, raw = prompts["prompt_id"].to_list(), prompts["query"].to_list()
+        composition = self.params.score_coalitions.composition
+        starts = [query.split() if composition == "replace" else [] for query in raw]
+
+        def composed(index: int, chosen: Iterable[str]) -> str:
+            return compose(raw[index], " ".join(chosen), composition)
+
+        def score(indices: list[int], texts: list[tuple[str, ...]]) -> NDArray[np.float64]:
+            return self.reward.values([ids[index] for index in indices], [composed(*pair) for pair in zip(indices, texts, strict=True)])
+
+        found = greedy_edits(starts, [self.candidates(prompt_id) for prompt_id in ids], score, self.params.evaluate.oracle_edits)
+        return [composed(index, best.words) for index, best in enumerate(found)]
+
+    def candidates(self, prompt_id: str) -> list[str]:
+        """Return words of the relevant products, first those that many of them hold and few others; at most evaluate.oracle_words."""
+        weights: Counter[str] = Counter()
+        for index, gain in zip(*self.reward.judged(prompt_id), strict=True):
+            for word in self._document_words[index]:
+                weights[word] += gain
+        total = len(self._document_words)
+        ranked = sorted(weights, key=lambda word: (-weights[word] * math.log(1 + total / self._document_counts[word]), word))
+        return ranked[: self.params.evaluate.oracle_words]
+
+    @cached_property
+    def _document_words(self) -> list[set[str]]:
+        return [set(words(text)) for text in Catalogue.from_documents(self.documents, self.params.retrieval.fields).texts]
+
+    @cached_property
+    def _document_counts(self) -> Counter[str]:
+        return Counter(word for found in self._document_words for word in found)

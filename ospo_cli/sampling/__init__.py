@@ -1,0 +1,1 @@
+"""From prompts to completions: decoders, engines and servers that draw tokens and keep their log-probabilities."""

@@ -1,0 +1,1 @@
+"""What tables hold, and the only reader and writer of Parquet."""

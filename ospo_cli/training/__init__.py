@@ -1,0 +1,1 @@
+"""The weights in motion: losses, batches, optimiser steps, checkpoints."""

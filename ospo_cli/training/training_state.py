@@ -1,0 +1,155 @@
+"""AdamW over the weights that train, its moments as safetensors, and checkpoints of long training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ospo_cli.errors import PolicyError
+from ospo_cli.tables import parquet
+
+
+class Training:
+    """A model with its optimiser; everything that a step reads or writes can be saved and restored to the bit."""
+
+    def __init__(self, model: Any, learning_rate: float, weight_decay: float, max_gradient_norm: float) -> None:
+        self.model = model
+        self.weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        self.max_gradient_norm = max_gradient_norm
+        # One decay for all: the norms' weights are too few to matter, and a policy folder then needs no list of groups.
+        self.optimizer = torch.optim.AdamW(
+            self.weights.values(), lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.999), foreach=False
+        )
+
+    def unscale(self, scale: float) -> bool:
+        """Divide the gradient by a factor of its loss; False, and the gradient is gone, where it is not finite."""
+        gradients = [weight.grad for weight in self.weights.values() if weight.grad is not None]
+        if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+            for gradient in gradients:
+                gradient.mul_(1.0 / scale)
+            return True
+        self.optimizer.zero_grad(set_to_none=True)
+        return False
+
+    def step(self, learning_rate: float) -> float:
+        """Clip the gradient, step, clear it; return its norm before clipping.
+
+        Raises:
+            PolicyError: the gradient is not finite.
+        """
+        norm = float(torch.nn.utils.clip_grad_norm_(self.weights.values(), self.max_gradient_norm or float("inf"), foreach=False))
+        if not norm < float("inf"):
+            raise PolicyError("gradient", "is not finite", found=norm, remedy="lower the learning rate")
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    @property
+    def finished_steps(self) -> int:
+        """Optimiser steps since the moments began, those of earlier iterations included."""
+        return max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
+
+    def moments(self) -> dict[str, torch.Tensor]:
+        """Return AdamW's state by name; empty before the first step."""
+        tensors = {}
+        for name, weight in self.weights.items():
+            for key, value in self.optimizer.state.get(weight, {}).items():
+                tensors[f"{key}/{name}"] = value.detach().cpu().contiguous().clone()
+        return tensors
+
+    def set_moments(self, tensors: dict[str, torch.Tensor], where: object) -> None:
+        """Restore AdamW's state; raise PolicyError where it belongs to other weights."""
+        if not tensors:  # saved before the first step
+            return
+        expected = {f"{key}/{name}" for name in self.weights for key in ("step", "exp_avg", "exp_avg_sq")}
+        if set(tensors) != expected:
+            odd = sorted(set(tensors) ^ expected)[0]
+            raise PolicyError(where, "optimiser state of other weights", found=odd, remedy="delete the file to start with fresh moments")
+        for name, weight in self.weights.items():
+            state = {key: tensors[f"{key}/{name}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
+            if state["exp_avg"].shape != weight.shape:
+                raise PolicyError(
+                    where, f"optimiser state of another shape for {name}", found=list(state["exp_avg"].shape), expected=list(weight.shape)
+                )
+            self.optimizer.state[weight] = {key: value if key == "step" else value.to(weight.device) for key, value in state.items()}
+
+    def save_moments(self, path: Path) -> None:
+        """Write the moments (nothing before the first step)."""
+        tensors = self.moments()
+        if tensors:
+            save_file(tensors, path)
+
+    def load_moments(self, path: Path) -> bool:
+        """Read moments that an earlier iteration wrote; False where there are none."""
+        if not path.is_file():
+            return False
+        self.set_moments(_load(path), path)
+        return True
+
+
+class Checkpoint:
+    """State of a training loop under a folder named by the content it depends on; removed when the loop is done."""
+
+    def __init__(self, folder: Path, every_seconds: float = 60.0) -> None:
+        self.folder, self.every_seconds = folder, every_seconds
+        self.last_seconds = time.monotonic()
+
+    def restore(self, training: Training) -> tuple[int, dict[str, Any]]:
+        """Load weights and moments; return (finished steps, the notes saved with them), or (0, {}) where nothing usable is there."""
+        latest = self._latest()
+        if latest is None:
+            return 0, {}
+        try:
+            tensors = _load(latest / "state.safetensors")
+            notes = json.loads((latest / "notes.json").read_text(encoding="utf-8"))
+        except (PolicyError, OSError, ValueError):  # cut off or damaged: start anew
+            return 0, {}
+        with torch.no_grad():
+            for name, weight in training.weights.items():
+                weight.copy_(tensors.pop(f"weight/{name}"))
+        training.set_moments(tensors, latest)
+        return int(notes["finished_steps"]), notes
+
+    def offer(self, training: Training, finished_steps: int, notes: dict[str, Any]) -> None:
+        """Save if the last save is long ago."""
+        if time.monotonic() - self.last_seconds >= self.every_seconds:
+            self.save(training, finished_steps, notes)
+            self.last_seconds = time.monotonic()
+
+    def save(self, training: Training, finished_steps: int, notes: dict[str, Any]) -> None:
+        """Write the state beside the last one, then let it take over."""
+        target = self.folder / f"{finished_steps:08d}"
+        tensors = {f"weight/{name}": weight.detach().cpu().contiguous() for name, weight in training.weights.items()}
+        with parquet.replacing(target / "state.safetensors") as temporary:
+            save_file(tensors | training.moments(), temporary)
+        with parquet.replacing(target / "notes.json") as temporary:  # written last: its presence says that the state is whole
+            temporary.write_text(json.dumps(notes | {"finished_steps": finished_steps}), encoding="utf-8")
+        for other in self.folder.iterdir():
+            if other != target:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def remove(self) -> None:
+        """Forget the state."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _latest(self) -> Path | None:
+        found = sorted(path.parent for path in self.folder.glob("*/notes.json"))
+        return found[-1] if found else None
+
+
+def _load(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise PolicyError(
+            path, "cannot be read as safetensors", found=str(error).splitlines()[0], remedy="delete it and run the command again"
+        ) from None

@@ -1,0 +1,210 @@
+"""The audit tells a right estimator from a broken one, twice with equal bytes, and says what it cannot do."""
+
+import dataclasses
+import io
+import json
+import re
+
+import numpy as np
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from ospo_cli import params, presets
+from ospo_cli.cli import app
+from ospo_cli.errors import CreditError, MissingInputError, ParameterError
+from ospo_cli.instruments.audit import estimators as audit
+from ospo_cli.layout import Layout
+from ospo_cli.maths.estimators import ESTIMATORS
+from ospo_cli.stages import score_coalitions
+from ospo_cli.tables import parquet
+from ospo_cli.tables.schemas import AUDIT, COALITION_VALUES, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, ROLLOUTS, SEGMENTS
+from tests.stages.small_catalogue import frames, prepared, rollout, sampled_rows
+
+
+def settings(**scoring):
+    return dataclasses.replace(
+        params.Params(),
+        score_coalitions=dataclasses.replace(params.ScoreCoalitions(), **scoring),
+        evaluate=dataclasses.replace(params.Evaluate(), bootstrap=200, retrievers=["bm25", "tfidf-char"]),
+    )
+
+
+def project(folder, rows=None, values=None):
+    layout = Layout(folder)
+    for table, frame in zip((DOCUMENTS, PROMPTS, QRELS, POOLS), prepared(), strict=True):
+        parquet.write(frame, layout.prepared(f"{table.name}.parquet"), table)
+    rollouts, segments = frames(*(sampled_rows() if rows is None else rows))
+    parquet.write(rollouts, layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
+    parquet.write(segments, layout.iteration(1, "segments.parquet"), SEGMENTS)
+    if rollouts.height:
+        score_coalitions.execute(layout, values or settings(families=["powerset"]), 1)
+    return layout
+
+
+def reading(table, estimator, check, measure):
+    row = table.filter((pl.col("estimator") == estimator) & (pl.col("check") == check) & (pl.col("measure") == measure))
+    assert row.height == 1
+    return row.row(0, named=True)
+
+
+def flipped(masks, u, order, players):
+    share, count, error = ESTIMATORS["shapley"].formula(masks, u, order, players)
+    return -share, count, error
+
+
+def last_takes_all(masks, u, order, players):
+    share, count, error = ESTIMATORS["shapley"].formula(masks, u, order, players)
+    total = share.sum(axis=-1, keepdims=True)
+    return np.where(np.arange(players.n) == players.n - 1, total, 0.0), count, error
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory):
+    return project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def audited(layout):
+    """Table and metrics with two broken estimators registered."""
+    with pytest.MonkeyPatch.context() as patch:
+        shapley = ESTIMATORS["shapley"]
+        patch.setitem(ESTIMATORS, "flipped", dataclasses.replace(shapley, name="flipped", formula=flipped))
+        patch.setitem(ESTIMATORS, "last", dataclasses.replace(shapley, name="last", formula=last_takes_all, sampling=""))
+        return audit.execute(layout, settings(), 1)
+
+
+def test_every_estimator_has_the_same_numbers(audited):
+    table, _ = audited
+    assert set(table["estimator"].unique()) == {*ESTIMATORS, "flipped", "last"}
+    assert table.group_by("estimator").len()["len"].n_unique() == 1
+
+
+@pytest.mark.parametrize("name", ["shapley", "owen"])
+def test_exact_values_keep_what_they_promise(audited, name):
+    table, _ = audited
+    for check, measure in [("efficiency", "largest gap"), ("null player", "largest |share|"), ("symmetry", "largest difference")]:
+        assert reading(table, name, check, measure)["value"] == pytest.approx(0, abs=1e-12)
+        assert reading(table, name, check, measure)["n"] > 0
+
+
+def test_a_flipped_sign_shows(audited):
+    table, _ = audited
+    assert reading(table, "shapley", "rank", "Spearman with exact Shapley")["value"] == pytest.approx(1)
+    assert reading(table, "flipped", "rank", "Spearman with exact Shapley")["value"] == pytest.approx(-1)
+    assert reading(table, "flipped", "efficiency", "largest gap")["value"] > 0.1
+    assert reading(table, "flipped", "deletion", "minus random orders")["low"] > 0
+    assert reading(table, "flipped", "insertion", "minus random orders")["high"] < 0
+    exact, broken = (reading(table, name, "calibration", "coverage")["value"] for name in ("shapley", "flipped"))
+    assert broken < exact - 0.2
+
+
+def test_credit_for_the_place_shows(audited):
+    table, _ = audited
+    assert reading(table, "last", "position", "slope")["low"] > 0
+    assert reading(table, "last", "position", "spread")["low"] > 0
+    assert reading(table, "last", "null player", "largest |share|")["value"] > 0.1
+    assert reading(table, "shapley", "position", "spread")["value"] == pytest.approx(0, abs=1e-12)
+
+
+def test_equal_parts_are_chance_in_the_filler_check(audited):
+    table, _ = audited
+    found = reading(table, "uniform", "filler", "AUC")
+    assert (found["value"], found["low"], found["high"]) == (0.5, 0.5, 0.5)
+    said_nothing, exact = (reading(table, name, "rank", "Spearman with exact Shapley") for name in ("uniform", "shapley"))
+    assert said_nothing["value"] == 0
+    assert said_nothing["n"] == exact["n"]
+
+
+def test_the_audited_games_are_those_of_coalition_values(layout):
+    values = settings(length_weight=0.3, length_limit=2, repetition_weight=0.05, empty_value="query", families=["powerset"])
+    made = project(layout.root.parent / "weighted", values=values)
+    known = parquet.read(made.iteration(1, "coalition_values.parquet"), COALITION_VALUES)
+    tables = [parquet.read(made.prepared(f"{table.name}.parquet"), table) for table in (DOCUMENTS, PROMPTS, QRELS, POOLS)]
+    rollouts, segments = frames(*sampled_rows())
+    rewards = parquet.read(made.iteration(1, "rewards.parquet"), REWARDS)
+    drawn, _ = audit._drawn(rollouts, segments, rewards, 100, 0, 1)
+    auditor = audit._Auditor(audit.JudgedReward(*tables, values), {}, audit._Vocabulary(tables[0], values), values)
+    compared = 0
+    for row in drawn:
+        own = known.filter(pl.col("rollout_id") == row["rollout_id"])
+        masks = np.array([[bit == "1" for bit in mask] for mask in own["coalition"]])
+        assert auditor.case(row).base.value(masks) == pytest.approx(own["coalition_value"].to_numpy(), abs=1e-12)
+        compared += own.height
+    assert compared > 100
+
+
+def test_two_runs_write_equal_bytes(layout):
+    chosen = ["shapley-windows", "random"]
+    audit.execute(layout, settings(), 1, 6, chosen)
+    first = layout.iteration(1, "audit.parquet").read_bytes()
+    audit.execute(layout, settings(), 1, 6, chosen)
+    assert layout.iteration(1, "audit.parquet").read_bytes() == first
+
+
+def test_what_other_estimators_are_chosen_changes_no_number(layout):
+    alone, _ = audit.execute(layout, settings(), 1, 6, ["random"])
+    both, _ = audit.execute(layout, settings(), 1, 6, ["myerson", "random"])
+    assert both.filter(pl.col("estimator") == "random").equals(alone)
+
+
+def test_the_grid_has_a_line_for_each_estimator_and_says_what_each_column_is(layout):
+    table, metrics = audit.execute(layout, settings(), 1, 5, ["myerson", "alone"])
+    stream = io.StringIO()
+    audit.print_result(table, metrics, settings(), stream)
+    lines = stream.getvalue().splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["estimator", "myerson", "alone"]
+    columns = lines[1].split()[1:]
+    assert [line.partition(":")[0] for line in lines[5:]] == columns
+    stored = json.loads(layout.iteration(1, "audit_metrics.json").read_text())
+    assert stored["audited"] == 5
+    assert set(stored["estimator_seconds"]) == {"myerson", "alone"}
+    assert parquet.read(layout.iteration(1, "audit.parquet"), AUDIT).equals(table.sort(AUDIT.key))
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_narrow_terminal_loses_no_column(layout, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    table, metrics = audit.execute(layout, settings(), 1, 5, ["myerson", "alone"])
+    stream = Terminal()
+    audit.print_result(table, metrics, settings(), stream)
+    text = re.sub("\x1b\\[[0-9;]*m", "", stream.getvalue())
+    headers = [word for line in text.splitlines() if line.split()[:1] == ["estimator"] for word in line.split()[1:]]
+    assert headers == [measure.column for measure in audit._measures(["tfidf-char"]) if measure.column]
+    assert "…" not in text
+
+
+def test_the_command_prints_the_grid_and_names_the_file(layout):
+    layout.params.write_text(presets.render(settings()), encoding="utf-8")
+    done = CliRunner().invoke(app, ["audit", "-k", "1", "--rollouts", "3", "--estimators", "myerson, alone", "-p", str(layout.root)])
+    assert done.exit_code == 0, done.output
+    assert [line.split()[0] for line in done.stdout.splitlines()[2:4]] == ["myerson", "alone"]
+    assert "audit.parquet" in done.output
+
+
+def test_an_unknown_estimator_is_named_with_what_exists(layout):
+    with pytest.raises(ParameterError, match=r"shaply.*expected contiguous-mean.*did you mean shapley"):
+        audit.execute(layout, settings(), 1, 5, ["shaply"])
+
+
+def test_missing_rollouts_name_the_command_that_makes_them(layout):
+    with pytest.raises(MissingInputError, match="ospo rollout --iter 2"):
+        audit.execute(layout, settings(), 2)
+
+
+def test_no_rollouts_at_all_is_an_error(tmp_path):
+    layout = project(tmp_path, rows=[])
+    parquet.write(REWARDS.empty(), layout.iteration(1, "rewards.parquet"), REWARDS)
+    with pytest.raises(CreditError, match="holds no rollout"):
+        audit.execute(layout, settings(), 1)
+
+
+def test_no_fit_rollout_is_an_error_that_counts_the_reasons(tmp_path):
+    rows = [rollout("p0", 0, ["red"]), rollout("p0", 1, ["wool coat"]), rollout("p1", 0, ["red", "coat"])]
+    with pytest.raises(CreditError, match="no rollout is fit for it: found 1 degenerate, 2 too few segments, 0 too many"):
+        audit.execute(project(tmp_path, rows), settings(), 1)

@@ -1,0 +1,113 @@
+"""Tables are whole, checked on both sides, and equal bytes for equal rows."""
+
+import errno
+import os
+
+import polars as pl
+import pytest
+
+from ospo_cli.errors import MissingInputError, TableError
+from ospo_cli.tables import parquet, schemas
+
+
+@pytest.fixture
+def qrels():
+    return pl.DataFrame({"prompt_id": ["b", "a"], "doc_id": ["1", "2"], "relevance": [1.0, 0.5]})
+
+
+def test_the_order_of_rows_does_not_change_the_bytes(tmp_path, qrels):
+    parquet.write(qrels, tmp_path / "one.parquet", schemas.QRELS)
+    parquet.write(qrels.reverse(), tmp_path / "two.parquet", schemas.QRELS)
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
+
+
+def test_a_missing_table_names_the_command_that_makes_it(tmp_path):
+    with pytest.raises(MissingInputError, match="run `ospo prepare-data`"):
+        parquet.read(tmp_path / "qrels.parquet", schemas.QRELS, made_by="ospo prepare-data")
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100])
+def test_a_truncated_table_is_one_line_that_names_the_file(tmp_path, qrels, keep):
+    path = tmp_path / "qrels.parquet"
+    parquet.write(qrels, path, schemas.QRELS)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(TableError, match=r"qrels.parquet: cannot be read as Parquet") as caught:
+        parquet.read(path, schemas.QRELS)
+    assert "\n" not in caught.value.line()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda f: f.with_columns(pl.col("relevance").cast(pl.Float32)),
+            "column relevance has the wrong type: found Float32, expected Float64",
+        ),
+        (lambda f: f.drop("doc_id"), "column doc_id is missing"),
+        (lambda f: f.with_columns(grade=1), "unknown column: found grade"),
+        (lambda f: pl.concat([f, f]), "duplicate key: found prompt_id=a, doc_id=2"),
+        (lambda f: f.with_columns(relevance=pl.lit(float("nan"))), "column relevance has NaN"),
+        (lambda f: f.with_columns(doc_id=pl.lit(None, pl.String)), "column doc_id has nulls"),
+    ],
+)
+def test_a_table_that_breaks_its_declaration_is_refused_on_both_sides(tmp_path, qrels, change, message):
+    broken = change(qrels)
+    broken.write_parquet(tmp_path / "broken.parquet")
+    with pytest.raises(TableError, match=message):
+        parquet.read(tmp_path / "broken.parquet", schemas.QRELS)
+    with pytest.raises(TableError, match=message):
+        parquet.write(broken, tmp_path / "new.parquet", schemas.QRELS)
+    assert not (tmp_path / "new.parquet").exists()
+
+
+def test_a_full_disk_leaves_what_was_there_before(tmp_path, qrels, monkeypatch):
+    path = tmp_path / "qrels.parquet"
+    parquet.write(qrels, path, schemas.QRELS)
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TableError, match=r"cannot be written: found .*No space left on device"):
+        parquet.write(qrels.head(1), path, schemas.QRELS)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["qrels.parquet"]
+
+
+def test_hostile_text_survives_a_round_trip(tmp_path):
+    texts = ["\x00\x1b[31m", "👩‍👩‍👧", "\u202eabc", "x" * 100_000]
+    frame = pl.DataFrame({"doc_id": list("abcd"), "title": texts, "category": [""] * 4})
+    parquet.write(frame, tmp_path / "documents.parquet", schemas.DOCUMENTS)
+    assert parquet.read(tmp_path / "documents.parquet", schemas.DOCUMENTS)["title"].to_list() == texts
+
+
+def test_an_error_line_shows_control_characters_and_stays_short():
+    line = TableError("f\x1b[2J", "bad\n", found="\u202e" + "y" * 100_000).line()
+    assert line.isprintable()
+    assert len(line) < 1500
+
+
+def test_order_proves_that_keys_differ_and_nulls_prove_nothing():
+    ascending = pl.DataFrame({"name": ["a", "a", "b"], "place": [1, 2, 0]})
+    assert parquet.is_ascending(ascending, ["name", "place"])
+    assert not parquet.is_ascending(ascending, ["name"])
+    assert not parquet.is_ascending(pl.DataFrame({"name": [None, None]}, schema={"name": pl.String}), ["name"])
+
+
+def test_a_hash_of_rows_knows_where_texts_end_and_what_columns_are():
+    frame = pl.DataFrame({"name": ["ab", "c"], "place": [1, 2], "is_first": [True, False]})
+    others = [
+        frame.with_columns(name=pl.Series(["a", "bc"])),
+        frame.with_columns(place=pl.Series([2, 1])),
+        frame.with_columns(pl.col("place").cast(pl.Int32)),
+        frame.with_columns(is_first=pl.Series([True, True])),
+        frame.rename({"name": "nom"}),
+        frame.reverse(),
+        frame.head(1),
+    ]
+    hashes = [parquet.rows_hash(each) for each in (frame, *others)]
+    assert len(set(hashes)) == len(hashes)
+    assert parquet.rows_hash(pl.concat([frame.head(1), frame.tail(1)], rechunk=False)) == hashes[0]
+    with pytest.raises(ValueError, match="column name has nulls"):
+        parquet.rows_hash(frame.with_columns(name=pl.Series(["a", None])))

@@ -1,0 +1,91 @@
+"""One run through the policy gives the gradients that update takes, for any advantages."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from ospo_cli.policies.folder import load_policy
+from ospo_cli.stages import rollout
+from ospo_cli.stages.update import to_rows
+from ospo_cli.tables import parquet, schemas
+from ospo_cli.training import gradient_step
+from ospo_cli.training.group_gradient import GroupGradient, inner_product
+from tests.policies.tiny import tiny_params, write_advantages, write_project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    layout = write_project(tmp_path_factory.mktemp("gradients") / "project")
+    rollout.execute(layout, tiny_params(), 1)
+    write_advantages(layout, 1)
+    return layout
+
+
+@pytest.fixture(scope="module")
+def rows(project):
+    rollouts = parquet.read(project.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
+    advantages = parquet.read(project.iteration(1, "token_advantages.parquet"), schemas.TOKEN_ADVANTAGES)
+    return to_rows(rollouts, advantages, tiny_params().rollout, 1)
+
+
+@pytest.fixture(scope="module")
+def policy(project):
+    return load_policy(project.policy(0), threads=1, trainable=True)
+
+
+def by_update(policy, rows, group, settings):
+    policy.model.zero_grad(set_to_none=True)
+    gradient_step.accumulate(policy, rows, [group], settings)
+    found = [weight.grad for weight in policy.model.parameters()]
+    policy.model.zero_grad(set_to_none=True)
+    return found
+
+
+def flat(gradient):
+    return torch.cat([weight.flatten() for weight in gradient])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"aggregation": "token_mean"}, {"aggregation": "constant"}, {"trace": 0.5}, {"tokens_per_micro_batch": 1}],
+    ids=["seq_mean", "token_mean", "constant", "trace", "micro-batches"],
+)
+def test_the_gradient_is_the_one_that_update_takes(policy, rows, changed):
+    settings = tiny_params(update=changed).update
+    group = next(group for group in reversed(rows.groups) if rows.is_alive(group))
+    own = GroupGradient(policy, rows, group, settings)
+    advantages = rows.advantages[rows.tokens_of([group])]
+    for factor in (1.0, -0.3):
+        scaled = dataclasses.replace(rows, advantages=rows.advantages * np.float32(factor))
+        expected = flat(by_update(policy, scaled, group, settings))
+        found = flat(own.of(advantages * np.float32(factor)))
+        assert float((found - expected).norm()) <= 1e-5 * float(expected.norm())
+    assert own.mismatch < 1e-4
+
+
+def test_a_token_without_advantage_has_no_part_in_it(policy, rows):
+    group = rows.groups[0]
+    own = GroupGradient(policy, rows, group, tiny_params().update)
+    tokens = len(rows.tokens_of([group]))
+    parts = []
+    for half in (slice(0, tokens // 2), slice(tokens // 2, tokens)):
+        advantages = np.zeros(tokens, dtype=np.float32)
+        advantages[half] = 1
+        parts.append(flat(own.of(advantages)))
+    whole = flat(own.of(np.ones(tokens, dtype=np.float32)))
+    assert float((parts[0] + parts[1] - whole).norm()) <= 1e-5 * float(whole.norm())
+
+
+def test_no_advantage_is_no_gradient(policy, rows):
+    own = GroupGradient(policy, rows, rows.groups[0], tiny_params().update)
+    nothing = own.of(np.zeros(len(rows.tokens_of([rows.groups[0]])), dtype=np.float32))
+    assert set(nothing) == {None}
+    assert inner_product(nothing, nothing) == 0
+
+
+def test_inner_products_are_those_of_the_flat_vectors():
+    generator = torch.Generator().manual_seed(1)
+    first, second = ([torch.randn(3, 4, generator=generator), torch.randn(5, generator=generator)] for _ in range(2))
+    assert inner_product(first, second) == pytest.approx(float(flat(first) @ flat(second)), rel=1e-5)

@@ -1,0 +1,94 @@
+import pytest
+import torch
+
+from ospo_cli.errors import PolicyError
+from ospo_cli.training.training_state import Checkpoint, Training
+
+
+def model(seed=0):
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+
+
+def steps(training, start, end):
+    for step in range(start, end):
+        x = torch.full((2, 3), float(step)) / 10
+        training.model(x).sum().backward()
+        training.step(1e-2)
+
+
+def weights(training):
+    return [weight.detach().clone() for weight in training.weights.values()]
+
+
+def test_training_resumed_from_a_checkpoint_gives_the_weights_of_one_that_ran_through(tmp_path):
+    through = Training(model(), 1e-2, 0.1, 1.0)
+    steps(through, 0, 6)
+    cut_off = Training(model(), 1e-2, 0.1, 1.0)
+    steps(cut_off, 0, 4)
+    Checkpoint(tmp_path / "state").save(cut_off, 4, {"loss": [0.1 + 0.2]})
+    resumed = Training(model(), 1e-2, 0.1, 1.0)
+    finished, notes = Checkpoint(tmp_path / "state").restore(resumed)
+    steps(resumed, finished, 6)
+    assert (finished, notes["loss"]) == (4, [0.1 + 0.2])
+    assert all(torch.equal(a, b) for a, b in zip(weights(through), weights(resumed), strict=True))
+    assert all(torch.equal(through.moments()[name], resumed.moments()[name]) for name in through.moments())
+
+
+def test_only_the_last_checkpoint_is_kept_and_none_after_removal(tmp_path):
+    training, checkpoint = Training(model(), 1e-2, 0.0, 1.0), Checkpoint(tmp_path / "state")
+    for step in (1, 2):
+        steps(training, step - 1, step)
+        checkpoint.save(training, step, {})
+    kept = [path.name for path in (tmp_path / "state").iterdir()]
+    checkpoint.remove()
+    assert (kept, (tmp_path / "state").exists()) == (["00000002"], False)
+
+
+def test_a_damaged_checkpoint_is_not_used(tmp_path):
+    training, checkpoint = Training(model(), 1e-2, 0.0, 1.0), Checkpoint(tmp_path / "state")
+    steps(training, 0, 1)
+    checkpoint.save(training, 1, {})
+    (tmp_path / "state" / "00000001" / "state.safetensors").write_bytes(b"cut off")
+    assert checkpoint.restore(Training(model(), 1e-2, 0.0, 1.0)) == (0, {})
+
+
+def test_moments_carried_over_a_file_continue_as_if_never_saved(tmp_path):
+    through = Training(model(), 1e-2, 0.0, 1.0)
+    steps(through, 0, 5)
+    first = Training(model(), 1e-2, 0.0, 1.0)
+    steps(first, 0, 3)
+    first.save_moments(tmp_path / "optimizer.safetensors")
+    second = Training(first.model, 1e-2, 0.0, 1.0)
+    carried = second.load_moments(tmp_path / "optimizer.safetensors")
+    steps(second, 3, 5)
+    assert carried
+    assert all(torch.equal(a, b) for a, b in zip(weights(through), weights(second), strict=True))
+
+
+def test_moments_of_another_model_are_refused(tmp_path):
+    training = Training(model(), 1e-2, 0.0, 1.0)
+    steps(training, 0, 1)
+    training.save_moments(tmp_path / "optimizer.safetensors")
+    with pytest.raises(PolicyError, match="optimiser state of other weights"):
+        Training(torch.nn.Linear(3, 1), 1e-2, 0.0, 1.0).load_moments(tmp_path / "optimizer.safetensors")
+
+
+def test_the_gradient_is_clipped_to_its_bound_and_zero_never_clips():
+    norms = []
+    for bound in (0.5, 0.0):
+        training = Training(torch.nn.Linear(2, 1, bias=False), 1.0, 0.0, bound)
+        training.model(torch.full((1, 2), 3.0)).sum().backward()
+        kept = {}
+        training.optimizer.register_step_pre_hook(
+            lambda *_, kept=kept, training=training: kept.update(norm=training.model.weight.grad.norm().item())
+        )
+        norms.append((training.step(1.0), kept["norm"]))
+    assert norms == [(pytest.approx(18**0.5), pytest.approx(0.5, rel=1e-4)), (pytest.approx(18**0.5), pytest.approx(18**0.5))]
+
+
+def test_a_gradient_that_is_not_finite_is_an_error():
+    training = Training(torch.nn.Linear(2, 1), 1.0, 0.0, 1.0)
+    training.model(torch.full((1, 2), float("inf"))).sum().backward()
+    with pytest.raises(PolicyError, match="not finite"):
+        training.step(1.0)
