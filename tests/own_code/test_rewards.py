@@ -15,7 +15,7 @@ from ospo_cli.own_code import rewards as own_reward
 from ospo_cli.own_code.rewards import OwnReward
 from ospo_cli.params import Params
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "docs" / "examples" / "own_reward.py"
+EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "own_reward.py"
 GOOD = "def parts(text, prompt_id, ranking):\n    return {'a': len(text) / 100, 'b': -len(ranking) / 10}\n"
 
 

@@ -21,7 +21,7 @@ from ospo_cli.stages import attribute
 from tests.maths.flat_rows import credit, token_map
 from tests.stages.test_attribute import usual, write_inputs
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "docs" / "examples" / "own_rule.py"
+EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "own_rule.py"
 HEAD = "import numpy as np\nfrom dataclasses import dataclass\nfrom ospo_cli.maths.redistribution import Rule, RULES as KNOWN\n"
 GOOD = "def formula(tokens, credit, settings):\n    return 2 * credit.advantage[tokens.token_row], np.full(tokens.n_rows, '')\n"
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from ospo_cli.errors import ParameterError, RetrievalError
-
-from .catalogues import LEXICAL, LOCAL, documents, random_queries, random_titles, retriever
+from tests.retrievers.catalogues import LEXICAL, LOCAL, documents, random_queries, random_titles, retriever
 
 TITLES = [
     "red wool coat",

@@ -6,8 +6,7 @@ import pytest
 from ospo_cli import params
 from ospo_cli.errors import ParameterError
 from ospo_cli.retrievers import build
-
-from .catalogues import documents, random_queries, random_titles
+from tests.retrievers.catalogues import documents, random_queries, random_titles
 
 COUNT = 90
 TABLE = documents(random_titles(71, COUNT))

@@ -7,8 +7,7 @@ import pytest
 
 from ospo_cli.retrievers.dense.lsa import DIMENSIONS
 from ospo_cli.text.words import words
-
-from .catalogues import documents, random_queries, random_titles, retriever, scores
+from tests.retrievers.catalogues import documents, random_queries, random_titles, retriever, scores
 
 COUNT = 60
 

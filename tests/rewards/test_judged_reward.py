@@ -11,8 +11,7 @@ from ospo_cli import params
 from ospo_cli.errors import ParameterError, RetrievalError
 from ospo_cli.rewards.judged_reward import JudgedReward, compose
 from ospo_cli.tables.schemas import POOLS, PROMPTS, QRELS
-
-from .catalogues import LOCAL, documents, random_queries, random_titles
+from tests.retrievers.catalogues import LOCAL, documents, random_queries, random_titles
 
 TITLES = [
     "red wool coat",

@@ -16,8 +16,7 @@ from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.remembered import Tally, is_kept
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.tables.schemas import POOLS, PROMPTS, QRELS
-
-from .catalogues import LOCAL, documents, random_queries, random_titles
+from tests.retrievers.catalogues import LOCAL, documents, random_queries, random_titles
 
 TITLES = random_titles(51, 60)
 TEXTS = random_queries(52, 40)

@@ -12,9 +12,8 @@ from ospo_cli.graph.nodes import node
 from ospo_cli.retrievers import RETRIEVERS
 from ospo_cli.retrievers.http import template as http_template
 from ospo_cli.rewards.judged_reward import JudgedReward
-
-from .catalogues import documents, random_queries, random_titles
-from .test_judged_reward import pools, prompts, qrels
+from tests.retrievers.catalogues import documents, random_queries, random_titles
+from tests.rewards.test_judged_reward import pools, prompts, qrels
 
 COUNT = 60
 QUERIES = {f"p{index}": query for index, query in enumerate(random_queries(92, 8))}
@@ -124,7 +123,7 @@ def test_the_order_of_a_pools_products_changes_nothing(tmp_path):
 def test_the_docs_name_every_retriever_template_and_variable():
     text = (Path(__file__).resolve().parents[2] / "docs" / "retrievers.md").read_text(encoding="utf-8")
     templates = [
-        json.loads(path.read_text(encoding="utf-8")) for path in sorted((Path(http_template.__file__).parent / "http_templates").iterdir())
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted((Path(http_template.__file__).parent / "templates").iterdir())
     ]
     needed = [name for template in templates for name in template["variables"]]
     assert [name for name in (*RETRIEVERS, *http_template.READY) if f"`{name}`" not in text] == []

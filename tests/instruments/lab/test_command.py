@@ -140,7 +140,7 @@ def test_the_command_needs_no_project(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-m", "ospo_cli", "lab", *options.split(), "--out", str(tmp_path / "found")]
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+        command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(Path(__file__).resolve().parents[3])}
     )
     assert done.returncode == 0, done.stderr
     assert "Cosine with the exact gradient, pairs" in done.stdout

@@ -17,15 +17,14 @@ from ospo_cli.errors import ParameterError, RetrievalError
 from ospo_cli.retrievers import build
 from ospo_cli.retrievers.dense import embeddings, encoders
 from ospo_cli.retrievers.dense import retriever as dense
-
-from . import tiny_encoder
-from .catalogues import documents, random_queries, random_titles
+from tests.retrievers.catalogues import documents, random_queries, random_titles
+from tests.retrievers.dense import tiny_encoder
 
 COUNT = 200
 TITLES = random_titles(61, COUNT - 20)
 TABLE = documents([*TITLES, *TITLES[:20]])  # the last twenty repeat the first
 QUERIES = list(dict.fromkeys(random_queries(62, 50)))
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 KINDS = [
     ("bert", "mean"),
     ("bert", "cls"),

@@ -12,10 +12,9 @@ from ospo_cli.retrievers import build
 from ospo_cli.retrievers.base import Catalogue
 from ospo_cli.retrievers.http import template as http_template
 from ospo_cli.rewards.judged_reward import JudgedReward
-
-from . import msearch_server
-from .catalogues import documents, random_queries, random_titles, retriever
-from .test_judged_reward import pools, prompts, qrels
+from tests.retrievers.catalogues import documents, random_queries, random_titles, retriever
+from tests.retrievers.http import msearch_server
+from tests.rewards.test_judged_reward import pools, prompts, qrels
 
 COUNT = 80
 TABLE = documents(random_titles(51, COUNT))

@@ -9,9 +9,8 @@ from ospo_cli import params
 from ospo_cli.retrievers import build
 from ospo_cli.retrievers.base import Catalogue, best_first
 from ospo_cli.text.words import words
-
-from . import msearch_server
-from .catalogues import documents, random_queries, random_titles, retriever
+from tests.retrievers.catalogues import documents, random_queries, random_titles, retriever
+from tests.retrievers.http import msearch_server
 
 COUNT = 150
 TABLE = documents(random_titles(81, COUNT))

@@ -9,8 +9,7 @@ from ospo_cli import params
 from ospo_cli.errors import ParameterError, RetrievalError
 from ospo_cli.retrievers.base import Catalogue
 from ospo_cli.retrievers.lexical.bm25 import BM25
-
-from .catalogues import documents, random_queries, random_titles, retriever, scores
+from tests.retrievers.catalogues import documents, random_queries, random_titles, retriever, scores
 
 COUNT = 150
 

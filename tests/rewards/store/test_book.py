@@ -22,7 +22,7 @@ from ospo_cli.rewards.store.keys import keys, scope
 
 ABOUT = {"retriever": "fake", "parts": ["ndcg@10", "mrr"], "ranks": 3}
 SMALL = {"retriever": "fake", "parts": ["value"]}
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def entries(texts, seed=0):
