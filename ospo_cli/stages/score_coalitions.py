@@ -23,34 +23,20 @@ from ospo_cli.maths import coalitions, seeding
 from ospo_cli.maths.adaptive import AdaptiveGroup
 from ospo_cli.maths.coalitions import Budget, Players
 from ospo_cli.maths.estimators import ESTIMATORS, evaluated_coalitions
-from ospo_cli.own_code import rewards as own_reward
 from ospo_cli.params import Params, ScoreCoalitions
-from ospo_cli.rewards.further_parts import FurtherParts
+from ospo_cli.rewards.answers import Parts, TextScorer, answer_rewards
 from ospo_cli.rewards.judged_reward import JudgedReward, compose
-from ospo_cli.rewards.store.folder import Store
+from ospo_cli.rewards.opening import open_reward
 from ospo_cli.tables import parquet
-from ospo_cli.tables.schemas import COALITION_VALUES, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, SEGMENTS
+from ospo_cli.tables.schemas import COALITION_VALUES, REWARDS, SEGMENTS
 from ospo_cli.text.coalition_text import Runs, coalition_texts, runs_of, segment_words
-from ospo_cli.text.words import words
 
 GROUPS_PER_SHARD = 64
 # Where coalitions cost microseconds, opening and writing tables would take longer than what a kill can lose.
 GROUPS_PER_QUICK_SHARD = 512
-DEGENERATE_STD = 1e-8
 # Two ways to the same sum of a few floats agree far better than this.
 TOLERANCE = 1e-9
 VERSION = "score-coalitions-4"
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """Reward parts that a text can earn or lose, one entry per text, unweighted; `value` is their weighted sum."""
-
-    retrieval: NDArray[np.float64]
-    length: NDArray[np.float64]
-    repetition: NDArray[np.float64]
-    value: NDArray[np.float64]
-    further: dict[str, NDArray[np.float64]]
 
 
 def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
@@ -91,19 +77,6 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     return metrics
 
 
-def open_reward(layout: Layout, params: Params) -> JudgedReward:
-    """Return the reward that the parameters name, over the prepared tables."""
-    documents, prompts, qrels, pools = (
-        parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data")
-        for table in (DOCUMENTS, PROMPTS, QRELS, POOLS)
-    )
-    settings = params.score_coalitions
-    own = own_reward.load(settings.own_reward, list(settings.own_weights), layout.root) if settings.own_reward else None
-    # One call per coalition is a cost that somebody wants to see: nothing is looked up then.
-    store = Store(layout.store) if settings.calls == "batched" else None
-    return JudgedReward(documents, prompts, qrels, pools, params, cache=layout.cache, store=store, own_reward=own)
-
-
 def score_coalitions(
     rollouts: pl.DataFrame, segments: pl.DataFrame, reward: JudgedReward, params: Params
 ) -> tuple[pl.DataFrame, pl.DataFrame, int]:
@@ -118,42 +91,10 @@ def score_coalitions(
         RetrievalError: a prompt has no relevant product, or the retriever fails.
     """
     rollouts = rollouts.sort("rollout_id")
-    scorer = _Scorer(reward, params.score_coalitions)
-    rewards, answer_values = _rewards(rollouts, scorer)
+    scorer = TextScorer(reward, params.score_coalitions)
+    rewards, answer_values = answer_rewards(rollouts, scorer)
     values = _coalition_values(rollouts, segments, answer_values, rewards["is_degenerate_group"].to_list(), scorer, params)
     return rewards, values, scorer.ranked
-
-
-def score_answers(rollouts: pl.DataFrame, reward: JudgedReward, params: Params) -> pl.DataFrame:
-    """Return table rewards of whole rollout groups alone, as `score_coalitions` does."""
-    return _rewards(rollouts.sort("rollout_id"), _Scorer(reward, params.score_coalitions))[0]
-
-
-def _rewards(rollouts: pl.DataFrame, scorer: _Scorer) -> tuple[pl.DataFrame, NDArray[np.float64]]:
-    # Table rewards of rollouts in order, and the rewards without their format part.
-    reward = scorer.reward
-    prompt_ids = rollouts["prompt_id"].to_list()
-    answers = [
-        completion[start:end]
-        for completion, start, end in zip(rollouts["completion"], rollouts["answer_start"], rollouts["answer_end"], strict=True)
-    ]
-    parts = scorer.parts(
-        prompt_ids, [reward.compose(prompt_id, answer) for prompt_id, answer in zip(prompt_ids, answers, strict=True)], answers
-    )
-    missing = (~rollouts["has_answer_tags"]).cast(pl.Float64) + (rollouts["finish_reason"] != "stop").cast(pl.Float64)
-    rewards = pl.DataFrame(
-        {
-            "rollout_id": rollouts["rollout_id"],
-            "prompt_id": rollouts["prompt_id"],
-            "reward": parts.value + scorer.settings.format_weight * (missing * -0.5).to_numpy(),
-            "retrieval": parts.retrieval,
-            "format": missing * -0.5 + 0.0,  # + 0: no minus zero
-            "length": parts.length,
-            "repetition": parts.repetition,
-            **parts.further,
-        }
-    ).with_columns(is_degenerate_group=(pl.col("reward").std(ddof=1).fill_null(0.0) < DEGENERATE_STD).over("prompt_id"))
-    return rewards.select(*REWARDS.schema, *parts.further), parts.value
 
 
 def _coalition_values(
@@ -161,7 +102,7 @@ def _coalition_values(
     segments: pl.DataFrame,
     answer_values: NDArray[np.float64],
     is_degenerate: list[bool],
-    scorer: _Scorer,
+    scorer: TextScorer,
     params: Params,
 ) -> pl.DataFrame:
     settings = params.score_coalitions
@@ -254,7 +195,7 @@ class _Game:
 class _Table:
     """The rows of table coalition_values as they are asked for, each (rollout, coalition) once, and evaluated in batches."""
 
-    def __init__(self, scorer: _Scorer, settings: ScoreCoalitions) -> None:
+    def __init__(self, scorer: TextScorer, settings: ScoreCoalitions) -> None:
         self.scorer, self.settings = scorer, settings
         self.values: list[float] = []
         self._rollout_ids: list[str] = []
@@ -262,7 +203,7 @@ class _Table:
         self._masks: list[str] = []
         self._texts: list[str] = []
         self._queries: list[str] = []
-        self._parts: list[_Parts] = []
+        self._parts: list[Parts] = []
         self._asked: list[tuple[_Game, int, int]] = []  # rollout, first row and the one behind the last, since the last evaluation
         self._row_of: dict[str, dict[str, int]] = {}
 
@@ -335,79 +276,6 @@ class _Table:
         parts = {name: np.concatenate([getattr(part, name) for part in self._parts]) for name in ("retrieval", "length", "repetition")}
         further = {name: np.concatenate([part.further[name] for part in self._parts]) for name in self.scorer.further.names}
         return pl.DataFrame(columns | parts | further, schema=COALITION_VALUES.schema | dict.fromkeys(further, pl.Float64))
-
-
-class _Scorer:
-    """Scores texts, each distinct (prompt, query) and each distinct text once, whole answers and coalitions together.
-
-    Under `calls: one-by-one` each text is a call of its own, and nothing is kept: a cost, not another result.
-    """
-
-    def __init__(self, reward: JudgedReward, settings: ScoreCoalitions) -> None:
-        self.reward, self.settings = reward, settings
-        self.further = FurtherParts(reward, settings)
-        self._known: dict[tuple[str, str], float] = {}
-        self._calls = 0
-        self._word_parts: dict[str, tuple[float, float]] = {"": (0.0, 0.0)}
-
-    @property
-    def ranked(self) -> int:
-        """Number of (prompt, query) pairs ranked so far: the distinct ones, or under `calls: one-by-one` all."""
-        return len(self._known) + self._calls
-
-    def parts(
-        self,
-        prompt_ids: Sequence[str],
-        queries: Sequence[str],
-        texts: Sequence[str],
-        known: NDArray[np.float64] | None = None,
-        is_plain: NDArray[np.bool_] | None = None,
-    ) -> _Parts:
-        """Return the parts of each text.
-
-        Args:
-            prompt_ids: of the texts.
-            queries: what the retriever is given for each.
-            texts: their own words.
-            known: the metric where it is no NaN.
-            is_plain: texts that are known to have no word too many and none twice.
-        """
-        if known is None:
-            retrieval = self._retrieval(list(zip(prompt_ids, queries, strict=True)))
-        else:
-            retrieval = known
-            rows = np.flatnonzero(np.isnan(known)).tolist()
-            if rows:
-                retrieval[rows] = self._retrieval([(prompt_ids[row], queries[row]) for row in rows])
-        by_words = np.zeros((len(texts), 2))
-        for row in range(len(texts)) if is_plain is None else np.flatnonzero(~is_plain).tolist():
-            by_words[row] = self._of_words(texts[row])
-        length, repetition = by_words[:, 0], by_words[:, 1]
-        settings = self.settings
-        value = settings.retrieval_weight * retrieval + settings.length_weight * length + settings.repetition_weight * repetition
-        further = self.further.measure(prompt_ids, queries, texts)
-        return _Parts(retrieval, length, repetition, value + self.further.weighted(further), further)
-
-    def _retrieval(self, pairs: list[tuple[str, str]]) -> NDArray[np.float64]:
-        if self.settings.calls == "one-by-one":
-            self._calls += len(pairs)
-            single = [self.reward.values([prompt_id], [query])[0] for prompt_id, query in pairs]
-            return np.array(single, dtype=np.float64)
-        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
-        if new:
-            found = self.reward.values([prompt_id for prompt_id, _ in new], [query for _, query in new])
-            self._known.update(zip(new, found.tolist(), strict=True))
-        return np.array([self._known[pair] for pair in pairs], dtype=np.float64)
-
-    def _of_words(self, text: str) -> tuple[float, float]:
-        known = self._word_parts.get(text)
-        if known is None:
-            found = words(text)
-            limit = self.settings.length_limit
-            # 0.0 - x: an answer within the limit, or without repetition, earns 0 and not minus zero.
-            known = (0.0 - max(0, len(found) - limit) / limit, 0.0 - (len(found) - len(set(found))))
-            self._word_parts[text] = known
-        return known
 
 
 def _takes_parts(reward: JudgedReward, settings: ScoreCoalitions) -> bool:

@@ -9,8 +9,10 @@ import yaml
 from ospo_cli.errors import OspoError
 from ospo_cli.graph import code, dvc
 from ospo_cli.graph.nodes import node
+from ospo_cli.rewards.answers import score_answers
+from ospo_cli.rewards.opening import open_reward
 from ospo_cli.sampling import chosen_sampler
-from ospo_cli.stages import dynamic_sampling, rollout, score_coalitions
+from ospo_cli.stages import dynamic_sampling, rollout
 from ospo_cli.tables import parquet, schemas
 from tests.policies.tiny import copy_project, tiny_params, write_project
 
@@ -34,7 +36,7 @@ def layout(project, tmp_path):
 
 def alive_prompts(layout, values):
     rollouts = parquet.read(layout.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
-    rewards = score_coalitions.score_answers(rollouts, score_coalitions.open_reward(layout, values), values)
+    rewards = score_answers(rollouts, open_reward(layout, values), values.score_coalitions)
     return set(rewards.filter(~pl.col("is_degenerate_group"))["prompt_id"])
 
 
@@ -44,7 +46,7 @@ def half_alive(monkeypatch, chosen):
     def rewards(rollouts, reward, values):
         return rollouts.select("rollout_id", "prompt_id", is_degenerate_group=~pl.col("prompt_id").is_in(list(chosen)))
 
-    monkeypatch.setattr(score_coalitions, "score_answers", rewards)
+    monkeypatch.setattr(dynamic_sampling, "score_answers", rewards)
 
 
 def drawn_prompts(layout):

@@ -1,0 +1,24 @@
+"""The reward of a project: what its parameters name, over its prepared tables."""
+
+from __future__ import annotations
+
+from ospo_cli.layout import Layout
+from ospo_cli.own_code import rewards as own_reward
+from ospo_cli.params import Params
+from ospo_cli.rewards.judged_reward import JudgedReward
+from ospo_cli.rewards.store.folder import Store
+from ospo_cli.tables import parquet
+from ospo_cli.tables.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS
+
+
+def open_reward(layout: Layout, params: Params) -> JudgedReward:
+    """Return the reward that the parameters name, over the prepared tables."""
+    documents, prompts, qrels, pools = (
+        parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data")
+        for table in (DOCUMENTS, PROMPTS, QRELS, POOLS)
+    )
+    settings = params.score_coalitions
+    own = own_reward.load(settings.own_reward, list(settings.own_weights), layout.root) if settings.own_reward else None
+    # One call per coalition is a cost that somebody wants to see: nothing is looked up then.
+    store = Store(layout.store) if settings.calls == "batched" else None
+    return JudgedReward(documents, prompts, qrels, pools, params, cache=layout.cache, store=store, own_reward=own)
