@@ -71,8 +71,11 @@ def test_a_defect_is_one_line_too_and_its_place_can_be_asked_for():
     assert "in broken" in shown.stderr
 
 
-@pytest.mark.parametrize("stage", ["prepare_data", "segment", "score_coalitions", "attribute", "export", "report"])
-def test_a_stage_that_needs_no_model_never_imports_torch(stage):
-    program = f"import sys, ospo_cli.stages.{stage}; print([name for name in ('torch', 'transformers', 'peft') if name in sys.modules])"
+@pytest.mark.parametrize(
+    "module",
+    ["stages.prepare_data", "stages.segment", "stages.score_coalitions", "stages.attribute", "stages.report", "instruments.export"],
+)
+def test_a_command_that_needs_no_model_never_imports_torch(module):
+    program = f"import sys, ospo_cli.{module}; print([name for name in ('torch', 'transformers', 'peft') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr

@@ -1,0 +1,49 @@
+"""Exchange: what leaves the project for other trainers and servers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ospo_cli.cli.app import EXCHANGE, app
+from ospo_cli.cli.options import HERE, Project, opened, say
+
+
+@app.command("export", rich_help_panel=EXCHANGE)
+def export(
+    to: Annotated[str, typer.Option("--to", help="jsonl, parquet, trl or verl.")],
+    iteration: Annotated[int | None, typer.Option("--iter", "-k", min=1, help="Iteration whose rollouts and credit are written.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--from", help="Instead of an iteration: a folder that `ospo attribute --rollouts` wrote.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write.", show_default="data/exports/K.ENDING")] = None,
+    leave_out_degenerate: Annotated[
+        bool, typer.Option("--leave-out-degenerate", help="Leave out rollout groups of equal rewards (advantage 0).")
+    ] = False,
+    project: Project = HERE,
+) -> None:
+    """Write rollouts with their token advantages for another trainer (docs/export.md)."""
+    if (iteration is None) == (folder is None):
+        raise typer.BadParameter("give either --iter K or --from FOLDER", param_hint="--iter")
+    from ospo_cli.instruments import export as stage
+
+    layout, parameters = opened(project)
+    done = stage.execute(layout, parameters, iteration, to, out, folder, not leave_out_degenerate)
+    left_out = f", {done['left_out_rollouts']} rollouts left out" if done["left_out_rollouts"] else ""
+    counts = f"{done['rollouts']} rollouts in {done['groups']} groups, {done['degenerate_groups']} degenerate{left_out}"
+    say("export", f"wrote {done['path']}: {done['format']} {done['version']}, {counts}")
+
+
+@app.command("merge", rich_help_panel=EXCHANGE)
+def merge(
+    iteration: Annotated[int, typer.Option("--iter", "-k", min=0, help="Policy that is merged; 0 is the warm start.")],
+    to: Annotated[Path | None, typer.Option("--to", help="Folder to write.", show_default="data/merged/K")] = None,
+    project: Project = HERE,
+) -> None:
+    """Write an adapter policy as one folder of full weights, its base included."""
+    from ospo_cli.instruments import merge as stage
+    from ospo_cli.layout import Layout
+
+    typer.echo(f"wrote {stage.execute(Layout(project), iteration, to)['folder']}")

@@ -1,0 +1,190 @@
+"""Looking: tables, one query, trust in the credit, other rewards, runs side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ospo_cli.cli.app import LOOKING, app
+from ospo_cli.cli.options import HERE, Project, names_of, opened, say
+from ospo_cli.errors import OspoError
+
+
+@app.command("inspect", rich_help_panel=LOOKING)
+def inspect(
+    table: Annotated[str, typer.Argument(help="Table name (such as attributions) or a path to a Parquet file.")],
+    iteration: Annotated[int, typer.Option("--iter", "-k", min=1, help="Iteration of the table.")] = 1,
+    rollout_id: Annotated[str, typer.Option("--rollout", help="Show this rollout with its credit painted on the words.")] = "",
+    rows: Annotated[int, typer.Option("--rows", min=0, help="Rows shown.")] = 8,
+    project: Project = HERE,
+) -> None:
+    """Show a table: columns with meaning, counts, rows; rollouts with their credit on the words."""
+    from ospo_cli.instruments.inspect_table import inspect as show
+    from ospo_cli.layout import Layout
+
+    show(table, Layout(project), iteration, rollout_id or None, rows)
+
+
+@app.command("explain", rich_help_panel=LOOKING)
+def explain(
+    query: Annotated[str, typer.Option("--query", "-q", help="The query; left out: the prompt's own.")] = "",
+    prompt_id: Annotated[str, typer.Option("--prompt-id", help="Prompt whose judgments and pool count.")] = "",
+    relevant: Annotated[list[str] | None, typer.Option("--relevant", help="A product that counts as relevant; may be repeated.")] = None,
+    doc: Annotated[str, typer.Option("--doc", help="Explain this product's retrieval score instead.")] = "",
+    level: Annotated[str, typer.Option("--level", help="word, phrase, sentence or window.")] = "word",
+    estimator: Annotated[str, typer.Option("--estimator", help="Who shares out; left out: attribute.estimator.")] = "",
+    retriever: Annotated[str, typer.Option("--retriever", help="Search engine; left out: score_coalitions.retriever.")] = "",
+    top: Annotated[int, typer.Option("--top", min=0, help="Products shown.")] = 10,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a self-contained page too.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    project: Project = HERE,
+) -> None:
+    """Explain one query: its products, what each word earned, what words earn together; needs `ospo prepare-data` alone."""
+    from ospo_cli.instruments.explain.command import Request, execute
+
+    layout, parameters = opened(project)
+    request = Request(query, prompt_id, tuple(relevant or ()), doc, level, estimator, retriever, top)
+    execute(layout, parameters, request, html, as_json)
+    if html is not None:
+        say("explain", f"wrote {html}")
+
+
+@app.command("audit", rich_help_panel=LOOKING)
+def audit(
+    iteration: Annotated[int, typer.Option("--iter", "-k", min=1, help="Iteration whose rollouts are audited.")],
+    rollouts: Annotated[int, typer.Option("--rollouts", min=1, help="Most rollouts, drawn by seed.")] = 100,
+    estimators: Annotated[
+        str,
+        typer.Option("--estimators", help="Names, separated by commas.", show_default="all; with --gradients attribute.estimator"),
+    ] = "",
+    gradients: Annotated[
+        bool, typer.Option("--gradients", help="Instead: agreement of the gradients of two halves of large rollout groups, per rule.")
+    ] = False,
+    rules: Annotated[str, typer.Option("--rules", help="Rules, separated by commas (with --gradients).", show_default="all")] = "",
+    group_size: Annotated[
+        int | None, typer.Option("--group-size", help="Completions per prompt, cut in two (with --gradients).", show_default="32")
+    ] = None,
+    prompts: Annotated[int | None, typer.Option("--prompts", help="Most prompts (with --gradients).", show_default="32")] = None,
+    project: Project = HERE,
+) -> None:
+    """Measure every estimator on an iteration's rollouts against properties with a right answer (docs/audit.md)."""
+    layout, parameters = opened(project)
+    names = names_of(estimators) or None
+    if gradients:
+        from ospo_cli.instruments.audit import gradients as gradient_audit
+
+        sizes = {name: value for name, value in (("group_size", group_size), ("prompts", prompts)) if value is not None}
+        wanted = names_of(rules) or None
+        table, metrics = gradient_audit.execute(layout, parameters, iteration, rules=wanted, estimators=names, **sizes)
+        gradient_audit.print_result(table, metrics)
+        _audit_written(layout.iteration(iteration, "gradient_audit.parquet"))
+        return
+    if rules or group_size is not None or prompts is not None:
+        raise typer.BadParameter("--rules, --group-size and --prompts go with --gradients", param_hint="--gradients")
+    from ospo_cli.instruments.audit import estimators as stage
+
+    table, metrics = stage.execute(layout, parameters, iteration, rollouts, names)
+    stage.print_result(table, metrics, parameters)
+    _audit_written(layout.iteration(iteration, "audit.parquet"))
+
+
+def _audit_written(path: Path) -> None:
+    say("audit", f"wrote {path}, {path.stem}_metrics.json; `ospo report` puts it on the page")
+
+
+@app.command("rescore", rich_help_panel=LOOKING)
+def rescore(
+    iteration: Annotated[int, typer.Option("--iter", "-k", min=1, help="Iteration whose saved rollouts are scored again.")],
+    retriever: Annotated[str, typer.Option("--retriever", help="Another search engine.")] = "",
+    metric: Annotated[str, typer.Option("--metric", help="Another metric.")] = "",
+    changes: Annotated[list[str] | None, typer.Option("--set", help="section.key=value of params.yaml; may be repeated.")] = None,
+    prepared: Annotated[
+        Path | None, typer.Option("--prepared", help="Folder with documents, prompts, qrels and pools of another catalogue.")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Name of the folder.", show_default="from the changes")] = "",
+    project: Project = HERE,
+) -> None:
+    """Score saved rollouts under another reward and share it out, beside the loop's tables (docs/rewards.md)."""
+    from ospo_cli.instruments import rescore as rescoring
+
+    layout, parameters = opened(project)
+    short = {f"score_coalitions.{key}": value for key, value in (("retriever", retriever), ("metric", metric)) if value}
+    found = rescoring.parse_changes(changes or ())
+    if doubled := sorted(short.keys() & found.keys()):
+        raise typer.BadParameter(f"{doubled[0]} is given twice", param_hint="--set")
+    done = rescoring.rescore(layout, parameters, iteration, short | found, name, prepared)
+    counts = f"{done['asked_values']} values, {done['distinct_values']} distinct; mean reward {done['mean_reward']:.3f}"
+    groups = f"{done['degenerate_groups']} of {done['rollout_groups']} groups degenerate; {done['estimator']} + {done['rule']}"
+    say("rescore", f"wrote {done['folder']}: {counts}, {groups}")
+
+
+@app.command("compare-rewards", rich_help_panel=LOOKING)
+def compare_rewards(
+    iteration: Annotated[int, typer.Option("--iter", "-k", min=1, help="Iteration of the rollouts.")],
+    a: Annotated[str, typer.Argument(help="loop, or a name that `ospo rescore` wrote.")],
+    b: Annotated[str, typer.Argument(help="And what it is compared with.")],
+    shown: Annotated[int, typer.Option("--examples", min=0, help="Rollout groups shown, the most unlike first.")] = 3,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a self-contained page too.")] = None,
+    project: Project = HERE,
+) -> None:
+    """Compare two rewards of the same rollouts: order of answers, best answers, shares of segments (docs/rewards.md)."""
+    from ospo_cli.instruments.compare_rewards import command as stage
+
+    layout, parameters = opened(project)
+    overview, groups, folder = stage.execute(layout, parameters, iteration, a, b)
+    first, second, rollouts, prompts = stage.read_pair(layout, iteration, a, b)
+    data = stage.page_data(overview, groups, rollouts, prompts, first, second, shown)
+    stage.print_result(data)
+    if html is not None:
+        stage.write_page(data, html)
+        say("compare-rewards", f"wrote {html}")
+    say("compare-rewards", f"wrote {folder}/comparison.parquet, comparison_groups.parquet")
+
+
+@app.command("keep", rich_help_panel=LOOKING)
+def keep(
+    name: Annotated[str, typer.Argument(help="Name to keep the present run under; without one, only compare.")] = "",
+    source: Annotated[Path | None, typer.Option("--from", help="Keep the run of this other project.", show_default="this one's")] = None,
+    stale: Annotated[bool, typer.Option("--stale", help="Keep it though a stage would run again under params.yaml as it is.")] = False,
+    project: Project = HERE,
+) -> None:
+    """Put the evaluated run by under a name, and show it beside the others: at equal tokens, at equal reward calls (docs/update.md)."""
+    from ospo_cli.instruments.plan.planning import would_run_again
+    from ospo_cli.layout import Layout
+    from ospo_cli.report.kept_files import comparison
+    from ospo_cli.report.kept_sections import lines
+
+    layout = Layout(project)
+    if name:
+        from ospo_cli.instruments import keep as stage
+
+        other = Layout(source) if source is not None else layout
+        _, theirs = opened(other.root)
+        again = None if stale else would_run_again(other, theirs)
+        if again:
+            raise OspoError(
+                other.evaluation("summary.json"),
+                f"was not made with params.yaml as it is: `{again}` would run again",
+                remedy="run `ospo run` or `dvc repro`, or put params.yaml back; --stale keeps it all the same",
+            )
+        replaced = stage.execute(layout, other, theirs, name)
+        done = "replaced" if replaced else "wrote"
+        say("keep", f"{done} {layout.kept(name)}; `ospo report` puts it on the page")
+    elif source is not None:
+        raise typer.BadParameter("--from goes with a name", param_hint="--from")
+    _, present = opened(project)
+    found = comparison(layout, present)
+    again = would_run_again(layout, present) if found and not stale else None
+    if again:
+        say("keep", f"this run was not made with params.yaml as it is: `{again}` would run again")
+    typer.echo("\n".join(lines(found)[1:]) if found else "nothing to compare: no kept run, or this project's own is not evaluated")
+
+
+@app.command("tables", rich_help_panel=LOOKING)
+def tables() -> None:
+    """Print the reference of all tables (Markdown), from their declarations."""
+    from ospo_cli.tables import schemas
+
+    typer.echo(schemas.reference())

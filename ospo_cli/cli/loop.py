@@ -1,0 +1,151 @@
+"""The loop: one command per stage of the graph, and all of them in one process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ospo_cli.cli.app import LOOP, app
+from ospo_cli.cli.options import HERE, Iteration, Project, opened, say
+from ospo_cli.errors import OspoError
+
+
+def _run_stage(name: str, project: Path, iteration: int | None = None) -> dict[str, Any]:
+    from ospo_cli.graph import runner
+    from ospo_cli.graph.nodes import node
+
+    layout, parameters = opened(project)
+    wanted = node(name, iteration, parameters)
+    if "DVC_STAGE" in os.environ:
+        if iteration is not None and iteration > parameters.train.iterations:
+            # By hand one may go on; of a graph that is out of date nobody asked for it.
+            place, most = project / "iterations.yaml", f"at most train.iterations, {parameters.train.iterations}"
+            raise OspoError(place, "is out of date", found=f"iteration {iteration}", expected=most, remedy="run `ospo graph`")
+        if wanted.runs:
+            from ospo_cli.graph import dvc
+
+            dvc.check_reads(project, wanted, parameters)
+    result = runner.execute(wanted, layout, parameters)
+    say(wanted.command.removeprefix("ospo "), f"wrote {', '.join((*wanted.outputs, *wanted.metrics))}")
+    return result
+
+
+def _once(name: str, meaning: str) -> None:
+    @app.command(name, help=meaning, rich_help_panel=LOOP)
+    def command(project: Project = HERE) -> None:
+        _run_stage(name, project)
+
+
+def _each_iteration(name: str, meaning: str) -> None:
+    @app.command(name, help=meaning, rich_help_panel=LOOP)
+    def command(iteration: Iteration, project: Project = HERE) -> None:
+        _run_stage(name, project, iteration)
+
+
+_once("prepare-data", "Read a data set; write documents, prompts, judgments, pools, teacher pairs and a card.")
+_once("score-queries", "Write the reward of each raw query (needed where rollout.prompts is headroom).")
+_once("warm-start", "Make policy 000: supervised training on teacher pairs, or a copy of a pretrained folder.")
+_each_iteration("rollout", "Sample G completions per prompt from policy K-1, with token ids and log-probabilities.")
+_each_iteration("segment", "Cut each answer into segments: the players of the cooperative game.")
+_each_iteration("score-coalitions", "Score whole answers, then the coalitions of their segments.")
+
+
+@app.command("attribute", rich_help_panel=LOOP)
+def attribute(
+    iteration: Annotated[int | None, typer.Option("--iter", "-k", min=1, help="Iteration, from 1; not needed with --rollouts.")] = None,
+    project: Project = HERE,
+    rollouts: Annotated[
+        Path | None, typer.Option("--rollouts", help="Parquet or JSON lines of rollouts that another trainer saved (docs/export.md).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for their tables (with --rollouts).", show_default="data/foreign/NAME")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            "--tokenizer", help="Folder with the sampling policy's tokenizer.json.", show_default="the project's policy K-1 or 000"
+        ),
+    ] = None,
+) -> None:
+    """Turn coalition values into shares per segment and advantages per token; with --rollouts, for another trainer's file."""
+    if rollouts is None:
+        if iteration is None:
+            raise typer.BadParameter("give --iter K, or --rollouts FILE for rollouts of another trainer", param_hint="--iter")
+        if out is not None or tokenizer is not None:
+            raise typer.BadParameter("--out and --tokenizer go with --rollouts", param_hint="--rollouts")
+        _run_stage("attribute", project, iteration)
+        return
+    from ospo_cli.instruments import foreign_credit
+
+    layout, parameters = opened(project)
+    folder = out if out is not None else layout.foreign(rollouts.stem)
+    vocabulary = tokenizer if tokenizer is not None else layout.policy((iteration or 1) - 1)
+    card = foreign_credit.attribute_file(layout, parameters, rollouts, vocabulary, folder)
+    say("attribute", foreign_credit.summary(card, folder))
+
+
+_each_iteration("update", "Change the weights by the token advantages; write policy K.")
+
+
+@app.command("evaluate", rich_help_panel=LOOP)
+def evaluate(project: Project = HERE) -> None:
+    """Compare raw query, warm start, every policy and an oracle on held-out prompts."""
+    from ospo_cli.stages.evaluate import print_result
+
+    print_result(_run_stage("evaluate", project))
+
+
+_once("report", "Write one self-contained HTML page about the evaluation, the training and the credit.")
+
+
+@app.command("run", rich_help_panel=LOOP)
+def run(
+    project: Project = HERE,
+    force: Annotated[bool, typer.Option("--force", help="Run every stage, also those that are up to date.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan: each stage, and whether it would run.")] = False,
+) -> None:
+    """Run all stages of all iterations in one process; what is up to date is skipped."""
+    from ospo_cli.graph import runner
+
+    layout, parameters = opened(project)
+    if dry_run:
+        for wanted, state in runner.outlook(layout, parameters):
+            typer.echo(f"{wanted.command}: {state}")
+        return
+    ran, skipped = runner.run(layout, parameters, force)
+    say("run", f"{ran} stages run, {skipped} up to date")
+    _print_result(layout)
+
+
+@app.command("result", rich_help_panel=LOOP)
+def result(project: Project = HERE) -> None:
+    """Print the evaluation's table and where the report lies."""
+    from ospo_cli.layout import Layout
+
+    _print_result(Layout(project))
+
+
+def _print_result(layout: Any) -> None:
+    import json
+
+    from ospo_cli.errors import MissingInputError, TableError
+    from ospo_cli.stages.evaluate import print_result
+
+    path, command = layout.evaluation("summary.json"), "ospo evaluate"
+    signs: list[dict[str, str]] = []
+    try:
+        print_result(json.loads(path.read_text(encoding="utf-8")))
+        if layout.warnings().is_file():
+            path, command = layout.warnings(), "ospo report"
+            signs = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingInputError(path, "no such file", remedy="run `ospo evaluate` first") from None
+    except ValueError as error:
+        raise TableError(path, "cannot be read as JSON", found=error, remedy=f"run `{command}` again") from None
+    for sign in signs:
+        typer.echo(f"warning: {sign['name']}: {sign['found']} (threshold: {sign['threshold']}); {sign['advice']}")
+    if layout.report().is_file():
+        typer.echo(f"report: {layout.report()}")

@@ -1,0 +1,38 @@
+"""What commands share: the project's folder, the iteration, and how they say what they did."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ospo_cli.errors import shorten
+
+if TYPE_CHECKING:
+    from ospo_cli.layout import Layout
+    from ospo_cli.params import Params
+
+Project = Annotated[Path, typer.Option("--project", "-p", help="Folder that holds params.yaml.", show_default="this folder")]
+Iteration = Annotated[int, typer.Option("--iter", "-k", min=1, help="Iteration, from 1: samples from policy K-1, writes policy K.")]
+HERE = Path(".")
+
+
+def opened(project: Path) -> tuple[Layout, Params]:
+    """Return a project's paths and its checked parameters."""
+    from ospo_cli import params
+    from ospo_cli.layout import Layout
+
+    layout = Layout(project)
+    return layout, params.load(layout.params)
+
+
+def say(command: str, text: str) -> None:
+    """Write what a command did as one line on stderr; `text` may hold names of files, which may hold anything."""
+    sys.stderr.write(f"ospo {command}: {shorten(text, 1000)}\n")
+
+
+def names_of(text: str) -> list[str]:
+    """Return the names of a list that is separated by commas."""
+    return [name.strip() for name in text.split(",")] if text else []
