@@ -33,7 +33,8 @@ from ospo_cli import presets
 from ospo_cli.errors import PolicyError
 from ospo_cli.layout import Layout
 from ospo_cli.params import Policy
-from ospo_cli.policies.folder import LoadedPolicy, load_policy, render_prompt
+from ospo_cli.policies.folder import LoadedPolicy, render_prompt
+from ospo_cli.policies.opening import load_policy
 from ospo_cli.policies.pretrained import write_packaged
 from ospo_cli.policies.small_llama import write_small_llama
 from ospo_cli.sampling.causal_lm import Sampler

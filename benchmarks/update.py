@@ -32,7 +32,8 @@ import torch
 from ospo_cli.executors.usage import Usage, give_back
 from ospo_cli.params import Policy, Update
 from ospo_cli.policies import lora
-from ospo_cli.policies.folder import LoadedPolicy, load_policy
+from ospo_cli.policies.folder import LoadedPolicy
+from ospo_cli.policies.opening import load_policy
 from ospo_cli.policies.small_llama import write_small_llama
 from ospo_cli.training import gradient_step, memory_plan, update_sizes
 from ospo_cli.training.gradient_step import Rows

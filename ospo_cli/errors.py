@@ -77,6 +77,11 @@ def shorten(value: object, limit: int = 200) -> str:
     return "".join(character if is_plain(character) else character.encode("unicode_escape").decode() for character in text)
 
 
+def first_line(error: BaseException | None) -> str:
+    """Return an exception's first line of text, or its kind where it has none: what `found` says of a foreign error."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def is_plain(character: str) -> bool:
     """Tell whether a character is safe to print on a terminal: no control, format (bidi, zero width) or line separator."""
     return character.isprintable() and character not in "\u200e\u200f\u2028\u2029"

@@ -245,7 +245,8 @@ def _sampled(layout: Layout, chosen: pl.DataFrame, params: Params, request: Requ
             command = f"ospo update --iter {request.policy}" if request.policy else "ospo warm-start"
             raise OspoError(folder, "no such policy to sample", remedy=f"run `{command}`, or leave --samples and --policy out")
         return None
-    from ospo_cli.policies.folder import check_folder, content_hash, load_policy, render_prompt
+    from ospo_cli.policies.folder import check_folder, content_hash, render_prompt
+    from ospo_cli.policies.opening import load_policy
     from ospo_cli.sampling.causal_lm import Sampler
     from ospo_cli.sampling.next_token import Sampling
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ospo_cli.errors import PolicyError
+from ospo_cli.errors import PolicyError, first_line
 from ospo_cli.policies.token_pieces import TokenPieces
 
 CARD = "ospo_policy.json"
@@ -34,89 +34,18 @@ class LoadedPolicy:
     context_length: int
     content_hash: str
     device: torch.device
-    is_adapter: bool = False
     adapter_card: dict[str, Any] | None = None
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the weights are an adapter's over a base, which its card names."""
+        return self.adapter_card is not None
 
     @property
     def pad_token_id(self) -> int:
         """Id that fills unused places; always masked."""
         pad = self.tokenizer.pad_token_id
         return self.end_token_id if pad is None else int(pad)
-
-
-def load_policy(folder: Path, threads: int, *, trainable: bool = False, made_by: str = "", project: Path | None = None) -> LoadedPolicy:
-    """Return the policy of a folder; an adapter is merged into its base, or kept apart where it is to be trained.
-
-    Args:
-        folder: model folder, or adapter folder with `ospo_policy.json` that names the base.
-        threads: threads of torch.
-        trainable: full weights (or the adapter's alone) get gradients.
-        made_by: command that makes the folder, for the error where it is missing.
-        project: folder that an adapter's base path is relative to; found among the folder's parents where it is not given.
-
-    Raises:
-        PolicyError: something is missing, unreadable, unsafe (pickle, remote code) or does not belong together.
-    """
-    check_folder(folder, made_by)
-    torch.set_num_threads(threads)
-    is_adapter = (folder / "adapter_config.json").is_file()
-    tokenizer = load_tokenizer(folder)
-    if is_adapter:
-        from ospo_cli.policies import lora
-
-        model, card = lora.load_adapter(folder, project, trainable=trainable)
-    else:
-        model, card = load_model(folder), None
-        model.requires_grad_(trainable)
-    model.eval()  # dropout only where a training step turns it on
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)
-    return _loaded(folder, model, model.config, tokenizer, device, is_adapter, card)
-
-
-def read_policy(folder: Path, made_by: str = "", project: Path | None = None) -> LoadedPolicy:
-    """Return the policy of a folder without its weights (`model` is None), for a sampler that holds them elsewhere; checks are the same."""
-    from transformers import AutoConfig
-
-    check_folder(folder, made_by)
-    base, card = folder, None
-    is_adapter = (folder / "adapter_config.json").is_file()
-    if is_adapter:
-        from ospo_cli.policies import lora
-
-        base, card = lora.base_of(folder, project)
-    try:
-        config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers raises many kinds for a broken folder
-        raise PolicyError(base, "the configuration cannot be read", found=_first_line(error), remedy="restore the folder") from None
-    return _loaded(folder, None, config, load_tokenizer(folder), torch.device("cpu"), is_adapter, card)
-
-
-def _loaded(
-    folder: Path, model: Any, config: Any, tokenizer: Any, device: torch.device, is_adapter: bool, card: dict[str, Any] | None
-) -> LoadedPolicy:
-    end = tokenizer.eos_token_id
-    if end is None:
-        raise PolicyError(folder, "the tokenizer has no end token", expected="eos_token in tokenizer_config.json")
-    context = getattr(config, "max_position_embeddings", None) or 1 << 30
-    pieces = TokenPieces.from_file(folder / "tokenizer.json")
-    return LoadedPolicy(folder, model, tokenizer, pieces, int(end), int(context), content_hash(folder), device, is_adapter, card)
-
-
-def save_policy(policy: LoadedPolicy, folder: Path) -> None:
-    """Write the model (or the adapter alone) and the tokenizer into an existing folder."""
-    if policy.is_adapter:
-        from ospo_cli.policies import lora
-
-        lora.save_adapter(policy, folder)
-        return
-    for path in folder.glob("*.safetensors"):
-        path.unlink()  # never written in place: the weights in memory may be mapped from the very file
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    policy.model.save_pretrained(folder, safe_serialization=True)
-    copy_tokenizer(policy.folder, folder)
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
@@ -180,9 +109,8 @@ def check_folder(folder: Path, made_by: str = "") -> None:
 def load_model(folder: Path, **options: Any) -> Any:
     """Return the folder's causal language model in float32, in evaluation mode; `options` are further ones of `from_pretrained`."""
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    hide_progress_bars()
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -195,7 +123,7 @@ def load_model(folder: Path, **options: Any) -> Any:
         )
     except Exception as error:  # transformers raises many kinds for a broken folder
         raise PolicyError(
-            folder, "the model cannot be loaded", found=_first_line(error), remedy="restore the folder or make it again"
+            folder, "the model cannot be loaded", found=first_line(error), remedy="restore the folder or make it again"
         ) from None
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if loading.get(problem):
@@ -207,6 +135,13 @@ def load_model(folder: Path, **options: Any) -> Any:
     return model.eval()
 
 
+def hide_progress_bars() -> None:
+    """Keep transformers' own bars off the terminal."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def load_tokenizer(folder: Path) -> Any:
     """Return the folder's tokenizer; it must carry a chat template."""
     from transformers import AutoTokenizer
@@ -215,7 +150,7 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
     except Exception as error:
         raise PolicyError(
-            folder, "the tokenizer cannot be loaded", found=_first_line(error), remedy="restore the folder or make it again"
+            folder, "the tokenizer cannot be loaded", found=first_line(error), remedy="restore the folder or make it again"
         ) from None
     if not tokenizer.chat_template:
         raise PolicyError(
@@ -269,7 +204,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PolicyError(
-            path, "cannot be read as JSON", found=_first_line(error), remedy="restore the file or make the folder again"
+            path, "cannot be read as JSON", found=first_line(error), remedy="restore the file or make the folder again"
         ) from None
     if not isinstance(content, dict):
         raise PolicyError(path, "is no JSON object", found=type(content).__name__)
@@ -328,9 +263,5 @@ class replacing_folder:
 
 def _unwritable(folder: Path, error: BaseException | None) -> PolicyError:
     return PolicyError(
-        folder, "cannot be written", found=_first_line(error), remedy="free space or mend the permissions, then run the command again"
+        folder, "cannot be written", found=first_line(error), remedy="free space or mend the permissions, then run the command again"
     )
-
-
-def _first_line(error: BaseException | None) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -65,7 +65,7 @@ class _Adapted(torch.autograd.Function):
     """[tokens, in] to [tokens, out]: x Wᵀ + b + s (x Aᵀ) Bᵀ; W and b are frozen."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         inputs: torch.Tensor,
         weight: torch.Tensor,
@@ -80,7 +80,7 @@ class _Adapted(torch.autograd.Function):
         return torch.nn.functional.linear(inputs, weight, bias).addmm_(narrow, up.t(), alpha=scaling)
 
     @staticmethod
-    def backward(ctx: Any, outputs: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, outputs: torch.Tensor) -> tuple[Any, ...]:
         inputs, narrow, weight, down, up = ctx.saved_tensors
         of_narrow = (outputs @ up).mul_(ctx.scaling)
         of_inputs = (outputs @ weight).addmm_(of_narrow, down) if ctx.needs_input_grad[0] else None

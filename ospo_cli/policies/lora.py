@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 
-from ospo_cli.errors import PolicyError
+from ospo_cli.errors import PolicyError, first_line
 from ospo_cli.params import Policy
 from ospo_cli.policies import folder as folders
 from ospo_cli.policies import four_bits, fused_adapter
+from ospo_cli.policies.pretrained import PACKAGED
 from ospo_cli.policies.small_llama import torch_generator
 
 WEIGHTS = "adapter_model.safetensors"
@@ -29,7 +30,7 @@ CONFIGURATION = "adapter_config.json"
 def write_fresh_adapter(target: Path, base: Path, project: Path, policy: Policy, seed: int) -> None:
     """Write an adapter that changes nothing yet (B is zero), with the base's tokenizer."""
     model = _wrap(four_bits.load_quantized(base) if policy.load_in_4bit else folders.load_model(base), policy, seed)
-    _write(model, target, _card(base, project, policy))
+    write_adapter(model, target, _card(base, project, policy))
     folders.copy_tokenizer(base, target)
 
 
@@ -37,7 +38,7 @@ def with_fresh_adapter(policy: folders.LoadedPolicy, project: Path, settings: Po
     """Return the loaded full-weight policy under an adapter that changes nothing yet; only the adapter trains."""
     model = _wrap(policy.model, settings, seed).to(policy.device)
     fused_adapter.fuse(model)
-    return dataclasses.replace(policy, model=model, is_adapter=True, adapter_card=_card(policy.folder, project, settings))
+    return dataclasses.replace(policy, model=model, adapter_card=_card(policy.folder, project, settings))
 
 
 def load_adapter(folder: Path, project: Path | None, *, trainable: bool) -> tuple[Any, dict[str, Any]]:
@@ -55,13 +56,16 @@ def load_adapter(folder: Path, project: Path | None, *, trainable: bool) -> tupl
     except PolicyError:
         raise
     except Exception as error:  # peft and safetensors raise many kinds for a broken folder
-        raise PolicyError(
-            folder, "the adapter cannot be loaded", found=(str(error).strip() or type(error).__name__).splitlines()[0]
-        ) from None
+        raise PolicyError(folder, "the adapter cannot be loaded", found=first_line(error)) from None
     if not trainable:
         return model.merge_and_unload(), card
     fused_adapter.fuse(model)
     return model, card
+
+
+def is_adapter(folder: Path) -> bool:
+    """Tell whether a policy folder holds an adapter."""
+    return (folder / CONFIGURATION).is_file()
 
 
 def base_of(folder: Path, project: Path | None) -> tuple[Path, dict[str, Any]]:
@@ -97,14 +101,6 @@ def _base_model(base: Path, card: dict[str, Any], trainable: bool) -> Any:
     return model if trainable else four_bits.dequantized(model)
 
 
-def save_adapter(policy: folders.LoadedPolicy, folder: Path) -> None:
-    """Write adapter, card and tokenizer."""
-    if policy.adapter_card is None:
-        raise PolicyError(folder, "adapter without a card")
-    _write(policy.model, folder, policy.adapter_card)
-    folders.copy_tokenizer(policy.folder, folder)
-
-
 def weights_hash(base: Path) -> str:
     """Return the SHA-256 over the base's weight files; one file's own hash where there is one."""
     paths = sorted(path for path in base.glob("*.safetensors") if path.name != folders.OPTIMIZER)
@@ -122,7 +118,7 @@ def _wrap(model: Any, policy: Policy, seed: int) -> Any:
 
     config = LoraConfig(
         r=policy.lora_rank,
-        lora_alpha=policy.lora_alpha,  # type: ignore[arg-type]
+        lora_alpha=policy.lora_alpha,
         lora_dropout=policy.lora_dropout,
         target_modules="all-linear",
         bias="none",
@@ -149,7 +145,8 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _write(model: Any, folder: Path, card: dict[str, Any]) -> None:
+def write_adapter(model: Any, folder: Path, card: dict[str, Any]) -> None:
+    """Write the adapter with its card; the tokenizer is not its own."""
     # The path within the project, not this machine's: equal adapters give equal files.
     model.peft_config["default"].base_model_name_or_path = card["base"]
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
@@ -179,11 +176,6 @@ def _base_folder(folder: Path, project: Path | None, base: str) -> Path:
     for home in homes:
         if (home / base).is_dir():
             return home / base
-    raise PolicyError(folder, "the base that the adapter belongs to is missing", found=f"no folder {base}", remedy=_remedy(base))
-
-
-def _remedy(base: str) -> str | None:
     name = Path(base).name
-    from ospo_cli.policies.pretrained import PACKAGED
-
-    return f"run `ospo fetch-policy {name}`" if name in PACKAGED else "put it back in place"
+    remedy = f"run `ospo fetch-policy {name}`" if name in PACKAGED else "put it back in place"
+    raise PolicyError(folder, "the base that the adapter belongs to is missing", found=f"no folder {base}", remedy=remedy)

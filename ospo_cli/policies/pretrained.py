@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ospo_cli.errors import PolicyError
-from ospo_cli.policies.folder import CARD, file_hash, write_json
+from ospo_cli.policies.folder import CARD, file_hash, hide_progress_bars, write_json
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,8 @@ def write_packaged(name: str, folder: Path) -> dict[str, Any]:
             remedy="install the package again",
         )
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    hide_progress_bars()
     read = AutoModelForCausalLM.from_pretrained(home, gguf_file=source.file, dtype=torch.float32)
     config = read.config
     # transformers refuses to save what was read from a quantised file: the numbers move into a plain model of the same shape.

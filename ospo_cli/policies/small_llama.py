@@ -11,6 +11,7 @@ import torch
 from ospo_cli.errors import ParameterError
 from ospo_cli.maths import seeding
 from ospo_cli.params import Policy
+from ospo_cli.policies.folder import hide_progress_bars
 
 START, END = "<|im_start|>", "<|im_end|>"
 # Tags are ordinary text in the completion, spelled by one token each: they stay when special tokens are left out.
@@ -25,9 +26,7 @@ CONTEXT_LENGTH = 2048
 
 def write_small_llama(texts: Iterable[str], policy: Policy, seed: int, folder: Path) -> None:
     """Write a model folder: tokenizer trained on `texts`, Llama with the sizes of `policy`, weights from `seed`."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
+    hide_progress_bars()
     tokenizer = train_tokenizer(texts, policy.vocabulary_size)
     model = build_model(policy, len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, seed)
     tokenizer.save_pretrained(folder)

@@ -7,10 +7,11 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
-from ospo_cli.errors import PolicyError
+from ospo_cli.errors import PolicyError, first_line
 
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 
@@ -69,9 +70,7 @@ class TokenPieces:
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust side raises plain Exception
-            raise PolicyError(
-                path, "cannot be read as a tokenizer", found=str(error).splitlines()[0] if str(error) else type(error).__name__
-            ) from None
+            raise PolicyError(path, "cannot be read as a tokenizer", found=first_line(error)) from None
         return cls(tokenizer, path)
 
     @cached_property
@@ -129,7 +128,7 @@ class TokenPieces:
         return token.encode()
 
 
-def _scheme(kind: str, decoder: list[dict], pre_tokenizer: list[dict]) -> tuple[str, str]:
+def _scheme(kind: str, decoder: list[dict[str, Any]], pre_tokenizer: list[dict[str, Any]]) -> tuple[str, str]:
     """Return the scheme and its mark (what stands for a blank or joins pieces); an empty scheme where there is no exact one."""
     by_type = {str(part.get("type")): part for part in decoder}
     if "ByteLevel" in by_type:
@@ -150,7 +149,7 @@ def _scheme(kind: str, decoder: list[dict], pre_tokenizer: list[dict]) -> tuple[
     return "", ""
 
 
-def _parts(part: dict | None, name: str) -> list[dict]:
+def _parts(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
     """Return the steps of a decoder or pre-tokenizer, sequences taken apart."""
     if part is None:
         return []

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ospo_cli.params import Params, Rollout
-from ospo_cli.policies.folder import LoadedPolicy, load_policy, read_policy
+from ospo_cli.policies.folder import LoadedPolicy
+from ospo_cli.policies.opening import load_policy, read_policy
 from ospo_cli.sampling.next_token import Sampling
 from ospo_cli.sampling.sampler import CompletionSampler
 

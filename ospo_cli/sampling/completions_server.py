@@ -25,7 +25,7 @@ class ServerSampler:
     and cuts, so that only temperature 1 without cuts is drawn, where both are the same.
 
     Args:
-        policy: folder.read_policy of the folder that the server holds.
+        policy: opening.read_policy of the folder that the server holds.
         settings: section rollout.server.
 
     Raises:

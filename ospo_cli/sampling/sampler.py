@@ -25,7 +25,7 @@ class SampledRow:
 
 
 class CompletionSampler(Protocol):
-    """Draws rollout groups. `policy` may be without weights (folder.read_policy) where another process or a server holds them."""
+    """Draws rollout groups. `policy` may be without weights (opening.read_policy) where another process or a server holds them."""
 
     policy: LoadedPolicy
 

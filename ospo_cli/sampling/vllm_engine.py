@@ -43,7 +43,7 @@ class VllmSampler:
     rows the engine cannot score.
 
     Args:
-        policy: folder.read_policy of the folder that is sampled.
+        policy: opening.read_policy of the folder that is sampled.
         settings: section rollout.vllm.
         context_length: prompt and new tokens of the longest rollout that will be asked for.
         threads: of the engine, on a CPU.

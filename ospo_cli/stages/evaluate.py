@@ -279,7 +279,8 @@ class _Answers:
 
     def sample(self, payload: tuple[str, Path, pl.DataFrame]) -> dict[str, pl.DataFrame]:
         """Return table completions of one shard; queries are composed later, so that composition is no part of the cache."""
-        from ospo_cli.policies.folder import load_policy, render_prompt
+        from ospo_cli.policies.folder import render_prompt
+        from ospo_cli.policies.opening import load_policy
         from ospo_cli.sampling.causal_lm import Sampler
         from ospo_cli.sampling.next_token import Sampling
 

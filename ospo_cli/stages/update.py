@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[str, Any]:
     """Read rollouts, what is learned from them, and policy k-1; write policy k and the metrics of its training."""
     from ospo_cli.policies import folder as folders
+    from ospo_cli.policies.opening import load_policy, save_policy
     from ospo_cli.policies.starting_point import adapted
     from ospo_cli.training import gradient_step, update_sizes
     from ospo_cli.training.memory_plan import check_memory
@@ -45,7 +46,7 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
 
     @functools.cache
     def behavior() -> LoadedPolicy:
-        return folders.load_policy(predecessor, params.policy.threads, trainable=True, made_by=made_by, project=layout.root)
+        return load_policy(predecessor, params.policy.threads, trainable=True, made_by=made_by, project=layout.root)
 
     rollouts, advantages, pairs = learned_from(layout, params, iteration, behavior)
     sampled = to_rows(rollouts, advantages, params.rollout, iteration)
@@ -110,7 +111,7 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
         metrics["reference_kl"] = reference_kl
     steps = metrics.pop("steps")
     with folders.replacing_folder(layout.policy(iteration)) as temporary:
-        folders.save_policy(policy, temporary)
+        save_policy(policy, temporary)
         training.save_moments(temporary / folders.OPTIMIZER)
     with parquet.replacing(layout.iteration(iteration, "update_steps.json")) as temporary:
         temporary.write_text(json.dumps(steps, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -262,7 +263,7 @@ def _with_reference(layout: Layout, rows: Rows, params: parameters.Params, itera
 
     Where it does not, the divergence of the sampling policy is measured on a few rollout groups; in iteration 1 that is policy 000 itself.
     """
-    from ospo_cli.policies import folder as folders
+    from ospo_cli.policies.opening import load_policy
     from ospo_cli.training.gradient_step import logprobs_of
     from ospo_cli.training.policy_loss import k3
 
@@ -271,7 +272,7 @@ def _with_reference(layout: Layout, rows: Rows, params: parameters.Params, itera
     is_measured = settings.reference_groups > 0 and iteration > 1
     if not is_needed and not is_measured:
         return rows, "", None
-    reference = folders.load_policy(layout.policy(0), params.policy.threads, made_by="ospo warm-start", project=layout.root)
+    reference = load_policy(layout.policy(0), params.policy.threads, made_by="ospo warm-start", project=layout.root)
     if is_needed:
         found = logprobs_of(reference, rows, settings.tokens_per_micro_batch, settings.precision)
         return dataclasses.replace(rows, reference_logprobs=found), reference.content_hash, None

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from ospo_cli import params as parameters
-from ospo_cli.errors import ParameterError, TableError
+from ospo_cli.errors import ParameterError, TableError, first_line
 from ospo_cli.executors.local import content_key
 from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
@@ -28,6 +28,7 @@ MADE_BY = "ospo prepare-data"
 def execute(layout: Layout, params: parameters.Params) -> dict[str, Any]:
     """Read prompts and teacher pairs; write policy 000 with its metrics. A run that was cut off resumes from its last checkpoint."""
     from ospo_cli.policies import folder as folders
+    from ospo_cli.policies.opening import load_policy, save_policy
     from ospo_cli.policies.starting_point import write_starting_point
 
     settings = params.warm_start
@@ -38,9 +39,9 @@ def execute(layout: Layout, params: parameters.Params) -> dict[str, Any]:
     with folders.replacing_folder(target) as temporary:
         write_starting_point(temporary, layout.root, params.policy, params.train.seed, lambda: tokenizer_texts(layout, prompts, pairs))
         if metrics["steps"]:
-            policy = folders.load_policy(temporary, params.policy.threads, trainable=True, project=layout.root)
+            policy = load_policy(temporary, params.policy.threads, trainable=True, project=layout.root)
             metrics |= warm_start(policy, prompts, pairs, params, layout.cache / "warm_start")
-            folders.save_policy(policy, temporary)
+            save_policy(policy, temporary)
         # No durations in this file: it lies in the policy folder, and equal input is to give equal bytes there.
         folders.write_json(temporary / "warm_start_metrics.json", metrics)
     return metrics
@@ -244,7 +245,7 @@ def _read_pairs_file(path: Path, name: str) -> pl.DataFrame:
     try:
         pairs = pl.read_parquet(path, hive_partitioning=False, glob=False)
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        raise TableError(path, "cannot be read as Parquet", found=str(error).strip().splitlines()[0]) from None
+        raise TableError(path, "cannot be read as Parquet", found=first_line(error)) from None
     if "pair_index" not in pairs.columns and "prompt_id" in pairs.columns:
         pairs = pairs.with_columns(pl.int_range(pl.len(), dtype=pl.Int32).over("prompt_id").alias("pair_index"))
     return parquet.check(pairs, schemas.TEACHER_PAIRS, where=path)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from ospo_cli.errors import MissingInputError, TableError
+from ospo_cli.errors import MissingInputError, TableError, first_line
 from ospo_cli.tables.schemas import ROLLOUTS, Table
 
 
@@ -29,7 +29,7 @@ def read(path: Path, table: Table, made_by: str = "") -> pl.DataFrame:
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         remedy = f"delete it and run `{made_by}` again" if made_by else "restore the file"
         raise TableError(
-            path, "cannot be read as Parquet", found=_first_line(error), expected=f"table {table.name}", remedy=remedy
+            path, "cannot be read as Parquet", found=first_line(error), expected=f"table {table.name}", remedy=remedy
         ) from None
     return check(frame, table, where=path, made_by=made_by)
 
@@ -79,7 +79,7 @@ def read_undeclared(path: Path, what: str) -> pl.DataFrame:
     try:
         return pl.read_parquet(path, hive_partitioning=False, glob=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
-        raise TableError(path, "cannot be read as Parquet", found=_first_line(error), expected=what) from None
+        raise TableError(path, "cannot be read as Parquet", found=first_line(error), expected=what) from None
 
 
 def write(frame: pl.DataFrame, path: Path, table: Table, metadata: dict[str, str] | None = None) -> None:
@@ -173,7 +173,7 @@ class replacing:
             raise TableError(
                 self.path,
                 "cannot be written",
-                found=_first_line(error),
+                found=first_line(error),
                 remedy="free space or mend the permissions, then run the command again",
             ) from None
         self.temporary = Path(name)
@@ -193,10 +193,6 @@ class replacing:
             raise TableError(
                 self.path,
                 "cannot be written",
-                found=_first_line(error),
+                found=first_line(error),
                 remedy="free space or mend the permissions, then run the command again",
             ) from None
-
-
-def _first_line(error: BaseException | None) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from ospo_cli.errors import PolicyError, TableError
+from ospo_cli.errors import PolicyError, TableError, first_line
 from ospo_cli.policies.folder import LoadedPolicy, render_prompt
 from ospo_cli.tables.schemas import PREFERENCE_PAIRS, ROLLOUTS, TARGETS
 from ospo_cli.text.answers import find_answer
@@ -33,7 +33,7 @@ def read_examples(path: Path, objective: str, prompts: pl.DataFrame) -> pl.DataF
     try:
         rows = pl.read_parquet(path, hive_partitioning=False, glob=False)
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        raise TableError(path, "cannot be read as Parquet", found=str(error).strip().splitlines()[0]) from None
+        raise TableError(path, "cannot be read as Parquet", found=first_line(error)) from None
     for name in columns:
         if name not in rows.columns or rows.schema[name] != pl.String:
             found = f"{name}: {rows.schema[name]}" if name in rows.columns else f"columns {', '.join(rows.columns)}"

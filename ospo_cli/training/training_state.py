@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ospo_cli.errors import PolicyError
+from ospo_cli.errors import PolicyError, first_line
 from ospo_cli.tables import parquet
 
 
@@ -151,5 +151,5 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise PolicyError(
-            path, "cannot be read as safetensors", found=str(error).splitlines()[0], remedy="delete it and run the command again"
+            path, "cannot be read as safetensors", found=first_line(error), remedy="delete it and run the command again"
         ) from None

@@ -14,7 +14,7 @@ from ospo_cli import params as parameters
 from ospo_cli import presets
 from ospo_cli.instruments import export
 from ospo_cli.layout import Layout
-from ospo_cli.policies.folder import load_policy
+from ospo_cli.policies.opening import load_policy
 from ospo_cli.policies.token_pieces import TokenPieces
 from ospo_cli.stages import update
 from ospo_cli.tables import parquet, schemas

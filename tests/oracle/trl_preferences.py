@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from ospo_cli.layout import Layout
-from ospo_cli.policies.folder import load_policy
+from ospo_cli.policies.opening import load_policy
 from ospo_cli.stages import update
 from ospo_cli.tables import parquet, schemas
 from ospo_cli.training import gradient_step

@@ -1,6 +1,6 @@
 import pytest
 
-from ospo_cli.policies.folder import load_policy
+from ospo_cli.policies.opening import load_policy
 from tests.policies.tiny import write_tiny_policy
 
 

@@ -12,6 +12,7 @@ from ospo_cli.instruments import merge
 from ospo_cli.policies import folder as folders
 from ospo_cli.policies.four_bits import check_quantization, dequantized, load_quantized
 from ospo_cli.policies.lora import write_fresh_adapter
+from ospo_cli.policies.opening import load_policy, save_policy
 from ospo_cli.policies.small_llama import write_small_llama
 from ospo_cli.stages import rollout, update
 from ospo_cli.training import token_batches
@@ -67,13 +68,13 @@ def test_the_base_lies_in_4_bits_and_close_to_its_float32_values(base):
 
 
 def test_training_over_4_bits_has_the_likelihoods_and_gradients_of_the_values_they_stand_for(project):
-    packed = folders.load_policy(project.policy(0), 1, trainable=True, project=project.root)
+    packed = load_policy(project.policy(0), 1, trainable=True, project=project.root)
     with torch.no_grad():
         for name, weight in packed.model.named_parameters():
             if "lora_B" in name:
                 weight.normal_(std=0.05, generator=torch.Generator().manual_seed(3))
     project.policy(1).mkdir()
-    folders.save_policy(packed, project.policy(1))
+    save_policy(packed, project.policy(1))
     card = json.loads((project.policy(1) / folders.CARD).read_text(encoding="utf-8"))
     assert card["bits"] == 4
     plain_base = dequantized(load_quantized(project.root / "data/pretrained/tiny"))
@@ -87,15 +88,15 @@ def test_training_over_4_bits_has_the_likelihoods_and_gradients_of_the_values_th
         "base": "plain", "base_sha256": weights_hash(project.root / "plain"),
     }  # fmt: skip
     folders.write_json(project.policy(2) / folders.CARD, changed)
-    plain = folders.load_policy(project.policy(2), 1, trainable=True, project=project.root)
+    plain = load_policy(project.policy(2), 1, trainable=True, project=project.root)
     assert torch.allclose(logprobs(packed), logprobs(plain), atol=1e-5)
     assert torch.allclose(gradients(packed), gradients(plain), atol=1e-5)
-    sampler = folders.load_policy(project.policy(1), 1, project=project.root)
+    sampler = load_policy(project.policy(1), 1, project=project.root)
     assert torch.allclose(logprobs(sampler), logprobs(plain), atol=1e-5)
 
 
 def test_only_the_adapter_trains_and_the_4_bits_stay(project):
-    policy = folders.load_policy(project.policy(0), 1, trainable=True, project=project.root)
+    policy = load_policy(project.policy(0), 1, trainable=True, project=project.root)
     before = [bytes(weight.numpy().tobytes()) for weight in policy.model.parameters() if weight.dtype == torch.uint8]
     training = Training(policy.model, 1e-2, 0.0, 1.0)
     start = logprobs(policy).mean().item()
@@ -135,4 +136,4 @@ def test_4_bits_without_bitsandbytes_are_refused_before_anything_is_written(proj
     with pytest.raises(PolicyError, match=r"need the package bitsandbytes: found not installed; pip install 'ospo\[qlora\]'"):
         check_quantization(params().policy)
     with pytest.raises(PolicyError, match="adapter over a base in 4 bits needs the package bitsandbytes"):
-        folders.load_policy(project.policy(0), 1, trainable=True, project=project.root)
+        load_policy(project.policy(0), 1, trainable=True, project=project.root)

@@ -9,6 +9,7 @@ from ospo_cli.instruments import merge
 from ospo_cli.layout import Layout
 from ospo_cli.policies import folder as folders
 from ospo_cli.policies.lora import write_fresh_adapter
+from ospo_cli.policies.opening import load_policy, save_policy
 from ospo_cli.training import token_batches
 from ospo_cli.training.token_batches import Group
 from ospo_cli.training.token_logprobs import token_logprobs
@@ -35,19 +36,19 @@ def logprobs(policy):
 
 
 def trained(project):
-    policy = folders.load_policy(project / "data/policies/000", threads=1, trainable=True)
+    policy = load_policy(project / "data/policies/000", threads=1, trainable=True)
     training = Training(policy.model, 1e-2, 0.0, 1.0)
     for _ in range(3):
         (-logprobs(policy).mean()).backward()
         training.step(1e-2)
     target = project / "data/policies/001"
     target.mkdir()
-    folders.save_policy(policy, target)
+    save_policy(policy, target)
     return policy, training, target
 
 
 def test_a_fresh_adapter_changes_nothing(project, tiny_policy):
-    policy = folders.load_policy(project / "data/policies/000", threads=1)
+    policy = load_policy(project / "data/policies/000", threads=1)
     assert torch.allclose(logprobs(policy), logprobs(tiny_policy), atol=1e-6)
 
 
@@ -60,7 +61,7 @@ def test_fresh_adapters_of_one_seed_are_equal_in_bytes(project):
 
 def test_a_trained_adapter_saved_loaded_and_merged_gives_the_log_probabilities_it_was_trained_to(project, tiny_policy):
     policy, _, target = trained(project)
-    merged = folders.load_policy(target, threads=1)
+    merged = load_policy(target, threads=1)
     assert torch.allclose(logprobs(merged), logprobs(policy), atol=1e-5)
     assert not torch.allclose(logprobs(merged), logprobs(tiny_policy), atol=1e-2)
 
@@ -107,7 +108,7 @@ def test_a_merged_policy_needs_neither_base_nor_adapter_and_says_what_it_was_mad
     )
     shutil.rmtree(project / "data/pretrained/tiny")
     shutil.rmtree(target)
-    merged = folders.load_policy(project / "data/merged/001", threads=1)
+    merged = load_policy(project / "data/merged/001", threads=1)
     assert torch.allclose(logprobs(merged), logprobs(policy), atol=1e-5)
     assert (card["kind"], card["base_sha256"], card["adapter_sha256"]) == ("merged", *expected)
     assert made["folder"].endswith("data/merged/001")
@@ -136,23 +137,23 @@ def test_another_base_is_refused(project):
         stream.seek(-4, 2)
         stream.write(b"\0\0\0\x3f")
     with pytest.raises(PolicyError, match="adapter of other base weights"):
-        folders.load_policy(project / "data/policies/000", threads=1)
+        load_policy(project / "data/policies/000", threads=1)
 
 
 def test_a_missing_base_is_named(project):
     shutil.rmtree(project / "data/pretrained/tiny")
     with pytest.raises(PolicyError, match="no folder data/pretrained/tiny"):
-        folders.load_policy(project / "data/policies/000", threads=1)
+        load_policy(project / "data/policies/000", threads=1)
 
 
 def test_an_adapter_without_a_card_is_refused(project):
     (project / "data/policies/000/ospo_policy.json").unlink()
     with pytest.raises(PolicyError, match="does not name its base"):
-        folders.load_policy(project / "data/policies/000", threads=1)
+        load_policy(project / "data/policies/000", threads=1)
 
 
 def test_a_project_may_be_moved(project, tmp_path_factory):
     moved = tmp_path_factory.mktemp("elsewhere") / "moved"
-    before = logprobs(folders.load_policy(project / "data/policies/000", threads=1))
+    before = logprobs(load_policy(project / "data/policies/000", threads=1))
     shutil.move(project, moved)
-    assert torch.equal(before, logprobs(folders.load_policy(moved / "data/policies/000", threads=1)))
+    assert torch.equal(before, logprobs(load_policy(moved / "data/policies/000", threads=1)))

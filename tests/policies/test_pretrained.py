@@ -6,7 +6,8 @@ from ospo_cli.errors import PolicyError
 from ospo_cli.instruments import fetch_policy
 from ospo_cli.layout import Layout
 from ospo_cli.policies import pretrained
-from ospo_cli.policies.folder import load_policy, render_prompt
+from ospo_cli.policies.folder import render_prompt
+from ospo_cli.policies.opening import load_policy
 from ospo_cli.sampling.causal_lm import Sampler
 from ospo_cli.sampling.next_token import Sampling
 

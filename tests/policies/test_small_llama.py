@@ -1,7 +1,8 @@
 import pytest
 
 from ospo_cli.errors import ParameterError
-from ospo_cli.policies.folder import load_policy, render_prompt
+from ospo_cli.policies.folder import render_prompt
+from ospo_cli.policies.opening import load_policy
 from ospo_cli.policies.small_llama import train_tokenizer, write_small_llama
 from tests.policies.tiny import TEXTS, folder_bytes, tiny_params
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from ospo_cli.errors import PolicyError
-from ospo_cli.policies.folder import load_policy, render_prompt
+from ospo_cli.policies.folder import render_prompt
+from ospo_cli.policies.opening import load_policy
 from ospo_cli.sampling.causal_lm import HuggingFaceDecoder, Sampler
 from ospo_cli.sampling.next_token import Sampling
 from ospo_cli.training import token_batches

@@ -8,7 +8,8 @@ import pytest
 from ospo_cli import params as parameters
 from ospo_cli.errors import ParameterError, PolicyError
 from ospo_cli.layout import Layout
-from ospo_cli.policies.folder import read_policy, render_prompt
+from ospo_cli.policies.folder import render_prompt
+from ospo_cli.policies.opening import read_policy
 from ospo_cli.sampling.completions_server import ServerSampler
 from ospo_cli.sampling.next_token import Sampling
 from ospo_cli.sampling.vllm_engine import request_seed

@@ -9,7 +9,8 @@ import pytest
 
 from ospo_cli import params as parameters
 from ospo_cli.errors import ParameterError, PolicyError
-from ospo_cli.policies.folder import load_policy, read_policy, render_prompt
+from ospo_cli.policies.folder import render_prompt
+from ospo_cli.policies.opening import load_policy, read_policy
 from ospo_cli.sampling import vllm_engine
 from ospo_cli.sampling.next_token import Sampling
 from ospo_cli.sampling.vllm_engine import VllmSampler, engine_arguments, request_seed

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ospo_cli import presets
-from ospo_cli.policies.folder import load_policy
+from ospo_cli.policies.opening import load_policy
 from ospo_cli.stages import rollout, update
 from ospo_cli.training import gradient_step, token_batches
 from ospo_cli.training.training_state import Training

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ospo_cli.errors import MissingInputError, PolicyError, TableError
-from ospo_cli.policies.folder import load_policy
+from ospo_cli.policies.opening import load_policy
 from ospo_cli.stages import rollout, update
 from ospo_cli.stages.update import to_rows
 from ospo_cli.tables import parquet, schemas

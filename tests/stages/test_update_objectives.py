@@ -11,7 +11,8 @@ import torch
 from ospo_cli import presets
 from ospo_cli.errors import ParameterError, PolicyError, TableError
 from ospo_cli.params import from_mapping, to_mapping
-from ospo_cli.policies.folder import load_policy, render_prompt
+from ospo_cli.policies.folder import render_prompt
+from ospo_cli.policies.opening import load_policy
 from ospo_cli.stages import rollout, update
 from ospo_cli.tables import parquet, schemas
 from ospo_cli.training import gradient_step

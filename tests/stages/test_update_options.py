@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ospo_cli import presets
 from ospo_cli.errors import PolicyError
 from ospo_cli.maths import seeding
-from ospo_cli.policies.folder import load_policy
+from ospo_cli.policies.opening import load_policy
 from ospo_cli.stages import rollout, update
 from ospo_cli.tables import parquet, schemas
 from ospo_cli.training import gradient_step, memory_plan, token_batches, token_logprobs
@@ -311,7 +311,7 @@ import numpy as np
 from ospo_cli.executors.usage import peak_bytes  # of this process: ru_maxrss begins with that of the one that started it
 from ospo_cli.params import Policy, Update
 from ospo_cli.policies import gradient_step, memory_plan, small_llama, update_sizes
-from ospo_cli.policies.folder import load_policy
+from ospo_cli.policies.opening import load_policy
 from ospo_cli.policies.gradient_step import Rows
 from ospo_cli.policies.token_batches import Group
 from ospo_cli.policies.training_state import Training

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ospo_cli.policies.folder import load_policy
+from ospo_cli.policies.opening import load_policy
 from ospo_cli.stages import rollout
 from ospo_cli.stages.update import to_rows
 from ospo_cli.tables import parquet, schemas

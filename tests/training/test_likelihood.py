@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ospo_cli.policies.folder import load_policy
+from ospo_cli.policies.opening import load_policy
 from ospo_cli.training import gradient_step, token_batches
 from ospo_cli.training.gradient_step import Rows
 from ospo_cli.training.likelihood import imitation_weights, preference_weights

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ospo_cli.policies.folder import load_policy
+from ospo_cli.policies.opening import load_policy
 from ospo_cli.training import token_batches
 from ospo_cli.training.token_batches import Group
 from ospo_cli.training.token_logprobs import token_logprobs

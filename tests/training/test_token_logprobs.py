@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ospo_cli.policies.folder import load_policy
+from ospo_cli.policies.opening import load_policy
 from ospo_cli.training import token_batches, token_logprobs
 from ospo_cli.training.token_batches import Group
 

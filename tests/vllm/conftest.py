@@ -7,8 +7,9 @@ import os
 import pytest
 
 from ospo_cli import params as parameters
-from ospo_cli.policies.folder import load_policy, read_policy, replacing_folder
+from ospo_cli.policies.folder import replacing_folder
 from ospo_cli.policies.lora import write_fresh_adapter
+from ospo_cli.policies.opening import load_policy, read_policy
 from ospo_cli.policies.small_llama import write_small_llama
 from ospo_cli.sampling.vllm_engine import PYTHON, VllmSampler
 from tests.policies.tiny import TEXTS, tiny_params, write_prepared

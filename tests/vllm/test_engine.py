@@ -13,7 +13,8 @@ import torch
 
 from ospo_cli import params as parameters
 from ospo_cli.errors import PolicyError
-from ospo_cli.policies.folder import load_policy, read_policy, render_prompt
+from ospo_cli.policies.folder import render_prompt
+from ospo_cli.policies.opening import load_policy, read_policy
 from ospo_cli.policies.pretrained import write_packaged
 from ospo_cli.sampling.causal_lm import Sampler
 from ospo_cli.sampling.next_token import Sampling

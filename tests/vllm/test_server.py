@@ -13,7 +13,7 @@ import pytest
 
 from ospo_cli import params as parameters
 from ospo_cli.errors import PolicyError
-from ospo_cli.policies.folder import read_policy
+from ospo_cli.policies.opening import read_policy
 from ospo_cli.sampling.completions_server import ServerSampler
 from ospo_cli.sampling.vllm_engine import PYTHON
 from tests.vllm.test_engine import BOUND, difference, sampled

@@ -91,7 +91,7 @@ def execute(
         ParameterError: an unknown name, or a size that cannot be cut in two.
         CreditError: fewer than two prompts have a gradient in both halves.
     """
-    from ospo_cli.policies.folder import load_policy
+    from ospo_cli.policies.opening import load_policy
     from ospo_cli.policies.starting_point import adapted
     from ospo_cli.stages import attribute, rollout, score_coalitions, segment, update
 

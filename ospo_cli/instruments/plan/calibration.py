@@ -158,6 +158,7 @@ def _prepare(layout: Layout, folder: Path, params: Params, measures: Measures) -
 def _policy(layout: Layout, scratch: _Scratch, params: Params, prompts: pl.DataFrame, measures: Measures) -> list[str]:
     """Measure the start of a policy and some steps of its warm start; leave policy 000; return the teacher's answers."""
     from ospo_cli.policies import folder as folders
+    from ospo_cli.policies.opening import load_policy, save_policy
     from ospo_cli.policies.starting_point import write_starting_point
     from ospo_cli.stages import warm_start
 
@@ -172,7 +173,7 @@ def _policy(layout: Layout, scratch: _Scratch, params: Params, prompts: pl.DataF
         write_starting_point(
             target, scratch.root, params.policy, params.train.seed, lambda: warm_start.tokenizer_texts(scratch, prompts, pairs)
         )
-        policy = folders.load_policy(target, params.policy.threads, trainable=True, project=scratch.root)
+        policy = load_policy(target, params.policy.threads, trainable=True, project=scratch.root)
     measures.weights = sum(weight.numel() for weight in policy.model.parameters())
     measures.prompt_tokens = float(np.mean([len(folders.render_prompt(policy, text)) for text in prompts["prompt"].head(64).to_list()]))
     measures.teacher_pairs = pairs.height
@@ -194,7 +195,7 @@ def _policy(layout: Layout, scratch: _Scratch, params: Params, prompts: pl.DataF
 
         _unit(cost, train, 1, 1 + more)
     with Usage() as saving:
-        folders.save_policy(policy, target)
+        save_policy(policy, target)
     cost.seconds, cost.cpu_seconds = cost.seconds + saving.seconds, cost.cpu_seconds + saving.cpu_seconds
     cost.bytes = _size(target)
     if (layout.policy(0) / "tokenizer.json").is_file():
@@ -215,7 +216,8 @@ def _sample(
     layout: Layout, scratch: _Scratch, params: Params, prompts: pl.DataFrame, answers: list[str], measures: Measures
 ) -> pl.DataFrame:
     """Measure sampling; return rollouts to cut and score: saved ones, of the policy, or made of the teacher's answers."""
-    from ospo_cli.policies.folder import load_policy, render_prompt
+    from ospo_cli.policies.folder import render_prompt
+    from ospo_cli.policies.opening import load_policy
     from ospo_cli.sampling.causal_lm import Sampler
     from ospo_cli.sampling.next_token import Sampling
 

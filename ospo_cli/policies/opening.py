@@ -1,0 +1,82 @@
+"""A policy folder opened for sampling or training, and written again: full weights, or a LoRA adapter over a base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ospo_cli.errors import PolicyError, first_line
+from ospo_cli.policies import lora
+from ospo_cli.policies.folder import (
+    LoadedPolicy,
+    check_folder,
+    content_hash,
+    copy_tokenizer,
+    hide_progress_bars,
+    load_model,
+    load_tokenizer,
+)
+from ospo_cli.policies.token_pieces import TokenPieces
+
+
+def load_policy(folder: Path, threads: int, *, trainable: bool = False, made_by: str = "", project: Path | None = None) -> LoadedPolicy:
+    """Return the policy of a folder; an adapter is merged into its base, or kept apart where it is to be trained.
+
+    Args:
+        folder: model folder, or adapter folder with `ospo_policy.json` that names the base.
+        threads: threads of torch.
+        trainable: full weights (or the adapter's alone) get gradients.
+        made_by: command that makes the folder, for the error where it is missing.
+        project: folder that an adapter's base path is relative to; found among the folder's parents where it is not given.
+
+    Raises:
+        PolicyError: something is missing, unreadable, unsafe (pickle, remote code) or does not belong together.
+    """
+    check_folder(folder, made_by)
+    torch.set_num_threads(threads)
+    tokenizer = load_tokenizer(folder)
+    if lora.is_adapter(folder):
+        model, card = lora.load_adapter(folder, project, trainable=trainable)
+    else:
+        model, card = load_model(folder), None
+        model.requires_grad_(trainable)
+    model.eval()  # dropout only where a training step turns it on
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    return _loaded(folder, model, model.config, tokenizer, device, card)
+
+
+def read_policy(folder: Path, made_by: str = "", project: Path | None = None) -> LoadedPolicy:
+    """Return the policy of a folder without its weights (`model` is None), for a sampler that holds them elsewhere; checks are the same."""
+    from transformers import AutoConfig
+
+    check_folder(folder, made_by)
+    base, card = lora.base_of(folder, project) if lora.is_adapter(folder) else (folder, None)
+    try:
+        config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds for a broken folder
+        raise PolicyError(base, "the configuration cannot be read", found=first_line(error), remedy="restore the folder") from None
+    return _loaded(folder, None, config, load_tokenizer(folder), torch.device("cpu"), card)
+
+
+def _loaded(folder: Path, model: Any, config: Any, tokenizer: Any, device: torch.device, card: dict[str, Any] | None) -> LoadedPolicy:
+    end = tokenizer.eos_token_id
+    if end is None:
+        raise PolicyError(folder, "the tokenizer has no end token", expected="eos_token in tokenizer_config.json")
+    context = getattr(config, "max_position_embeddings", None) or 1 << 30
+    pieces = TokenPieces.from_file(folder / "tokenizer.json")
+    return LoadedPolicy(folder, model, tokenizer, pieces, int(end), int(context), content_hash(folder), device, card)
+
+
+def save_policy(policy: LoadedPolicy, folder: Path) -> None:
+    """Write the model (or the adapter alone) and the tokenizer into an existing folder."""
+    if policy.adapter_card is not None:
+        lora.write_adapter(policy.model, folder, policy.adapter_card)
+    else:
+        for path in folder.glob("*.safetensors"):
+            path.unlink()  # never written in place: the weights in memory may be mapped from the very file
+        hide_progress_bars()
+        policy.model.save_pretrained(folder, safe_serialization=True)
+    copy_tokenizer(policy.folder, folder)
