@@ -567,8 +567,9 @@ def table_named(name: str) -> Table:
 
 
 def reference() -> str:
-    """Return the table reference in Markdown, for README."""
-    return "\n".join(line for table in TABLES.values() for line in [f"#### `{table.name}`: {table.meaning}", "", *_column_lines(table), ""])
+    """Return the table reference in Markdown: docs/tables.md."""
+    head = "# Tables\n\nKeys in bold. Made by `ospo tables > docs/tables.md` from the declarations.\n"
+    return "\n".join([head, *(f"## `{table.name}`: {table.meaning}\n\n{column_reference(table)}" for table in TABLES.values())])
 
 
 def column_reference(table: Table) -> str:
