@@ -34,6 +34,10 @@ class OspoError(Exception):
         return text
 
 
+class FileError(OspoError):
+    """A file or folder that cannot be read or written."""
+
+
 class TableError(OspoError):
     """A table that is missing, unreadable or breaks its schema."""
 

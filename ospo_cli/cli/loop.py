@@ -129,23 +129,11 @@ def result(project: Project = HERE) -> None:
 
 
 def _print_result(layout: Any) -> None:
-    import json
-
-    from ospo_cli.errors import MissingInputError, TableError
     from ospo_cli.stages.evaluate import print_result
+    from ospo_cli.tables.files import read_json
 
-    path, command = layout.evaluation("summary.json"), "ospo evaluate"
-    signs: list[dict[str, str]] = []
-    try:
-        print_result(json.loads(path.read_text(encoding="utf-8")))
-        if layout.warnings().is_file():
-            path, command = layout.warnings(), "ospo report"
-            signs = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MissingInputError(path, "no such file", remedy="run `ospo evaluate` first") from None
-    except ValueError as error:
-        raise TableError(path, "cannot be read as JSON", found=error, remedy=f"run `{command}` again") from None
-    for sign in signs:
+    print_result(read_json(layout.evaluation("summary.json"), "ospo evaluate"))
+    for sign in read_json(layout.warnings(), "ospo report", list) if layout.warnings().is_file() else ():
         typer.echo(f"warning: {sign['name']}: {sign['found']} (threshold: {sign['threshold']}); {sign['advice']}")
     if layout.report().is_file():
         typer.echo(f"report: {layout.report()}")

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ospo_cli.errors import OspoError, TableError
-from ospo_cli.tables import parquet
+from ospo_cli.tables import files, parquet
 from ospo_cli.tables.schemas import CREDIT
 
 Tensors = dict[str, NDArray[Any]]
@@ -85,7 +85,7 @@ def _padded(lists: pl.Series, dtype: type, left: bool = False) -> tuple[NDArray[
 
 
 def _write_json_lines(rows: pl.DataFrame, header: dict[str, Any], path: Path) -> None:
-    with parquet.replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
+    with files.replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
         stream.write(_json(header) + "\n")
         stream.writelines(_json(row) + "\n" for row in rows.iter_rows(named=True))
 
@@ -108,7 +108,7 @@ def _write_tensors(layout: Callable[[pl.DataFrame], Tensors]) -> Callable[[pl.Da
                 remedy="give column prompt_token_ids in the file of rollouts, or export to jsonl or parquet",
             )
         ids = {name: rows[name].to_list() for name in ("rollout_id", "prompt_id", "completion")}
-        with parquet.replacing(path) as temporary:
+        with files.replacing(path) as temporary:
             tensors = {name: np.ascontiguousarray(values) for name, values in layout(rows).items()}
             temporary.write_bytes(save(tensors, metadata={HEADER_KEY: _json(header | {"rows": ids})}))
 

@@ -14,7 +14,7 @@ from ospo_cli.errors import OspoError
 from ospo_cli.graph import code
 from ospo_cli.graph.nodes import ITERATED, Node, node, plan
 from ospo_cli.params import Params
-from ospo_cli.tables.parquet import replacing
+from ospo_cli.tables.files import write_text
 
 MARK = "# Made by `ospo graph` from params.yaml; run it again after a change of train.iterations or of what a stage reads."
 
@@ -44,8 +44,7 @@ def write(root: Path, params: Params) -> list[str]:
         if present != text:
             changed.append((path, text))
     for path, text in changed:
-        with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(path, text)
     return [path.name for path, _ in changed]
 
 

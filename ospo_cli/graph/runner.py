@@ -10,12 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ospo_cli.errors import OspoError
 from ospo_cli.executors.usage import Usage
 from ospo_cli.graph import code
 from ospo_cli.graph.nodes import Node, plan, require_inputs
 from ospo_cli.layout import Layout
 from ospo_cli.params import Params, check_retrievers, to_mapping
-from ospo_cli.tables.parquet import replacing
+from ospo_cli.tables import files
 
 
 def execute(wanted: Node, layout: Layout, params: Params, hashes: _Hashes | None = None) -> dict[str, Any]:
@@ -32,12 +33,10 @@ def execute(wanted: Node, layout: Layout, params: Params, hashes: _Hashes | None
         result: dict[str, Any] = module.execute(*arguments)
     # What `ospo plan` is compared with; no stage reads it.
     took = {"seconds": usage.seconds, "cpu_seconds": usage.cpu_seconds, "peak_bytes": usage.peak_bytes}
-    with replacing(layout.plan(f"actual/{wanted.label}.json")) as temporary:
-        temporary.write_text(json.dumps(took, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    files.write_json(layout.plan(f"actual/{wanted.label}.json"), took)
     hashes.forget(*wanted.outputs, *wanted.metrics)
     content = {"key": key, "command": wanted.command, "outputs": {path: hashes.of(path) for path in wanted.outputs}}
-    with replacing(_manifest(layout, wanted)) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    files.write_json(_manifest(layout, wanted), content)
     return result
 
 
@@ -88,25 +87,12 @@ class _Hashes:
 
     def of(self, path: str) -> str:
         if path not in self.known:
-            self.known[path] = _hash(self.root / path)
+            self.known[path] = files.sha256_of(self.root / path)
         return self.known[path]
 
     def forget(self, *paths: str) -> None:
         for path in paths:
             self.known.pop(path, None)
-
-
-def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    if path.is_dir():
-        for file in sorted(file for file in path.rglob("*") if file.is_file()):
-            digest.update(f"{file.relative_to(path).as_posix()}\0{_hash(file)}\0".encode())
-    elif path.is_file():
-        with open(path, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    else:
-        return "absent"
-    return digest.hexdigest()
 
 
 def _key(wanted: Node, params: Params, hashes: _Hashes) -> str:
@@ -122,8 +108,8 @@ def _key(wanted: Node, params: Params, hashes: _Hashes) -> str:
 
 def _is_current(manifest: Path, key: str, wanted: Node, hashes: _Hashes) -> bool:
     try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = files.read_json(manifest)
+    except OspoError:
         return False
     # Metrics hold durations: there they must be, but another run of the same stage (dvc repro) may have written them.
     outputs = {path: hashes.of(path) for path in wanted.outputs}

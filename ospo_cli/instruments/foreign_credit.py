@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ospo_cli.errors import OspoError, TableError
+from ospo_cli.errors import OspoError
 from ospo_cli.layout import Layout
 from ospo_cli.params import Params
-from ospo_cli.tables import parquet
+from ospo_cli.tables import files, parquet
 
 # Its presence tells that a folder was written here, and may be replaced.
 CARD = "foreign_rollouts.json"
@@ -62,11 +58,7 @@ def attribute_file(layout: Layout, params: Params, source: Path, tokenizer: Path
     frame = foreign_rollouts.read(source)
     rollouts = foreign_rollouts.to_rollouts(frame, prompts["prompt_id"].to_list(), pieces.pieces, source)
     sizes = rollouts.group_by("prompt_id").len()["len"]
-    parent = out.resolve().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=parent))
-    try:
-        temporary.chmod(0o755)
+    with files.replacing_folder(out.resolve()) as temporary:
         inside = ForeignLayout(layout.root, temporary, tokenizer)
         parquet.write(rollouts, temporary / "rollouts.parquet", ROLLOUTS)
         try:
@@ -76,7 +68,7 @@ def attribute_file(layout: Layout, params: Params, source: Path, tokenizer: Path
             raise _for_this_command(error, temporary, source) from None
         rewards = parquet.read(temporary / "rewards.parquet", REWARDS)
         card = {
-            "source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+            "source_sha256": files.sha256_of(source),
             "rollouts": rollouts.height,
             "tokens": int(rollouts["token_ids"].list.len().sum()),
             "rollout_groups": len(sizes),
@@ -87,10 +79,7 @@ def attribute_file(layout: Layout, params: Params, source: Path, tokenizer: Path
             "estimator": metrics["estimator"],
             "rule": metrics["rule"],
         }
-        (temporary / CARD).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        _replace(out, temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        files.write_json(temporary / CARD, card)
     return card
 
 
@@ -112,19 +101,3 @@ def _for_this_command(error: OspoError, temporary: Path, source: Path) -> OspoEr
         remedy = re.sub(r"run `ospo [a-z-]+( --iter \d+)?`( first| again)?", "run the same command again", remedy)
     where = error.where.replace(f"{temporary}/", f"{source}: ")
     return type(error)(where, error.problem, found=error.found, expected=error.expected, remedy=remedy)
-
-
-def _replace(out: Path, temporary: Path) -> None:
-    # A folder cannot be renamed over one that holds files: the old one steps aside first.
-    aside = temporary.with_suffix(".old")
-    try:
-        if out.exists():
-            out.rename(aside)
-        temporary.rename(out)
-    except OSError as error:
-        if aside.exists() and not out.exists():
-            aside.rename(out)
-        raise TableError(
-            out, "cannot be written", found=error.strerror or error, remedy="mend the permissions, then run it again"
-        ) from None
-    shutil.rmtree(aside, ignore_errors=True)

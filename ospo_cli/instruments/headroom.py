@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from ospo_cli.report.terminal import Terminal
 from ospo_cli.rewards.judged_reward import JudgedReward, compose
 from ospo_cli.rewards.oracle import OracleSearch
 from ospo_cli.rewards.store.folder import Store
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import files, parquet, schemas
 from ospo_cli.text.answers import find_answer
 from ospo_cli.text.word_edits import EDITS, greedy_edits, single_edits
 
@@ -93,8 +92,7 @@ def execute(layout: Layout, params: Params, request: Request) -> tuple[pl.DataFr
     parquet.write(table, layout.headroom("headroom.parquet"), schemas.HEADROOM)
     parquet.write(queries, layout.headroom("headroom_queries.parquet"), schemas.HEADROOM_QUERIES)
     facts = {"prompts": chosen.height, "answers": None if answers is None else answers.name, "split": _split(chosen)}
-    with parquet.replacing(layout.headroom("headroom.json")) as temporary:
-        temporary.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    files.write_json(layout.headroom("headroom.json"), facts)
     return table, facts
 
 

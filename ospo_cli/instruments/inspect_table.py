@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -19,6 +18,7 @@ from ospo_cli.report.rollout_groups import colour_scale, rollout_groups
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.tables import parquet, schemas
 from ospo_cli.tables.schemas import Table
+from ospo_cli.text.close_names import closest, did_you_mean
 
 _CREDIT_TABLES = ("rollouts", "segments", "rewards", "coalition_values", "attributions", "interactions", "token_advantages")
 _FURTHER_TABLES = ("sampling_logprobs", "targets", "preference_pairs", "audit", "audit_curves", "gradient_audit")  # of an iteration, too
@@ -74,8 +74,7 @@ def _found(name: str, layout: Layout, iteration: int) -> tuple[Path, Table]:
         return _table_path(layout, iteration, name), schemas.TABLES[name]
     path = Path(name)
     if path.suffix != ".parquet" and not path.exists():
-        close = difflib.get_close_matches(name, schemas.TABLES, 1)
-        remedy = f"did you mean {close[0]}?" if close else "name a table or a Parquet file"
+        remedy = did_you_mean(name, schemas.TABLES) or "name a table or a Parquet file"
         raise OspoError(name, "no such table or file", expected=", ".join(schemas.TABLES), remedy=remedy)
     if path.stem in schemas.TABLES:
         return path, schemas.TABLES[path.stem]
@@ -213,8 +212,8 @@ def _chosen(rollouts: pl.DataFrame, rewards: pl.DataFrame | None, rollout_id: st
     if rollout_id is not None:
         ids = rollouts["rollout_id"].to_list()
         if rollout_id not in ids:
-            close = difflib.get_close_matches(rollout_id, ids, 3)
-            raise OspoError(rollout_id, f"no such rollout in iteration {iteration}", expected=", ".join(close or ids[:3]) + ", …")
+            expected = ", ".join(closest(rollout_id, ids) or ids[:3]) + ", …"
+            raise OspoError(rollout_id, f"no such rollout in iteration {iteration}", expected=expected)
         return rollout_id
     if rewards is None or not rewards.height:
         return rollouts["rollout_id"].min() if rollouts.height else None  # type: ignore[return-value]

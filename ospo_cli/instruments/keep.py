@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 from ospo_cli import params as parameters
@@ -10,7 +9,7 @@ from ospo_cli.errors import OspoError
 from ospo_cli.layout import Layout
 from ospo_cli.params import Params
 from ospo_cli.report.kept_files import present_run
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import files, parquet, schemas
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -35,6 +34,5 @@ def execute(layout: Layout, source: Layout, params: Params, name: str) -> bool:
     is_there = (folder / "run.json").is_file()
     parquet.write(run.values, folder / "values.parquet", schemas.KEPT_VALUES)
     content = {"facts": dict(run.facts), "iterations": list(run.iterations), "params": parameters.to_mapping(params)}
-    with parquet.replacing(folder / "run.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    files.write_json(folder / "run.json", content)
     return is_there

@@ -7,6 +7,7 @@ from typing import Any
 
 from ospo_cli.errors import PolicyError
 from ospo_cli.layout import Layout
+from ospo_cli.tables import files
 
 
 def execute(layout: Layout, iteration: int, to: Path | None = None) -> dict[str, Any]:
@@ -38,8 +39,8 @@ def merge(source: Path, folder: Path, project: Path, made_by: str = "") -> dict[
         "adapter_sha256": folders.file_hash(source / lora.WEIGHTS),
         "lora": card["lora"],
     }
-    with folders.replacing_folder(folder) as temporary:
+    with files.replacing_folder(folder) as temporary:
         model.save_pretrained(temporary, safe_serialization=True)
         folders.copy_tokenizer(source, temporary)
-        folders.write_json(temporary / folders.CARD, merged)
+        files.write_json(temporary / folders.CARD, merged, ensure_ascii=False)
     return merged | {"folder": str(folder)}

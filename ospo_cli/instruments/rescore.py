@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from ospo_cli import params as parameters
 from ospo_cli.errors import CreditError, OspoError, ParameterError
 from ospo_cli.layout import Layout
 from ospo_cli.params import Params
-from ospo_cli.tables import parquet
+from ospo_cli.tables import files
 
 # Sections that the stages from segment to attribute read.
 SECTIONS = ("retrieval", "segment", "score_coalitions", "attribute")
@@ -66,7 +65,6 @@ def rescore(
     Raises:
         OspoError: a change that the reward does not read, a name that cannot be a folder, or what the stages raise.
     """
-    from ospo_cli.policies.folder import replacing_folder
     from ospo_cli.stages import attribute, score_coalitions, segment
 
     if not changes and prepared is None:
@@ -80,7 +78,7 @@ def rescore(
         raise OspoError("ospo rescore --name", "cannot be a folder's name", found=name, expected=expected)
     folder = layout.rescored(iteration, name)
     cuts_again = any(key.startswith("segment.") for key in changes)
-    with replacing_folder(folder) as temporary:
+    with files.replacing_folder(folder) as temporary:
         inside = RescoredLayout(layout.root, temporary, prepared or layout.prepared("documents.parquet").parent, cuts_again)
         if cuts_again:
             segment.execute(inside, changed, iteration)
@@ -97,8 +95,7 @@ def rescore(
             "prepared": str(prepared) if prepared else None,
             "params": {section: parameters.to_mapping(changed)[section] for section in SECTIONS},
         }
-        with parquet.replacing(temporary / CARD) as file:
-            file.write_text(json.dumps(card, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        files.write_json(temporary / CARD, card)
     names = ("asked_values", "distinct_values", "computed_values", "rollout_groups", "degenerate_groups", "mean_reward", "mean_retrieval")
     found = {key: scored[key] for key in names if key in scored}
     return found | {"folder": str(folder), "name": name, "estimator": credited["estimator"], "rule": credited["rule"]}

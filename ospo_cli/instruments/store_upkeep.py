@@ -22,7 +22,7 @@ from ospo_cli.report.terminal import Terminal
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.store.book import Book
 from ospo_cli.rewards.store.folder import Store, Summary, superfluous
-from ospo_cli.tables import parquet
+from ospo_cli.tables import files, parquet
 from ospo_cli.tables.schemas import COALITION_VALUES, DOCUMENTS, POOLS, PROMPTS, QRELS, ROLLOUTS, STORED_VALUES
 
 # Two ways to the same metric agree far better than this; an engine that answers otherwise now does not.
@@ -182,7 +182,7 @@ def export(layout: Layout, out: Path, book: str = "") -> tuple[int, int]:
     if out.suffix == ".parquet":
         parquet.write(pl.concat([STORED_VALUES.empty(), *parts()]), out, STORED_VALUES)
         return rows, entries
-    with parquet.replacing(out) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
+    with files.replacing(out) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
         for part in parts():
             stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in part.iter_rows(named=True))
     return rows, entries

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import math
 import re
 import types
@@ -16,6 +15,7 @@ from typing import Any
 import yaml
 
 from ospo_cli.errors import ParameterError
+from ospo_cli.text.close_names import unknown_name
 from ospo_cli.text.levels import LEVELS_WITH_PHRASES, UNIONS
 
 
@@ -797,10 +797,7 @@ def _check_names(where: str, noun: str, content: dict[Any, Any], known: typing.I
     known = list(known)
     unknown = [str(key) for key in content if key not in known]
     if unknown:
-        close = difflib.get_close_matches(unknown[0], known, 1)
-        raise ParameterError(
-            where, f"unknown {noun}", found=unknown[0], expected=", ".join(known), remedy=f"did you mean {close[0]}?" if close else None
-        )
+        raise unknown_name(where, noun, unknown[0], known)
     missing = [key for key in known if key not in content]
     if missing:
         raise ParameterError(

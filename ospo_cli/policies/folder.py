@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +13,7 @@ import torch
 
 from ospo_cli.errors import PolicyError, first_line
 from ospo_cli.policies.token_pieces import TokenPieces
+from ospo_cli.tables.files import read_json, sha256_of
 
 CARD = "ospo_policy.json"
 OPTIMIZER = "optimizer.safetensors"
@@ -194,74 +192,4 @@ def file_hash(path: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _file_hash(path: Path, inode: int, size: int, modified: int) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object; raise PolicyError where the file is broken."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PolicyError(
-            path, "cannot be read as JSON", found=first_line(error), remedy="restore the file or make the folder again"
-        ) from None
-    if not isinstance(content, dict):
-        raise PolicyError(path, "is no JSON object", found=type(content).__name__)
-    return content
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write sorted, indented JSON."""
-    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-class replacing_folder:
-    """Context manager: a temporary folder beside `folder` that takes its place when the block ends well, and is removed when not.
-
-    Between moving an old folder away and the new one in there is a moment without either; a kill just then leaves the old one as
-    `.NAME.old.tmp` and the stage to be run again.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> Path:
-        try:
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            for stale in self.folder.parent.glob(f".{self.folder.name}.*.tmp"):  # left by a kill
-                shutil.rmtree(stale, ignore_errors=True)
-            self.temporary = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}.", suffix=".tmp", dir=self.folder.parent))
-            umask = os.umask(0)
-            os.umask(umask)
-            self.temporary.chmod(0o777 & ~umask)
-        except OSError as error:
-            raise _unwritable(self.folder, error) from None
-        return self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if kind is None:
-            try:
-                mode = self.temporary.stat().st_mode & 0o666
-                for path in self.temporary.rglob("*"):
-                    if path.is_file():
-                        path.chmod(mode)  # safetensors writes for the owner alone
-                        with open(path, "rb+") as stream:
-                            os.fsync(stream.fileno())
-                old = self.folder.parent / f".{self.folder.name}.old.tmp"
-                if self.folder.exists():
-                    self.folder.rename(old)
-                self.temporary.rename(self.folder)
-                shutil.rmtree(old, ignore_errors=True)
-                return
-            except OSError as failure:
-                error = failure
-        shutil.rmtree(self.temporary, ignore_errors=True)
-        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
-            raise _unwritable(self.folder, error) from None
-
-
-def _unwritable(folder: Path, error: BaseException | None) -> PolicyError:
-    return PolicyError(
-        folder, "cannot be written", found=first_line(error), remedy="free space or mend the permissions, then run the command again"
-    )
+    return sha256_of(path)

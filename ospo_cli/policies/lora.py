@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 
-from ospo_cli.errors import PolicyError, first_line
+from ospo_cli.errors import OspoError, PolicyError, first_line
 from ospo_cli.params import Policy
 from ospo_cli.policies import folder as folders
 from ospo_cli.policies import four_bits, fused_adapter
 from ospo_cli.policies.pretrained import PACKAGED
 from ospo_cli.policies.small_llama import torch_generator
+from ospo_cli.tables import files
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIGURATION = "adapter_config.json"
@@ -53,7 +54,7 @@ def load_adapter(folder: Path, project: Path | None, *, trainable: bool) -> tupl
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(_base_model(base, card, trainable), folder, is_trainable=trainable, local_files_only=True)
-    except PolicyError:
+    except OspoError:
         raise
     except Exception as error:  # peft and safetensors raise many kinds for a broken folder
         raise PolicyError(folder, "the adapter cannot be loaded", found=first_line(error)) from None
@@ -74,7 +75,7 @@ def base_of(folder: Path, project: Path | None) -> tuple[Path, dict[str, Any]]:
     Raises:
         PolicyError: the base is missing or is not the one that the adapter was trained over.
     """
-    card = folders.read_json(folder / folders.CARD) if (folder / folders.CARD).is_file() else {}
+    card = files.read_json(folder / folders.CARD) if (folder / folders.CARD).is_file() else {}
     if card.get("kind") != "adapter":
         raise PolicyError(
             folder / folders.CARD, "adapter folder that does not name its base", expected="ospo_policy.json with base and base_sha256"
@@ -151,11 +152,11 @@ def write_adapter(model: Any, folder: Path, card: dict[str, Any]) -> None:
     model.peft_config["default"].base_model_name_or_path = card["base"]
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
-    configuration = folders.read_json(folder / CONFIGURATION)
+    configuration = files.read_json(folder / CONFIGURATION)
     configuration["target_modules"] = sorted(configuration["target_modules"])  # a set: its order changes from process to process
     configuration["inference_mode"] = True
-    folders.write_json(folder / CONFIGURATION, configuration)
-    folders.write_json(folder / folders.CARD, card)
+    files.write_json(folder / CONFIGURATION, configuration, ensure_ascii=False)
+    files.write_json(folder / folders.CARD, card, ensure_ascii=False)
 
 
 def _card(base: Path, project: Path, policy: Policy) -> dict[str, Any]:

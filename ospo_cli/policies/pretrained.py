@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from ospo_cli.errors import PolicyError
-from ospo_cli.policies.folder import CARD, file_hash, hide_progress_bars, write_json
+from ospo_cli.policies.folder import CARD, file_hash, hide_progress_bars
+from ospo_cli.tables.files import write_json
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def write_packaged(name: str, folder: Path) -> dict[str, Any]:
         "weights": sum(weight.numel() for weight in model.parameters()),
         "changes": "float32; chat template without its default system message",
     }
-    write_json(folder / CARD, card)
+    write_json(folder / CARD, card, ensure_ascii=False)
     return card
 
 

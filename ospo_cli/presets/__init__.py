@@ -16,7 +16,7 @@ import yaml
 from ospo_cli import params as parameters
 from ospo_cli.errors import OspoError, ParameterError
 from ospo_cli.graph import dvc
-from ospo_cli.tables.parquet import replacing
+from ospo_cli.tables.files import write_text
 
 NAMES = ("demo", "smollm2-movies", "tables", "esci-qwen7b", "hm-qwen7b", "released")
 ALGORITHMS = ("grpo", "dr-grpo", "dapo", "gspo", "grpo-lambda", "ppo", "best-of-g", "sft", "dpo", "ospo-prop", "ospo-rank", "ours")
@@ -82,8 +82,7 @@ def init(directory: Path, name: str) -> list[str]:
         ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
     }
     for path, text in contents.items():
-        with replacing(directory / path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(directory / path, text)
     dvc.write(directory, values)
     lines = [f"wrote {directory}: params.yaml, dvc.yaml, iterations.yaml, code.yaml, README.md (preset {name})"]
     if not in_git:

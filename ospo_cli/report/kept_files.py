@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from ospo_cli import params as parameters
-from ospo_cli.errors import MissingInputError, TableError
+from ospo_cli.errors import TableError
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.statistics import Resamples
 from ospo_cli.params import Params
 from ospo_cli.report.kept_runs import Run, compared, how
 from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables.files import read_json
 
 
 def comparison(layout: Layout, params: Params) -> dict[str, Any] | None:
@@ -30,7 +29,7 @@ def comparison(layout: Layout, params: Params) -> dict[str, Any] | None:
 
 def present_run(layout: Layout, params: Params) -> Run:
     """Return what the project's tables hold now."""
-    summary = _json(layout.evaluation("summary.json"), "ospo evaluate")
+    summary = read_json(layout.evaluation("summary.json"), "ospo evaluate")
     metrics = parquet.read(layout.evaluation("query_metrics.parquet"), schemas.QUERY_METRICS, made_by="ospo evaluate")
     chosen = metrics.filter(
         (pl.col("metric") == summary["metric"])
@@ -46,8 +45,8 @@ def present_run(layout: Layout, params: Params) -> Run:
     )
     iterations = []
     for iteration in range(1, int(values["iteration"].max()) + 1):  # type: ignore[arg-type]
-        sampled = _json(layout.iteration(iteration, "rollout_metrics.json"), f"ospo rollout --iter {iteration}")
-        scored = _json(layout.iteration(iteration, "score_metrics.json"), f"ospo score-coalitions --iter {iteration}")
+        sampled = read_json(layout.iteration(iteration, "rollout_metrics.json"), f"ospo rollout --iter {iteration}")
+        scored = read_json(layout.iteration(iteration, "score_metrics.json"), f"ospo score-coalitions --iter {iteration}")
         iterations.append(
             {"tokens": sampled["tokens"], "reward_calls": scored["distinct_values"], "mean_reward": scored.get("mean_reward")}
         )
@@ -60,7 +59,7 @@ def kept_runs(layout: Layout) -> list[Run]:
     """Return the runs that were put by, in the order of their names."""
     found = []
     for path in sorted(layout.kept("").glob("*/run.json")):
-        content = _json(path, f"ospo keep {path.parent.name}")
+        content = read_json(path, f"ospo keep {path.parent.name}")
         made_by = f"ospo keep {path.parent.name}"
         values = parquet.read(path.parent / "values.parquet", schemas.KEPT_VALUES, made_by=made_by)
         try:
@@ -71,15 +70,3 @@ def kept_runs(layout: Layout) -> list[Run]:
         made_with = content.get("params")
         found.append(Run(path.parent.name, facts, iterations, values, made_with if isinstance(made_with, dict) else {}))
     return found
-
-
-def _json(path: Path, command: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MissingInputError(path, "no such file", remedy=f"run `{command}` first") from None
-    except ValueError as error:
-        raise TableError(path, "cannot be read as JSON", found=error, remedy=f"run `{command}` again") from None
-    if not isinstance(content, dict):
-        raise TableError(path, "is no JSON object", found=type(content).__name__, remedy=f"run `{command}` again")
-    return content

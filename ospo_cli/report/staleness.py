@@ -9,8 +9,7 @@ from pathlib import Path
 
 from ospo_cli.layout import Layout
 from ospo_cli.params import Params, to_mapping
-
-ABSENT = "absent"
+from ospo_cli.tables.files import sha256_of
 
 
 def fingerprints(layout: Layout, params: Params, paths: Sequence[Path], sections: Sequence[str]) -> dict[str, str]:
@@ -21,7 +20,7 @@ def fingerprints(layout: Layout, params: Params, paths: Sequence[Path], sections
         paths: files or folders; one that is not there is `absent`.
         sections: sections of params.yaml, or `section.name`.
     """
-    found = {path.relative_to(layout.root).as_posix(): _content(path) for path in paths}
+    found = {path.relative_to(layout.root).as_posix(): sha256_of(path) for path in paths}
     mapping = to_mapping(params)
     for section in sections:
         name, _, field = section.partition(".")
@@ -38,15 +37,3 @@ def changed(layout: Layout, params: Params, stored: Mapping[str, str]) -> list[s
     sections = [name.removeprefix("params.yaml: ") for name in names]
     now = fingerprints(layout, params, paths, [section for section in sections if section in known])
     return sorted(name for name, content in stored.items() if now.get(name) != content)
-
-
-def _content(path: Path) -> str:
-    if path.is_dir():
-        digest = hashlib.sha256()
-        for file in sorted(file for file in path.rglob("*") if file.is_file()):
-            digest.update(f"{file.relative_to(path).as_posix()}\0{_content(file)}\0".encode())
-        return digest.hexdigest()
-    if not path.is_file():
-        return ABSENT
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

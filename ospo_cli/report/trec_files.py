@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ospo_cli.tables import parquet
+from ospo_cli.tables import files
 
 
 def write(run: pl.DataFrame, qrels: pl.DataFrame, systems: Sequence[str], retrievers: Sequence[str], folder: Path) -> None:
@@ -34,12 +34,14 @@ def write(run: pl.DataFrame, qrels: pl.DataFrame, systems: Sequence[str], retrie
         for retriever in retrievers:
             path = folder / f"{system}.{retriever}.run"
             rows = ranked.get((system, retriever))
-            _write_text(path, "" if rows is None else _run_lines(rows, names, system))
+            files.write_text(path, "" if rows is None else _run_lines(rows, names, system))
             written.add(path)
     for path in set(folder.glob("*.run")) - written:  # of systems that an earlier evaluation had
         path.unlink()
     judged = qrels.sort("prompt_id", "doc_id").select("prompt_id", "doc_id", "relevance").iter_rows()
-    _write_text(folder / "qrels.txt", "".join(f"{names[prompt_id]} 0 {names[doc_id]} {gain:g}\n" for prompt_id, doc_id, gain in judged))
+    files.write_text(
+        folder / "qrels.txt", "".join(f"{names[prompt_id]} 0 {names[doc_id]} {gain:g}\n" for prompt_id, doc_id, gain in judged)
+    )
 
 
 def trec_id(identity: str) -> str:
@@ -67,8 +69,3 @@ def _run_lines(rows: pl.DataFrame, names: dict[str, str], system: str) -> str:
         f"{names[prompt_id]} Q0 {names[doc_id]} {rank} {score:.9g} {system}\n"
         for prompt_id, doc_id, rank, score in zip(prompts, documents, ranks, scores, strict=True)
     )
-
-
-def _write_text(path: Path, text: str) -> None:
-    with parquet.replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -13,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ospo_cli.errors import RetrievalError
+from ospo_cli.errors import OspoError, RetrievalError
+from ospo_cli.tables.files import read_json, write_json
 
 MANIFEST = "manifest.json"
 
@@ -28,7 +28,7 @@ def write(folder: Path, version: str, fingerprint: str, arrays: Mapping[str, NDA
             np.save(unfinished / f"{name}.npy", values, allow_pickle=False)
             digests[name] = _digest(unfinished / f"{name}.npy")
         manifest = {"version": version, "fingerprint": fingerprint, "blake2b": digests}
-        (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        write_json(unfinished / MANIFEST, manifest)
         unfinished.chmod(0o755)
         try:
             os.replace(unfinished, folder)
@@ -49,9 +49,9 @@ def read(folder: Path, version: str, fingerprint: str) -> dict[str, NDArray[np.g
     if not folder.exists():
         return None
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
         found_version, found_fingerprint, digests = manifest["version"], manifest["fingerprint"], dict(manifest["blake2b"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OspoError, ValueError, KeyError, TypeError):
         raise RetrievalError(str(folder), "is no index, or a damaged one", expected=f"a readable {MANIFEST}", remedy=remedy) from None
     if found_version != version:
         raise RetrievalError(str(folder), "was written by another version", found=found_version, expected=version, remedy=remedy)

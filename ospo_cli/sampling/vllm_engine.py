@@ -21,9 +21,10 @@ from typing import Any
 from ospo_cli.errors import ParameterError, PolicyError, shorten
 from ospo_cli.params import Vllm
 from ospo_cli.policies import lora
-from ospo_cli.policies.folder import LoadedPolicy, read_json
+from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.sampling.next_token import Sampling
 from ospo_cli.sampling.sampler import SampledRow, checked_ids, checked_logprobs
+from ospo_cli.tables.files import read_json
 
 TESTED = "0.32"
 PYTHON = "OSPO_VLLM_PYTHON"

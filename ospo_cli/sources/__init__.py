@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from pathlib import Path
 
-from ospo_cli.errors import ParameterError
 from ospo_cli.params import PrepareData
 from ospo_cli.sources.base import Source, SourceData
+from ospo_cli.text.close_names import unknown_name
 
 SOURCES: dict[str, str] = {
     "demo-shop": "ospo_cli.sources.demo_shop:read",
@@ -28,14 +27,7 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
 def find(name: str) -> Source:
     """Return the reader of this name, its module imported now."""
     if name not in SOURCES:
-        close = difflib.get_close_matches(name, SOURCES, 1)
-        raise ParameterError(
-            "prepare_data.source",
-            "unknown source",
-            found=name,
-            expected=", ".join(SOURCES),
-            remedy=f"did you mean {close[0]}?" if close else None,
-        )
+        raise unknown_name("prepare_data.source", "source", name, SOURCES)
     module, function = SOURCES[name].split(":")
     reader: Source = getattr(importlib.import_module(module), function)
     return reader

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import polars as pl
 
-from ospo_cli.errors import SourceError
+from ospo_cli.errors import SourceError, first_line
+from ospo_cli.tables.files import sha256_of
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
 STRAY = ("__index_level_0__", "Unnamed: 0", "")  # what pandas leaves behind
@@ -47,15 +47,9 @@ def require(place: Path, stem: str, suffixes: Sequence[str] = SUFFIXES, remedy: 
     return path
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file's bytes."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def hashes(paths: Iterable[Path], place: Path) -> dict[str, str]:
     """Return file name relative to the folder -> SHA-256, sorted by name."""
-    return {path.relative_to(place).as_posix(): sha256(path) for path in sorted(paths)}
+    return {path.relative_to(place).as_posix(): sha256_of(path) for path in sorted(paths)}
 
 
 def scan(path: Path) -> pl.LazyFrame:
@@ -194,7 +188,7 @@ def unreadable(path: Path, error: BaseException, separator: str | None = None) -
                 expected=kind,
                 remedy="run `git lfs pull` in the clone, or download the file itself",
             )
-    where, found = str(path), (str(error).strip() or type(error).__name__).splitlines()[0]
+    where, found = str(path), first_line(error)
     if path.suffix == ".jsonl":
         where, found = _broken_json(path) or (where, found)
     elif path.suffix in (".csv", ".tsv"):

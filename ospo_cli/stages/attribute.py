@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from ospo_cli.maths.redistribution import NEGLIGIBLE, Credit, Rule, Settings, To
 from ospo_cli.own_code import rules as rule_file
 from ospo_cli.params import Params
 from ospo_cli.policies.token_pieces import TokenPieces
-from ospo_cli.tables import parquet
+from ospo_cli.tables import files, parquet
 from ospo_cli.tables.schemas import (
     ATTRIBUTIONS,
     COALITION_VALUES,
@@ -73,8 +72,7 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
         "preference_pairs": pairs.height,
         "seconds": round(time.perf_counter() - started, 3),
     }
-    with parquet.replacing(layout.iteration(iteration, "attribute_metrics.json")) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    files.write_json(layout.iteration(iteration, "attribute_metrics.json"), metrics)
     return metrics
 
 

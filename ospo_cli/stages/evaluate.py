@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +24,7 @@ from ospo_cli.rewards.judged_reward import JudgedReward, compose
 from ospo_cli.rewards.oracle import OracleSearch
 from ospo_cli.rewards.remembered import Tally
 from ospo_cli.rewards.store.folder import Store
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import files, parquet, schemas
 from ospo_cli.text.answers import find_answer
 
 if TYPE_CHECKING:
@@ -65,13 +64,13 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
     parquet.write(run, layout.evaluation("run.parquet"), schemas.RUN)
     parquet.write(query_metrics, layout.evaluation("query_metrics.parquet"), schemas.QUERY_METRICS)
     trec_files.write(run, qrels, summary["systems"], summary["retrievers"], layout.evaluation("trec"))
-    _write_json(layout.evaluation("summary.json"), summary)
-    _write_json(layout.evaluation("curves.json"), curves(summary))
+    files.write_json(layout.evaluation("summary.json"), summary)
+    files.write_json(layout.evaluation("curves.json"), curves(summary))
     tally = Tally()
     for reward in rewards.values():
         tally += reward.tally
-    _write_json(layout.evaluation("metrics.json"), headline(summary))
-    _write_json(layout.evaluation("score_metrics.json"), tally.metrics())
+    files.write_json(layout.evaluation("metrics.json"), headline(summary))
+    files.write_json(layout.evaluation("score_metrics.json"), tally.metrics())
     tally.report("evaluate")
     return summary
 
@@ -376,11 +375,6 @@ def _headroom(single: pl.DataFrame, layout: Layout, params: Params) -> dict[str,
     if sampled.height:
         found["final_samples"] = best_of_group(sampled, params)
     return found
-
-
-def _write_json(path: Path, content: object) -> None:
-    with parquet.replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _draws(prompts: int, params: Params) -> Resamples:

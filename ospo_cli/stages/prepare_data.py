@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import re
 import sys
 from dataclasses import dataclass
@@ -13,13 +12,13 @@ from typing import Any
 import polars as pl
 
 from ospo_cli import sources
-from ospo_cli.errors import ParameterError, SourceError, TableError, shorten
+from ospo_cli.errors import FileError, ParameterError, SourceError, TableError, shorten
 from ospo_cli.layout import Layout
 from ospo_cli.params import Params, PrepareData, check_retrievers
 from ospo_cli.sources.base import SourceData
 from ospo_cli.sources.pools import sampled_pools
 from ospo_cli.sources.splits import assign_splits
-from ospo_cli.tables import parquet
+from ospo_cli.tables import files, parquet
 from ospo_cli.tables.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS, TEACHER_PAIRS
 
 # Discounted sums of many such gains, and their ratios, are far from overflowing.
@@ -59,11 +58,11 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
         for name, (frame, table) in tables.items():
             path = layout.prepared(f"{name}.parquet")
             try:
-                parquet.write(frame, stack.enter_context(parquet.replacing(path)), table)
-            except TableError as error:
-                raise TableError(path, error.problem, found=error.found, expected=error.expected, remedy=error.remedy) from None
-        card = json.dumps(prepared.card, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        stack.enter_context(parquet.replacing(layout.prepared("card.json"))).write_text(card, encoding="utf-8")
+                parquet.write(frame, stack.enter_context(files.replacing(path)), table)
+            except (FileError, TableError) as error:
+                raise type(error)(path, error.problem, found=error.found, expected=error.expected, remedy=error.remedy) from None
+        card = files.as_json(prepared.card, ensure_ascii=False)
+        stack.enter_context(files.replacing(layout.prepared("card.json"))).write_text(card, encoding="utf-8")
     sys.stderr.write(_in_words(prepared.card))
     return dict(prepared.card["counts"])
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import polars as pl
 
 import ospo_cli
 from ospo_cli import params as parameters
-from ospo_cli.errors import MissingInputError, TableError
+from ospo_cli.errors import MissingInputError
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.estimators import ESTIMATORS
@@ -25,7 +23,7 @@ from ospo_cli.report.page import render
 from ospo_cli.report.plan_sections import compared
 from ospo_cli.report.rollout_groups import colour_scale, rollout_groups
 from ospo_cli.report.warning_signs import warning_signs
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import files, parquet, schemas
 
 _PREPARED = ("documents", "prompts", "qrels", "pools")
 
@@ -34,11 +32,9 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
     """Read what exists, write report.html; only the prepared tables must be there."""
     data = report(layout, params)
     page = render(data)
-    with parquet.replacing(layout.report()) as temporary:
-        temporary.write_text(page, encoding="utf-8", newline="\n")
+    files.write_text(layout.report(), page)
     crossed = [asdict(sign) for sign in data["signs"] if sign.is_crossed]
-    with parquet.replacing(layout.warnings()) as temporary:
-        temporary.write_text(json.dumps(crossed, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    files.write_json(layout.warnings(), crossed, ensure_ascii=False)
     names = [sign["name"] for sign in crossed]
     return {"report": str(layout.report()), "bytes": len(page.encode()), "iterations": len(data["iterations"]), "warnings": names}
 
@@ -227,18 +223,8 @@ def _table(layout: Layout, iteration: int, name: str) -> pl.DataFrame | None:
 
 
 def _json(path: Path, made_by: str) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TableError(path, "cannot be read as JSON", found=error, remedy=f"run `{made_by}` again") from None
-    if not isinstance(content, dict):
-        raise TableError(path, "is no JSON object", found=type(content).__name__, remedy=f"run `{made_by}` again")
-    return content
+    return files.read_json(path, made_by) if path.is_file() else None
 
 
 def _fingerprint(layout: Layout, path: Path) -> dict[str, Any]:
-    with open(path, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"path": path.relative_to(layout.root).as_posix(), "bytes": path.stat().st_size, "sha256": digest}
+    return {"path": path.relative_to(layout.root).as_posix(), "bytes": path.stat().st_size, "sha256": files.sha256_of(path)}

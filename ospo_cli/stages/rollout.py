@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from ospo_cli.executors.base import Shard
 from ospo_cli.executors.local import LocalExecutor, content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import files, parquet, schemas
 from ospo_cli.text.answers import find_answer
 
 if TYPE_CHECKING:
@@ -88,8 +87,7 @@ def execute(
         )
     for name, table in TABLES.items():
         parquet.write(made[name], layout.iteration(iteration, f"{name}.parquet"), table)
-    with parquet.replacing(layout.iteration(iteration, "rollout_metrics.json")) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    files.write_json(layout.iteration(iteration, "rollout_metrics.json"), metrics)
     return metrics
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -27,7 +26,7 @@ from ospo_cli.params import Params, ScoreCoalitions
 from ospo_cli.rewards.answers import Parts, TextScorer, answer_rewards
 from ospo_cli.rewards.judged_reward import JudgedReward, compose
 from ospo_cli.rewards.opening import open_reward
-from ospo_cli.tables import parquet
+from ospo_cli.tables import files, parquet
 from ospo_cli.tables.schemas import COALITION_VALUES, REWARDS, SEGMENTS
 from ospo_cli.text.coalition_text import Runs, coalition_texts, runs_of, segment_words
 
@@ -71,8 +70,7 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     asked, distinct = metrics["asked_values"], metrics["distinct_values"]
     tally = dataclasses.replace(reward.tally, asked=asked, distinct=distinct, reused=asked - scored)
     metrics |= tally.metrics() | {"index_seconds": index_seconds, "seconds": time.monotonic() - start_seconds}
-    with parquet.replacing(layout.iteration(iteration, "score_metrics.json")) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    files.write_json(layout.iteration(iteration, "score_metrics.json"), metrics)
     tally.report("score-coalitions")
     return metrics
 

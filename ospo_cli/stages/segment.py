@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -15,7 +14,7 @@ from ospo_cli.errors import CreditError
 from ospo_cli.layout import Layout
 from ospo_cli.params import Params
 from ospo_cli.params import Segment as SegmentParams
-from ospo_cli.tables import parquet
+from ospo_cli.tables import files, parquet
 from ospo_cli.tables.schemas import SEGMENTS
 from ospo_cli.text.segments import Segmentation, Span, segmentation, word_coverage
 
@@ -34,8 +33,7 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     segments, metrics = segment(rollouts, params.segment, chunks)
     metrics |= {"segmenter": segmenter}
     parquet.write(segments, layout.iteration(iteration, "segments.parquet"), SEGMENTS)
-    with parquet.replacing(layout.iteration(iteration, "segment_metrics.json")) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    files.write_json(layout.iteration(iteration, "segment_metrics.json"), metrics)
     return metrics
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
 import sys
 import time
@@ -20,7 +19,7 @@ from ospo_cli.errors import CreditError, PolicyError, TableError
 from ospo_cli.executors.local import content_key
 from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import files, parquet, schemas
 from ospo_cli.text.token_classes import CLASSES, token_classes
 from ospo_cli.text.tokens_to_spans import token_spans
 
@@ -110,13 +109,11 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
     if reference_kl is not None:
         metrics["reference_kl"] = reference_kl
     steps = metrics.pop("steps")
-    with folders.replacing_folder(layout.policy(iteration)) as temporary:
+    with files.replacing_folder(layout.policy(iteration)) as temporary:
         save_policy(policy, temporary)
         training.save_moments(temporary / folders.OPTIMIZER)
-    with parquet.replacing(layout.iteration(iteration, "update_steps.json")) as temporary:
-        temporary.write_text(json.dumps(steps, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    with parquet.replacing(layout.iteration(iteration, "update_metrics.json")) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    files.write_json(layout.iteration(iteration, "update_steps.json"), steps)
+    files.write_json(layout.iteration(iteration, "update_metrics.json"), metrics)
     checkpoint.remove()
     sys.stderr.write(summary(metrics) + "\n")
     return metrics

@@ -16,7 +16,7 @@ from ospo_cli.executors.local import content_key
 from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import files, parquet, schemas
 
 if TYPE_CHECKING:
     from ospo_cli.policies.folder import LoadedPolicy
@@ -27,7 +27,6 @@ MADE_BY = "ospo prepare-data"
 
 def execute(layout: Layout, params: parameters.Params) -> dict[str, Any]:
     """Read prompts and teacher pairs; write policy 000 with its metrics. A run that was cut off resumes from its last checkpoint."""
-    from ospo_cli.policies import folder as folders
     from ospo_cli.policies.opening import load_policy, save_policy
     from ospo_cli.policies.starting_point import write_starting_point
 
@@ -36,14 +35,14 @@ def execute(layout: Layout, params: parameters.Params) -> dict[str, Any]:
     pairs = teacher_pairs(layout, params, prompts)
     target = layout.policy(0)
     metrics: dict[str, Any] = {"teacher": settings.teacher, "pairs": pairs.height, "steps": planned_steps(pairs.height, settings)}
-    with folders.replacing_folder(target) as temporary:
+    with files.replacing_folder(target) as temporary:
         write_starting_point(temporary, layout.root, params.policy, params.train.seed, lambda: tokenizer_texts(layout, prompts, pairs))
         if metrics["steps"]:
             policy = load_policy(temporary, params.policy.threads, trainable=True, project=layout.root)
             metrics |= warm_start(policy, prompts, pairs, params, layout.cache / "warm_start")
             save_policy(policy, temporary)
         # No durations in this file: it lies in the policy folder, and equal input is to give equal bytes there.
-        folders.write_json(temporary / "warm_start_metrics.json", metrics)
+        files.write_json(temporary / "warm_start_metrics.json", metrics, ensure_ascii=False)
     return metrics
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
 from ospo_cli.errors import MissingInputError, TableError, first_line
+from ospo_cli.tables.files import replacing
 from ospo_cli.tables.schemas import ROLLOUTS, Table
 
 
@@ -153,46 +152,3 @@ def is_ascending(frame: pl.DataFrame, key: Sequence[str]) -> bool:
         own, before = pl.col(name), pl.col(name).shift(1)
         above = (own > before) | ((own == before) & above)
     return bool(frame.select(above.slice(1).fill_null(False).all()).item())
-
-
-class replacing:
-    """Context manager: a temporary path beside `path` that takes its place when the block ends well, and is removed when not."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Path:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".tmp", dir=self.path.parent)
-            os.close(handle)
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(name, 0o666 & ~umask)
-        except OSError as error:
-            raise TableError(
-                self.path,
-                "cannot be written",
-                found=first_line(error),
-                remedy="free space or mend the permissions, then run the command again",
-            ) from None
-        self.temporary = Path(name)
-        return self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if kind is None:
-            try:
-                with open(self.temporary, "rb+") as stream:
-                    os.fsync(stream.fileno())
-                os.replace(self.temporary, self.path)
-                return
-            except OSError as failure:
-                error = failure
-        self.temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) or type(error).__module__.startswith("polars"):
-            raise TableError(
-                self.path,
-                "cannot be written",
-                found=first_line(error),
-                remedy="free space or mend the permissions, then run the command again",
-            ) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
@@ -12,8 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ospo_cli.errors import PolicyError, first_line
-from ospo_cli.tables import parquet
+from ospo_cli.errors import OspoError, PolicyError, first_line
+from ospo_cli.tables import files
 
 
 class Training:
@@ -110,8 +109,8 @@ class Checkpoint:
             return 0, {}
         try:
             tensors = _load(latest / "state.safetensors")
-            notes = json.loads((latest / "notes.json").read_text(encoding="utf-8"))
-        except (PolicyError, OSError, ValueError):  # cut off or damaged: start anew
+            notes = files.read_json(latest / "notes.json")
+        except OspoError:  # cut off or damaged: start anew
             return 0, {}
         with torch.no_grad():
             for name, weight in training.weights.items():
@@ -129,10 +128,10 @@ class Checkpoint:
         """Write the state beside the last one, then let it take over."""
         target = self.folder / f"{finished_steps:08d}"
         tensors = {f"weight/{name}": weight.detach().cpu().contiguous() for name, weight in training.weights.items()}
-        with parquet.replacing(target / "state.safetensors") as temporary:
+        with files.replacing(target / "state.safetensors") as temporary:
             save_file(tensors | training.moments(), temporary)
-        with parquet.replacing(target / "notes.json") as temporary:  # written last: its presence says that the state is whole
-            temporary.write_text(json.dumps(notes | {"finished_steps": finished_steps}), encoding="utf-8")
+        # Written last: its presence says that the state is whole.
+        files.write_json(target / "notes.json", notes | {"finished_steps": finished_steps})
         for other in self.folder.iterdir():
             if other != target:
                 shutil.rmtree(other, ignore_errors=True)

@@ -15,6 +15,7 @@ from ospo_cli.policies.lora import write_fresh_adapter
 from ospo_cli.policies.opening import load_policy, save_policy
 from ospo_cli.policies.small_llama import write_small_llama
 from ospo_cli.stages import rollout, update
+from ospo_cli.tables import files
 from ospo_cli.training import token_batches
 from ospo_cli.training.token_batches import Group
 from ospo_cli.training.token_logprobs import token_logprobs
@@ -87,8 +88,10 @@ def test_training_over_4_bits_has_the_likelihoods_and_gradients_of_the_values_th
     changed = {name: value for name, value in card.items() if name != "bits"} | {
         "base": "plain", "base_sha256": weights_hash(project.root / "plain"),
     }  # fmt: skip
-    folders.write_json(project.policy(2) / folders.CARD, changed)
+    files.write_json(project.policy(2) / folders.CARD, changed)
     plain = load_policy(project.policy(2), 1, trainable=True, project=project.root)
+    files.write_json(project.policy(2) / folders.CARD, changed)
+    plain = folders.load_policy(project.policy(2), 1, trainable=True, project=project.root)
     assert torch.allclose(logprobs(packed), logprobs(plain), atol=1e-5)
     assert torch.allclose(gradients(packed), gradients(plain), atol=1e-5)
     sampler = load_policy(project.policy(1), 1, project=project.root)

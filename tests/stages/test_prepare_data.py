@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ospo_cli.errors import OspoError, ParameterError, SourceError, TableError
+from ospo_cli.errors import FileError, OspoError, ParameterError, SourceError
 from ospo_cli.graph import runner
 from ospo_cli.layout import Layout
 from ospo_cli.params import Params, PrepareData, Train
@@ -374,7 +374,7 @@ def test_a_full_disk_leaves_every_table_as_it_was(tmp_path, monkeypatch):
         return write_parquet(frame, *arguments, **options)
 
     monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
-    with pytest.raises(TableError, match=r"prepared/qrels\.parquet: cannot be written: found .*No space left on device; free space"):
+    with pytest.raises(FileError, match=r"prepared/qrels\.parquet: cannot be written: found .*No space left on device; free space"):
         run(tmp_path / "in", tmp_path, prompt_template="other {query}")
     assert {path.name: path.read_bytes() for path in Layout(tmp_path).prepared("").iterdir()} == before
 

@@ -6,7 +6,7 @@ import os
 import polars as pl
 import pytest
 
-from ospo_cli.errors import MissingInputError, TableError
+from ospo_cli.errors import FileError, MissingInputError, TableError
 from ospo_cli.tables import parquet, schemas
 
 
@@ -69,7 +69,7 @@ def test_a_full_disk_leaves_what_was_there_before(tmp_path, qrels, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(TableError, match=r"cannot be written: found .*No space left on device"):
+    with pytest.raises(FileError, match=r"cannot be written: found .*No space left on device"):
         parquet.write(qrels.head(1), path, schemas.QRELS)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["qrels.parquet"]

@@ -7,11 +7,11 @@ import os
 import pytest
 
 from ospo_cli import params as parameters
-from ospo_cli.policies.folder import replacing_folder
 from ospo_cli.policies.lora import write_fresh_adapter
 from ospo_cli.policies.opening import load_policy, read_policy
 from ospo_cli.policies.small_llama import write_small_llama
 from ospo_cli.sampling.vllm_engine import PYTHON, VllmSampler
+from ospo_cli.tables.files import replacing_folder
 from tests.policies.tiny import TEXTS, tiny_params, write_prepared
 
 ABSENT = importlib.util.find_spec("vllm") is None and not os.environ.get(PYTHON)

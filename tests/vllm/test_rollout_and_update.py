@@ -43,8 +43,8 @@ def test_two_iterations_of_an_adapter_sample_the_adapter_of_the_iteration_before
     base = layout.root / "base"
     layout.policy(0).rename(base)
     params = dataclasses.replace(params, policy=dataclasses.replace(params.policy, base="base"))
-    from ospo_cli.policies.folder import replacing_folder
     from ospo_cli.policies.lora import write_fresh_adapter
+    from ospo_cli.tables.files import replacing_folder
 
     with replacing_folder(layout.policy(0)) as folder:
         write_fresh_adapter(folder, base, layout.root, params.policy, 0)

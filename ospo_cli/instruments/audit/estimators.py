@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ospo_cli.errors import CreditError, ParameterError
+from ospo_cli.errors import CreditError
 from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
 from ospo_cli.maths import audit_measures, seeding, student
@@ -32,8 +30,9 @@ from ospo_cli.rewards.further_parts import FurtherParts
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.remembered import Tally
 from ospo_cli.rewards.store.folder import Store
-from ospo_cli.tables import parquet
+from ospo_cli.tables import files, parquet
 from ospo_cli.tables.schemas import AUDIT, AUDIT_CURVES, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, ROLLOUTS, SEGMENTS
+from ospo_cli.text.close_names import unknown_name
 from ospo_cli.text.coalition_text import coalition_text
 from ospo_cli.text.words import repeated_words, word_count, words
 
@@ -180,8 +179,7 @@ def execute(
         "estimator_seconds": seconds,
         "seconds": time.monotonic() - start_seconds,
     }
-    with parquet.replacing(layout.iteration(iteration, "audit_metrics.json")) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    files.write_json(layout.iteration(iteration, "audit_metrics.json"), metrics)
     return table, metrics
 
 
@@ -225,9 +223,7 @@ def _unseen(params: Params) -> list[str]:
 def _chosen_estimators(names: Sequence[str] | None) -> list[Estimator]:
     unknown = [name for name in names or () if name not in ESTIMATORS]
     if unknown:
-        close = difflib.get_close_matches(unknown[0], ESTIMATORS, 1)
-        remedy = f"did you mean {close[0]}?" if close else None
-        raise ParameterError("--estimators", "unknown estimator", found=unknown[0], expected=", ".join(ESTIMATORS), remedy=remedy)
+        raise unknown_name("--estimators", "estimator", unknown[0], ESTIMATORS)
     return [estimator for name, estimator in ESTIMATORS.items() if names is None or name in names]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 import sys
 import tempfile
 import time
@@ -27,8 +25,9 @@ from ospo_cli.params import Params
 from ospo_cli.report import staleness
 from ospo_cli.report.number_text import interval, plain, signed
 from ospo_cli.report.terminal import Terminal
-from ospo_cli.tables import parquet
+from ospo_cli.tables import files, parquet
 from ospo_cli.tables.schemas import GRADIENT_AUDIT, ROLLOUTS, TOKEN_ADVANTAGES
+from ospo_cli.text.close_names import unknown_name
 
 if TYPE_CHECKING:
     from ospo_cli.policies.folder import LoadedPolicy
@@ -144,8 +143,7 @@ def execute(
         "inputs": staleness.fingerprints(layout, given, paths, SECTIONS),
         "seconds": time.monotonic() - began,
     }
-    with parquet.replacing(layout.iteration(iteration, "gradient_audit_metrics.json")) as temporary_file:
-        temporary_file.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    files.write_json(layout.iteration(iteration, "gradient_audit_metrics.json"), metrics)
     return table, metrics
 
 
@@ -197,9 +195,7 @@ def _methods(params: Params, rules: Sequence[str] | None, estimators: Sequence[s
     for option, given, names in (("--rules", rules, known), ("--estimators", estimators, ESTIMATORS)):
         unknown = [name for name in given or () if name not in names]
         if unknown:
-            close = difflib.get_close_matches(unknown[0], names, 1)
-            remedy = f"did you mean {close[0]}?" if close else None
-            raise ParameterError(option, "unknown name", found=unknown[0], expected=", ".join(names), remedy=remedy)
+            raise unknown_name(option, "name", unknown[0], names)
     has_prefixes = params.score_coalitions.grand_value == "reward"
     if rules is None:
         rules = [name for name, rule in known.items() if has_prefixes or not rule.needs_prefix]

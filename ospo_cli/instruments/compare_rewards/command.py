@@ -22,7 +22,7 @@ from ospo_cli.params import Params
 from ospo_cli.report.markup import visible
 from ospo_cli.report.number_text import plain
 from ospo_cli.report.terminal import Terminal
-from ospo_cli.tables import parquet
+from ospo_cli.tables import files, parquet
 from ospo_cli.tables.schemas import ATTRIBUTIONS, PROMPTS, REWARD_COMPARISON, REWARD_COMPARISON_GROUPS, REWARDS, ROLLOUTS
 
 LOOP = "loop"
@@ -122,8 +122,7 @@ def print_result(data: dict[str, Any], stream: TextIO | None = None) -> None:
 
 def write_page(data: dict[str, Any], path: Path) -> None:
     """Write the comparison as one self-contained page."""
-    with parquet.replacing(path) as temporary:
-        temporary.write_text(comparison_page.render(data), encoding="utf-8", newline="\n")
+    files.write_text(path, comparison_page.render(data))
 
 
 def read_pair(layout: Layout, iteration: int, a: str, b: str) -> tuple[Scored, Scored, pl.DataFrame, pl.DataFrame]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,8 +29,9 @@ from ospo_cli.retrievers.base import BatchRetriever, Ranking
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.remembered import Tally
 from ospo_cli.rewards.store.folder import Store
-from ospo_cli.tables import parquet
+from ospo_cli.tables import files, parquet
 from ospo_cli.tables.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.text.close_names import closest
 from ospo_cli.text.coalition_text import coalition_text
 from ospo_cli.text.levels import LEVELS
 from ospo_cli.text.segments import Span, segmentation, word_coverage
@@ -93,8 +93,7 @@ def execute(
     if tally.asked:  # a product's score is no value of the store's
         tally.report("explain")
     if html is not None:
-        with parquet.replacing(html) as temporary:
-            temporary.write_text(render(found), encoding="utf-8", newline="\n")
+        files.write_text(html, render(found))
     stream = stream if stream is not None else sys.stdout
     if as_json:
         stream.write(found.to_json())
@@ -385,5 +384,5 @@ def _rank(ranking: Ranking, document: int) -> int | None:
 
 def _close(name: str, known: Sequence[str] | dict[str, str]) -> str:
     names = list(known)
-    close = difflib.get_close_matches(name, names, 3, 0.5) or sorted(names)[:3]
+    close = closest(name, names, cutoff=0.5) or sorted(names)[:3]
     return ", ".join(close) + (", …" if len(names) > len(close) else "")

@@ -34,7 +34,7 @@ from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.maths.redistribution import RULES, Rule, Settings
 from ospo_cli.own_code import rules as rule_file
 from ospo_cli.params import Attribute
-from ospo_cli.tables import parquet
+from ospo_cli.tables import files, parquet
 from ospo_cli.tables.schemas import LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY
 
 STEP_SIZE = 0.5
@@ -127,8 +127,7 @@ def execute(folder: Path, plan: Plan, stream: TextIO | None = None, command: str
     }
     tables = {"convergence": found.convergence.to_dicts(), "curves": found.curves.to_dicts(), "quality": found.quality.to_dicts()}
     page = render(facts | tables)
-    with parquet.replacing(folder / "lab.html") as temporary:
-        temporary.write_text(page, encoding="utf-8", newline="\n")
+    files.write_text(folder / "lab.html", page)
     print_lab(facts | tables, stream if stream is not None else sys.stdout)
     sys.stderr.write(f"ospo lab: wrote {folder}/lab.html and three tables, {time.perf_counter() - started:.1f} s\n")
     return found

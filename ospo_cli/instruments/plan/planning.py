@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from ospo_cli.params import Params, to_mapping
 from ospo_cli.report.number_text import count, plain, short
 from ospo_cli.report.plan_sections import HEADER, STAGES, cells, total
 from ospo_cli.report.terminal import Terminal
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import files, parquet, schemas
 
 _SUMMED = (("seconds", 1.0), ("cpu_seconds", 1.0), ("bytes", 1e6))
 
@@ -48,8 +47,7 @@ def plan(layout: Layout, params: Params) -> tuple[pl.DataFrame, dict[str, Any]]:
         "params": to_mapping(params),
         "made_by": {name: by.count(name) for name in sorted(set(by) - {""})},
     }
-    with parquet.replacing(layout.plan("calibration.json")) as temporary:
-        temporary.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    files.write_json(layout.plan("calibration.json"), facts)
     return table, facts
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ospo_cli.errors import RetrievalError
 from ospo_cli.executors.progress import Progress
 from ospo_cli.retrievers.dense.encoders import Encoder, digest
-from ospo_cli.tables.parquet import replacing
+from ospo_cli.tables import files
 
 VERSION = "embeddings-1"
 TEXTS_PER_SHARD = 1024
@@ -41,7 +41,7 @@ def vectors_of(texts: Sequence[str], encoder: Encoder, folder: Path) -> tuple[ND
                 write(place, lambda stream, found=found: np.lib.format.write_array(stream, found, allow_pickle=False))  # type: ignore[misc]
             progress.advance(len(rows), reused=not is_new)
         progress.close()
-        with replacing(path) as temporary:
+        with files.replacing(path) as temporary:
             # Mapped, shard by shard: the whole array is never in memory at once.
             whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
             for rows, place, _ in shards:
@@ -57,7 +57,7 @@ def vectors_of(texts: Sequence[str], encoder: Encoder, folder: Path) -> tuple[ND
 
 def write(path: Path, fill: Callable[..., object]) -> None:
     """Write a file by `fill(stream)`, then its hash beside it; a file without its hash counts as absent."""
-    with replacing(path) as temporary, open(temporary, "wb") as stream:
+    with files.replacing(path) as temporary, open(temporary, "wb") as stream:
         fill(stream)
     _write_mark(path)
 
@@ -70,7 +70,7 @@ def is_whole(path: Path) -> bool:
     """
     if not _mark(path).is_file() or not path.is_file():
         return False
-    if _mark(path).read_text(encoding="ascii", errors="replace") != _hash(path):
+    if _mark(path).read_text(encoding="ascii", errors="replace") != files.sha256_of(path):
         raise damaged(path)
     return True
 
@@ -112,10 +112,5 @@ def _mark(path: Path) -> Path:
 
 
 def _write_mark(path: Path) -> None:
-    with replacing(_mark(path)) as temporary:
-        temporary.write_text(_hash(path), encoding="ascii")
-
-
-def _hash(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    with files.replacing(_mark(path)) as temporary:
+        temporary.write_text(files.sha256_of(path), encoding="ascii")

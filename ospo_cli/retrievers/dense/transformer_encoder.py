@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -14,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ospo_cli.errors import ParameterError, RetrievalError
+from ospo_cli.errors import ParameterError, RetrievalError, first_line
 from ospo_cli.params import Dense
 from ospo_cli.retrievers.dense.encoders import Side, digest, rounded
+from ospo_cli.tables import files
 
 VERSION = "transformer-encoder-2"
 # Matrix products of one or two rows take another path through BLAS than those of several.
@@ -57,11 +56,11 @@ class TransformerEncoder:
         if not self.dimensions:
             raise RetrievalError(folder / "config.json", "does not say how wide the model is", expected="hidden_size")
         _check_length(self.config, settings.max_length)
-        files = {path.name: _file_hash(path) for path in sorted(folder.iterdir()) if path.suffix == ".safetensors"}
-        files |= {name: _file_hash(folder / name) for name in ("config.json", "tokenizer.json")}
+        hashes = {path.name: files.sha256_of(path) for path in sorted(folder.iterdir()) if path.suffix == ".safetensors"}
+        hashes |= {name: files.sha256_of(folder / name) for name in ("config.json", "tokenizer.json")}
         prefixes = (settings.query_prefix, settings.passage_prefix)
         changing = (settings.max_length, settings.normalize, settings.tokens_per_batch, settings.threads)
-        self.fingerprint = digest(VERSION, sorted(files.items()), self.pooling, prefixes, changing)
+        self.fingerprint = digest(VERSION, sorted(hashes.items()), self.pooling, prefixes, changing)
 
     def encode(self, texts: Sequence[str], side: Side) -> NDArray[np.float32]:
         """Return the vectors, rounded; each distinct token sequence is encoded once."""
@@ -129,7 +128,7 @@ class TransformerEncoder:
         try:
             tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
         except Exception as error:  # the tokenizers library raises plain Exceptions
-            raise RetrievalError(self.folder / "tokenizer.json", "cannot be read", found=_first_line(error)) from None
+            raise RetrievalError(self.folder / "tokenizer.json", "cannot be read", found=first_line(error)) from None
         tokenizer.no_padding()
         tokenizer.enable_truncation(self.settings.max_length)
         return tokenizer
@@ -150,7 +149,7 @@ class TransformerEncoder:
             )  # fmt: skip
         except Exception as error:  # transformers raises many kinds for a broken folder
             raise RetrievalError(
-                self.folder, "the encoder cannot be loaded", found=_first_line(error), remedy="restore the folder"
+                self.folder, "the encoder cannot be loaded", found=first_line(error), remedy="restore the folder"
             ) from None
         finally:
             logging.set_verbosity(before)
@@ -209,20 +208,20 @@ def _checked_config(folder: Path) -> dict[str, Any]:
             )
         raise RetrievalError(folder, "encoder folder without weights", found=", ".join(names), expected="*.safetensors")
     for name in ("config.json", "tokenizer_config.json"):
-        if name in names and "auto_map" in _read_object(folder / name):
+        if name in names and "auto_map" in files.read_json(folder / name):
             raise RetrievalError(
                 folder / name,
                 "asks for code from its own folder (auto_map), which is never run",
                 expected="a model type that transformers knows",
             )
     if "modules.json" in names:
-        for module in _read_json(folder / "modules.json", list):
+        for module in files.read_json(folder / "modules.json", kind=list):
             kind = str(module.get("type", "") if isinstance(module, dict) else module).rpartition(".")[2]
             if kind not in _KNOWN_MODULES:
                 raise RetrievalError(
                     folder / "modules.json", "names a module that is not done here", found=kind, expected=", ".join(_KNOWN_MODULES)
                 )
-    return _read_object(folder / "config.json")
+    return files.read_json(folder / "config.json")
 
 
 def _pooling(folder: Path, wanted: str) -> str:
@@ -237,7 +236,7 @@ def _pooling(folder: Path, wanted: str) -> str:
             expected="mean, cls, last or pooler",
             remedy="set it as the encoder was trained (BGE and SimCSE: cls; E5, MPNet, MiniLM: mean)",
         )
-    stated = _read_object(path)
+    stated = files.read_json(path)
     flags = [name for name, value in stated.items() if name.startswith("pooling_mode_") and value is True]
     if len(flags) != 1 or flags[0] not in _POOLING_FLAGS:
         raise RetrievalError(
@@ -258,30 +257,6 @@ def _check_length(config: dict[str, Any], max_length: int) -> None:
         )
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = _read_json(path, dict)
-    return content
-
-
-def _read_json(path: Path, kind: type) -> Any:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RetrievalError(path, "cannot be read as JSON", found=_first_line(error), remedy="restore the file") from None
-    if not isinstance(content, kind):
-        raise RetrievalError(path, "is not what it should be", found=type(content).__name__, expected=kind.__name__)
-    return content
-
-
-def _file_hash(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _storable(text: str) -> str:
     # Lone surrogates have no UTF-8 form, which the tokenizers library asks for.
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

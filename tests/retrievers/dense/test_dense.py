@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ospo_cli import params
-from ospo_cli.errors import ParameterError, RetrievalError
+from ospo_cli.errors import FileError, ParameterError, RetrievalError
 from ospo_cli.retrievers import build
 from ospo_cli.retrievers.dense import embeddings, encoders
 from ospo_cli.retrievers.dense import retriever as dense
@@ -269,14 +269,14 @@ def broken(folder, **files):
         ({"config__json": '{"auto_map": {"AutoModel": "code.Model"}}'}, "asks for code from its own folder"),
         ({"tokenizer_config__json": '{"auto_map": {}}'}, "asks for code from its own folder"),
         ({"config__json": "{"}, "cannot be read as JSON"),
-        ({"config__json": "[]"}, "is not what it should be: found list"),
+        ({"config__json": "[]"}, "is no JSON object: found list"),
         ({"modules__json": '[{"type": "sentence_transformers.models.Dense"}]'}, "names a module that is not done here: found Dense"),
         ({"tokenizer__json": "{}"}, "cannot be read"),
     ],
 )
 def test_a_folder_that_is_broken_or_asks_for_code_is_refused(files, message, tmp_path):
     where = broken(tiny_encoder.write(tmp_path), **files)
-    with pytest.raises(RetrievalError, match=message):
+    with pytest.raises((RetrievalError, FileError), match=message):
         tiny(tmp_path / "cache", where)
 
 

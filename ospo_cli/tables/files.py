@@ -1,0 +1,175 @@
+"""Files and folders that are written whole or not at all, JSON, and hashes of content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ospo_cli.errors import FileError, MissingInputError, first_line
+
+ABSENT = "absent"
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file's bytes, or of a folder's file names and their hashes; `absent` where there is neither."""
+    if path.is_dir():
+        digest = hashlib.sha256()
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\0".encode())
+        return digest.hexdigest()
+    if not path.is_file():
+        return ABSENT
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def as_json(content: object, ensure_ascii: bool = True) -> str:
+    """Return sorted, indented JSON that ends with a line feed: equal content gives equal bytes."""
+    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=ensure_ascii) + "\n"
+
+
+def write_json(path: Path, content: object, ensure_ascii: bool = True) -> None:
+    """Write sorted, indented JSON, whole or not at all."""
+    write_text(path, as_json(content, ensure_ascii))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 with line feeds, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def read_json(path: Path, made_by: str = "", kind: type = dict) -> Any:
+    """Return the content of a JSON file.
+
+    Args:
+        path: the file.
+        made_by: the command that makes it, for the remedy.
+        kind: what the outermost value must be: dict or list.
+
+    Raises:
+        MissingInputError: there is no such file.
+        FileError: it cannot be read, or holds something else.
+    """
+    remedy = f"run `{made_by}` again" if made_by else "restore the file"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingInputError(path, "no such file", remedy=f"run `{made_by}` first" if made_by else remedy) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise FileError(path, "cannot be read as JSON", found=first_line(error), remedy=remedy) from None
+    if not isinstance(content, kind):
+        raise FileError(path, f"is no JSON {'object' if kind is dict else kind.__name__}", found=type(content).__name__, remedy=remedy)
+    return content
+
+
+class replacing:
+    """Context manager: a temporary path beside `path` that takes its place when the block ends well, and is removed when not.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Path:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".tmp", dir=self.path.parent)
+            os.close(handle)
+            os.chmod(name, 0o666 & ~_umask())
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+        self.temporary = Path(name)
+        return self.temporary
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is None:
+            try:
+                _flush(self.temporary)
+                os.replace(self.temporary, self.path)
+                return
+            except OSError as failure:
+                error = failure
+        self.temporary.unlink(missing_ok=True)
+        if _is_of_writing(error):
+            raise _unwritable(self.path, error) from None
+
+
+class replacing_folder:
+    """Context manager: a temporary folder beside `folder` that takes its place when the block ends well, and is removed when not.
+
+    A folder cannot be renamed over one that holds files, so the old one steps aside first. A kill just then leaves it as `.NAME.old.tmp`
+    and the command to be run again.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> Path:
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            for stale in self.folder.parent.glob(f".{self.folder.name}.*.tmp"):  # left by a kill
+                shutil.rmtree(stale, ignore_errors=True)
+            self.temporary = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}.", suffix=".tmp", dir=self.folder.parent))
+            self.temporary.chmod(0o777 & ~_umask())
+        except OSError as error:
+            raise _unwritable(self.folder, error) from None
+        return self.temporary
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is None:
+            try:
+                self._take_its_place()
+                return
+            except OSError as failure:
+                error = failure
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        if _is_of_writing(error):
+            raise _unwritable(self.folder, error) from None
+
+    def _take_its_place(self) -> None:
+        mode = self.temporary.stat().st_mode & 0o666
+        for path in self.temporary.rglob("*"):
+            if path.is_file():
+                path.chmod(mode)  # safetensors writes for the owner alone
+                _flush(path)
+        old = self.folder.parent / f".{self.folder.name}.old.tmp"
+        if self.folder.exists():
+            self.folder.rename(old)
+        try:
+            self.temporary.rename(self.folder)
+        except OSError:
+            if old.exists():
+                old.rename(self.folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def _is_of_writing(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) or type(error).__name__ == "SafetensorError" or type(error).__module__.startswith("polars")
+
+
+def _unwritable(path: Path, error: BaseException | None) -> FileError:
+    remedy = "free space or mend the permissions, then run the command again"
+    return FileError(path, "cannot be written", found=first_line(error), remedy=remedy)
