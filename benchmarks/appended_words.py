@@ -14,12 +14,14 @@ from pathlib import Path
 
 import polars as pl
 
-from ospo_cli import params as parameters
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.statistics import Resamples
+from ospo_cli.params import whole
 from ospo_cli.rewards.judged_reward import JudgedReward
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet
+from ospo_cli.tables.evaluate import COMPLETIONS
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.text.answers import find_answer
 
 
@@ -30,13 +32,12 @@ def main() -> None:
     parser.add_argument("words", nargs="+")
     options = parser.parse_args()
     layout = Layout(options.project)
-    params = parameters.load(layout.params)
+    params = whole.load(layout.params)
     documents, prompts, qrels, pools = (
-        parquet.read(layout.prepared(f"{table.name}.parquet"), table)
-        for table in (schemas.DOCUMENTS, schemas.PROMPTS, schemas.QRELS, schemas.POOLS)
+        parquet.read(layout.prepared(f"{table.name}.parquet"), table) for table in (DOCUMENTS, PROMPTS, QRELS, POOLS)
     )
     reward = JudgedReward(documents, prompts, qrels, pools, params)
-    completions = parquet.read(layout.evaluation("completions.parquet"), schemas.COMPLETIONS)
+    completions = parquet.read(layout.evaluation("completions.parquet"), COMPLETIONS)
     final = completions.filter(pl.col("system").str.starts_with("policy-") & (pl.col("decoding") == "greedy"))
     final = final.filter(pl.col("system") == final["system"].max()).sort("prompt_id")
     ids = final["prompt_id"].to_list()

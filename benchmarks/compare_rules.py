@@ -30,11 +30,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ospo_cli import params as parameters
 from ospo_cli import presets
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.statistics import Resamples
+from ospo_cli.params.whole import Params
 from ospo_cli.report.charts import Series, line_chart, nice_ticks
 
 METHODS = (
@@ -84,7 +84,7 @@ def main() -> None:
     print_tables(found, options)
 
 
-def settings(options: argparse.Namespace, seed: int, method: str, rate: float) -> parameters.Params:
+def settings(options: argparse.Namespace, seed: int, method: str, rate: float) -> Params:
     """Return the preset at a seed, with a method's estimator and rule; the warm start and the last policy are evaluated."""
     values = presets.load(options.preset)
     if method in PAPERS:
@@ -104,7 +104,7 @@ def settings(options: argparse.Namespace, seed: int, method: str, rate: float) -
     )
 
 
-def run(project: Path, values: parameters.Params, base: Path | None) -> None:
+def run(project: Path, values: Params, base: Path | None) -> None:
     """Run a project to its end; what it shares with `base` is linked from there."""
     if not project.is_dir():
         if base is not None:

@@ -22,9 +22,11 @@ import polars as pl
 
 from ospo_cli.maths import coalitions
 from ospo_cli.maths.myerson import path_myerson
-from ospo_cli.params import Params
+from ospo_cli.params.whole import Params
 from ospo_cli.stages.attribute import attribute
-from ospo_cli.tables.schemas import COALITION_VALUES, REWARDS, ROLLOUTS, SEGMENTS
+from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS
+from ospo_cli.tables.segment import SEGMENTS
 
 LOOP_GAMES, SHAPIQ_GAMES = 2_000, 20
 

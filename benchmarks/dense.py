@@ -26,8 +26,9 @@ import numpy as np
 import polars as pl
 import score_coalitions
 
-from ospo_cli import params
 from ospo_cli.layout import Layout
+from ospo_cli.params.retrieval import Dense as DenseParams
+from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.retrievers.base import Catalogue
 from ospo_cli.retrievers.dense import encoders
 from ospo_cli.retrievers.dense.retriever import Dense
@@ -94,7 +95,7 @@ def compare(documents: pl.DataFrame, texts: list[str], arguments: argparse.Names
     ways = ((1, time.process_time, "processor time of one thread"), (arguments.threads, time.perf_counter, f"{arguments.threads} threads"))
     lines = []
     for threads, clock, name in ways[: 1 + (arguments.threads > 1)]:
-        settings = params.Retrieval(dense=params.Dense(encoder=arguments.encoder, threads=threads))
+        settings = Retrieval(dense=DenseParams(encoder=arguments.encoder, threads=threads))
         retriever = Dense(catalogue, settings, cache)
         retriever.rank(["warm up"], [None], DEPTH)
         slow_seconds, fast_seconds, again_seconds = [], [], []

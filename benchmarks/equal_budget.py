@@ -20,15 +20,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ospo_cli import params
 from ospo_cli.maths import coalitions, seeding
 from ospo_cli.maths.adaptive import AdaptiveGroup
 from ospo_cli.maths.coalitions import Budget, Masks, Players
 from ospo_cli.maths.estimators import ESTIMATORS, evaluated_coalitions, needed_coalitions, sample, sampled_shares
 from ospo_cli.maths.shapley import exact_owen, exact_shapley
+from ospo_cli.params.whole import Params
 from ospo_cli.report.charts import Series, line_chart
 from ospo_cli.rewards.judged_reward import JudgedReward
-from ospo_cli.tables.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.text.words import words
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -106,7 +106,7 @@ def read(folder: Path, seed: int) -> tuple[JudgedReward, list[str], dict[str, li
         qrels.select(list(QRELS.schema)),
         pl.DataFrame(pools, schema=POOLS.schema, orient="row"),
     )
-    return JudgedReward(*frames, params.Params()), [row[0] for row in prompts], drawn
+    return JudgedReward(*frames, Params()), [row[0] for row in prompts], drawn
 
 
 def recorded(folders: Sequence[Path], n: int, count: int, seed: int) -> list[Game]:

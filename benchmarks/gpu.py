@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ospo_cli.params import Update
+from ospo_cli.params.update import Update
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.sampling.causal_lm import SampledRow, Sampler
 from ospo_cli.sampling.next_token import Sampling

@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ospo_cli import params
 from ospo_cli.maths import coalitions
 from ospo_cli.maths.seeding import generator
+from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.report.charts import Series, line_chart
 from ospo_cli.retrievers.base import Catalogue, Coalitions
 from ospo_cli.retrievers.lexical.bm25 import BM25
@@ -80,11 +80,11 @@ def measure(size: int, folder: Path) -> dict[str, float]:
     numbers = generator(0, f"growth-{size}")
     texts = titles(size, numbers)
     catalogue = Catalogue.from_documents(pl.DataFrame({"doc_id": [f"d{index:07d}" for index in range(size)], "title": texts}))
-    BM25(Catalogue.from_documents(pl.DataFrame({"doc_id": ["d"], "title": ["coat"]})), params.Retrieval(), None).rank(["coat"], [None], K)
+    BM25(Catalogue.from_documents(pl.DataFrame({"doc_id": ["d"], "title": ["coat"]})), Retrieval(), None).rank(["coat"], [None], K)
     start_seconds = time.perf_counter()
-    BM25(catalogue, params.Retrieval(), folder)
+    BM25(catalogue, Retrieval(), folder)
     build_seconds, start_seconds = time.perf_counter() - start_seconds, time.perf_counter()
-    engine = BM25(catalogue, params.Retrieval(), folder)
+    engine = BM25(catalogue, Retrieval(), folder)
     row = {
         "documents": size,
         "postings": len(engine.index.arrays["documents"]),

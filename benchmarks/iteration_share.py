@@ -25,11 +25,12 @@ CACHES = ("rollouts", "score_coalitions", "update")
 IN_ONE = """
 import shutil, sys
 from pathlib import Path
-from ospo_cli import params, runner
+from ospo_cli.graph import runner
 from ospo_cli.graph.nodes import node
 from ospo_cli.layout import Layout
+from ospo_cli.params.whole import load
 layout, iteration = Layout(Path(".")), int(sys.argv[1])
-parameters = params.load(layout.params)
+parameters = load(layout.params)
 for name in ("first", "later"):
     for cache in sys.argv[2].split(","):
         shutil.rmtree(layout.cache / cache, ignore_errors=True)

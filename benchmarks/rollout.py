@@ -32,7 +32,7 @@ import torch
 from ospo_cli import presets
 from ospo_cli.errors import PolicyError
 from ospo_cli.layout import Layout
-from ospo_cli.params import Policy
+from ospo_cli.params.policy import Policy
 from ospo_cli.policies.folder import LoadedPolicy, render_prompt
 from ospo_cli.policies.opening import load_policy
 from ospo_cli.policies.pretrained import write_packaged
@@ -40,7 +40,8 @@ from ospo_cli.policies.small_llama import write_small_llama
 from ospo_cli.sampling.causal_lm import Sampler
 from ospo_cli.sampling.next_token import Sampling
 from ospo_cli.stages import prepare_data, warm_start
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet
+from ospo_cli.tables.prepared import PROMPTS
 
 WORDS = [
     *("navy", "red", "olive", "black", "wool", "linen", "leather", "coat"),
@@ -121,7 +122,7 @@ def prompts_beside(folder: Path) -> list[str] | None:
     path = folder.resolve().parents[1] / "prepared" / "prompts.parquet"
     if not path.is_file():
         return None
-    return parquet.read(path, schemas.PROMPTS).filter(pl.col("split") == "train").sort("prompt_id")["prompt"].to_list()
+    return parquet.read(path, PROMPTS).filter(pl.col("split") == "train").sort("prompt_id")["prompt"].to_list()
 
 
 def compare(

@@ -24,13 +24,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ospo_cli import params, retrievers, sources
+from ospo_cli import retrievers, sources
 from ospo_cli.maths import coalitions
 from ospo_cli.maths.seeding import generator
+from ospo_cli.params.prepare_data import PrepareData
+from ospo_cli.params.retrieval import Retrieval
+from ospo_cli.params.whole import Params
 from ospo_cli.retrievers.base import best_first
 from ospo_cli.retrievers.lexical import inverted_index
 from ospo_cli.rewards.judged_reward import JudgedReward
-from ospo_cli.tables.schemas import POOLS, PROMPTS, QRELS
+from ospo_cli.tables.prepared import POOLS, PROMPTS, QRELS
 from ospo_cli.text.words import words
 
 ICECAT = Path(__file__).resolve().parents[2] / "shared" / "data" / "chorus-icecat"
@@ -67,7 +70,7 @@ def main() -> None:
     arguments = parser.parse_args()
     documents, queries = read(arguments.documents, arguments.queries)
     start_seconds = time.perf_counter()
-    retrievers.build("bm25", pl.DataFrame({"doc_id": ["d"], "title": ["coat"]}), params.Retrieval(), None).rank(["coat"], [None], K)
+    retrievers.build("bm25", pl.DataFrame({"doc_id": ["d"], "title": ["coat"]}), Retrieval(), None).rank(["coat"], [None], K)
     print(f"compiled, or read from the compiler's cache, in {time.perf_counter() - start_seconds:.1f} s; copy {bandwidth():.1f} GB/s")
     for pool_size in POOL_SIZES:
         if pool_size < documents.height:
@@ -87,7 +90,7 @@ def read(documents_path: Path | None, queries_path: Path | None) -> tuple[pl.Dat
         documents_path, queries_path = ICECAT / "products.parquet", ICECAT / "queries.parquet"
     if documents_path is None:
         print("no --documents, and no chorus-icecat beside the repository: the demo shop")
-        data = sources.read(params.PrepareData(), 0, Path())
+        data = sources.read(PrepareData(), 0, Path())
         return data.documents, data.prompts["query"].to_list()
     documents = pl.read_parquet(documents_path)
     documents = documents.rename({"product_id": "doc_id"} if "doc_id" not in documents.columns else {})
@@ -156,8 +159,8 @@ def _peer(name: str, work: Work, idf: str, prompt_ids: list[str], texts: list[st
     return {"bm25s get_scores, one by one": lambda: reward.values(prompt_ids, texts), "bm25s, one batch": retrieved}
 
 
-def _params(idf: str) -> params.Params:
-    return dataclasses.replace(params.Params(), retrieval=params.Retrieval(idf=idf))
+def _params(idf: str) -> Params:
+    return dataclasses.replace(Params(), retrieval=Retrieval(idf=idf))
 
 
 def timed(work: Callable[[], Any], repeats: int = REPEATS) -> tuple[Any, float, float]:
@@ -179,7 +182,7 @@ def make_work(documents: pl.DataFrame, queries: list[str], pool_size: int, count
     ids = documents["doc_id"].sort().to_list()
     titles = [words(title) for title in documents.sort("doc_id")["title"].to_list()]
     placeholder = pl.DataFrame(schema=POOLS.schema)
-    search = JudgedReward(documents, pl.DataFrame(schema=PROMPTS.schema), pl.DataFrame(schema=QRELS.schema), placeholder, params.Params())
+    search = JudgedReward(documents, pl.DataFrame(schema=PROMPTS.schema), pl.DataFrame(schema=QRELS.schema), placeholder, Params())
     present = coalitions.contiguous(SEGMENTS, SEGMENTS, 0, generator(seed, "none"))
     rows: dict[str, list[tuple[Any, ...]]] = {"prompts": [], "qrels": [], "pools": []}
     prompt_ids: list[str] = []

@@ -23,14 +23,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ospo_cli import params, sources
+from ospo_cli import sources
 from ospo_cli.maths.seeding import generator
+from ospo_cli.params.prepare_data import PrepareData
+from ospo_cli.params.store import Store as StoreParams
+from ospo_cli.params.whole import Params
 from ospo_cli.retrievers import RETRIEVERS
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.remembered import is_kept
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.rewards.store.keys import Keys, joined, keys, scope
-from ospo_cli.tables.schemas import POOLS, PROMPTS, QRELS
+from ospo_cli.tables.prepared import POOLS, PROMPTS, QRELS
 from ospo_cli.text.words import words
 
 ICECAT = Path(__file__).resolve().parents[2] / "shared" / "data" / "chorus-icecat"
@@ -84,7 +87,7 @@ def per_value(arguments: argparse.Namespace, folder: Path) -> None:
 
 def reward(documents: pl.DataFrame, tables: tuple, retriever: str, root: Path, values: str) -> JudgedReward:
     """Return a reward with that store.values."""
-    parameters = dataclasses.replace(params.Params(), store=params.Store(values=values))
+    parameters = dataclasses.replace(Params(), store=StoreParams(values=values))
     return JudgedReward(documents, *tables[:3], parameters, retriever=retriever, cache=root / "cache", store=Store(root / "store"))
 
 
@@ -100,7 +103,7 @@ def read(documents_path: Path | None, queries_path: Path | None) -> tuple[pl.Dat
     if documents_path is None and ICECAT.is_dir():
         documents_path, queries_path = ICECAT / "products.parquet", ICECAT / "queries.parquet"
     if documents_path is None or queries_path is None:
-        data = sources.read(params.PrepareData(), 0, Path())
+        data = sources.read(PrepareData(), 0, Path())
         return data.documents, data.prompts["query"].to_list()
     documents = pl.read_parquet(documents_path)
     documents = documents.rename({"product_id": "doc_id"} if "doc_id" not in documents.columns else {})
@@ -112,7 +115,7 @@ def made(documents: pl.DataFrame, queries: list[str], pool_size: int, count: int
     ordered = documents.sort("doc_id")
     ids, titles = ordered["doc_id"].to_list(), [words(title) for title in ordered["title"].to_list()]
     nothing = (pl.DataFrame(schema=PROMPTS.schema), pl.DataFrame(schema=QRELS.schema), pl.DataFrame(schema=POOLS.schema))
-    search = JudgedReward(documents, *nothing, params.Params()).retriever
+    search = JudgedReward(documents, *nothing, Params()).retriever
     numbers = generator(0, "benchmark")
     rows: dict[str, list[tuple]] = {"prompts": [], "qrels": [], "pools": []}
     pairs: dict[tuple[str, str], None] = {}

@@ -30,7 +30,8 @@ import numpy as np
 import torch
 
 from ospo_cli.executors.usage import Usage, give_back
-from ospo_cli.params import Policy, Update
+from ospo_cli.params.policy import Policy
+from ospo_cli.params.update import Update
 from ospo_cli.policies import lora
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.policies.opening import load_policy

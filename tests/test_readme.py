@@ -8,7 +8,7 @@ from typer.main import get_command
 from ospo_cli.cli import app
 from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.maths.redistribution import RULES
-from ospo_cli.tables import schemas
+from ospo_cli.tables import reference
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,7 +19,7 @@ def test_the_readme_is_short_enough_to_be_read():
 
 
 def test_the_table_reference_is_the_declarations():
-    assert (ROOT / "docs" / "tables.md").read_text(encoding="utf-8") == schemas.reference() + "\n"
+    assert (ROOT / "docs" / "tables.md").read_text(encoding="utf-8") == reference.reference() + "\n"
 
 
 def test_every_link_of_readme_and_docs_leads_to_a_file():

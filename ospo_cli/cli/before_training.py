@@ -33,7 +33,7 @@ def show_params(
     ] = "",
 ) -> None:
     """List every parameter with type, default, allowed values and meaning."""
-    from ospo_cli import params
+    from ospo_cli.params import whole
 
     if row:
         from ospo_cli import presets
@@ -41,7 +41,7 @@ def show_params(
         typer.echo(" ".join(presets.experiment_options(row)))
         return
 
-    rows = [row for row in params.describe() if name in row["name"]]
+    rows = [row for row in whole.describe() if name in row["name"]]
     if not rows:
         raise OspoError(name, "no such parameter", expected="part of a name that `ospo params` lists")
     for found in rows:

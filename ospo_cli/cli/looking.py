@@ -185,6 +185,6 @@ def keep(
 @app.command("tables", rich_help_panel=LOOKING)
 def tables() -> None:
     """Print the reference of all tables (Markdown), from their declarations."""
-    from ospo_cli.tables import schemas
+    from ospo_cli.tables import reference
 
-    typer.echo(schemas.reference())
+    typer.echo(reference.reference())

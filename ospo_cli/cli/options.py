@@ -12,7 +12,7 @@ from ospo_cli.errors import shorten
 
 if TYPE_CHECKING:
     from ospo_cli.layout import Layout
-    from ospo_cli.params import Params
+    from ospo_cli.params.whole import Params
 
 Project = Annotated[Path, typer.Option("--project", "-p", help="Folder that holds params.yaml.", show_default="this folder")]
 Iteration = Annotated[int, typer.Option("--iter", "-k", min=1, help="Iteration, from 1: samples from policy K-1, writes policy K.")]
@@ -21,11 +21,11 @@ HERE = Path(".")
 
 def opened(project: Path) -> tuple[Layout, Params]:
     """Return a project's paths and its checked parameters."""
-    from ospo_cli import params
     from ospo_cli.layout import Layout
+    from ospo_cli.params import whole
 
     layout = Layout(project)
-    return layout, params.load(layout.params)
+    return layout, whole.load(layout.params)
 
 
 def say(command: str, text: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from ospo_cli.params import Attribute
-from ospo_cli.tables.schemas import PREFERENCE_PAIRS, TARGETS
+from ospo_cli.params.attribute import Attribute
+from ospo_cli.tables.attribute import PREFERENCE_PAIRS, TARGETS
 
 ROUNDING = 1e-9  # of a mean
 

@@ -26,8 +26,8 @@ from ospo_cli.maths.estimators import (
 )
 from ospo_cli.maths.myerson import path_dividends
 from ospo_cli.maths.shaping import prefix_advantages
-from ospo_cli.params import Params
-from ospo_cli.tables.schemas import INTERACTIONS
+from ospo_cli.params.whole import Params
+from ospo_cli.tables.attribute import INTERACTIONS
 
 EFFICIENCY_TOLERANCE = 1e-7
 # Values are sums of a few numbers of order 1: a smaller dividend is rounding.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ospo_cli.errors import OspoError, TableError
 from ospo_cli.tables import files, parquet
-from ospo_cli.tables.schemas import CREDIT
+from ospo_cli.tables.exchange import CREDIT
 
 Tensors = dict[str, NDArray[Any]]
 # The key of the header in Parquet's and safetensors' own metadata. One key alone: safetensors writes several in no fixed order.

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from ospo_cli.errors import TableError
-from ospo_cli.tables.schemas import CREDIT
+from ospo_cli.tables.exchange import CREDIT
 
 FORMAT = "ospo-credit"
 # Raised when a field changes its meaning, type or alignment, or goes; a new field alone does not raise it.

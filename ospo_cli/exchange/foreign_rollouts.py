@@ -13,7 +13,8 @@ import polars as pl
 from ospo_cli.errors import MissingInputError, OspoError, TableError
 from ospo_cli.exchange.credit_format import FORMAT, VERSION
 from ospo_cli.tables import parquet
-from ospo_cli.tables.schemas import FOREIGN_ROLLOUTS, ROLLOUTS
+from ospo_cli.tables.exchange import FOREIGN_ROLLOUTS
+from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.text.answers import find_answer
 
 Pieces = Callable[[Sequence[int]], list[bytes]]

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import polars as pl
 
-from ospo_cli.tables.schemas import Table
+from ospo_cli.tables.declare import Table
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ospo_cli.errors import OspoError
 from ospo_cli.executors.base import Shard
 from ospo_cli.executors.progress import Progress
 from ospo_cli.tables import parquet
-from ospo_cli.tables.schemas import Table
+from ospo_cli.tables.declare import Table
 
 
 def content_key(*parts: object) -> str:

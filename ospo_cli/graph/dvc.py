@@ -13,7 +13,7 @@ import ospo_cli
 from ospo_cli.errors import OspoError
 from ospo_cli.graph import code
 from ospo_cli.graph.nodes import ITERATED, Node, node, plan
-from ospo_cli.params import Params
+from ospo_cli.params.whole import Params
 from ospo_cli.tables.files import write_text
 
 MARK = "# Made by `ospo graph` from params.yaml; run it again after a change of train.iterations or of what a stage reads."

@@ -9,7 +9,7 @@ from pathlib import Path
 from ospo_cli.errors import MissingInputError, ParameterError
 from ospo_cli.layout import Layout
 from ospo_cli.own_code import rewards as own_rewards
-from ospo_cli.params import Params
+from ospo_cli.params.whole import Params
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ospo_cli.executors.usage import Usage
 from ospo_cli.graph import code
 from ospo_cli.graph.nodes import Node, plan, require_inputs
 from ospo_cli.layout import Layout
-from ospo_cli.params import Params, check_retrievers, to_mapping
+from ospo_cli.params.whole import Params, check_retrievers, to_mapping
 from ospo_cli.tables import files
 
 

@@ -10,9 +10,12 @@ from ospo_cli.errors import TableError
 from ospo_cli.exchange import credit_files
 from ospo_cli.exchange.credit_format import credit_rows, header
 from ospo_cli.layout import Layout
-from ospo_cli.params import Params
+from ospo_cli.params.whole import Params
 from ospo_cli.tables import files, parquet
-from ospo_cli.tables.schemas import PROMPTS, REWARDS, ROLLOUTS, TOKEN_ADVANTAGES
+from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
+from ospo_cli.tables.prepared import PROMPTS
+from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.score_coalitions import REWARDS
 
 
 def execute(

@@ -9,7 +9,7 @@ from typing import Any
 
 from ospo_cli.errors import OspoError
 from ospo_cli.layout import Layout
-from ospo_cli.params import Params
+from ospo_cli.params.whole import Params
 from ospo_cli.tables import files, parquet
 
 # Its presence tells that a folder was written here, and may be replaced.
@@ -49,7 +49,9 @@ def attribute_file(layout: Layout, params: Params, source: Path, tokenizer: Path
     from ospo_cli.exchange import foreign_rollouts
     from ospo_cli.policies.token_pieces import TokenPieces
     from ospo_cli.stages import attribute, score_coalitions, segment
-    from ospo_cli.tables.schemas import PROMPTS, REWARDS, ROLLOUTS
+    from ospo_cli.tables.prepared import PROMPTS
+    from ospo_cli.tables.rollout import ROLLOUTS
+    from ospo_cli.tables.score_coalitions import REWARDS
 
     if (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir()) and not (out / CARD).is_file()):
         raise OspoError(out, "is not empty and was not written by this command", remedy="name another folder with --out")

@@ -18,13 +18,17 @@ from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.ranking import metric_rows
 from ospo_cli.maths.statistics import Resamples
-from ospo_cli.params import Params
+from ospo_cli.params.whole import Params
 from ospo_cli.report.number_text import p_value, plain, signed
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.rewards.judged_reward import JudgedReward, compose
 from ospo_cli.rewards.oracle import OracleSearch
 from ospo_cli.rewards.store.folder import Store
-from ospo_cli.tables import files, parquet, schemas
+from ospo_cli.tables import files, parquet
+from ospo_cli.tables.evaluate import COMPLETIONS
+from ospo_cli.tables.headroom import HEADROOM, HEADROOM_QUERIES
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.text.answers import find_answer
 from ospo_cli.text.word_edits import EDITS, greedy_edits, single_edits
 
@@ -72,11 +76,11 @@ def execute(layout: Layout, params: Params, request: Request) -> tuple[pl.DataFr
     """Read the prepared tables, and rollouts or a policy where there are any; write headroom and headroom_queries."""
     documents, prompts, qrels, pools = (
         parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data")
-        for table in (schemas.DOCUMENTS, schemas.PROMPTS, schemas.QRELS, schemas.POOLS)
+        for table in (DOCUMENTS, PROMPTS, QRELS, POOLS)
     )
     if request.iteration:
         path, command = layout.iteration(request.iteration, "rollouts.parquet"), f"ospo rollout --iter {request.iteration}"
-        rollouts = parquet.read(path, schemas.ROLLOUTS, made_by=command)
+        rollouts = parquet.read(path, ROLLOUTS, made_by=command)
         prompts = prompts.filter(pl.col("prompt_id").is_in(rollouts["prompt_id"].unique().to_list()))
         chosen = _chosen(prompts, request.prompts, params.train.seed)
         answers: Answers | None = _saved(rollouts, chosen, params, request.iteration)
@@ -89,8 +93,8 @@ def execute(layout: Layout, params: Params, request: Request) -> tuple[pl.DataFr
         answers = _sampled(layout, chosen, params, request)
     tables = (documents, prompts, qrels, pools)
     table, queries = headroom(tables, chosen, answers, params, request, layout)
-    parquet.write(table, layout.headroom("headroom.parquet"), schemas.HEADROOM)
-    parquet.write(queries, layout.headroom("headroom_queries.parquet"), schemas.HEADROOM_QUERIES)
+    parquet.write(table, layout.headroom("headroom.parquet"), HEADROOM)
+    parquet.write(queries, layout.headroom("headroom_queries.parquet"), HEADROOM_QUERIES)
     facts = {"prompts": chosen.height, "answers": None if answers is None else answers.name, "split": _split(chosen)}
     files.write_json(layout.headroom("headroom.json"), facts)
     return table, facts
@@ -134,7 +138,7 @@ def headroom(
             rows.append((name, reward.metric.name, _split(chosen), system, *mean, *against, chosen.height))
             columns = {"prompt_id": ids, "query": queries, "value": values.tolist()}
             details.append(pl.DataFrame({"retriever": [name] * len(ids), "system": [system] * len(ids)} | columns))
-    return pl.DataFrame(rows, schema=schemas.HEADROOM.schema, orient="row"), pl.concat(details)
+    return pl.DataFrame(rows, schema=HEADROOM.schema, orient="row"), pl.concat(details)
 
 
 def print_result(table: pl.DataFrame, facts: dict[str, Any], stream: TextIO | None = None) -> None:
@@ -270,10 +274,10 @@ def _sampled(layout: Layout, chosen: pl.DataFrame, params: Params, request: Requ
             for prompt_id, group in zip(ids, groups, strict=True)
             for index, row in enumerate(group)
         ]
-        return {"completions": pl.DataFrame(rows, schema=schemas.COMPLETIONS.schema, orient="row")}
+        return {"completions": pl.DataFrame(rows, schema=COMPLETIONS.schema, orient="row")}
 
     executor = LocalExecutor(layout.cache / "headroom")
-    found = executor.map_shards(work, shards, {"completions": schemas.COMPLETIONS}, "headroom", "completions")
+    found = executor.map_shards(work, shards, {"completions": COMPLETIONS}, "headroom", "completions")
     raw = dict(chosen.select("prompt_id", "query").iter_rows())
     queries: dict[str, list[str]] = {}
     for prompt_id, completion in pl.concat([tables["completions"] for tables in found]).select("prompt_id", "completion").iter_rows():

@@ -16,8 +16,10 @@ from ospo_cli.report.markup import visible
 from ospo_cli.report.number_text import plain
 from ospo_cli.report.rollout_groups import colour_scale, rollout_groups
 from ospo_cli.report.terminal import Terminal
-from ospo_cli.tables import parquet, schemas
-from ospo_cli.tables.schemas import Table
+from ospo_cli.tables import parquet, reference
+from ospo_cli.tables.declare import Table
+from ospo_cli.tables.prepared import PROMPTS
+from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.text.close_names import closest, did_you_mean
 
 _CREDIT_TABLES = ("rollouts", "segments", "rewards", "coalition_values", "attributions", "interactions", "token_advantages")
@@ -70,14 +72,14 @@ def inspect(
 
 
 def _found(name: str, layout: Layout, iteration: int) -> tuple[Path, Table]:
-    if name in schemas.TABLES:
-        return _table_path(layout, iteration, name), schemas.TABLES[name]
+    if name in reference.TABLES:
+        return _table_path(layout, iteration, name), reference.TABLES[name]
     path = Path(name)
     if path.suffix != ".parquet" and not path.exists():
-        remedy = did_you_mean(name, schemas.TABLES) or "name a table or a Parquet file"
-        raise OspoError(name, "no such table or file", expected=", ".join(schemas.TABLES), remedy=remedy)
-    if path.stem in schemas.TABLES:
-        return path, schemas.TABLES[path.stem]
+        remedy = did_you_mean(name, reference.TABLES) or "name a table or a Parquet file"
+        raise OspoError(name, "no such table or file", expected=", ".join(reference.TABLES), remedy=remedy)
+    if path.stem in reference.TABLES:
+        return path, reference.TABLES[path.stem]
     if not path.is_file():
         raise MissingInputError(path, "no such file", remedy="name a table or a Parquet file")
     try:
@@ -86,11 +88,11 @@ def _found(name: str, layout: Layout, iteration: int) -> tuple[Path, Table]:
         raise OspoError(path, "cannot be read as Parquet", found=(str(error).splitlines() or ["nothing"])[0]) from None
     fits = [
         table
-        for table in schemas.TABLES.values()
+        for table in reference.TABLES.values()
         if table.schema.keys() <= columns and (table.extra is not None or table.schema.keys() == columns)
     ]
     if not fits:
-        raise OspoError(path, "holds no declared table", found=", ".join(sorted(columns)), expected=", ".join(schemas.TABLES))
+        raise OspoError(path, "holds no declared table", found=", ".join(sorted(columns)), expected=", ".join(reference.TABLES))
     return path, max(fits, key=lambda table: len(table.columns))
 
 
@@ -168,13 +170,13 @@ def _cell(value: object, limit: int) -> str:
 
 
 def _print_credit(layout: Layout, iteration: int, rollout_id: str | None, output: Terminal) -> None:
-    rollouts = parquet.read(_iteration_path(layout, iteration, "rollouts"), schemas.ROLLOUTS, made_by=f"ospo rollout --iter {iteration}")
+    rollouts = parquet.read(_iteration_path(layout, iteration, "rollouts"), ROLLOUTS, made_by=f"ospo rollout --iter {iteration}")
     others = {name: _optional(layout, iteration, name) for name in ("segments", "rewards", "attributions", "interactions")}
     chosen = _chosen(rollouts, others["rewards"], rollout_id, iteration)
     if chosen is None:
         return
     row = rollouts.row(by_predicate=pl.col("rollout_id") == chosen, named=True)
-    prompts = parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS, made_by="ospo prepare-data")
+    prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS, made_by="ospo prepare-data")
     group = rollout_groups([row["prompt_id"]], prompts, rollouts, *others.values(), most=_INTERACTIONS)
     rollout = next(member for member in group[0]["rollouts"] if member["sample"] == row["sample_index"])
     reward = f"reward {plain(rollout['reward'])}, " if rollout["reward"] is not None else ""
@@ -205,7 +207,7 @@ def _print_credit(layout: Layout, iteration: int, rollout_id: str | None, output
 
 def _optional(layout: Layout, iteration: int, name: str) -> pl.DataFrame | None:
     path = _iteration_path(layout, iteration, name)
-    return parquet.read(path, schemas.TABLES[name], made_by=_maker(schemas.TABLES[name], iteration)) if path.is_file() else None
+    return parquet.read(path, reference.TABLES[name], made_by=_maker(reference.TABLES[name], iteration)) if path.is_file() else None
 
 
 def _chosen(rollouts: pl.DataFrame, rewards: pl.DataFrame | None, rollout_id: str | None, iteration: int) -> str | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
-from ospo_cli import params as parameters
 from ospo_cli.errors import OspoError
 from ospo_cli.layout import Layout
-from ospo_cli.params import Params
+from ospo_cli.params import whole
+from ospo_cli.params.whole import Params
 from ospo_cli.report.kept_files import present_run
-from ospo_cli.tables import files, parquet, schemas
+from ospo_cli.tables import files, parquet
+from ospo_cli.tables.keep import KEPT_VALUES
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -32,7 +33,7 @@ def execute(layout: Layout, source: Layout, params: Params, name: str) -> bool:
     run = present_run(source, params)
     folder = layout.kept(name)
     is_there = (folder / "run.json").is_file()
-    parquet.write(run.values, folder / "values.parquet", schemas.KEPT_VALUES)
-    content = {"facts": dict(run.facts), "iterations": list(run.iterations), "params": parameters.to_mapping(params)}
+    parquet.write(run.values, folder / "values.parquet", KEPT_VALUES)
+    content = {"facts": dict(run.facts), "iterations": list(run.iterations), "params": whole.to_mapping(params)}
     files.write_json(folder / "run.json", content)
     return is_there

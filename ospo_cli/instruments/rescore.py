@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from ospo_cli import params as parameters
 from ospo_cli.errors import CreditError, OspoError, ParameterError
 from ospo_cli.layout import Layout
-from ospo_cli.params import Params
+from ospo_cli.params import whole
+from ospo_cli.params.whole import Params
 from ospo_cli.tables import files
 
 # Sections that the stages from segment to attribute read.
@@ -93,7 +93,7 @@ def rescore(
             "iteration": iteration,
             "changes": dict(changes),
             "prepared": str(prepared) if prepared else None,
-            "params": {section: parameters.to_mapping(changed)[section] for section in SECTIONS},
+            "params": {section: whole.to_mapping(changed)[section] for section in SECTIONS},
         }
         files.write_json(temporary / CARD, card)
     names = ("asked_values", "distinct_values", "computed_values", "rollout_groups", "degenerate_groups", "mean_reward", "mean_retrieval")
@@ -131,13 +131,13 @@ def parse_changes(settings: Sequence[str]) -> dict[str, Any]:
 
 
 def _changed(params: Params, changes: Mapping[str, Any]) -> Params:
-    content = copy.deepcopy(parameters.to_mapping(params))
+    content = copy.deepcopy(whole.to_mapping(params))
     for key, value in changes.items():
         section, _, name = key.partition(".")
         if section not in SECTIONS:
             raise ParameterError(f"--set {key}", "changes nothing that rewards or credit read", expected=f"section {', '.join(SECTIONS)}")
         content[section][name] = value
-    return parameters.from_mapping(content, where="params.yaml with the changes")
+    return whole.from_mapping(content, where="params.yaml with the changes")
 
 
 def _name_of(changes: Mapping[str, Any], prepared: Path | None) -> str:

@@ -17,13 +17,16 @@ import polars as pl
 from ospo_cli.errors import OspoError, StoreError, shorten
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
-from ospo_cli.params import Params
+from ospo_cli.params.whole import Params
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.store.book import Book
 from ospo_cli.rewards.store.folder import Store, Summary, superfluous
 from ospo_cli.tables import files, parquet
-from ospo_cli.tables.schemas import COALITION_VALUES, DOCUMENTS, POOLS, PROMPTS, QRELS, ROLLOUTS, STORED_VALUES
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.score_coalitions import COALITION_VALUES
+from ospo_cli.tables.store import STORED_VALUES
 
 # Two ways to the same metric agree far better than this; an engine that answers otherwise now does not.
 TOLERANCE = 1e-9

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ospo_cli.errors import PolicyError
-from ospo_cli.params import Policy
+from ospo_cli.params.policy import Policy
 from ospo_cli.policies import folder as folders
 
 BITS = 4

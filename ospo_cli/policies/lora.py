@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ospo_cli.errors import OspoError, PolicyError, first_line
-from ospo_cli.params import Policy
+from ospo_cli.params.policy import Policy
 from ospo_cli.policies import folder as folders
 from ospo_cli.policies import four_bits, fused_adapter
 from ospo_cli.policies.pretrained import PACKAGED

@@ -10,7 +10,7 @@ import torch
 
 from ospo_cli.errors import ParameterError
 from ospo_cli.maths import seeding
-from ospo_cli.params import Policy
+from ospo_cli.params.policy import Policy
 from ospo_cli.policies.folder import hide_progress_bars
 
 START, END = "<|im_start|>", "<|im_end|>"

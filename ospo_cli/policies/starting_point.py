@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ospo_cli.params import Policy
+from ospo_cli.params.policy import Policy
 from ospo_cli.policies.folder import OPTIMIZER, LoadedPolicy, check_folder
 from ospo_cli.policies.pretrained import PACKAGED
 

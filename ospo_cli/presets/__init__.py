@@ -13,9 +13,10 @@ from typing import Any
 
 import yaml
 
-from ospo_cli import params as parameters
 from ospo_cli.errors import OspoError, ParameterError
 from ospo_cli.graph import dvc
+from ospo_cli.params import whole
+from ospo_cli.params.whole import Params
 from ospo_cli.tables.files import write_text
 
 NAMES = ("demo", "smollm2-movies", "tables", "esci-qwen7b", "hm-qwen7b", "released")
@@ -29,16 +30,16 @@ DVC_CONFIG = """[core]
 DVC_IGNORE = "__pycache__\n*.tmp\n/data/cache\n/data/manifests\n/data/store\n"
 
 
-def load(name: str) -> parameters.Params:
+def load(name: str) -> Params:
     """Return a preset's parameters: the defaults with the preset's own values over them."""
-    return parameters.from_mapping(_merged(name), where=f"preset {name}")
+    return whole.from_mapping(_merged(name), where=f"preset {name}")
 
 
-def render(values: parameters.Params) -> str:
+def render(values: Params) -> str:
     """Return params.yaml with each parameter's meaning and allowed values beside it."""
-    meanings = {row["name"]: row for row in parameters.describe()}
+    meanings = {row["name"]: row for row in whole.describe()}
     lines = ["# Every number that changes a result. All names are required; `ospo params` lists types, defaults and meanings."]
-    for section, content in parameters.to_mapping(values).items():
+    for section, content in whole.to_mapping(values).items():
         lines += ["", f"{section}:", *_lines(section, content, meanings)]
     return "\n".join(lines) + "\n"
 
@@ -114,7 +115,7 @@ def experiment_options(name: str) -> list[str]:
 
 def _merged(name: str) -> dict[str, Any]:
     project, algorithm = _parted(name)
-    content = parameters.to_mapping(parameters.Params())
+    content = whole.to_mapping(Params())
     rows = [yaml.safe_load(_text(f"{project}.yaml")) or {}, *([algorithm_row(algorithm)] if algorithm else [])]
     for row in rows:
         for section, overrides in row.items():

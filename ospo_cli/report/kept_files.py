@@ -6,15 +6,17 @@ from typing import Any
 
 import polars as pl
 
-from ospo_cli import params as parameters
 from ospo_cli.errors import TableError
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.statistics import Resamples
-from ospo_cli.params import Params
+from ospo_cli.params import whole
+from ospo_cli.params.whole import Params
 from ospo_cli.report.kept_runs import Run, compared, how
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet
+from ospo_cli.tables.evaluate import QUERY_METRICS
 from ospo_cli.tables.files import read_json
+from ospo_cli.tables.keep import KEPT_VALUES
 
 
 def comparison(layout: Layout, params: Params) -> dict[str, Any] | None:
@@ -30,7 +32,7 @@ def comparison(layout: Layout, params: Params) -> dict[str, Any] | None:
 def present_run(layout: Layout, params: Params) -> Run:
     """Return what the project's tables hold now."""
     summary = read_json(layout.evaluation("summary.json"), "ospo evaluate")
-    metrics = parquet.read(layout.evaluation("query_metrics.parquet"), schemas.QUERY_METRICS, made_by="ospo evaluate")
+    metrics = parquet.read(layout.evaluation("query_metrics.parquet"), QUERY_METRICS, made_by="ospo evaluate")
     chosen = metrics.filter(
         (pl.col("metric") == summary["metric"])
         & (pl.col("retriever") == summary["training_retriever"])
@@ -40,8 +42,8 @@ def present_run(layout: Layout, params: Params) -> Run:
         chosen.with_columns(iteration=pl.col("system").str.strip_prefix("policy-").cast(pl.Int32))
         .group_by("iteration", "decoding", "prompt_id")
         .agg(pl.col("metric_value").mean().alias("value"))
-        .select(*schemas.KEPT_VALUES.schema)
-        .sort(schemas.KEPT_VALUES.key)
+        .select(*KEPT_VALUES.schema)
+        .sort(KEPT_VALUES.key)
     )
     iterations = []
     for iteration in range(1, int(values["iteration"].max()) + 1):  # type: ignore[arg-type]
@@ -51,7 +53,7 @@ def present_run(layout: Layout, params: Params) -> Run:
             {"tokens": sampled["tokens"], "reward_calls": scored["distinct_values"], "mean_reward": scored.get("mean_reward")}
         )
     facts = {"metric": summary["metric"], "retriever": summary["training_retriever"], "split": summary["split"]}
-    mapping = parameters.to_mapping(params)
+    mapping = whole.to_mapping(params)
     return Run("", facts | {"how": how(mapping)}, iterations, values, mapping)
 
 
@@ -61,7 +63,7 @@ def kept_runs(layout: Layout) -> list[Run]:
     for path in sorted(layout.kept("").glob("*/run.json")):
         content = read_json(path, f"ospo keep {path.parent.name}")
         made_by = f"ospo keep {path.parent.name}"
-        values = parquet.read(path.parent / "values.parquet", schemas.KEPT_VALUES, made_by=made_by)
+        values = parquet.read(path.parent / "values.parquet", KEPT_VALUES, made_by=made_by)
         try:
             facts = {name: str(content["facts"][name]) for name in ("metric", "retriever", "split", "how")}
             iterations = [{name: float(each[name]) for name in ("tokens", "reward_calls")} for each in content["iterations"]]

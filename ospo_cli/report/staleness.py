@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ospo_cli.layout import Layout
-from ospo_cli.params import Params, to_mapping
+from ospo_cli.params.whole import Params, to_mapping
 from ospo_cli.tables.files import sha256_of
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
-from ospo_cli import params
 from ospo_cli.errors import ParameterError
+from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.retrievers.base import Catalogue, Retriever
 
 RETRIEVERS: dict[str, str] = {
@@ -23,7 +23,7 @@ RETRIEVERS: dict[str, str] = {
 }
 
 
-def build(name: str, documents: pl.DataFrame, settings: params.Retrieval, cache: Path | None) -> Retriever:
+def build(name: str, documents: pl.DataFrame, settings: Retrieval, cache: Path | None) -> Retriever:
     """Return the retriever of that name over the documents; `cache` is a folder for what may be rebuilt at any time.
 
     Raises:
@@ -33,7 +33,7 @@ def build(name: str, documents: pl.DataFrame, settings: params.Retrieval, cache:
     return over(name, Catalogue.from_documents(documents, settings.fields), settings, cache)
 
 
-def over(name: str, catalogue: Catalogue, settings: params.Retrieval, cache: Path | None) -> Retriever:
+def over(name: str, catalogue: Catalogue, settings: Retrieval, cache: Path | None) -> Retriever:
     """Return the retriever of that name over a catalogue; raise as `build` does."""
     if name not in RETRIEVERS:
         raise ParameterError("retriever", "unknown retriever", found=name, expected=", ".join(RETRIEVERS))

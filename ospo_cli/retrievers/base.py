@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ospo_cli.errors import ParameterError, RetrievalError
-from ospo_cli.params import Retrieval
+from ospo_cli.params.retrieval import Retrieval
 
 
 @dataclass(frozen=True)

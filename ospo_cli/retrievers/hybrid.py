@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ospo_cli.errors import ParameterError
-from ospo_cli.params import Retrieval
+from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.retrievers.base import Catalogue, PreparingRetriever, Ranking, Retriever, best_first
 
 

@@ -10,10 +10,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ospo_cli.maths.advantages import DEGENERATE_STD
-from ospo_cli.params import ScoreCoalitions
+from ospo_cli.params.score_coalitions import ScoreCoalitions
 from ospo_cli.rewards.further_parts import FurtherParts
 from ospo_cli.rewards.judged_reward import JudgedReward
-from ospo_cli.tables.schemas import REWARDS
+from ospo_cli.tables.score_coalitions import REWARDS
 from ospo_cli.text.words import words
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ospo_cli.errors import CreditError, ParameterError
 from ospo_cli.maths.ranking import parse_metric
-from ospo_cli.params import ScoreCoalitions
+from ospo_cli.params.score_coalitions import ScoreCoalitions
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.text.words import words
 

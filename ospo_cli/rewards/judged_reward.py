@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ospo_cli.errors import RetrievalError
 from ospo_cli.maths.ranking import Metric, metric_blocks, parse_metric
 from ospo_cli.own_code.rewards import OwnReward
-from ospo_cli.params import Params
+from ospo_cli.params.whole import Params
 from ospo_cli.retrievers import build
 from ospo_cli.retrievers.base import BatchRetriever, CoalitionRetriever, Coalitions, PreparingRetriever, Ranking
 from ospo_cli.rewards.remembered import Memory, Tally, is_kept

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ospo_cli.layout import Layout
 from ospo_cli.own_code import rewards as own_reward
-from ospo_cli.params import Params
+from ospo_cli.params.whole import Params
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.tables import parquet
-from ospo_cli.tables.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 
 
 def open_reward(layout: Layout, params: Params) -> JudgedReward:

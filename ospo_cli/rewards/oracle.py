@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ospo_cli.params import Params
+from ospo_cli.params.whole import Params
 from ospo_cli.retrievers.base import Catalogue
 from ospo_cli.rewards.judged_reward import JudgedReward, compose
 from ospo_cli.text.word_edits import greedy_edits

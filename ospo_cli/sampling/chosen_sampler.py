@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ospo_cli.params import Params, Rollout
+from ospo_cli.params.rollout import Rollout
+from ospo_cli.params.whole import Params
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.policies.opening import load_policy, read_policy
 from ospo_cli.sampling.next_token import Sampling

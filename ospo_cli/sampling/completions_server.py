@@ -8,7 +8,7 @@ from typing import Any
 
 from ospo_cli.errors import ParameterError, PolicyError, shorten
 from ospo_cli.executors.http_client import Again, HttpClient
-from ospo_cli.params import Server
+from ospo_cli.params.rollout import Server
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.sampling.next_token import Sampling
 from ospo_cli.sampling.sampler import SampledRow, checked_ids, checked_logprobs

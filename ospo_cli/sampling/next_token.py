@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from ospo_cli.params import Rollout
+from ospo_cli.params.rollout import Rollout
 
 _BLOCK = 128
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ospo_cli.errors import ParameterError, PolicyError, shorten
-from ospo_cli.params import Vllm
+from ospo_cli.params.rollout import Vllm
 from ospo_cli.policies import lora
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.sampling.next_token import Sampling

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from ospo_cli.params import PrepareData
+from ospo_cli.params.prepare_data import PrepareData
 from ospo_cli.sources.base import Source, SourceData
 from ospo_cli.text.close_names import unknown_name
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import polars as pl
 
-from ospo_cli.params import PrepareData
+from ospo_cli.params.prepare_data import PrepareData
 
 DOCUMENT_COLUMNS: dict[str, Any] = {"doc_id": pl.String, "title": pl.String, "category": pl.String}
 PROMPT_COLUMNS: dict[str, Any] = {"prompt_id": pl.String, "split": pl.String, "query": pl.String, "history": pl.List(pl.String)}

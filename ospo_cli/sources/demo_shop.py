@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from ospo_cli.maths.seeding import generator
-from ospo_cli.params import PrepareData
+from ospo_cli.params.prepare_data import PrepareData
 from ospo_cli.sources.base import SourceData
 from ospo_cli.sources.demo_shop_words import (
     ATTRIBUTES,
@@ -29,7 +29,7 @@ from ospo_cli.sources.demo_shop_words import (
     TASTE,
     USER_WORDS,
 )
-from ospo_cli.tables import schemas
+from ospo_cli.tables.prepared import QRELS, TEACHER_PAIRS
 
 LINES, VARIANTS = 75, 40
 PROMPTS_OF_SPLIT = {"train": 3000, "dev": 256, "test": 256}
@@ -88,8 +88,8 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
         prompts=pl.DataFrame(
             prompts, schema={"prompt_id": pl.String, "split": pl.String, "query": pl.String, "history": pl.List(pl.String)}, orient="row"
         ),
-        qrels=pl.DataFrame(qrels, schema=schemas.QRELS.schema, orient="row"),
-        teacher_pairs=pl.DataFrame(pairs, schema=schemas.TEACHER_PAIRS.schema, orient="row"),
+        qrels=pl.DataFrame(qrels, schema=QRELS.schema, orient="row"),
+        teacher_pairs=pl.DataFrame(pairs, schema=TEACHER_PAIRS.schema, orient="row"),
         pools=pl.DataFrame(pools, schema={"prompt_id": pl.String, "row": pl.Int64}, orient="row").select(
             "prompt_id", documents["doc_id"].gather(pl.Series([row for _, row in pools])).alias("doc_id")
         ),

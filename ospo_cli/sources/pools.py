@@ -7,7 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ospo_cli.maths.seeding import generator
-from ospo_cli.params import PrepareData
+from ospo_cli.params.prepare_data import PrepareData
 
 SEED_WORDS = 8  # rarest words of an anchor's title that look for related documents
 COMMON = 20_000  # a word in more titles than this relates nothing (and would cost time in catalogues of millions)

@@ -9,7 +9,7 @@ import polars as pl
 
 from ospo_cli.errors import SourceError
 from ospo_cli.maths.seeding import uniforms
-from ospo_cli.params import PrepareData
+from ospo_cli.params.prepare_data import PrepareData
 from ospo_cli.sources.near_duplicates import near_duplicates
 
 PRECEDENCE = ("test", "dev", "train")

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from ospo_cli.errors import SourceError
-from ospo_cli.params import PrepareData
+from ospo_cli.params.prepare_data import PrepareData
 from ospo_cli.sources import columns, files
 from ospo_cli.sources.base import SourceData
 from ospo_cli.sources.markup import plain

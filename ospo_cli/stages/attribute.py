@@ -22,19 +22,13 @@ from ospo_cli.maths.advantages import group_advantages
 from ospo_cli.maths.estimators import ESTIMATORS, Estimator
 from ospo_cli.maths.redistribution import NEGLIGIBLE, Credit, Rule, Settings, TokenMap, clipped, redistribute, rule_named
 from ospo_cli.own_code import rules as rule_file
-from ospo_cli.params import Params
+from ospo_cli.params.whole import Params
 from ospo_cli.policies.token_pieces import TokenPieces
 from ospo_cli.tables import files, parquet
-from ospo_cli.tables.schemas import (
-    ATTRIBUTIONS,
-    COALITION_VALUES,
-    INTERACTIONS,
-    PREFERENCE_PAIRS,
-    REWARDS,
-    SEGMENTS,
-    TARGETS,
-    TOKEN_ADVANTAGES,
-)
+from ospo_cli.tables.attribute import ATTRIBUTIONS, INTERACTIONS, PREFERENCE_PAIRS, TARGETS, TOKEN_ADVANTAGES
+from ospo_cli.tables.rollout import read_rollouts
+from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS
+from ospo_cli.tables.segment import SEGMENTS
 
 
 @dataclass(frozen=True)
@@ -54,7 +48,7 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     def read(name: str, table: Any, command: str) -> pl.DataFrame:
         return parquet.read(layout.iteration(iteration, f"{name}.parquet"), table, made_by=f"ospo {command} --iter {iteration}")
 
-    rollouts = parquet.read_rollouts(layout.iteration(iteration, "rollouts.parquet"), iteration)
+    rollouts = read_rollouts(layout.iteration(iteration, "rollouts.parquet"), iteration)
     segments = read("segments", SEGMENTS, "segment")
     rewards = read("rewards", REWARDS, "score-coalitions")
     coalition_values = read("coalition_values", COALITION_VALUES, "score-coalitions")

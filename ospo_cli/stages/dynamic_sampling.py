@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from ospo_cli.layout import Layout
-from ospo_cli.params import Params
+from ospo_cli.params.whole import Params
 from ospo_cli.rewards.answers import score_answers
 from ospo_cli.rewards.opening import open_reward
 from ospo_cli.stages import rollout

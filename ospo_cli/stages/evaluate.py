@@ -17,14 +17,17 @@ from ospo_cli.executors.local import LocalExecutor, content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.statistics import Resamples
-from ospo_cli.params import Params, check_retrievers
+from ospo_cli.params.whole import Params, check_retrievers
 from ospo_cli.report import trec_files
 from ospo_cli.report.result_table import print_result
 from ospo_cli.rewards.judged_reward import JudgedReward, compose
 from ospo_cli.rewards.oracle import OracleSearch
 from ospo_cli.rewards.remembered import Tally
 from ospo_cli.rewards.store.folder import Store
-from ospo_cli.tables import files, parquet, schemas
+from ospo_cli.tables import files, parquet
+from ospo_cli.tables.evaluate import COMPLETIONS, QUERY_METRICS, RUN
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.tables.score_coalitions import REWARDS
 from ospo_cli.text.answers import find_answer
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
     folders = _policy_folders(layout, params.evaluated_iterations)
     documents, prompts, qrels, pools = (
         parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data")
-        for table in (schemas.DOCUMENTS, schemas.PROMPTS, schemas.QRELS, schemas.POOLS)
+        for table in (DOCUMENTS, PROMPTS, QRELS, POOLS)
     )
     prompts = choose_prompts(prompts, params)
     qrels, pools = _of(prompts, qrels, "qrels"), _of(prompts, pools, "pools")
@@ -60,9 +63,9 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
     completions = pl.concat(made)
     query_metrics, run, single = evaluate(completions, rewards, params)
     summary = summarise(query_metrics, params) | {"headroom": _headroom(single, layout, params)}
-    parquet.write(completions, layout.evaluation("completions.parquet"), schemas.COMPLETIONS)
-    parquet.write(run, layout.evaluation("run.parquet"), schemas.RUN)
-    parquet.write(query_metrics, layout.evaluation("query_metrics.parquet"), schemas.QUERY_METRICS)
+    parquet.write(completions, layout.evaluation("completions.parquet"), COMPLETIONS)
+    parquet.write(run, layout.evaluation("run.parquet"), RUN)
+    parquet.write(query_metrics, layout.evaluation("query_metrics.parquet"), QUERY_METRICS)
     trec_files.write(run, qrels, summary["systems"], summary["retrievers"], layout.evaluation("trec"))
     files.write_json(layout.evaluation("summary.json"), summary)
     files.write_json(layout.evaluation("curves.json"), curves(summary))
@@ -101,8 +104,8 @@ def evaluate(
         long = means.unpivot(metrics, index=_KEYS, variable_name="metric", value_name="metric_value")
         measured.append(long.with_columns(retriever=pl.lit(name), split=pl.lit(params.evaluate.split)))
         runs.append(_rankings(shown, reward).with_columns(retriever=pl.lit(name)))
-    query_metrics = pl.concat(measured).select(list(schemas.QUERY_METRICS.schema)).sort(schemas.QUERY_METRICS.key)
-    return query_metrics, pl.concat(runs).select(list(schemas.RUN.schema)).sort(schemas.RUN.key), single
+    query_metrics = pl.concat(measured).select(list(QUERY_METRICS.schema)).sort(QUERY_METRICS.key)
+    return query_metrics, pl.concat(runs).select(list(RUN.schema)).sort(RUN.key), single
 
 
 def summarise(query_metrics: pl.DataFrame, params: Params) -> dict[str, Any]:
@@ -234,7 +237,7 @@ def _policy_folders(layout: Layout, iterations: Sequence[int]) -> dict[int, Path
 
 def _undecoded(system: str, prompt_ids: Iterable[str], queries: Sequence[str]) -> pl.DataFrame:
     rows = [(system, "none", prompt_id, 0, "", query) for prompt_id, query in zip(prompt_ids, queries, strict=True)]
-    return pl.DataFrame(rows, schema=schemas.COMPLETIONS.schema, orient="row")
+    return pl.DataFrame(rows, schema=COMPLETIONS.schema, orient="row")
 
 
 def _policy_completions(prompts: pl.DataFrame, folders: dict[int, Path], layout: Layout, params: Params) -> list[pl.DataFrame]:
@@ -254,7 +257,7 @@ def _policy_completions(prompts: pl.DataFrame, folders: dict[int, Path], layout:
             key = content_key("evaluate.completions 2", content, sampling, part.rows())
             shards.append(Shard(key, part.height * (1 + settings.samples), (policy_name(iteration), folder, part)))
     answers, executor = _Answers(params), LocalExecutor(layout.cache / "evaluate")
-    found = executor.map_shards(answers.sample, shards, {"completions": schemas.COMPLETIONS}, "evaluate", "completions")
+    found = executor.map_shards(answers.sample, shards, {"completions": COMPLETIONS}, "evaluate", "completions")
     raw_queries = dict(prompts.select("prompt_id", "query").iter_rows())
     # Equal weights share their shards, whichever iteration made them: the system's name comes from here.
     named = [tables["completions"].with_columns(system=pl.lit(shard.payload[0])) for shard, tables in zip(shards, found, strict=True)]
@@ -313,7 +316,7 @@ class _Answers:
         for prompt_id, (likeliest, *drawn) in zip(ids, groups, strict=True):
             rows.append((system, "greedy", prompt_id, 0, likeliest.text, ""))
             rows += [(system, "sampled", prompt_id, index, row.text, "") for index, row in enumerate(drawn)]
-        return {"completions": pl.DataFrame(rows, schema=schemas.COMPLETIONS.schema, orient="row")}
+        return {"completions": pl.DataFrame(rows, schema=COMPLETIONS.schema, orient="row")}
 
 
 def _oracle_completions(
@@ -345,9 +348,7 @@ def _oracle_completions(
         return {"completions": _undecoded(ORACLE, part["prompt_id"], search.queries(part))}
 
     executor = LocalExecutor(layout.cache / "evaluate")
-    return [
-        found["completions"] for found in executor.map_shards(answer, shards, {"completions": schemas.COMPLETIONS}, "oracle", "prompts")
-    ]
+    return [found["completions"] for found in executor.map_shards(answer, shards, {"completions": COMPLETIONS}, "oracle", "prompts")]
 
 
 def _rankings(shown: pl.DataFrame, reward: JudgedReward) -> pl.DataFrame:
@@ -369,7 +370,7 @@ def _headroom(single: pl.DataFrame, layout: Layout, params: Params) -> dict[str,
     last, found = params.train.iterations, {}
     if last:
         path = layout.iteration(last, "rewards.parquet")
-        rewards = parquet.read(path, schemas.REWARDS, made_by=f"ospo score-coalitions --iter {last}")
+        rewards = parquet.read(path, REWARDS, made_by=f"ospo score-coalitions --iter {last}")
         found["last_rollouts"] = best_of_group(rewards.select("prompt_id", value="retrieval"), params) | {"iteration": last}
     sampled = single.filter((pl.col("system") == policy_name(last)) & (pl.col("decoding") == "sampled"))
     if sampled.height:

@@ -14,12 +14,13 @@ import polars as pl
 from ospo_cli import sources
 from ospo_cli.errors import FileError, ParameterError, SourceError, TableError, shorten
 from ospo_cli.layout import Layout
-from ospo_cli.params import Params, PrepareData, check_retrievers
+from ospo_cli.params.prepare_data import PrepareData
+from ospo_cli.params.whole import Params, check_retrievers
 from ospo_cli.sources.base import SourceData
 from ospo_cli.sources.pools import sampled_pools
 from ospo_cli.sources.splits import assign_splits
 from ospo_cli.tables import files, parquet
-from ospo_cli.tables.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS, TEACHER_PAIRS
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS, TEACHER_PAIRS
 
 # Discounted sums of many such gains, and their ratios, are far from overflowing.
 LARGEST_GRADE = 1e12

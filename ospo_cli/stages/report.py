@@ -10,12 +10,12 @@ import numpy as np
 import polars as pl
 
 import ospo_cli
-from ospo_cli import params as parameters
 from ospo_cli.errors import MissingInputError
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.estimators import ESTIMATORS
-from ospo_cli.params import Params
+from ospo_cli.params import whole
+from ospo_cli.params.whole import Params
 from ospo_cli.report import staleness
 from ospo_cli.report.iteration_measures import measure_iteration
 from ospo_cli.report.kept_files import comparison
@@ -23,7 +23,11 @@ from ospo_cli.report.page import render
 from ospo_cli.report.plan_sections import compared
 from ospo_cli.report.rollout_groups import colour_scale, rollout_groups
 from ospo_cli.report.warning_signs import warning_signs
-from ospo_cli.tables import files, parquet, schemas
+from ospo_cli.tables import files, parquet, reference
+from ospo_cli.tables.audit import AUDIT_CURVES
+from ospo_cli.tables.declare import Table
+from ospo_cli.tables.evaluate import COMPLETIONS, QUERY_METRICS
+from ospo_cli.tables.plan import PLAN
 
 _PREPARED = ("documents", "prompts", "qrels", "pools")
 
@@ -42,7 +46,8 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
 def report(layout: Layout, params: Params) -> dict[str, Any]:
     """Return everything that the page shows, JSON-able but for the warning signs."""
     prepared = {
-        name: parquet.read(layout.prepared(f"{name}.parquet"), schemas.table_named(name), made_by="ospo prepare-data") for name in _PREPARED
+        name: parquet.read(layout.prepared(f"{name}.parquet"), reference.table_named(name), made_by="ospo prepare-data")
+        for name in _PREPARED
     }
     summary = _json(layout.evaluation("summary.json"), "ospo evaluate")
     iterations, groups = [], []
@@ -70,8 +75,8 @@ def report(layout: Layout, params: Params) -> dict[str, Any]:
     return {
         "title": params.report.title,
         "version": ospo_cli.__version__,
-        "params": parameters.to_sections(params),
-        "defaults": parameters.to_sections(Params()),
+        "params": whole.to_sections(params),
+        "defaults": whole.to_sections(Params()),
         "card": _json(layout.prepared("card.json"), "ospo prepare-data"),
         "counts": counts,
         "files": [_fingerprint(layout, layout.prepared(f"{name}.parquet")) for name in _PREPARED],
@@ -91,9 +96,9 @@ def plan_and_actual(layout: Layout, params: Params) -> dict[str, Any] | None:
     """Return what `ospo plan` expected beside what each stage took when it last ran; None without a plan."""
     if not layout.plan("plan.parquet").is_file():
         return None
-    planned = parquet.read(layout.plan("plan.parquet"), schemas.PLAN, made_by="ospo plan")
+    planned = parquet.read(layout.plan("plan.parquet"), PLAN, made_by="ospo plan")
     facts = _json(layout.plan("calibration.json"), "ospo plan") or {}
-    present = parameters.to_mapping(params)
+    present = whole.to_mapping(params)
     changed = [
         f"{section}.{name}"
         for section, values in facts.get("params", {}).items()
@@ -162,14 +167,14 @@ def wins_and_losses(
 def _queries(layout: Layout, params: Params, prompts: pl.DataFrame, summary: dict[str, Any]) -> list[dict[str, Any]]:
     final = [system for system in summary["systems"] if system.startswith("policy-")][-1]
     bases = ["raw-query"] if final == "policy-000" else ["policy-000", "raw-query"]
-    metrics = parquet.read(layout.evaluation("query_metrics.parquet"), schemas.QUERY_METRICS, made_by="ospo evaluate")
+    metrics = parquet.read(layout.evaluation("query_metrics.parquet"), QUERY_METRICS, made_by="ospo evaluate")
     chosen = metrics.filter(
         (pl.col("retriever") == summary["training_retriever"])
         & (pl.col("metric") == summary["metric"])
         & (pl.col("decoding") != "sampled")
         & pl.col("system").is_in(["raw-query", "policy-000", final])
     )
-    completions = parquet.read(layout.evaluation("completions.parquet"), schemas.COMPLETIONS, made_by="ospo evaluate")
+    completions = parquet.read(layout.evaluation("completions.parquet"), COMPLETIONS, made_by="ospo evaluate")
     values, shown = chosen.select("prompt_id", "system", "metric_value"), max(1, params.report.queries // (2 * len(bases)))
     return [wins_and_losses(values, completions, prompts, final, base, shown) for base in bases]
 
@@ -180,7 +185,7 @@ def _audits(layout: Layout, params: Params) -> list[dict[str, Any]]:
     for iteration in range(1, params.train.iterations + 1):
         audit = _standing(layout, params, iteration, "audit", "")
         if audit is not None and not audit["changed"]:
-            audit["curves"] = _table_rows(layout, iteration, schemas.AUDIT_CURVES, "")
+            audit["curves"] = _table_rows(layout, iteration, AUDIT_CURVES, "")
             named = {row["estimator"] for row in audit["rows"]}
             audit["order"] = [name for name in ESTIMATORS if name in named]
         gradients = _standing(layout, params, iteration, "gradient_audit", " --gradients")
@@ -198,11 +203,11 @@ def _standing(layout: Layout, params: Params, iteration: int, name: str, option:
     if not isinstance(tables, dict) or not isinstance(inputs, dict):
         return {"metrics": metrics, "changed": [f"{name}_metrics.json, which does not say what it was computed from,"]}
     changed = staleness.changed(layout, params, tables | inputs)
-    rows = [] if changed else _table_rows(layout, iteration, schemas.table_named(name), option)
+    rows = [] if changed else _table_rows(layout, iteration, reference.table_named(name), option)
     return {"metrics": metrics, "changed": changed, "rows": rows}
 
 
-def _table_rows(layout: Layout, iteration: int, table: schemas.Table, option: str) -> list[dict[str, Any]]:
+def _table_rows(layout: Layout, iteration: int, table: Table, option: str) -> list[dict[str, Any]]:
     path = layout.iteration(iteration, f"{table.name}.parquet")
     return parquet.read(path, table, made_by=f"ospo audit --iter {iteration}{option}").to_dicts()
 
@@ -217,7 +222,7 @@ def _chosen(prompt_ids: list[str], count: int, seed: int, iteration: int) -> lis
 def _table(layout: Layout, iteration: int, name: str) -> pl.DataFrame | None:
     path = layout.iteration(iteration, f"{name}.parquet")
     try:
-        return parquet.read(path, schemas.table_named(name))
+        return parquet.read(path, reference.table_named(name))
     except MissingInputError:
         return None
 

@@ -11,25 +11,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from ospo_cli import params as parameters
 from ospo_cli.errors import ParameterError, PolicyError, shorten
 from ospo_cli.executors.base import Shard
 from ospo_cli.executors.local import LocalExecutor, content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
-from ospo_cli.tables import files, parquet, schemas
+from ospo_cli.params.rollout import Rollout
+from ospo_cli.params.whole import Params
+from ospo_cli.tables import files, parquet
+from ospo_cli.tables.prepared import PROMPTS
+from ospo_cli.tables.rollout import ROLLOUTS, SAMPLING_LOGPROBS
+from ospo_cli.tables.score_queries import RAW_QUERY_VALUES
 from ospo_cli.text.answers import find_answer
 
 if TYPE_CHECKING:
     from ospo_cli.policies.folder import LoadedPolicy
     from ospo_cli.sampling.sampler import CompletionSampler
 
-TABLES = {"rollouts": schemas.ROLLOUTS, "sampling_logprobs": schemas.SAMPLING_LOGPROBS}
+TABLES = {"rollouts": ROLLOUTS, "sampling_logprobs": SAMPLING_LOGPROBS}
 
 
-def execute(
-    layout: Layout, params: parameters.Params, iteration: int, count_alive: Callable[[pl.DataFrame], int] | None = None
-) -> dict[str, Any]:
+def execute(layout: Layout, params: Params, iteration: int, count_alive: Callable[[pl.DataFrame], int] | None = None) -> dict[str, Any]:
     """Read prompts and policy k-1; write rollouts and their metrics. Finished shards of a run that was cut off are used.
 
     Args:
@@ -40,10 +42,10 @@ def execute(
     from ospo_cli.policies.folder import render_prompt
     from ospo_cli.sampling import chosen_sampler
 
-    prompts = parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS, made_by="ospo prepare-data")
+    prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS, made_by="ospo prepare-data")
     values = None
     if params.rollout.prompts == "headroom":
-        values = parquet.read(layout.raw_query_values(), schemas.RAW_QUERY_VALUES, made_by="ospo score-queries")
+        values = parquet.read(layout.raw_query_values(), RAW_QUERY_VALUES, made_by="ospo score-queries")
     settings = params.rollout
     chosen = choose_prompts(prompts, values, settings, params.train.seed, iteration)
     if chosen.height < settings.prompts_per_iteration:
@@ -110,7 +112,7 @@ class _Sampling:
     executor: LocalExecutor
     policy: LoadedPolicy
     sampler: CompletionSampler
-    params: parameters.Params
+    params: Params
     iteration: int
     done: _Sampled
 
@@ -188,7 +190,7 @@ class _Sampling:
 
 
 def choose_prompts(
-    prompts: pl.DataFrame, raw_query_values: pl.DataFrame | None, settings: parameters.Rollout, seed: int, iteration: int
+    prompts: pl.DataFrame, raw_query_values: pl.DataFrame | None, settings: Rollout, seed: int, iteration: int
 ) -> pl.DataFrame:
     """Return the train prompts of an iteration, in the order drawn.
 
@@ -209,14 +211,14 @@ def choose_prompts(
 
 
 def further_prompts(
-    prompts: pl.DataFrame, raw_query_values: pl.DataFrame | None, settings: parameters.Rollout, seed: int, iteration: int
+    prompts: pl.DataFrame, raw_query_values: pl.DataFrame | None, settings: Rollout, seed: int, iteration: int
 ) -> pl.DataFrame:
     """Return the train prompts that `choose_prompts` leaves to other iterations, in an order of this iteration's own."""
     return _drawn(prompts, raw_query_values, settings, seed, iteration)[1]
 
 
 def _drawn(
-    prompts: pl.DataFrame, raw_query_values: pl.DataFrame | None, settings: parameters.Rollout, seed: int, iteration: int
+    prompts: pl.DataFrame, raw_query_values: pl.DataFrame | None, settings: Rollout, seed: int, iteration: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     train = prompts.filter(pl.col("split") == "train").sort("prompt_id")
     if raw_query_values is not None:
@@ -245,7 +247,7 @@ def _fitting(
     rows: list[tuple[str, list[int]]],
     too_long: set[str],
     context_length: int,
-    settings: parameters.Rollout,
+    settings: Rollout,
     iteration: int,
     is_first: bool,
 ) -> list[tuple[str, list[int]]]:
@@ -274,7 +276,7 @@ def _named(prompt_ids: Sequence[str], most: int = 10) -> str:
 
 
 def rollout(
-    sampler: CompletionSampler, prompts: Sequence[tuple[str, list[int]]], settings: parameters.Rollout, seed: int, iteration: int
+    sampler: CompletionSampler, prompts: Sequence[tuple[str, list[int]]], settings: Rollout, seed: int, iteration: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return tables rollouts and sampling_logprobs for (prompt_id, prompt token ids)."""
     from ospo_cli.sampling.next_token import Sampling
@@ -302,8 +304,8 @@ def rollout(
                 )
             )
     return (
-        pl.DataFrame(rows, schema=schemas.ROLLOUTS.schema, orient="row"),
-        pl.DataFrame(logprobs, schema=schemas.SAMPLING_LOGPROBS.schema, orient="row"),
+        pl.DataFrame(rows, schema=ROLLOUTS.schema, orient="row"),
+        pl.DataFrame(logprobs, schema=SAMPLING_LOGPROBS.schema, orient="row"),
     )
 
 

@@ -22,12 +22,15 @@ from ospo_cli.maths import coalitions, seeding
 from ospo_cli.maths.adaptive import AdaptiveGroup
 from ospo_cli.maths.coalitions import Budget, Players
 from ospo_cli.maths.estimators import ESTIMATORS, evaluated_coalitions
-from ospo_cli.params import Params, ScoreCoalitions
+from ospo_cli.params.score_coalitions import ScoreCoalitions
+from ospo_cli.params.whole import Params
 from ospo_cli.rewards.answers import Parts, TextScorer, answer_rewards
 from ospo_cli.rewards.judged_reward import JudgedReward, compose
 from ospo_cli.rewards.opening import open_reward
 from ospo_cli.tables import files, parquet
-from ospo_cli.tables.schemas import COALITION_VALUES, REWARDS, SEGMENTS
+from ospo_cli.tables.rollout import read_rollouts
+from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS
+from ospo_cli.tables.segment import SEGMENTS
 from ospo_cli.text.coalition_text import Runs, coalition_texts, runs_of, segment_words
 
 GROUPS_PER_SHARD = 64
@@ -42,7 +45,7 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     """Read the prepared tables, rollouts and segments; write rewards, coalition_values and score_metrics.json."""
     start_seconds = time.monotonic()
     reward = open_reward(layout, params)
-    rollouts = parquet.read_rollouts(layout.iteration(iteration, "rollouts.parquet"), iteration)
+    rollouts = read_rollouts(layout.iteration(iteration, "rollouts.parquet"), iteration)
     segments = parquet.read(layout.iteration(iteration, "segments.parquet"), SEGMENTS, made_by=f"ospo segment --iter {iteration}")
     _check_segments(rollouts, segments, made_by=f"ospo segment --iter {iteration}")
     settings = params.score_coalitions

@@ -7,11 +7,12 @@ from typing import Any
 import polars as pl
 
 from ospo_cli.layout import Layout
-from ospo_cli.params import Params
+from ospo_cli.params.whole import Params
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.tables import parquet
-from ospo_cli.tables.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS, RAW_QUERY_VALUES
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.tables.score_queries import RAW_QUERY_VALUES
 
 
 def execute(layout: Layout, params: Params) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from ospo_cli.errors import CreditError
 from ospo_cli.layout import Layout
-from ospo_cli.params import Params
-from ospo_cli.params import Segment as SegmentParams
+from ospo_cli.params.segment import Segment as SegmentParams
+from ospo_cli.params.whole import Params
 from ospo_cli.tables import files, parquet
-from ospo_cli.tables.schemas import SEGMENTS
+from ospo_cli.tables.rollout import read_rollouts
+from ospo_cli.tables.segment import SEGMENTS
 from ospo_cli.text.segments import Segmentation, Span, segmentation, word_coverage
 
 Chunker = Callable[[str], list[tuple[int, int]]]
@@ -24,7 +25,7 @@ _BINS = {"0": (0, 0), "1": (1, 1), "2": (2, 2), "3": (3, 3), "4": (4, 4), "5-8":
 
 def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     """Read rollouts, write segments and segment_metrics.json."""
-    rollouts = parquet.read_rollouts(layout.iteration(iteration, "rollouts.parquet"), iteration)
+    rollouts = read_rollouts(layout.iteration(iteration, "rollouts.parquet"), iteration)
     chunks, segmenter = None, "rules"
     if params.segment.segmenter == "spacy":
         from ospo_cli.segmenters.spacy_chunks import load

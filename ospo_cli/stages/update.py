@@ -14,12 +14,17 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ospo_cli import params as parameters
 from ospo_cli.errors import CreditError, PolicyError, TableError
 from ospo_cli.executors.local import content_key
 from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
-from ospo_cli.tables import files, parquet, schemas
+from ospo_cli.params import whole
+from ospo_cli.params.rollout import Rollout
+from ospo_cli.params.whole import Params
+from ospo_cli.tables import files, parquet, reference
+from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
+from ospo_cli.tables.prepared import PROMPTS
+from ospo_cli.tables.rollout import read_rollouts
 from ospo_cli.text.token_classes import CLASSES, token_classes
 from ospo_cli.text.tokens_to_spans import token_spans
 
@@ -29,7 +34,7 @@ if TYPE_CHECKING:
     from ospo_cli.training.training_state import Checkpoint, Training
 
 
-def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[str, Any]:
+def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     """Read rollouts, what is learned from them, and policy k-1; write policy k and the metrics of its training."""
     from ospo_cli.policies import folder as folders
     from ospo_cli.policies.opening import load_policy, save_policy
@@ -70,7 +75,7 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
     if iteration > 1 and not carried:
         sys.stderr.write(f"update {iteration}: no optimiser moments beside {predecessor.name}: AdamW starts anew\n")
     moments_hash = folders.file_hash(predecessor / folders.OPTIMIZER) if carried else ""
-    sections = parameters.to_mapping(params)
+    sections = whole.to_mapping(params)
     key = content_key(
         "update 3",
         policy.content_hash,
@@ -120,7 +125,7 @@ def execute(layout: Layout, params: parameters.Params, iteration: int) -> dict[s
 
 
 def learned_from(
-    layout: Layout, params: parameters.Params, iteration: int, behavior: Callable[[], LoadedPolicy]
+    layout: Layout, params: Params, iteration: int, behavior: Callable[[], LoadedPolicy]
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame | None]:
     """Return rollouts, a number per sampled token (objective policy-gradient: its advantage; else 1 where it is learned from), and pairs.
 
@@ -138,16 +143,16 @@ def learned_from(
     made_by = f"ospo attribute --iter {iteration}"
 
     def read(name: str) -> pl.DataFrame:
-        return parquet.read(layout.iteration(iteration, f"{name}.parquet"), schemas.table_named(name), made_by=made_by)
+        return parquet.read(layout.iteration(iteration, f"{name}.parquet"), reference.table_named(name), made_by=made_by)
 
-    rollouts = parquet.read_rollouts(layout.iteration(iteration, "rollouts.parquet"), iteration)
+    rollouts = read_rollouts(layout.iteration(iteration, "rollouts.parquet"), iteration)
     if objective == "policy-gradient":
         return rollouts, read("token_advantages"), None
     name = "targets" if objective == "sft" else "preference_pairs"
     if settings.examples_file:
         from ospo_cli.training import own_examples
 
-        prompts = parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS, made_by="ospo prepare-data")
+        prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS, made_by="ospo prepare-data")
         examples = own_examples.read_examples(layout.root / settings.examples_file, objective, prompts)
         rollouts, table = own_examples.as_rollouts(examples, objective, prompts, behavior())
     else:
@@ -165,7 +170,7 @@ def learned_from(
     if absent:
         raise TableError(name, "names rollouts that are not there", found=absent[0], remedy=f"run `{made_by}` again")
     marks = [[float(rollout_id in used)] * len(ids) for rollout_id, ids in rollouts.select("rollout_id", "token_ids").iter_rows()]
-    advantages = pl.DataFrame({"rollout_id": rollouts["rollout_id"], "advantages": marks}, schema=schemas.TOKEN_ADVANTAGES.schema)
+    advantages = pl.DataFrame({"rollout_id": rollouts["rollout_id"], "advantages": marks}, schema=TOKEN_ADVANTAGES.schema)
     return rollouts, advantages, table if objective == "dpo" else None
 
 
@@ -198,9 +203,7 @@ def summary(metrics: dict[str, Any]) -> str:
     )
 
 
-def update(
-    policy: LoadedPolicy, rows: Rows, training: Training, checkpoint: Checkpoint, params: parameters.Params, iteration: int
-) -> dict[str, Any]:
+def update(policy: LoadedPolicy, rows: Rows, training: Training, checkpoint: Checkpoint, params: Params, iteration: int) -> dict[str, Any]:
     """Train the policy in place on an iteration's rows; return the metrics: means over steps, and the steps one by one."""
     from ospo_cli.training import gradient_step
 
@@ -255,7 +258,7 @@ def update(
     }
 
 
-def _with_reference(layout: Layout, rows: Rows, params: parameters.Params, iteration: int) -> tuple[Rows, str, float | None]:
+def _with_reference(layout: Layout, rows: Rows, params: Params, iteration: int) -> tuple[Rows, str, float | None]:
     """Return the rows with log-probabilities under policy 000 where the loss needs them, its hash, and the divergence from it otherwise.
 
     Where it does not, the divergence of the sampling policy is measured on a few rollout groups; in iteration 1 that is policy 000 itself.
@@ -322,7 +325,7 @@ def _peak_bytes(policy: LoadedPolicy) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def to_rows(rollouts: pl.DataFrame, advantages: pl.DataFrame, settings: parameters.Rollout, iteration: int) -> Rows:
+def to_rows(rollouts: pl.DataFrame, advantages: pl.DataFrame, settings: Rollout, iteration: int) -> Rows:
     """Return rollouts and their advantages as arrays, groups in the order of prompt ids.
 
     Raises:

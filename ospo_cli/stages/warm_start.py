@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from ospo_cli import params as parameters
 from ospo_cli.errors import ParameterError, TableError, first_line
 from ospo_cli.executors.local import content_key
 from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
-from ospo_cli.tables import files, parquet, schemas
+from ospo_cli.params import whole
+from ospo_cli.params.warm_start import WarmStart
+from ospo_cli.params.whole import Params
+from ospo_cli.tables import files, parquet
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS, TEACHER_PAIRS
 
 if TYPE_CHECKING:
     from ospo_cli.policies.folder import LoadedPolicy
@@ -25,13 +28,13 @@ if TYPE_CHECKING:
 MADE_BY = "ospo prepare-data"
 
 
-def execute(layout: Layout, params: parameters.Params) -> dict[str, Any]:
+def execute(layout: Layout, params: Params) -> dict[str, Any]:
     """Read prompts and teacher pairs; write policy 000 with its metrics. A run that was cut off resumes from its last checkpoint."""
     from ospo_cli.policies.opening import load_policy, save_policy
     from ospo_cli.policies.starting_point import write_starting_point
 
     settings = params.warm_start
-    prompts = parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS, made_by=MADE_BY)
+    prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS, made_by=MADE_BY)
     pairs = teacher_pairs(layout, params, prompts)
     target = layout.policy(0)
     metrics: dict[str, Any] = {"teacher": settings.teacher, "pairs": pairs.height, "steps": planned_steps(pairs.height, settings)}
@@ -46,7 +49,7 @@ def execute(layout: Layout, params: parameters.Params) -> dict[str, Any]:
     return metrics
 
 
-def warm_start(policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame, params: parameters.Params, cache: Path) -> dict[str, Any]:
+def warm_start(policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame, params: Params, cache: Path) -> dict[str, Any]:
     """Train the policy in place on (prompt, completion) pairs; return counts and the curves of the training.
 
     Args:
@@ -82,7 +85,7 @@ def warm_start(policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame,
             )
         examples.append((rendered[prompt_id], ids))
     key = content_key(
-        "warm start 1", policy.content_hash, examples, parameters.to_mapping(params)["warm_start"], params.train.seed, params.policy.threads
+        "warm start 1", policy.content_hash, examples, whole.to_mapping(params)["warm_start"], params.train.seed, params.policy.threads
     )
     checkpoint = Checkpoint(cache / key, float(os.environ.get("OSPO_CHECKPOINT_SECONDS", "60")))
     training = Training(policy.model, settings.learning_rate, settings.weight_decay, settings.max_gradient_norm)
@@ -117,7 +120,7 @@ def warm_start(policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame,
     }
 
 
-def planned_steps(pairs: int, settings: parameters.WarmStart) -> int:
+def planned_steps(pairs: int, settings: WarmStart) -> int:
     """Return the optimiser steps: `steps`, or fewer where `max_epochs` passes over the pairs are done earlier (one at least)."""
     if pairs == 0 or settings.max_epochs == 0:
         return settings.steps if pairs else 0
@@ -125,7 +128,7 @@ def planned_steps(pairs: int, settings: parameters.WarmStart) -> int:
 
 
 def judged_answers(
-    prompts: pl.DataFrame, documents: pl.DataFrame, qrels: pl.DataFrame, reward: JudgedReward, params: parameters.Params
+    prompts: pl.DataFrame, documents: pl.DataFrame, qrels: pl.DataFrame, reward: JudgedReward, params: Params
 ) -> pl.DataFrame:
     """Return teacher pairs that name a relevant document: its title, then the first entries of `warm_start.title_fields`.
 
@@ -163,10 +166,10 @@ def judged_answers(
         enough = max(value for value, _ in found) - settings.value_tolerance
         kept = [(-popularity[answer], -value, len(answer), answer) for value, answer in found if value >= enough]
         pairs.append((prompt_id, 0, f"<answer>{min(kept)[-1]}</answer>"))
-    return pl.DataFrame(pairs, schema=schemas.TEACHER_PAIRS.schema, orient="row")
+    return pl.DataFrame(pairs, schema=TEACHER_PAIRS.schema, orient="row")
 
 
-def _answers(documents: pl.DataFrame, settings: parameters.WarmStart) -> dict[str, str]:
+def _answers(documents: pl.DataFrame, settings: WarmStart) -> dict[str, str]:
     names = settings.title_fields
     odd = [name for name in names if name in ("doc_id", "title") or names.count(name) > 1]
     if odd:
@@ -200,16 +203,16 @@ def whole_words(text: str, limit: int) -> str:
     return kept
 
 
-def teacher_pairs(layout: Layout, params: parameters.Params, prompts: pl.DataFrame) -> pl.DataFrame:
+def teacher_pairs(layout: Layout, params: Params, prompts: pl.DataFrame) -> pl.DataFrame:
     """Return the pairs that are trained on: table teacher_pairs, a file's, or those made from judgments; none where there is no teacher."""
     settings = params.warm_start
     if settings.teacher == "none" or settings.steps == 0:
-        return schemas.TEACHER_PAIRS.empty()
+        return TEACHER_PAIRS.empty()
     if settings.teacher == "judgments":
         return _judged_pairs(layout, params, prompts)
     path = layout.prepared("teacher_pairs.parquet")
     if settings.teacher == "source":
-        pairs = parquet.read(path, schemas.TEACHER_PAIRS, made_by=MADE_BY)
+        pairs = parquet.read(path, TEACHER_PAIRS, made_by=MADE_BY)
     else:
         path = layout.root / settings.pairs_file
         pairs = _read_pairs_file(path, settings.pairs_file)
@@ -247,16 +250,16 @@ def _read_pairs_file(path: Path, name: str) -> pl.DataFrame:
         raise TableError(path, "cannot be read as Parquet", found=first_line(error)) from None
     if "pair_index" not in pairs.columns and "prompt_id" in pairs.columns:
         pairs = pairs.with_columns(pl.int_range(pl.len(), dtype=pl.Int32).over("prompt_id").alias("pair_index"))
-    return parquet.check(pairs, schemas.TEACHER_PAIRS, where=path)
+    return parquet.check(pairs, TEACHER_PAIRS, where=path)
 
 
-def _judged_pairs(layout: Layout, params: parameters.Params, prompts: pl.DataFrame) -> pl.DataFrame:
+def _judged_pairs(layout: Layout, params: Params, prompts: pl.DataFrame) -> pl.DataFrame:
     from ospo_cli.rewards.judged_reward import JudgedReward
     from ospo_cli.rewards.store.folder import Store
 
-    documents = parquet.read(layout.prepared("documents.parquet"), schemas.DOCUMENTS, made_by=MADE_BY)
-    qrels = parquet.read(layout.prepared("qrels.parquet"), schemas.QRELS, made_by=MADE_BY)
-    pools = parquet.read(layout.prepared("pools.parquet"), schemas.POOLS, made_by=MADE_BY)
+    documents = parquet.read(layout.prepared("documents.parquet"), DOCUMENTS, made_by=MADE_BY)
+    qrels = parquet.read(layout.prepared("qrels.parquet"), QRELS, made_by=MADE_BY)
+    pools = parquet.read(layout.prepared("pools.parquet"), POOLS, made_by=MADE_BY)
     train = prompts.filter(pl.col("split") == "train").sort("prompt_id")
     known = qrels.join(train.select("prompt_id"), on="prompt_id", how="semi")
     # No more prompts than the training can see: scoring titles takes time.
@@ -271,7 +274,7 @@ def _judged_pairs(layout: Layout, params: parameters.Params, prompts: pl.DataFra
 
 def tokenizer_texts(layout: Layout, prompts: pl.DataFrame, pairs: pl.DataFrame) -> list[str]:
     """Return the texts that a new small model's tokenizer is trained on: prompts, the pairs' answers and all titles."""
-    documents = parquet.read(layout.prepared("documents.parquet"), schemas.DOCUMENTS, made_by=MADE_BY)
+    documents = parquet.read(layout.prepared("documents.parquet"), DOCUMENTS, made_by=MADE_BY)
     train = prompts.filter(pl.col("split") == "train").sort("prompt_id")
     completions = pairs.sort("prompt_id", "pair_index")["completion"].to_list()
     for tag in ("<think>", "</think>", "<answer>", "</answer>"):  # one token each already: their letters teach no merges

@@ -1,1 +1,1 @@
-"""What tables hold, and the only reader and writer of Parquet."""
+"""Tables: a module per stage or instrument that makes them; `declare`: what a table is, `parquet` reads and writes, `reference` lists."""

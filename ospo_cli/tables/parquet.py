@@ -9,8 +9,8 @@ from pathlib import Path
 import polars as pl
 
 from ospo_cli.errors import MissingInputError, TableError, first_line
+from ospo_cli.tables.declare import Table
 from ospo_cli.tables.files import replacing
-from ospo_cli.tables.schemas import ROLLOUTS, Table
 
 
 def read(path: Path, table: Table, made_by: str = "") -> pl.DataFrame:
@@ -31,25 +31,6 @@ def read(path: Path, table: Table, made_by: str = "") -> pl.DataFrame:
             path, "cannot be read as Parquet", found=first_line(error), expected=f"table {table.name}", remedy=remedy
         ) from None
     return check(frame, table, where=path, made_by=made_by)
-
-
-def read_rollouts(path: Path, iteration: int) -> pl.DataFrame:
-    """Return table rollouts of an iteration.
-
-    Raises:
-        MissingInputError, TableError: as `read`; or its ids say that another iteration sampled them.
-    """
-    made_by = f"ospo rollout --iter {iteration}"
-    frame = read(path, ROLLOUTS, made_by)
-    # Ids of ours begin with the iteration; those of others may be anything.
-    numbers = frame["rollout_id"].str.extract(r"^(\d{3,}):", 1).cast(pl.Int64, strict=False)
-    others = frame["rollout_id"].filter((numbers != iteration).fill_null(False))
-    if len(others):
-        raise TableError(
-            f"{path}: table rollouts", "holds rollouts of another iteration", found=others[0], expected=f"{iteration:03d}:…",
-            remedy=f"run `{made_by}` again",
-        )  # fmt: skip
-    return frame
 
 
 def rows_hash(frame: pl.DataFrame) -> str:

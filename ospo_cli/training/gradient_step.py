@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ospo_cli.errors import PolicyError
 from ospo_cli.maths import seeding
-from ospo_cli.params import Update
+from ospo_cli.params.update import Update
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.training import token_batches
 from ospo_cli.training.likelihood import imitation_weights, preference_weights, weighted_likelihood

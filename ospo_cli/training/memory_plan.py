@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ospo_cli.errors import PolicyError
-from ospo_cli.params import Update
+from ospo_cli.params.update import Update
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.training.gradient_step import arranged
 from ospo_cli.training.token_batches import Group, micro_batches

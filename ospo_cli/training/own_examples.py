@@ -9,7 +9,8 @@ import polars as pl
 
 from ospo_cli.errors import PolicyError, TableError, first_line
 from ospo_cli.policies.folder import LoadedPolicy, render_prompt
-from ospo_cli.tables.schemas import PREFERENCE_PAIRS, ROLLOUTS, TARGETS
+from ospo_cli.tables.attribute import PREFERENCE_PAIRS, TARGETS
+from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.text.answers import find_answer
 
 COLUMNS = {"sft": ("prompt_id", "completion"), "dpo": ("prompt_id", "chosen", "rejected")}

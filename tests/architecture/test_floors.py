@@ -57,9 +57,10 @@ def test_help_loads_nothing_heavy(arguments):
 def test_a_defect_is_one_line_too_and_its_place_can_be_asked_for():
     program = (
         "import sys; sys.argv = ['ospo', 'params']\n"
-        "from ospo_cli import cli, params\n"
+        "from ospo_cli import cli\n"
+        "from ospo_cli.params import whole\n"
         "def broken(): raise KeyError('a\\nb')\n"
-        "params.describe = broken\n"
+        "whole.describe = broken\n"
         "cli.main()\n"
     )
     command = [sys.executable, "-c", program]

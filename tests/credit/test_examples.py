@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ospo_cli.credit.examples import preference_pairs, targets
-from ospo_cli.params import Attribute
-from ospo_cli.tables.schemas import PREFERENCE_PAIRS, ROLLOUTS, TARGETS
+from ospo_cli.params.attribute import Attribute
+from ospo_cli.tables.attribute import PREFERENCE_PAIRS, TARGETS
+from ospo_cli.tables.rollout import ROLLOUTS
 
 
 def tables(groups, same=()):

@@ -9,7 +9,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from ospo_cli.layout import Layout
 from ospo_cli.stages import attribute, score_coalitions, segment
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet
+from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.text.answers import find_answer
 from tests.policies.tiny import tiny_params, write_prepared
 
@@ -62,7 +63,7 @@ def rollouts() -> pl.DataFrame:
                     "length" if is_cut_off else "stop",
                 )
             )
-    return pl.DataFrame(rows, schema=schemas.ROLLOUTS.schema, orient="row")
+    return pl.DataFrame(rows, schema=ROLLOUTS.schema, orient="row")
 
 
 def write_project(root: Path) -> Layout:
@@ -70,7 +71,7 @@ def write_project(root: Path) -> Layout:
     layout = write_prepared(root)
     layout.policy(0).mkdir(parents=True)
     byte_tokenizer().save(str(layout.policy(0) / "tokenizer.json"))
-    parquet.write(rollouts(), layout.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
+    parquet.write(rollouts(), layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
     for stage in (segment, score_coalitions, attribute):
         stage.execute(layout, PARAMS, 1)
     return layout

@@ -17,7 +17,11 @@ from ospo_cli.errors import MissingInputError, OspoError, TableError
 from ospo_cli.exchange import credit_files
 from ospo_cli.instruments import export
 from ospo_cli.stages import attribute
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet, reference
+from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
+from ospo_cli.tables.exchange import CREDIT, FOREIGN_ROLLOUTS
+from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.score_coalitions import REWARDS
 from tests.exchange.small_shop import PARAMS, write_project
 from tests.policies.tiny import copy_project
 
@@ -49,9 +53,9 @@ def credit(layout):
 
 def test_rows_are_those_of_the_tables_in_the_order_of_prompts(layout):
     rows = credit(layout)
-    rollouts = parquet.read(layout.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
-    advantages = parquet.read(layout.iteration(1, "token_advantages.parquet"), schemas.TOKEN_ADVANTAGES)
-    rewards = parquet.read(layout.iteration(1, "rewards.parquet"), schemas.REWARDS)
+    rollouts = parquet.read(layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
+    advantages = parquet.read(layout.iteration(1, "token_advantages.parquet"), TOKEN_ADVANTAGES)
+    rewards = parquet.read(layout.iteration(1, "rewards.parquet"), REWARDS)
     assert rows["rollout_id"].to_list() == rollouts["rollout_id"].sort().to_list()
     assert rows["group_id"].to_list() == [0] * 4 + [1] * 4 + [2] * 4
     assert rows["completion_token_ids"].to_list() == rollouts["token_ids"].to_list()
@@ -140,7 +144,7 @@ def test_estimator_and_rule_are_those_that_made_the_advantages(layout):
 
 def edit(layout, name, change):
     path = layout.iteration(1, f"{name}.parquet")
-    parquet.write(change(parquet.read(path, schemas.TABLES[name])), path, schemas.TABLES[name])
+    parquet.write(change(parquet.read(path, reference.TABLES[name])), path, reference.TABLES[name])
 
 
 BROKEN = {
@@ -191,9 +195,9 @@ def test_a_missing_input_names_its_command(layout, file, command):
 
 
 def test_the_page_describes_the_declared_columns():
-    for table in (schemas.CREDIT, schemas.FOREIGN_ROLLOUTS):
+    for table in (CREDIT, FOREIGN_ROLLOUTS):
         between = DOCUMENT.partition(f"<!-- {table.name} -->\n")[2].partition(f"<!-- /{table.name} -->")[0]
-        assert between == schemas.column_reference(table)
+        assert between == reference.column_reference(table)
 
 
 def test_the_page_names_every_tensor_that_is_written(layout):

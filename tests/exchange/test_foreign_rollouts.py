@@ -11,7 +11,9 @@ import pytest
 
 from ospo_cli.errors import CreditError, OspoError, TableError
 from ospo_cli.instruments import export, foreign_credit
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet, reference
+from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
+from ospo_cli.tables.prepared import QRELS
 from tests.exchange.small_shop import PARAMS, foreign_rows, write_json_lines, write_project
 from tests.policies.tiny import copy_project, folder_bytes
 
@@ -26,7 +28,7 @@ def attributed(shop, source, out):
 
 
 def table(out, name):
-    return parquet.read(out / f"{name}.parquet", schemas.TABLES[name])
+    return parquet.read(out / f"{name}.parquet", reference.TABLES[name])
 
 
 @pytest.mark.parametrize("target", ["jsonl", "parquet"])
@@ -41,7 +43,7 @@ def test_an_exported_iteration_gets_its_own_credit_back(shop, tmp_path, target):
 
 def test_the_required_columns_are_enough(shop, tmp_path):
     card = attributed(shop, write_json_lines(tmp_path / "x.jsonl", foreign_rows()), tmp_path / "out")
-    own = parquet.read(shop.iteration(1, "token_advantages.parquet"), schemas.TOKEN_ADVANTAGES)
+    own = parquet.read(shop.iteration(1, "token_advantages.parquet"), TOKEN_ADVANTAGES)
     rollouts = table(tmp_path / "out", "rollouts")
     assert table(tmp_path / "out", "token_advantages")["advantages"].to_list() == own["advantages"].to_list()
     assert rollouts["rollout_id"].to_list()[:2] == ["foreign:p00:00", "foreign:p00:01"]
@@ -216,7 +218,7 @@ def test_an_error_of_a_stage_speaks_of_the_file_and_not_of_an_iteration(tmp_path
 def test_a_stage_that_fails_leaves_nothing(shop, tmp_path):
     layout = copy_project(shop, tmp_path / "shop")
     path = layout.prepared("qrels.parquet")
-    parquet.write(parquet.read(path, schemas.QRELS).filter(pl.col("prompt_id") != "p01"), path, schemas.QRELS)
+    parquet.write(parquet.read(path, QRELS).filter(pl.col("prompt_id") != "p01"), path, QRELS)
     source = write_json_lines(tmp_path / "x.jsonl", foreign_rows())
     with pytest.raises(OspoError, match="p01"):
         attributed(layout, source, tmp_path / "out")

@@ -6,10 +6,11 @@ import json
 import pytest
 import yaml
 
-from ospo_cli import params, presets
+from ospo_cli import presets
 from ospo_cli.graph import dvc
 from ospo_cli.graph.dvc_lock import DvcLock
 from ospo_cli.graph.nodes import node
+from ospo_cli.params import whole
 
 
 def md5(content: bytes) -> str:
@@ -33,7 +34,7 @@ def project(tmp_path):
         (tmp_path / path / "inner" / "a.txt").write_text("a")
         listed = [{"md5": md5(b"b"), "relpath": "b.txt"}, {"md5": md5(b"a"), "relpath": "inner/a.txt"}]
         outputs[path] = md5(json.dumps(listed).encode()) + ".dir"
-    mapping = params.to_mapping(values)
+    mapping = whole.to_mapping(values)
     declared = dvc.stage_of(wanted, tmp_path)
     named = {}
     for section in wanted.sections:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ospo_cli import params, presets
+from ospo_cli import presets
 from ospo_cli.errors import MissingInputError, OspoError
 from ospo_cli.graph import code, dvc, runner
 from ospo_cli.graph.nodes import node, plan, require_inputs
 from ospo_cli.layout import Layout
+from ospo_cli.params import whole
 
 QWEN = "data/pretrained/Qwen2.5-7B-Instruct"
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +24,7 @@ def test_the_repository_runs_the_demo_preset():
 
 
 def test_dvc_yaml_is_what_the_graph_says():
-    made = dvc.files(ROOT, params.load(ROOT / "params.yaml"))
+    made = dvc.files(ROOT, whole.load(ROOT / "params.yaml"))
     assert {name: (ROOT / name).read_text(encoding="utf-8") for name in made} == made
 
 
@@ -72,7 +73,7 @@ def test_every_input_is_made_by_an_earlier_stage():
 @pytest.mark.parametrize("name", [*presets.NAMES, *presets.ALGORITHMS, "smollm2-movies+dapo"])
 def test_a_preset_makes_a_project_whose_graph_is_up_to_date(name, tmp_path):
     presets.init(tmp_path / "project", name)
-    values = params.load(tmp_path / "project" / "params.yaml")
+    values = whole.load(tmp_path / "project" / "params.yaml")
     assert values == presets.load(name)
     made = dvc.files(tmp_path / "project", values)
     assert sorted(made) == ["code.yaml", "dvc.yaml", "iterations.yaml"]

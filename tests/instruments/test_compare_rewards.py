@@ -14,9 +14,13 @@ from ospo_cli.instruments import rescore as rescoring
 from ospo_cli.instruments.compare_rewards import command as stage
 from ospo_cli.instruments.compare_rewards import page as comparison_page
 from ospo_cli.instruments.compare_rewards.command import Scored
-from ospo_cli.params import Params
+from ospo_cli.params.whole import Params
 from ospo_cli.tables import parquet
-from ospo_cli.tables.schemas import ATTRIBUTIONS, PROMPTS, REWARD_COMPARISON, REWARD_COMPARISON_GROUPS, REWARDS, ROLLOUTS
+from ospo_cli.tables.attribute import ATTRIBUTIONS
+from ospo_cli.tables.compare_rewards import REWARD_COMPARISON, REWARD_COMPARISON_GROUPS
+from ospo_cli.tables.prepared import PROMPTS
+from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.score_coalitions import REWARDS
 from tests.exchange.small_shop import PARAMS, write_project
 
 

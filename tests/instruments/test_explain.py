@@ -10,13 +10,15 @@ import sys
 import polars as pl
 import pytest
 
-from ospo_cli import params
 from ospo_cli.errors import OspoError
 from ospo_cli.instruments.explain.command import Request, execute, explain
 from ospo_cli.layout import Layout
 from ospo_cli.maths.estimators import ESTIMATORS
+from ospo_cli.params import whole
+from ospo_cli.params.whole import Params
 from ospo_cli.report.explanation_text import interaction_line
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from tests.retrievers.catalogues import documents
 
 EFFICIENT = sorted(name for name, each in ESTIMATORS.items() if each.is_efficient)
@@ -30,14 +32,14 @@ def tables(titles, queries=(), qrels=(), pools=()):
     prompts = [(prompt_id, "test", query, [], query) for prompt_id, query in queries]
     return (
         documents(titles),
-        pl.DataFrame(prompts, schema=schemas.PROMPTS.schema, orient="row"),
-        pl.DataFrame(list(qrels), schema=schemas.QRELS.schema, orient="row"),
-        pl.DataFrame(list(pools), schema=schemas.POOLS.schema, orient="row"),
+        pl.DataFrame(prompts, schema=PROMPTS.schema, orient="row"),
+        pl.DataFrame(list(qrels), schema=QRELS.schema, orient="row"),
+        pl.DataFrame(list(pools), schema=POOLS.schema, orient="row"),
     )
 
 
 def explained(tmp_path, given, **request):
-    return explain(Request(**request), *given, params.Params(), tmp_path)
+    return explain(Request(**request), *given, Params(), tmp_path)
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def project(tmp_path):
         [("q1", "navy wool coat"), ("q2", "hat")],
         [("q1", "d000", 1.0), ("q1", "d001", 0.0), ("q2", "d002", 1.0)],
     )
-    for frame, table in zip(given, (schemas.DOCUMENTS, schemas.PROMPTS, schemas.QRELS, schemas.POOLS), strict=True):
+    for frame, table in zip(given, (DOCUMENTS, PROMPTS, QRELS, POOLS), strict=True):
         parquet.write(frame, layout.prepared(f"{table.name}.parquet"), table)
     return layout
 
@@ -62,7 +64,7 @@ class Terminal(io.StringIO):
 def printed(layout, stream=None, **options):
     html, as_json = options.pop("html", None), options.pop("as_json", False)
     stream = stream or io.StringIO()
-    execute(layout, params.Params(), Request(**options), html, as_json, stream)
+    execute(layout, Params(), Request(**options), html, as_json, stream)
     return stream.getvalue()
 
 
@@ -273,7 +275,7 @@ def test_the_command_needs_the_prepared_tables_alone_and_says_what_makes_them(pr
     empty = tmp_path / "empty"
     for folder in (project.root, empty):
         folder.mkdir(exist_ok=True)
-        defaults = params.to_mapping(params.Params())
+        defaults = whole.to_mapping(Params())
         (folder / "params.yaml").write_text(json.dumps(defaults), encoding="utf-8")
     command = [sys.executable, "-m", "ospo_cli", "explain", "--query", "navy wool coat", "-p"]
     good = subprocess.run([*command, str(project.root)], capture_output=True, text=True)
@@ -285,11 +287,11 @@ def test_the_command_needs_the_prepared_tables_alone_and_says_what_makes_them(pr
 
 
 def test_the_projects_estimator_is_taken_where_none_is_named(tmp_path):
-    values = params.Params()
+    values = Params()
     values = dataclasses.replace(values, attribute=dataclasses.replace(values.attribute, estimator="shapley"))
     assert explain(Request("red shoe"), *tables(TOGETHER), values, tmp_path).estimator == "shapley"
 
 
 def test_a_products_score_asks_for_no_value_and_says_nothing_of_any(project, capsys):
-    execute(project, params.Params(), Request(query="wool coat", doc_id="d001"), stream=io.StringIO())
+    execute(project, Params(), Request(query="wool coat", doc_id="d001"), stream=io.StringIO())
     assert "values:" not in capsys.readouterr().err

@@ -10,26 +10,32 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ospo_cli import params
 from ospo_cli.errors import OspoError, SourceError
 from ospo_cli.instruments import headroom as stage
 from ospo_cli.instruments.headroom import Request
 from ospo_cli.layout import Layout
+from ospo_cli.params.evaluate import Evaluate
+from ospo_cli.params.policy import Policy
+from ospo_cli.params.rollout import Rollout
+from ospo_cli.params.score_coalitions import ScoreCoalitions
+from ospo_cli.params.whole import Params
 from ospo_cli.rewards.judged_reward import JudgedReward, compose
 from ospo_cli.tables import parquet
-from ospo_cli.tables.schemas import DOCUMENTS, HEADROOM, HEADROOM_QUERIES, POOLS, PROMPTS, QRELS, ROLLOUTS
+from ospo_cli.tables.headroom import HEADROOM, HEADROOM_QUERIES
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.tables.rollout import ROLLOUTS
 from tests.policies.tiny import write_tiny_policy
 from tests.stages.small_catalogue import frames, prepared, sampled_rows
 
 REQUEST = Request(split="train", words=6, edits=3, retrievers=("bm25", "tfidf-char"))
 
 
-def values_of(**settings: object) -> params.Params:
-    section = dataclasses.replace(params.ScoreCoalitions(), **settings)  # type: ignore[arg-type]
-    evaluate = dataclasses.replace(params.Evaluate(), bootstrap=100, retrievers=["bm25", "tfidf-char"])
-    policy = dataclasses.replace(params.Policy(), hidden_size=32, intermediate_size=64, layers=2, heads=2, vocabulary_size=400)
-    rollout = dataclasses.replace(params.Rollout(), group_size=3, max_new_tokens=6)
-    return dataclasses.replace(params.Params(), score_coalitions=section, evaluate=evaluate, policy=policy, rollout=rollout)
+def values_of(**settings: object) -> Params:
+    section = dataclasses.replace(ScoreCoalitions(), **settings)  # type: ignore[arg-type]
+    evaluate = dataclasses.replace(Evaluate(), bootstrap=100, retrievers=["bm25", "tfidf-char"])
+    policy = dataclasses.replace(Policy(), hidden_size=32, intermediate_size=64, layers=2, heads=2, vocabulary_size=400)
+    rollout = dataclasses.replace(Rollout(), group_size=3, max_new_tokens=6)
+    return dataclasses.replace(Params(), score_coalitions=section, evaluate=evaluate, policy=policy, rollout=rollout)
 
 
 @pytest.fixture

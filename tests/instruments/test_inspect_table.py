@@ -8,7 +8,9 @@ import pytest
 from ospo_cli.errors import MissingInputError, OspoError, TableError
 from ospo_cli.instruments.inspect_table import inspect
 from ospo_cli.layout import Layout
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet, reference
+from ospo_cli.tables.attribute import ATTRIBUTIONS, INTERACTIONS
+from ospo_cli.tables.score_coalitions import REWARDS
 from tests.report import small_project
 
 
@@ -34,13 +36,13 @@ class Terminal(io.StringIO):
 )
 def test_every_declared_column_is_shown_with_its_meaning(project, name):
     text = printed(name, project, 1)
-    table = schemas.TABLES[name]
+    table = reference.TABLES[name]
     assert table.meaning in text
     assert [column.name for column in table.columns if column.meaning not in text] == []
 
 
 def test_a_rollout_is_shown_with_the_share_behind_each_segment(project):
-    attributions = parquet.read(project.iteration(1, "attributions.parquet"), schemas.ATTRIBUTIONS)
+    attributions = parquet.read(project.iteration(1, "attributions.parquet"), ATTRIBUTIONS)
     shares = attributions.filter(pl.col("rollout_id") == "001:q003:01").sort("segment_index")["share"].to_list()
     text = printed("rollouts", project, 1, rollout_id="001:q003:01")
     line = next(line for line in text.splitlines() if line.startswith("<answer>"))
@@ -59,7 +61,7 @@ def test_only_rows_of_the_asked_rollout_are_listed(project):
 
 
 def test_without_a_rollout_id_the_best_rewarded_one_is_painted(project):
-    rewards = parquet.read(project.iteration(2, "rewards.parquet"), schemas.REWARDS)
+    rewards = parquet.read(project.iteration(2, "rewards.parquet"), REWARDS)
     best = rewards.sort(["reward", "rollout_id"], descending=[True, False])["rollout_id"][0]
     assert f"rollout {best}: reward" in printed("rewards", project, 2)
 
@@ -131,7 +133,7 @@ def test_what_cannot_be_shown_is_refused_with_a_remedy(project, tmp_path):
 def test_the_strongest_interactions_of_the_painted_rollout_are_told_in_words(project, name):
     text = printed(name, project, 1, rollout_id="001:q003:01")
     together = text[text.index("together:") :].splitlines()[1:]
-    interactions = parquet.read(project.iteration(1, "interactions.parquet"), schemas.INTERACTIONS)
+    interactions = parquet.read(project.iteration(1, "interactions.parquet"), INTERACTIONS)
     own = interactions.filter(pl.col("rollout_id") == "001:q003:01")
     found = [float(line.split()[0]) for line in together]
     assert found == sorted(own["dividend"].round(3).to_list(), key=lambda dividend: -abs(dividend))

@@ -8,17 +8,18 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from ospo_cli import params as parameters
 from ospo_cli import presets
 from ospo_cli.cli import app
 from ospo_cli.errors import MissingInputError, OspoError, TableError
 from ospo_cli.instruments import keep
 from ospo_cli.maths.statistics import Resamples
+from ospo_cli.params import whole
 from ospo_cli.report.kept_files import comparison, present_run
 from ospo_cli.report.kept_runs import Run, compared, how
 from ospo_cli.report.kept_sections import lines, section
 from ospo_cli.stages import report
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet
+from ospo_cli.tables.keep import KEPT_VALUES
 from tests.report import small_project
 
 
@@ -35,7 +36,7 @@ def project(root, calls=100, tokens=1000):
 def run_of(name, values, tokens, calls, **facts):
     """Return a run: value per (iteration, prompt), greedy; tokens and calls of each iteration."""
     rows = [(k, "greedy", f"p{p}", float(v)) for k, found in values.items() for p, v in enumerate(found)]
-    table = pl.DataFrame(rows, schema=schemas.KEPT_VALUES.schema, orient="row")
+    table = pl.DataFrame(rows, schema=KEPT_VALUES.schema, orient="row")
     iterations = [{"tokens": t, "reward_calls": c} for t, c in zip(tokens, calls, strict=True)]
     return Run(name, {"metric": "ndcg@10", "retriever": "bm25", "split": "test", "how": "x"} | facts, iterations, table)
 
@@ -97,7 +98,7 @@ def test_what_is_kept_is_the_evaluation_and_stands_on_the_page(tmp_path):
     assert comparison(layout, params) is None
     assert keep.execute(layout, layout, params, "first") is False
     assert keep.execute(layout, layout, params, "first") is True
-    values = parquet.read(layout.kept("first") / "values.parquet", schemas.KEPT_VALUES)
+    values = parquet.read(layout.kept("first") / "values.parquet", KEPT_VALUES)
     summary = json.loads(layout.evaluation("summary.json").read_text(encoding="utf-8"))
     mean = values.filter((pl.col("iteration") == 2) & (pl.col("decoding") == "greedy"))["value"].mean()
     assert mean == pytest.approx(summary["values"]["policy-002"]["greedy"][summary["training_retriever"]][summary["metric"]]["mean"])
@@ -163,7 +164,7 @@ def test_an_algorithm_as_options_of_dvc_names_what_its_row_says():
 
 def test_dynamic_sampling_is_told_from_plain_grpo():
     rows = {name: presets.load(name) for name in ("grpo", "dapo", "sft")}
-    shown = {name: how(parameters.to_mapping(values)) for name, values in rows.items()}
+    shown = {name: how(whole.to_mapping(values)) for name, values in rows.items()}
     assert shown == {"grpo": "uniform", "dapo": "uniform, unequal groups", "sft": "sft, targets: above-mean"}
 
 

@@ -14,11 +14,12 @@ from ospo_cli.graph import nodes, runner
 from ospo_cli.instruments.plan import planning
 from ospo_cli.instruments.plan.calibration import Cost, Measures
 from ospo_cli.layout import Layout
-from ospo_cli.params import Params
+from ospo_cli.params.whole import Params
 from ospo_cli.report.page import render
 from ospo_cli.report.plan_sections import HEADER, STAGES, cells, compared, section, total
 from ospo_cli.stages.report import plan_and_actual, report
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet
+from ospo_cli.tables.plan import PLAN
 from tests.policies.tiny import tiny_params
 from tests.report import small_project
 from tests.sources import own_data
@@ -94,7 +95,7 @@ def test_the_plan_leaves_nothing_behind_but_itself(planned: tuple[Layout, pl.Dat
     layout, table, _ = planned
     found = {path.relative_to(layout.root).as_posix() for path in layout.data.rglob("*") if path.is_file()}
     assert found == {"data/plan/plan.parquet", "data/plan/calibration.json"}
-    assert parquet.read(layout.plan("plan.parquet"), schemas.PLAN).equals(table.sort("stage", "iteration"))
+    assert parquet.read(layout.plan("plan.parquet"), PLAN).equals(table.sort("stage", "iteration"))
 
 
 def test_it_prints_stages_in_the_order_of_the_work_and_the_sum(planned: tuple[Layout, pl.DataFrame, dict]) -> None:
@@ -198,7 +199,7 @@ def test_the_report_shows_plan_and_actual_where_there_is_a_plan(tmp_path: Path) 
     layout, params = small_project.write_project(tmp_path, iterations=2)
     assert "Plan against actual" not in render(report(layout, params))
     rows = [(planned_row("rollout", k, 4.0) | {"unit": "completions"}) for k in (1, 2)]
-    parquet.write(pl.DataFrame(rows, schema=schemas.PLAN.schema), layout.plan("plan.parquet"), schemas.PLAN)
+    parquet.write(pl.DataFrame(rows, schema=PLAN.schema), layout.plan("plan.parquet"), PLAN)
     layout.plan("actual").mkdir(parents=True)
     layout.plan("actual/rollout@1.json").write_text(json.dumps(took(6.0)), encoding="utf-8")
     page = render(report(layout, params))

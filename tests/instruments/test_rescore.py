@@ -9,13 +9,17 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from ospo_cli import params as parameters
 from ospo_cli.errors import CreditError, OspoError, ParameterError
 from ospo_cli.instruments import rescore as rescoring
 from ospo_cli.layout import Layout
+from ospo_cli.params import whole
+from ospo_cli.params.whole import Params
 from ospo_cli.stages import attribute, score_coalitions, segment
 from ospo_cli.tables import parquet
-from ospo_cli.tables.schemas import ATTRIBUTIONS, COALITION_VALUES, DOCUMENTS, REWARDS, SEGMENTS
+from ospo_cli.tables.attribute import ATTRIBUTIONS
+from ospo_cli.tables.prepared import DOCUMENTS
+from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS
+from ospo_cli.tables.segment import SEGMENTS
 from tests.exchange.small_shop import PARAMS, write_project
 
 WRITTEN = ("rewards", "coalition_values", "attributions", "token_advantages", "interactions")
@@ -30,11 +34,11 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def changed(**changes: dict) -> parameters.Params:
-    content = parameters.to_mapping(PARAMS)
+def changed(**changes: dict) -> Params:
+    content = whole.to_mapping(PARAMS)
     for section, values in changes.items():
         content[section].update(values)
-    return parameters.from_mapping(content)
+    return whole.from_mapping(content)
 
 
 @pytest.mark.parametrize(

@@ -13,25 +13,30 @@ import time
 import polars as pl
 import pytest
 
-from ospo_cli import params, presets
+from ospo_cli import presets
 from ospo_cli.errors import OspoError, StoreError
 from ospo_cli.instruments import store_upkeep as store
+from ospo_cli.params.evaluate import Evaluate
+from ospo_cli.params.retrieval import Retrieval
+from ospo_cli.params.score_coalitions import ScoreCoalitions
+from ospo_cli.params.store import Store as StoreParams
+from ospo_cli.params.whole import Params
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.store.folder import DAY_SECONDS, Store
 from ospo_cli.stages import score_coalitions
 from ospo_cli.tables import parquet
-from ospo_cli.tables.schemas import STORED_VALUES
+from ospo_cli.tables.store import STORED_VALUES
 from tests.stages.small_catalogue import prepared
 from tests.stages.test_score_coalitions import project
 
-KEPT = dataclasses.replace(params.Params(), store=params.Store(values="always", products=2))
+KEPT = dataclasses.replace(Params(), store=StoreParams(values="always", products=2))
 
 
 @pytest.fixture
 def scored(tmp_path):
     layout = project(tmp_path)
     metrics = score_coalitions.execute(layout, KEPT, 1)
-    mrr = dataclasses.replace(KEPT, score_coalitions=params.ScoreCoalitions(metric="mrr", retriever="rank-bm25"))
+    mrr = dataclasses.replace(KEPT, score_coalitions=ScoreCoalitions(metric="mrr", retriever="rank-bm25"))
     score_coalitions.execute(layout, mrr, 1)
     shutil.rmtree(layout.cache)
     score_coalitions.execute(layout, KEPT, 1)
@@ -133,11 +138,11 @@ def test_gc_deletes_what_was_not_used_for_long_and_leaves_the_rest(scored):
 
 def test_gc_keeps_the_books_of_this_projects_retrievers_and_catalogue(scored):
     layout, _ = scored
-    other = dataclasses.replace(KEPT, evaluate=params.Evaluate(retrievers=["bm25"]))
+    other = dataclasses.replace(KEPT, evaluate=Evaluate(retrievers=["bm25"]))
     assert [book.about["retriever"] for book in said(store.gc, layout, other, others=True, dry_run=True)[0]] == ["rank-bm25"]
-    both = dataclasses.replace(KEPT, evaluate=params.Evaluate(retrievers=["bm25", "rank-bm25"]))
+    both = dataclasses.replace(KEPT, evaluate=Evaluate(retrievers=["bm25", "rank-bm25"]))
     assert said(store.gc, layout, both, others=True)[0] == []
-    k1 = dataclasses.replace(KEPT, retrieval=params.Retrieval(k1=0.7), evaluate=params.Evaluate(retrievers=["bm25"]))
+    k1 = dataclasses.replace(KEPT, retrieval=Retrieval(k1=0.7), evaluate=Evaluate(retrievers=["bm25"]))
     assert len(said(store.gc, layout, k1, others=True)[0]) == 2
 
 
@@ -179,7 +184,7 @@ def test_an_export_holds_every_value_with_its_products(scored, tmp_path):
     own = found.filter(retriever="bm25")
     assert (own.height, set(own["part"]), set(own["documents"])) == (count, {"ndcg@10"}, {40})
     assert own["products"].list.len().max() == 2
-    reward = JudgedReward(*prepared(), dataclasses.replace(KEPT, store=params.Store(values="never")))
+    reward = JudgedReward(*prepared(), dataclasses.replace(KEPT, store=StoreParams(values="never")))
     assert set(reward.values(["p1"] * 3, ["red", "wool coat", ""]).tolist()) <= {
         *own["value"].to_list(),
         0.0,

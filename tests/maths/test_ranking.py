@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ospo_cli.errors import ParameterError, RetrievalError
 from ospo_cli.maths import ranking
 from ospo_cli.maths.ranking import Metric, parse_metric
-from ospo_cli.params import METRIC_PATTERN
+from ospo_cli.params.score_coalitions import METRIC_PATTERN
 
 GAINS = st.lists(st.sampled_from([0.0, 0.01, 0.1, 1.0, 2.0, 3.0]), min_size=1, max_size=30).filter(any)
 

@@ -10,14 +10,17 @@ import polars as pl
 import torch
 from safetensors.torch import load_file
 
-from ospo_cli import params as parameters
 from ospo_cli import presets
 from ospo_cli.instruments import export
 from ospo_cli.layout import Layout
+from ospo_cli.params.whole import Params
 from ospo_cli.policies.opening import load_policy
 from ospo_cli.policies.token_pieces import TokenPieces
 from ospo_cli.stages import update
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet, reference
+from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
+from ospo_cli.tables.prepared import PROMPTS
+from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.training import gradient_step
 from tests.policies.tiny import tiny_params, write_tiny_policy
 
@@ -52,7 +55,7 @@ class Setup:
     groups: str = "all"
 
     @property
-    def params(self) -> parameters.Params:
+    def params(self) -> Params:
         """All parameters of the tiny project under this setup: one step over all groups."""
         return tiny_params(
             rollout={"temperature": self.temperature, "max_new_tokens": MAX_NEW_TOKENS},
@@ -190,12 +193,12 @@ def write_rows(layout: Layout, rows: list[dict]) -> None:
         ),
     }
     for name, table in tables.items():
-        declared = schemas.TABLES[name]
+        declared = reference.TABLES[name]
         parquet.write(table.select(*declared.schema).cast(declared.schema), layout.iteration(ITERATION, f"{name}.parquet"), declared)
     asked = pl.DataFrame(
-        [(prompt_id, "train", prompt_id, [], prompt_id) for prompt_id in ("p0", "p1", "p2")], schema=schemas.PROMPTS.schema, orient="row"
+        [(prompt_id, "train", prompt_id, [], prompt_id) for prompt_id in ("p0", "p1", "p2")], schema=PROMPTS.schema, orient="row"
     )
-    parquet.write(asked, layout.prepared("prompts.parquet"), schemas.PROMPTS)
+    parquet.write(asked, layout.prepared("prompts.parquet"), PROMPTS)
     recorded = {"estimator": "myerson", "rule": "group-additive"}
     layout.iteration(ITERATION, "attribute_metrics.json").write_text(json.dumps(recorded), encoding="utf-8")
 
@@ -221,6 +224,6 @@ def our_step(layout: Layout, setup: Setup) -> Step:
 
 
 def _rows(layout: Layout, setup: Setup) -> gradient_step.Rows:
-    rollouts = parquet.read(layout.iteration(ITERATION, "rollouts.parquet"), schemas.ROLLOUTS)
-    advantages = parquet.read(layout.iteration(ITERATION, "token_advantages.parquet"), schemas.TOKEN_ADVANTAGES)
+    rollouts = parquet.read(layout.iteration(ITERATION, "rollouts.parquet"), ROLLOUTS)
+    advantages = parquet.read(layout.iteration(ITERATION, "token_advantages.parquet"), TOKEN_ADVANTAGES)
     return update.to_rows(rollouts, advantages, setup.params.rollout, ITERATION)

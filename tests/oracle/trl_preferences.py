@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from ospo_cli.layout import Layout
 from ospo_cli.policies.opening import load_policy
 from ospo_cli.stages import update
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet
+from ospo_cli.tables.attribute import PREFERENCE_PAIRS
 from ospo_cli.training import gradient_step
 from tests.oracle import one_update
 from tests.oracle.one_update import ITERATION, LEARNING_RATE, MAX_NEW_TOKENS, Step, flat
@@ -40,8 +41,8 @@ def params_of(beta: float):
 def write_pairs(layout: Layout) -> None:
     """Write the table of pairs beside one_update's rollouts."""
     rows = [(f"002:p{prompt}:0{chosen}", f"002:p{prompt}:0{rejected}", f"p{prompt}", 1.0) for prompt, chosen, rejected in PAIRS]
-    table = pl.DataFrame(rows, schema=schemas.PREFERENCE_PAIRS.schema, orient="row")
-    parquet.write(table, layout.iteration(ITERATION, "preference_pairs.parquet"), schemas.PREFERENCE_PAIRS)
+    table = pl.DataFrame(rows, schema=PREFERENCE_PAIRS.schema, orient="row")
+    parquet.write(table, layout.iteration(ITERATION, "preference_pairs.parquet"), PREFERENCE_PAIRS)
 
 
 def our_step(layout: Layout, beta: float) -> Step:

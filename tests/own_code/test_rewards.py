@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from ospo_cli import params, presets
+from ospo_cli import presets
 from ospo_cli.errors import CreditError, ParameterError
 from ospo_cli.graph.nodes import node
 from ospo_cli.own_code import rewards as own_reward
 from ospo_cli.own_code.rewards import OwnReward
-from ospo_cli.params import Params
+from ospo_cli.params import whole
+from ospo_cli.params.whole import Params
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "own_reward.py"
 GOOD = "def parts(text, prompt_id, ranking):\n    return {'a': len(text) / 100, 'b': -len(ranking) / 10}\n"
@@ -131,10 +132,10 @@ def test_score_coalitions_depends_on_the_file_and_no_other_stage_does() -> None:
     ],
 )
 def test_parameters_that_do_not_go_together_are_refused(changes: dict, message: str) -> None:
-    content = params.to_mapping(presets.load("demo"))
+    content = whole.to_mapping(presets.load("demo"))
     content["score_coalitions"].update(changes)
     with pytest.raises(ParameterError, match=message):
-        params.from_mapping(content)
+        whole.from_mapping(content)
 
 
 def test_the_documented_example_runs() -> None:

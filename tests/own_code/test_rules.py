@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ospo_cli import params
 from ospo_cli.errors import CreditError, ParameterError
 from ospo_cli.graph.nodes import node
 from ospo_cli.instruments.lab import command as lab
 from ospo_cli.layout import Layout
 from ospo_cli.maths.redistribution import RULES, Settings, redistribute
 from ospo_cli.own_code import rules as rule_file
-from ospo_cli.params import Attribute, Params
+from ospo_cli.params import whole
+from ospo_cli.params.attribute import Attribute
+from ospo_cli.params.whole import Params
 from ospo_cli.stages import attribute
 from tests.maths.flat_rows import credit, token_map
 from tests.stages.test_attribute import usual, write_inputs
@@ -107,19 +108,19 @@ def test_a_missing_file_and_one_that_is_no_text_are_told(tmp_path: Path) -> None
 
 
 def with_rule(rule: str, file: str) -> dict[str, dict[str, object]]:
-    content = params.to_mapping(Params())
+    content = whole.to_mapping(Params())
     content["attribute"] |= {"rule": rule, "rule_file": file}
     return content
 
 
 def test_a_rules_name_is_free_only_where_a_file_is_given() -> None:
-    assert params.from_mapping(with_rule("half-share", "mine.py")).attribute.rule == "half-share"
+    assert whole.from_mapping(with_rule("half-share", "mine.py")).attribute.rule == "half-share"
     with pytest.raises(ParameterError, match=r"attribute\.rule: unknown value: found half-share"):
-        params.from_mapping(with_rule("half-share", ""))
+        whole.from_mapping(with_rule("half-share", ""))
 
 
 def test_the_file_is_an_input_of_attribute_and_of_nothing_else() -> None:
-    values = params.from_mapping(with_rule("half-share", "rules/mine.py"))
+    values = whole.from_mapping(with_rule("half-share", "rules/mine.py"))
     assert "rules/mine.py" in node("attribute", 1, values).inputs
     assert not [stage for stage in ("rollout", "segment", "score-coalitions", "update") if "rules/mine.py" in node(stage, 1, values).inputs]
     assert "rules/mine.py" not in node("attribute", 1, Params()).inputs

@@ -5,39 +5,41 @@ import dataclasses
 
 import pytest
 
-from ospo_cli import params, presets
+from ospo_cli import presets
 from ospo_cli.errors import ParameterError
+from ospo_cli.params import whole
+from ospo_cli.params.whole import Params
 
 
 def changed(section, name, value):
-    content = copy.deepcopy(params.to_mapping(params.Params()))
+    content = copy.deepcopy(whole.to_mapping(Params()))
     content[section][name] = value
     return content
 
 
 def test_reading_what_was_rendered_gives_the_same_parameters(tmp_path):
     path = tmp_path / "params.yaml"
-    path.write_text(presets.render(params.Params()))
-    assert params.load(path) == params.Params()
+    path.write_text(presets.render(Params()))
+    assert whole.load(path) == Params()
 
 
 def test_an_unknown_name_is_refused_with_the_list_of_what_exists():
     with pytest.raises(
         ParameterError, match=r"attribute: unknown parameter: found estimater, expected estimator, rule.*did you mean estimator"
     ):
-        params.from_mapping(changed("attribute", "estimater", "myerson"))
+        whole.from_mapping(changed("attribute", "estimater", "myerson"))
 
 
 def test_an_unknown_section_is_refused():
     with pytest.raises(ParameterError, match="unknown section: found atribute"):
-        params.from_mapping({**params.to_mapping(params.Params()), "atribute": {}})
+        whole.from_mapping({**whole.to_mapping(Params()), "atribute": {}})
 
 
 def test_a_missing_name_is_refused():
-    content = params.to_mapping(params.Params())
+    content = whole.to_mapping(Params())
     del content["update"]["learning_rate"]
     with pytest.raises(ParameterError, match=r"update: missing parameter.*learning_rate"):
-        params.from_mapping(content)
+        whole.from_mapping(content)
 
 
 @pytest.mark.parametrize(
@@ -63,18 +65,18 @@ def test_a_missing_name_is_refused():
 )
 def test_a_wrong_value_is_refused(section, name, value, message):
     with pytest.raises(ParameterError, match=message):
-        params.from_mapping(changed(section, name, value))
+        whole.from_mapping(changed(section, name, value))
 
 
 def test_a_number_in_scientific_notation_is_a_number():
-    assert params.from_mapping(changed("update", "learning_rate", "1e-3")).update.learning_rate == 1e-3
+    assert whole.from_mapping(changed("update", "learning_rate", "1e-3")).update.learning_rate == 1e-3
 
 
 def test_a_doubled_key_is_refused(tmp_path):
     path = tmp_path / "params.yaml"
-    path.write_text(presets.render(params.Params()).replace("  seed: 0", "  seed: 0\n  seed: 1"))
+    path.write_text(presets.render(Params()).replace("  seed: 0", "  seed: 0\n  seed: 1"))
     with pytest.raises(ParameterError, match="duplicate key seed"):
-        params.load(path)
+        whole.load(path)
 
 
 @pytest.mark.parametrize(
@@ -82,9 +84,9 @@ def test_a_doubled_key_is_refused(tmp_path):
 )
 def test_yaml_that_its_reader_chokes_on_is_one_clear_error(tmp_path, value):
     path = tmp_path / "params.yaml"
-    path.write_text(presets.render(params.Params()).replace("  seed: 0 ", f"  seed: {value} "))
+    path.write_text(presets.render(Params()).replace("  seed: 0 ", f"  seed: {value} "))
     with pytest.raises(ParameterError, match=r"params\.yaml: cannot be read as YAML"):
-        params.load(path)
+        whole.load(path)
 
 
 @pytest.mark.parametrize(
@@ -92,16 +94,16 @@ def test_yaml_that_its_reader_chokes_on_is_one_clear_error(tmp_path, value):
 )
 def test_a_number_that_no_machine_can_hold_is_out_of_range(section, name):
     with pytest.raises(ParameterError, match="out of range: found 10\\^400"):
-        params.from_mapping(changed(section, name, 10**400))
+        whole.from_mapping(changed(section, name, 10**400))
 
 
 def test_every_parameter_has_a_meaning():
-    assert all(row["meaning"] for row in params.describe())
+    assert all(row["meaning"] for row in whole.describe())
 
 
 def test_an_unknown_item_of_a_list_is_refused():
     with pytest.raises(ParameterError, match=r"families: unknown value.*expected contiguous, prefix"):
-        params.from_mapping(changed("score_coalitions", "families", ["contiguous", "prefixes"]))
+        whole.from_mapping(changed("score_coalitions", "families", ["contiguous", "prefixes"]))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_unions_that_the_level_does_not_have_are_refused(level, unions):
     content = changed("segment", "level", level)
     content["segment"]["unions"] = unions
     with pytest.raises(ParameterError, match=rf"segment.unions: no unions of level {level}: found {unions}, expected auto"):
-        params.from_mapping(content)
+        whole.from_mapping(content)
 
 
 @pytest.mark.parametrize(
@@ -122,8 +124,8 @@ def test_unions_that_the_level_does_not_have_are_refused(level, unions):
     ],
 )
 def test_what_evaluation_could_not_do_is_said_before_any_training(change, message):
-    values = params.Params()
+    values = Params()
     for section, fields in change.items():
         values = dataclasses.replace(values, **{section: dataclasses.replace(getattr(values, section), **fields)})
     with pytest.raises(ParameterError, match=message):
-        params.check_retrievers(values)
+        whole.check_retrievers(values)

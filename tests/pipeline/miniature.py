@@ -3,7 +3,9 @@
 import copy
 from pathlib import Path
 
-from ospo_cli import params, presets
+from ospo_cli import presets
+from ospo_cli.params import whole
+from ospo_cli.params.whole import Params
 
 SMALL = {
     "train": {"iterations": 2},
@@ -15,19 +17,19 @@ SMALL = {
 }
 
 
-def make(directory: Path, **changes: dict) -> params.Params:
+def make(directory: Path, **changes: dict) -> Params:
     """Write a miniature project and return its parameters; `changes` are sections that override."""
     presets.init(directory, "demo")
-    content = copy.deepcopy(params.to_mapping(presets.load("demo")))
+    content = copy.deepcopy(whole.to_mapping(presets.load("demo")))
     for source in (SMALL, changes):
         for section, values in source.items():
             content[section].update(values)
-    values = params.from_mapping(content)
+    values = whole.from_mapping(content)
     rewrite(directory, values)
     return values
 
 
-def rewrite(directory: Path, values: params.Params) -> None:
+def rewrite(directory: Path, values: Params) -> None:
     """Write params.yaml and what follows from it."""
     from ospo_cli.graph import dvc
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 
-from ospo_cli import params
+from ospo_cli.params import whole
 from tests.pipeline import miniature
 from tests.pipeline.conftest import command
 
@@ -14,7 +14,7 @@ def ran(done) -> list[str]:
 
 
 def change(project, section, **values):
-    old = params.load(project / "params.yaml")
+    old = whole.load(project / "params.yaml")
     miniature.rewrite(project, dataclasses.replace(old, **{section: dataclasses.replace(getattr(old, section), **values)}))
 
 

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ospo_cli import params as parameters
 from ospo_cli.credit import examples
 from ospo_cli.layout import Layout
+from ospo_cli.params.attribute import Attribute
+from ospo_cli.params.whole import Params
 from ospo_cli.policies.small_llama import write_small_llama
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet, reference
+from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
+from ospo_cli.tables.rollout import ROLLOUTS
 
 COLOURS = ("navy", "red", "olive", "black")
 THINGS = ("coat", "dress", "boots", "scarf")
@@ -19,9 +22,9 @@ MATERIALS = ("wool", "linen", "leather")
 TEXTS = [f"{colour} {material} {thing} for the office, slim fit" for colour in COLOURS for material in MATERIALS for thing in THINGS]
 
 
-def tiny_params(**sections: dict) -> parameters.Params:
+def tiny_params(**sections: dict) -> Params:
     """Return parameters of a model of 20,000 weights, with some values replaced: section={name: value}."""
-    params = parameters.Params()
+    params = Params()
     small = {
         "policy": {"hidden_size": 32, "intermediate_size": 64, "layers": 2, "heads": 2, "vocabulary_size": 400, "threads": 1},
         "warm_start": {"steps": 8, "batch_size": 8, "warmup_steps": 2, "learning_rate": 5e-3},
@@ -63,7 +66,7 @@ def write_prepared(root: Path, prompts: int = 16) -> Layout:
             pairs.append((f"p{index:02d}", 0, f"<answer>{colour} {thing}, {material}</answer>"))
     tables = {"prompts": asked, "teacher_pairs": pairs, "documents": documents, "qrels": qrels, "pools": []}
     for name, rows in tables.items():
-        table = schemas.table_named(name)
+        table = reference.table_named(name)
         parquet.write(pl.DataFrame(rows, schema=table.schema, orient="row"), layout.prepared(f"{name}.parquet"), table)
     return layout
 
@@ -77,17 +80,17 @@ def write_project(root: Path) -> Layout:
 
 def write_advantages(layout: Layout, iteration: int, word: str = "a") -> pl.DataFrame:
     """Write token advantages, targets and pairs that favour completions with many of a letter; return the first."""
-    rollouts = parquet.read(layout.iteration(iteration, "rollouts.parquet"), schemas.ROLLOUTS)
+    rollouts = parquet.read(layout.iteration(iteration, "rollouts.parquet"), ROLLOUTS)
     reward = rollouts["completion"].str.count_matches(word, literal=True).cast(pl.Float64)
     scored = rollouts.with_columns(reward.alias("reward")).with_columns(
         (pl.col("reward") - pl.col("reward").mean().over("prompt_id")).alias("a")
     )
     lists = [[row["a"]] * len(row["token_ids"]) for row in scored.iter_rows(named=True)]
     table = pl.DataFrame({"rollout_id": scored["rollout_id"], "advantages": pl.Series(lists, dtype=pl.List(pl.Float32))})
-    parquet.write(table, layout.iteration(iteration, "token_advantages.parquet"), schemas.TOKEN_ADVANTAGES)
+    parquet.write(table, layout.iteration(iteration, "token_advantages.parquet"), TOKEN_ADVANTAGES)
     for name, choose in (("targets", examples.targets), ("preference_pairs", examples.preference_pairs)):
-        found = choose(rollouts, scored.select("rollout_id", "prompt_id", "reward"), parameters.Attribute())
-        parquet.write(found, layout.iteration(iteration, f"{name}.parquet"), schemas.table_named(name))
+        found = choose(rollouts, scored.select("rollout_id", "prompt_id", "reward"), Attribute())
+        parquet.write(found, layout.iteration(iteration, f"{name}.parquet"), reference.table_named(name))
     return table
 
 

@@ -6,11 +6,17 @@ import json
 import numpy as np
 import polars as pl
 
-from ospo_cli import params
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
+from ospo_cli.params.whole import Params
 from ospo_cli.stages.evaluate import summarise
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet
+from ospo_cli.tables.attribute import ATTRIBUTIONS, INTERACTIONS, TOKEN_ADVANTAGES
+from ospo_cli.tables.evaluate import COMPLETIONS, QUERY_METRICS
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.score_coalitions import REWARDS
+from ospo_cli.tables.segment import SEGMENTS
 
 COLOURS = ["navy", "olive", "rust", "ivory", "charcoal", "burgundy"]
 MATERIALS = ["wool", "linen", "suede", "canvas", "denim"]
@@ -18,9 +24,9 @@ THINGS = {"coat": "outerwear", "tote bag": "bags", "chore jacket": "outerwear", 
 FILLERS = ["great quality", "for every day", "best seller", "perfect gift"]
 
 
-def make_params(iterations=3, **changes) -> params.Params:
+def make_params(iterations=3, **changes) -> Params:
     """Return parameters of a small project; `changes` are sections of replaced values."""
-    values = params.Params()
+    values = Params()
     small = {
         "train": {"iterations": iterations},
         "evaluate": {
@@ -47,7 +53,7 @@ def write_prepared(layout: Layout, with_pools=True, prompts=12, hostile="") -> N
         (f"P{index:03d}", f"{c.title()} {m} {t}{hostile}", THINGS[t], f"A {t} in {c} {m}, number {index}. {FILLERS[index % 4]}.")
         for index, (c, m, t) in enumerate(products)
     ]
-    write(layout.prepared("documents.parquet"), schemas.DOCUMENTS, documents, ["description"])
+    write(layout.prepared("documents.parquet"), DOCUMENTS, documents, ["description"])
     rows, qrels, pools = [], [], []
     for number in range(prompts):
         draw = seeding.generator(0, f"prompt {number}")
@@ -61,9 +67,9 @@ def write_prepared(layout: Layout, with_pools=True, prompts=12, hostile="") -> N
         for index, gain in [(target, 1.0), (related[0], 0.5)]:
             qrels.append((f"q{number:03d}", f"P{index:03d}", gain))
         pools += [(f"q{number:03d}", f"P{index:03d}") for index in {target, *related, *range(number, number + 10)}] if with_pools else []
-    write(layout.prepared("prompts.parquet"), schemas.PROMPTS, rows)
-    write(layout.prepared("qrels.parquet"), schemas.QRELS, qrels)
-    write(layout.prepared("pools.parquet"), schemas.POOLS, pools)
+    write(layout.prepared("prompts.parquet"), PROMPTS, rows)
+    write(layout.prepared("qrels.parquet"), QRELS, qrels)
+    write(layout.prepared("pools.parquet"), POOLS, pools)
     card = {
         "source": "demo-shop",
         "licence": "generated, no licence questions",
@@ -74,7 +80,7 @@ def write_prepared(layout: Layout, with_pools=True, prompts=12, hostile="") -> N
 
 def write_iteration(layout: Layout, iteration: int, of: int, groups=6, group_size=4, hostile="") -> None:
     """Write rollouts, segments, rewards, attributions and metrics of one iteration; answers get better from one to the next."""
-    prompts = parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS)
+    prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS)
     skill = iteration / (of + 1)
     rollouts, segments, rewards, attributions, interactions, advantages = [], [], [], [], [], []
     for row in prompts.filter(pl.col("split") == "train").head(groups).iter_rows(named=True):
@@ -125,12 +131,12 @@ def write_iteration(layout: Layout, iteration: int, of: int, groups=6, group_siz
             )
             rewards.append((rollout_id, row["prompt_id"], max(total, 0.0), max(total, 0.0), 0.0 if has_tags else -0.5, 0.0, 0.0, False))
             advantages.append((rollout_id, [0.1] * tokens))
-    write(layout.iteration(iteration, "rollouts.parquet"), schemas.ROLLOUTS, rollouts)
-    write(layout.iteration(iteration, "segments.parquet"), schemas.SEGMENTS, segments)
-    write(layout.iteration(iteration, "rewards.parquet"), schemas.REWARDS, rewards)
-    write(layout.iteration(iteration, "attributions.parquet"), schemas.ATTRIBUTIONS, attributions)
-    write(layout.iteration(iteration, "interactions.parquet"), schemas.INTERACTIONS, interactions)
-    write(layout.iteration(iteration, "token_advantages.parquet"), schemas.TOKEN_ADVANTAGES, advantages)
+    write(layout.iteration(iteration, "rollouts.parquet"), ROLLOUTS, rollouts)
+    write(layout.iteration(iteration, "segments.parquet"), SEGMENTS, segments)
+    write(layout.iteration(iteration, "rewards.parquet"), REWARDS, rewards)
+    write(layout.iteration(iteration, "attributions.parquet"), ATTRIBUTIONS, attributions)
+    write(layout.iteration(iteration, "interactions.parquet"), INTERACTIONS, interactions)
+    write(layout.iteration(iteration, "token_advantages.parquet"), TOKEN_ADVANTAGES, advantages)
     write_text(layout.iteration(iteration, "rollout_metrics.json"), json.dumps({"entropy": 1.9 - 0.3 * iteration}))
     write_text(
         layout.iteration(iteration, "update_metrics.json"),
@@ -138,9 +144,9 @@ def write_iteration(layout: Layout, iteration: int, of: int, groups=6, group_siz
     )
 
 
-def write_evaluation(layout: Layout, values: params.Params, hostile="") -> None:
+def write_evaluation(layout: Layout, values: Params, hostile="") -> None:
     """Write completions, query_metrics and summary.json of systems that get better from one iteration to the next."""
-    prompts = parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS).filter(pl.col("split") == "test")
+    prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS).filter(pl.col("split") == "test")
     systems = [("raw-query", "none", 0.3), ("oracle", "none", 0.85)]
     for iteration in range(values.train.iterations + 1):
         level = 0.42 + 0.22 * iteration / max(values.train.iterations, 1)
@@ -166,16 +172,16 @@ def write_evaluation(layout: Layout, values: params.Params, hostile="") -> None:
                         row["query"] if decoding == "none" else f"navy wool {system}{hostile}",
                     )
                 )
-    write(layout.evaluation("completions.parquet"), schemas.COMPLETIONS, completions)
-    write(layout.evaluation("query_metrics.parquet"), schemas.QUERY_METRICS, metrics)
-    frame = parquet.read(layout.evaluation("query_metrics.parquet"), schemas.QUERY_METRICS)
+    write(layout.evaluation("completions.parquet"), COMPLETIONS, completions)
+    write(layout.evaluation("query_metrics.parquet"), QUERY_METRICS, metrics)
+    frame = parquet.read(layout.evaluation("query_metrics.parquet"), QUERY_METRICS)
     interval = {"mean": 0.35, "low": 0.3, "high": 0.4}
     best = {"mean": 0.55, "low": 0.5, "high": 0.6}
     headroom = {"last_rollouts": {"iteration": values.train.iterations, "group_size": 4, "prompts": 6, "best": best, "mean": interval}}
     write_text(layout.evaluation("summary.json"), json.dumps(summarise(frame, values) | {"headroom": headroom}, sort_keys=True))
 
 
-def write_project(root, iterations=3, hostile="", prompts=18) -> tuple[Layout, params.Params]:
+def write_project(root, iterations=3, hostile="", prompts=18) -> tuple[Layout, Params]:
     """Write everything that the report reads; return layout and parameters."""
     layout, values = Layout(root), make_params(iterations)
     write_prepared(layout, prompts=prompts, hostile=hostile)

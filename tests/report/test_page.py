@@ -11,7 +11,10 @@ import pytest
 
 from ospo_cli.report.page import render
 from ospo_cli.stages.report import report
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet
+from ospo_cli.tables.attribute import ATTRIBUTIONS
+from ospo_cli.tables.evaluate import QUERY_METRICS
+from ospo_cli.tables.rollout import ROLLOUTS
 from tests.report import small_project
 
 HOSTILE = '</script><img src=x onerror="alert(1)"><b>\u202e\x1b]0;x\x07&amp;\u2028{{7*7}}'
@@ -145,7 +148,7 @@ def test_the_claim_follows_the_interval_of_the_paired_difference(ordinary):
 
 def test_wins_are_sorted_and_agree_with_query_metrics(ordinary):
     layout, data, _ = ordinary
-    metrics = parquet.read(layout.evaluation("query_metrics.parquet"), schemas.QUERY_METRICS)
+    metrics = parquet.read(layout.evaluation("query_metrics.parquet"), QUERY_METRICS)
     chosen = metrics.filter((pl.col("retriever") == "bm25") & (pl.col("metric") == "ndcg@10") & (pl.col("decoding") != "sampled"))
     values = {(system, prompt_id): value for system, prompt_id, value in chosen.select("system", "prompt_id", "metric_value").iter_rows()}
     assert [found["base"] for found in data["queries"]] == ["policy-000", "raw-query"]
@@ -162,10 +165,10 @@ def test_wins_are_sorted_and_agree_with_query_metrics(ordinary):
 def test_pieces_of_the_browser_spell_each_completion_and_carry_its_shares(ordinary):
     layout, data, _ = ordinary
     group = data["groups"][0]
-    rollouts = parquet.read(layout.iteration(group["iteration"], "rollouts.parquet"), schemas.ROLLOUTS).filter(
+    rollouts = parquet.read(layout.iteration(group["iteration"], "rollouts.parquet"), ROLLOUTS).filter(
         pl.col("prompt_id") == group["prompt"]
     )
-    attributions = parquet.read(layout.iteration(group["iteration"], "attributions.parquet"), schemas.ATTRIBUTIONS)
+    attributions = parquet.read(layout.iteration(group["iteration"], "attributions.parquet"), ATTRIBUTIONS)
     by_sample = {row["sample_index"]: row for row in rollouts.iter_rows(named=True)}
     for rollout in group["rollouts"]:
         row = by_sample[rollout["sample"]]

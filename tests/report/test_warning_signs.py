@@ -5,7 +5,8 @@ import pytest
 
 from ospo_cli.report.iteration_measures import MEASURES, measure_iteration
 from ospo_cli.report.warning_signs import warning_signs
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet, reference
+from ospo_cli.tables.rollout import ROLLOUTS
 from tests.report import small_project
 
 HEALTHY = {
@@ -74,7 +75,7 @@ def test_what_was_not_measured_is_neither_fine_nor_a_warning():
 def test_measures_are_the_means_of_the_tables(tmp_path):
     layout, _ = small_project.write_project(tmp_path, iterations=1)
     tables = {
-        name: parquet.read(layout.iteration(1, f"{name}.parquet"), schemas.TABLES[name]) for name in ("rollouts", "segments", "rewards")
+        name: parquet.read(layout.iteration(1, f"{name}.parquet"), reference.TABLES[name]) for name in ("rollouts", "segments", "rewards")
     }
     found = measure_iteration(
         1, tables["rollouts"], tables["segments"], tables["rewards"], {"update": {"clipped_fraction": 0.25, "reference_kl": 0.0}}
@@ -91,7 +92,7 @@ def test_measures_are_the_means_of_the_tables(tmp_path):
 
 def test_a_table_that_is_not_there_leaves_its_measures_empty(tmp_path):
     layout, _ = small_project.write_project(tmp_path, iterations=1)
-    rollouts = parquet.read(layout.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
+    rollouts = parquet.read(layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
     found = measure_iteration(1, rollouts, None, None, {})
     assert [found[name] for name in ("reward", "segments", "degenerate_share")] == [None, None, None]
     assert measure_iteration(1, rollouts.head(0), None, None, {})["tokens"] is None

@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from ospo_cli import params
+from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.retrievers import RETRIEVERS, build
 
 # Those that count words, and with dense and hybrid all that rank here, without a server.
@@ -33,7 +33,7 @@ def random_queries(seed, count, vocabulary=120):
 
 def retriever(name, table, tmp_path, **settings):
     """Return the named retriever over the table."""
-    return build(name, table, params.Retrieval(**settings), tmp_path)
+    return build(name, table, Retrieval(**settings), tmp_path)
 
 
 def scores(ranking, count):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ospo_cli import params
 from ospo_cli.errors import ParameterError
+from ospo_cli.params.retrieval import Hybrid, Retrieval
 from ospo_cli.retrievers import build
 from tests.retrievers.catalogues import documents, random_queries, random_titles
 
@@ -14,7 +14,7 @@ QUERIES = random_queries(72, 25)
 
 
 def retrieval(**settings):
-    return params.Retrieval(hybrid=params.Hybrid(**{"retrievers": ["bm25", "lsa"], **settings}))
+    return Retrieval(hybrid=Hybrid(**{"retrievers": ["bm25", "lsa"], **settings}))
 
 
 def hybrid(tmp_path, table=TABLE, **settings):
@@ -25,7 +25,7 @@ def expected(tmp_path, names, pools, contribution):
     """Return a dictionary document -> score per query, by the formula as it is written."""
     fused = [{} for _ in QUERIES]
     for place, name in enumerate(names):
-        for scores, ranking in zip(fused, build(name, TABLE, params.Retrieval(), tmp_path).rank(QUERIES, pools, 0), strict=True):
+        for scores, ranking in zip(fused, build(name, TABLE, Retrieval(), tmp_path).rank(QUERIES, pools, 0), strict=True):
             for rank, (document, score) in enumerate(zip(ranking.documents.tolist(), ranking.scores.tolist(), strict=True), start=1):
                 scores[document] = scores.get(document, 0.0) + contribution(place, rank, score, ranking.scores)
     return fused
@@ -59,7 +59,7 @@ def test_weighted_sums_are_their_formula(tmp_path):
 
 
 def test_a_weight_of_zero_leaves_the_other_ranking(tmp_path):
-    alone = build("bm25", TABLE, params.Retrieval(), tmp_path).rank(QUERIES, [None] * len(QUERIES), 10)
+    alone = build("bm25", TABLE, Retrieval(), tmp_path).rank(QUERIES, [None] * len(QUERIES), 10)
     found = hybrid(tmp_path, weights=[1.0, 0.0]).rank(QUERIES, [None] * len(QUERIES), 10)
     assert [ranking.documents.tolist() for ranking in found] == [ranking.documents.tolist() for ranking in alone]
 
@@ -91,7 +91,7 @@ def test_its_fingerprint_is_made_of_its_parts_and_its_settings(tmp_path):
         )
     ]
     prints.append(hybrid(tmp_path, TABLE.head(60)).fingerprint)
-    prints.append(build("hybrid", TABLE, params.Retrieval(k1=0.9, hybrid=retrieval().hybrid), tmp_path).fingerprint)
+    prints.append(build("hybrid", TABLE, Retrieval(k1=0.9, hybrid=retrieval().hybrid), tmp_path).fingerprint)
     assert len(set(prints)) == len(prints)
     assert hybrid(tmp_path, weights=[1.0, 1.0]).fingerprint == prints[0]
 

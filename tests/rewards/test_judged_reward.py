@@ -7,10 +7,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ospo_cli import params
 from ospo_cli.errors import ParameterError, RetrievalError
+from ospo_cli.params.score_coalitions import ScoreCoalitions
+from ospo_cli.params.whole import Params
 from ospo_cli.rewards.judged_reward import JudgedReward, compose
-from ospo_cli.tables.schemas import POOLS, PROMPTS, QRELS
+from ospo_cli.tables.prepared import POOLS, PROMPTS, QRELS
 from tests.retrievers.catalogues import LOCAL, documents, random_queries, random_titles
 
 TITLES = [
@@ -38,8 +39,8 @@ def pools(*rows):
 
 
 def judged(titles=TITLES, queries=None, judgments=(("p1", "d004", 1.0),), pooled=(), **settings):
-    section = dataclasses.replace(params.ScoreCoalitions(), **settings)
-    values = dataclasses.replace(params.Params(), score_coalitions=section)
+    section = dataclasses.replace(ScoreCoalitions(), **settings)
+    values = dataclasses.replace(Params(), score_coalitions=section)
     return JudgedReward(documents(titles), prompts(**(queries or {"p1": "coat"})), qrels(*judgments), pools(*pooled), values)
 
 
@@ -180,7 +181,7 @@ def test_the_value_of_a_coalition_has_the_bits_of_its_text(composition, is_raw_i
         [(name, f"d{row:03d}", 1.0 + row % 3) for name in names for row in range(0, 40, 7)], schema=QRELS.schema, orient="row"
     )
     members = [(name, f"d{row:03d}") for name in names for row in range(0, 90, 2)] if pooled else []
-    values = params.Params()
+    values = Params()
     values = dataclasses.replace(
         values, score_coalitions=dataclasses.replace(values.score_coalitions, composition=composition, metric=metric)
     )

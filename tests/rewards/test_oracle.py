@@ -6,7 +6,7 @@ import pytest
 from ospo_cli.layout import Layout
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.oracle import OracleSearch
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet, reference
 from tests.report import small_project
 
 
@@ -14,7 +14,8 @@ def search(root, **changes):
     layout, values = Layout(root), small_project.make_params(**changes)
     small_project.write_prepared(layout)
     tables = {
-        name: parquet.read(layout.prepared(f"{name}.parquet"), schemas.TABLES[name]) for name in ("documents", "prompts", "qrels", "pools")
+        name: parquet.read(layout.prepared(f"{name}.parquet"), reference.TABLES[name])
+        for name in ("documents", "prompts", "qrels", "pools")
     }
     reward = JudgedReward(*tables.values(), values, cache=layout.cache)
     return OracleSearch(reward, tables["documents"], values), reward, tables

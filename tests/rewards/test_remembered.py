@@ -9,13 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ospo_cli import params
 from ospo_cli.errors import RetrievalError, StoreError
+from ospo_cli.params.retrieval import Retrieval
+from ospo_cli.params.store import Store as StoreParams
+from ospo_cli.params.whole import Params
 from ospo_cli.rewards import remembered
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.remembered import Tally, is_kept
 from ospo_cli.rewards.store.folder import Store
-from ospo_cli.tables.schemas import POOLS, PROMPTS, QRELS
+from ospo_cli.tables.prepared import POOLS, PROMPTS, QRELS
 from tests.retrievers.catalogues import LOCAL, documents, random_queries, random_titles
 
 TITLES = random_titles(51, 60)
@@ -28,9 +30,7 @@ def reward(root, *, store="always", titles=TITLES, retriever="bm25", metric="ndc
     prompts = pl.DataFrame([(name, "train", "coat", [], "coat") for name in names], schema=PROMPTS.schema, orient="row")
     rows = [(name, f"d{document + shift:03d}", 1.0) for shift, name in enumerate(names) for document in judged]
     pools = pl.DataFrame([(name, f"d{document:03d}") for name in names for document in pool], schema=POOLS.schema, orient="row")
-    values = dataclasses.replace(
-        params.Params(), store=params.Store(values=store, products=products), retrieval=params.Retrieval(**retrieval)
-    )
+    values = dataclasses.replace(Params(), store=StoreParams(values=store, products=products), retrieval=Retrieval(**retrieval))
     return JudgedReward(
         documents(titles), prompts, pl.DataFrame(rows, schema=QRELS.schema, orient="row"), pools, values,
         retriever=retriever, metric=metric, cache=root / "cache", store=Store(root / "store"),

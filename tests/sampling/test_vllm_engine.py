@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ospo_cli import params as parameters
 from ospo_cli.errors import ParameterError, PolicyError
+from ospo_cli.params.rollout import Vllm
 from ospo_cli.policies.folder import render_prompt
 from ospo_cli.policies.opening import load_policy, read_policy
 from ospo_cli.sampling import vllm_engine
@@ -45,7 +45,7 @@ def worker(tmp_path):
 
 
 def engine(folder, path, **settings):
-    return VllmSampler(read_policy(folder), parameters.Vllm(**{"timeout_seconds": 20.0, "start_seconds": 20.0, **settings}), 64, 1, path)
+    return VllmSampler(read_policy(folder), Vllm(**{"timeout_seconds": 20.0, "start_seconds": 20.0, **settings}), 64, 1, path)
 
 
 def drawn(made, sampling=Sampling(), cap=4):  # noqa: B008  (frozen)
@@ -176,12 +176,12 @@ def test_seeds_depend_on_seed_and_rollout_and_fit_31_bits():
 
 @pytest.mark.parametrize(("rank", "expected"), [(1, 1), (4, 8), (8, 8), (17, 32), (512, 512)])
 def test_the_engine_has_room_for_the_adapters_rank(tmp_path, rank, expected):
-    assert engine_arguments(tmp_path, parameters.Vllm(), 64, rank)["max_lora_rank"] == expected
+    assert engine_arguments(tmp_path, Vllm(), 64, rank)["max_lora_rank"] == expected
 
 
 def test_a_rank_beyond_the_engines_is_refused(tmp_path):
     with pytest.raises(ParameterError, match=r"policy.lora_rank: too large for vllm: found 513"):
-        engine_arguments(tmp_path, parameters.Vllm(), 64, 513)
+        engine_arguments(tmp_path, Vllm(), 64, 513)
 
 
 def test_a_policy_read_without_weights_asks_the_same_prompts(tiny_folder, tiny_policy):
@@ -196,7 +196,7 @@ def test_a_policy_read_without_weights_asks_the_same_prompts(tiny_folder, tiny_p
 def test_finished_shards_stay_when_the_engine_crashes_and_the_next_call_goes_on(tmp_path, worker, monkeypatch):
     layout = write_project(tmp_path / "p")
     params = tiny_params(rollout={"sampler": "vllm"})
-    params = dataclasses.replace(params, rollout=dataclasses.replace(params.rollout, vllm=parameters.Vllm(timeout_seconds=20.0)))
+    params = dataclasses.replace(params, rollout=dataclasses.replace(params.rollout, vllm=Vllm(timeout_seconds=20.0)))
     made = []
 
     class Counting(VllmSampler):

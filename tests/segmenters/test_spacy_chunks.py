@@ -12,11 +12,12 @@ from hypothesis import given, settings
 
 from ospo_cli.errors import CreditError, ParameterError
 from ospo_cli.layout import Layout
-from ospo_cli.params import Params, Segment, from_mapping, to_mapping
+from ospo_cli.params.segment import Segment
+from ospo_cli.params.whole import Params, from_mapping, to_mapping
 from ospo_cli.segmenters import spacy_chunks
 from ospo_cli.stages import segment as stage
 from ospo_cli.tables import parquet
-from ospo_cli.tables.schemas import ROLLOUTS
+from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.text.segments import segmentation, word_coverage
 from tests.stages.test_segment import cut, rollouts
 from tests.text.hostile_texts import ANSWERS

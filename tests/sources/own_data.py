@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from ospo_cli import sources
-from ospo_cli.params import PrepareData
+from ospo_cli.params.prepare_data import PrepareData
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 ABSENT = "folder ../shared/data is absent"

@@ -3,7 +3,9 @@
 import numpy as np
 import polars as pl
 
-from ospo_cli.tables.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS, ROLLOUTS, SEGMENTS
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.segment import SEGMENTS
 
 WORDS = ["red", "blue", "wool", "cotton", "coat", "shirt", "boots", "belt", "warm", "rain", "linen", "green"]
 GROUPS, SIZE = 6, 4

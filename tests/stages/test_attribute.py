@@ -21,11 +21,17 @@ from ospo_cli.maths.coalitions import Budget, Players
 from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.maths.redistribution import RULES
 from ospo_cli.maths.seeding import streams
-from ospo_cli.params import Attribute, Params, ScoreCoalitions, Segment
+from ospo_cli.params.attribute import Attribute
+from ospo_cli.params.score_coalitions import ScoreCoalitions
+from ospo_cli.params.segment import Segment
+from ospo_cli.params.whole import Params
 from ospo_cli.stages import attribute as stage
 from ospo_cli.stages.segment import segment
 from ospo_cli.tables import parquet
-from ospo_cli.tables.schemas import ATTRIBUTIONS, COALITION_VALUES, REWARDS, ROLLOUTS, SEGMENTS, TOKEN_ADVANTAGES
+from ospo_cli.tables.attribute import ATTRIBUTIONS, TOKEN_ADVANTAGES
+from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS
+from ospo_cli.tables.segment import SEGMENTS
 from ospo_cli.text.answers import find_answer
 from tests.games import THREE_SEGMENTS, generator
 from tests.text.byte_level import END, pieces, tokenizer

@@ -10,10 +10,12 @@ import pytest
 
 from ospo_cli.errors import OspoError
 from ospo_cli.maths import coalitions
-from ospo_cli.params import Params, Segment
+from ospo_cli.params.segment import Segment
+from ospo_cli.params.whole import Params
 from ospo_cli.stages import attribute as stage
 from ospo_cli.stages.segment import segment
-from ospo_cli.tables.schemas import COALITION_VALUES, REWARDS, ROLLOUTS
+from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS
 from ospo_cli.text.answers import find_answer
 from tests.games import generator
 from tests.text.every_tokenizer import END, KINDS, pieces, tokenizer

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ospo_cli import params as parameters
 from ospo_cli import presets
 from ospo_cli.errors import ParameterError
+from ospo_cli.params import whole
 from tests.stages.test_attribute import tables
 
 REWARDS = {"navy": 0.9, "red": 0.2, "coat": 0.5, "dress": 0.5}
@@ -42,16 +42,16 @@ def test_a_batch_of_equal_rewards_has_no_advantage():
 
 
 def test_rules_that_need_shares_are_refused_with_the_batchs_baseline():
-    values = parameters.to_mapping(presets.load("demo"))
+    values = whole.to_mapping(presets.load("demo"))
     values["attribute"]["baseline"] = "batch"
     with pytest.raises(ParameterError, match=r"attribute\.baseline: batch gives groups of equal rewards an advantage"):
-        parameters.from_mapping(values)
+        whole.from_mapping(values)
 
 
 def test_a_dual_clip_within_the_clip_and_a_trace_of_sequences_are_refused():
     for changes, message in (({"dual_clip": 1.1}, "lies within the clip"), ({"trace": 0.5, "ratio": "sequence"}, "is of token ratios")):
-        values = parameters.to_mapping(presets.load("demo"))
+        values = whole.to_mapping(presets.load("demo"))
         values["update"] |= changes
         with pytest.raises(ParameterError, match=message):
-            parameters.from_mapping(values)
+            whole.from_mapping(values)
     assert dataclasses.replace(presets.load("demo").update, dual_clip=3.0).dual_clip == 3.0

@@ -13,7 +13,9 @@ from ospo_cli.rewards.answers import score_answers
 from ospo_cli.rewards.opening import open_reward
 from ospo_cli.sampling import chosen_sampler
 from ospo_cli.stages import dynamic_sampling, rollout
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet
+from ospo_cli.tables.prepared import PROMPTS
+from ospo_cli.tables.rollout import ROLLOUTS
 from tests.policies.tiny import copy_project, tiny_params, write_project
 
 WANTED = 5
@@ -35,7 +37,7 @@ def layout(project, tmp_path):
 
 
 def alive_prompts(layout, values):
-    rollouts = parquet.read(layout.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
+    rollouts = parquet.read(layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
     rewards = score_answers(rollouts, open_reward(layout, values), values.score_coalitions)
     return set(rewards.filter(~pl.col("is_degenerate_group"))["prompt_id"])
 
@@ -50,7 +52,7 @@ def half_alive(monkeypatch, chosen):
 
 
 def drawn_prompts(layout):
-    return parquet.read(layout.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)["prompt_id"].unique(maintain_order=True).to_list()
+    return parquet.read(layout.iteration(1, "rollouts.parquet"), ROLLOUTS)["prompt_id"].unique(maintain_order=True).to_list()
 
 
 def test_the_batch_is_full_of_groups_with_unequal_rewards_and_no_prompt_is_drawn_twice(layout, monkeypatch, capsys):
@@ -58,7 +60,7 @@ def test_the_batch_is_full_of_groups_with_unequal_rewards_and_no_prompt_is_drawn
     half_alive(monkeypatch, train[::2])
     metrics = dynamic_sampling.execute(layout, settings(), 1)
     drawn = drawn_prompts(layout)
-    rollouts = parquet.read(layout.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
+    rollouts = parquet.read(layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
     assert metrics["alive_groups"] == len(set(drawn) & set(train[::2])) == WANTED
     assert set(drawn) <= set(train)  # none held out
     assert rollouts.height == 2 * len(drawn) == rollouts["rollout_id"].n_unique()
@@ -69,11 +71,11 @@ def test_the_batch_is_full_of_groups_with_unequal_rewards_and_no_prompt_is_drawn
 
 def test_the_first_round_is_what_is_drawn_without_it_and_no_prompt_more_is_sampled_than_is_lacking(layout, monkeypatch):
     rollout.execute(layout, settings(0), 1)
-    before = parquet.read(layout.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
+    before = parquet.read(layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
     first = drawn_prompts(layout)
     half_alive(monkeypatch, {f"p{index:02d}" for index in range(14)} - set(first[:2]))
     metrics = dynamic_sampling.execute(layout, settings(), 1)
-    after = parquet.read(layout.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
+    after = parquet.read(layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
     assert after.filter(pl.col("prompt_id").is_in(first)).equals(before)
     assert (metrics["rounds"], metrics["prompts"]) == (2, WANTED + 2)
 
@@ -119,10 +121,10 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_bytes(layout, monkeypatch):
 def test_a_further_prompt_that_is_too_long_is_named_and_the_next_is_drawn(layout, monkeypatch, capsys):
     rollout.execute(layout, settings(0), 1)
     first = set(drawn_prompts(layout))
-    prompts = parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS)
+    prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS)
     further = rollout.further_prompts(prompts, None, settings().rollout, 0, 1)["prompt_id"].to_list()
     long = prompts.with_columns(prompt=pl.when(pl.col("prompt_id") == further[0]).then(pl.lit("coat " * 5000)).otherwise("prompt"))
-    parquet.write(long, layout.prepared("prompts.parquet"), schemas.PROMPTS)
+    parquet.write(long, layout.prepared("prompts.parquet"), PROMPTS)
     half_alive(monkeypatch, {f"p{index:02d}" for index in range(14)} - {sorted(first)[0]})
     asked, real = [], chosen_sampler.opened
     monkeypatch.setattr(chosen_sampler, "opened", lambda *given: asked.append(given) or real(*given))

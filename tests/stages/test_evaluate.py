@@ -14,7 +14,10 @@ from ospo_cli.errors import MissingInputError, ParameterError, PolicyError, Sour
 from ospo_cli.layout import Layout
 from ospo_cli.report import trec_files
 from ospo_cli.stages import evaluate
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet
+from ospo_cli.tables.evaluate import COMPLETIONS, QUERY_METRICS
+from ospo_cli.tables.prepared import PROMPTS
+from ospo_cli.tables.score_coalitions import REWARDS
 from tests.report import small_project
 
 
@@ -49,7 +52,7 @@ def project(evaluated, tmp_path):
 
 
 def metric_values(layout, **wanted):
-    frame = parquet.read(layout.evaluation("query_metrics.parquet"), schemas.QUERY_METRICS)
+    frame = parquet.read(layout.evaluation("query_metrics.parquet"), QUERY_METRICS)
     return dict(frame.filter(*(pl.col(name) == value for name, value in wanted.items())).select("prompt_id", "metric_value").iter_rows())
 
 
@@ -92,8 +95,8 @@ def test_the_oracle_is_never_worse_than_the_raw_query_it_starts_from(evaluated):
 
 def test_only_prompts_of_the_split_are_evaluated_and_each_system_answers_all_of_them(evaluated):
     layout, _, summary = evaluated
-    completions = parquet.read(layout.evaluation("completions.parquet"), schemas.COMPLETIONS)
-    prompts = parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS).filter(pl.col("split") == "test")["prompt_id"].to_list()
+    completions = parquet.read(layout.evaluation("completions.parquet"), COMPLETIONS)
+    prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS).filter(pl.col("split") == "test")["prompt_id"].to_list()
     counts = completions.group_by("system", "decoding").agg(pl.col("prompt_id").n_unique(), pl.len().alias("rows"))
     assert summary["systems"] == ["raw-query", "policy-000", "policy-001", "oracle"]
     assert set(completions["prompt_id"]) == set(prompts)
@@ -148,7 +151,7 @@ def test_a_change_of_the_weights_is_sampled_again(project):
     layout, values, _ = project
     shutil.copytree(layout.policy(1), layout.policy(0), dirs_exist_ok=True)
     evaluate.execute(layout, values)
-    completions = parquet.read(layout.evaluation("completions.parquet"), schemas.COMPLETIONS)
+    completions = parquet.read(layout.evaluation("completions.parquet"), COMPLETIONS)
     texts = {
         system: rows.sort("decoding", "prompt_id", "sample_index")["completion"].to_list()
         for (system,), rows in completions.group_by("system")
@@ -168,8 +171,8 @@ def test_under_append_every_query_begins_with_the_raw_query(project):
     layout, _, _ = project
     values = small_project.make_params(iterations=1, score_coalitions={"composition": "append"})
     evaluate.execute(layout, values)
-    raw = dict(parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS).select("prompt_id", "query").iter_rows())
-    completions = parquet.read(layout.evaluation("completions.parquet"), schemas.COMPLETIONS)
+    raw = dict(parquet.read(layout.prepared("prompts.parquet"), PROMPTS).select("prompt_id", "query").iter_rows())
+    completions = parquet.read(layout.evaluation("completions.parquet"), COMPLETIONS)
     assert all(query.startswith(raw[prompt_id]) for prompt_id, query in completions.select("prompt_id", "query").iter_rows())
     assert (
         completions.filter(pl.col("system") == "oracle")["query"].to_list()
@@ -181,7 +184,7 @@ def test_without_pools_the_whole_catalogue_is_ranked_and_there_is_no_pool_metric
     layout, values, _ = project
     small_project.write_prepared(layout, with_pools=False)
     evaluate.execute(layout, values)
-    metrics = parquet.read(layout.evaluation("query_metrics.parquet"), schemas.QUERY_METRICS)
+    metrics = parquet.read(layout.evaluation("query_metrics.parquet"), QUERY_METRICS)
     assert set(metrics["metric"]) == {"ndcg@10", "mrr", "recall@10"}
 
 
@@ -260,7 +263,7 @@ def test_gaps_and_differences_are_paired_by_prompt():
         ("oracle", "none", 0.4),
     ]:
         rows += [("test", system, decoding, f"q{n}", "bm25", "ndcg@10", 0.05 * n + shift) for n in range(10)]
-    summary = evaluate.summarise(pl.DataFrame(rows, schema=schemas.QUERY_METRICS.schema, orient="row"), values)
+    summary = evaluate.summarise(pl.DataFrame(rows, schema=QUERY_METRICS.schema, orient="row"), values)
     found = {(gap["better"], gap["worse"]): round(gap["mean"], 9) for gap in summary["gaps"]}
     assert found == {
         ("policy-000", "raw-query"): 0.1, ("policy-001", "policy-000"): 0.2, ("policy-001", "raw-query"): 0.3, ("oracle", "policy-001"): 0.1,
@@ -312,7 +315,7 @@ def test_on_a_terminal_the_result_is_coloured(evaluated, monkeypatch):
 def test_the_summary_is_plain_json_with_headroom(evaluated):
     layout, values, _ = evaluated
     summary = json.loads(layout.evaluation("summary.json").read_text())
-    rewards = parquet.read(layout.iteration(1, "rewards.parquet"), schemas.REWARDS)
+    rewards = parquet.read(layout.iteration(1, "rewards.parquet"), REWARDS)
     best = rewards.group_by("prompt_id").agg(pl.col("retrieval").max())["retrieval"].to_numpy()
     assert summary["headroom"]["last_rollouts"]["best"]["mean"] == pytest.approx(np.mean(best))
     assert summary["headroom"]["final_samples"]["group_size"] == values.evaluate.samples

@@ -10,15 +10,19 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ospo_cli import params
 from ospo_cli.errors import CreditError, ParameterError
 from ospo_cli.layout import Layout
 from ospo_cli.own_code import rewards as own_reward
+from ospo_cli.params.score_coalitions import ScoreCoalitions
+from ospo_cli.params.whole import Params
 from ospo_cli.rewards.further_parts import FurtherParts
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.stages import score_coalitions as stage
 from ospo_cli.tables import parquet
-from ospo_cli.tables.schemas import COALITION_VALUES, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, ROLLOUTS, SEGMENTS
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS
+from ospo_cli.tables.segment import SEGMENTS
 from tests.stages import test_weighted_rewards
 from tests.stages.small_catalogue import frames, prepared, rollout, sampled_rows
 from tests.stages.test_weighted_rewards import ONE_PART, shares
@@ -31,18 +35,18 @@ WEIGHTS: dict[str, Any] = {"further_metrics": {"mrr": 0.5, "R@2": 0.25}, "own_we
 NAMES = ["mrr", "recall@2", "own.found", "own.vowels"]
 
 
-def changed(**settings: Any) -> params.Params:
-    section = dataclasses.replace(params.ScoreCoalitions(), own_reward="mine.py:parts", own_ranks=3, **settings)
-    return dataclasses.replace(params.Params(), score_coalitions=section)
+def changed(**settings: Any) -> Params:
+    section = dataclasses.replace(ScoreCoalitions(), own_reward="mine.py:parts", own_ranks=3, **settings)
+    return dataclasses.replace(Params(), score_coalitions=section)
 
 
-def rewarded(folder: Path, values: params.Params, text: str = OWN) -> JudgedReward:
+def rewarded(folder: Path, values: Params, text: str = OWN) -> JudgedReward:
     (folder / "mine.py").write_text(text, encoding="utf-8")
     own = own_reward.load("mine.py:parts", list(values.score_coalitions.own_weights), folder)
     return JudgedReward(*prepared(), values, own_reward=own)
 
 
-def scored(folder: Path, values: params.Params, rows: list[Any], text: str = OWN) -> tuple[pl.DataFrame, pl.DataFrame]:
+def scored(folder: Path, values: Params, rows: list[Any], text: str = OWN) -> tuple[pl.DataFrame, pl.DataFrame]:
     rewards, coalition_values, _ = stage.score_coalitions(*frames(*rows), rewarded(folder, values, text), values)
     return rewards, coalition_values
 
@@ -117,7 +121,7 @@ def test_a_function_that_draws_lots_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("names", [{"ndcg@10": 1.0}, {"nDCG@10": 1.0}, {"mrr": 1.0, "RR": 1.0}])
 def test_a_metric_is_not_counted_twice(names: dict[str, float]) -> None:
-    values = dataclasses.replace(params.Params(), score_coalitions=params.ScoreCoalitions(further_metrics=names))
+    values = dataclasses.replace(Params(), score_coalitions=ScoreCoalitions(further_metrics=names))
     with pytest.raises(ParameterError, match="names a metric twice, or the metric itself"):
         FurtherParts(JudgedReward(*prepared(), values), values.score_coalitions)
 

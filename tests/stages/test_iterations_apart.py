@@ -66,11 +66,13 @@ def test_iterations_that_start_from_files_write_the_bytes_of_iterations_that_kee
 
 
 def _tables(layout, iteration):
-    from ospo_cli.tables import parquet, schemas
+    from ospo_cli.tables import parquet
+    from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
+    from ospo_cli.tables.rollout import ROLLOUTS
 
     return (
-        parquet.read(layout.iteration(iteration, "rollouts.parquet"), schemas.ROLLOUTS),
-        parquet.read(layout.iteration(iteration, "token_advantages.parquet"), schemas.TOKEN_ADVANTAGES),
+        parquet.read(layout.iteration(iteration, "rollouts.parquet"), ROLLOUTS),
+        parquet.read(layout.iteration(iteration, "token_advantages.parquet"), TOKEN_ADVANTAGES),
     )
 
 

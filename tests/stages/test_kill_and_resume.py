@@ -18,7 +18,7 @@ import os, signal, sys
 from pathlib import Path
 import transformers.models.llama.modeling_llama
 from ospo_cli.layout import Layout
-from ospo_cli.policies.training_state import Training
+from ospo_cli.training.training_state import Training
 from ospo_cli.stages import rollout, update, warm_start
 from tests.policies.tiny import tiny_params
 

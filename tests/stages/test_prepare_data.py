@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 from ospo_cli.errors import FileError, OspoError, ParameterError, SourceError
 from ospo_cli.graph import runner
 from ospo_cli.layout import Layout
-from ospo_cli.params import Params, PrepareData, Train
+from ospo_cli.params.prepare_data import PrepareData
+from ospo_cli.params.train import Train
+from ospo_cli.params.whole import Params
 from ospo_cli.sources.base import SourceData
 from ospo_cli.sources.near_duplicates import near_duplicates
 from ospo_cli.sources.pools import sampled_pools
 from ospo_cli.stages.prepare_data import execute, prepare, user_message
 from ospo_cli.tables import parquet
-from ospo_cli.tables.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS, TEACHER_PAIRS
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS, TEACHER_PAIRS
 from tests.sources.own_data import ABSENT, JUDGMENTS, PRODUCTS, QUERIES, SHARED, shop, write
 
 TABLES = {"documents": DOCUMENTS, "prompts": PROMPTS, "qrels": QRELS, "pools": POOLS, "teacher_pairs": TEACHER_PAIRS}

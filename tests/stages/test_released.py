@@ -18,12 +18,12 @@ from ospo_cli.maths.contributions import shapley_weights, weighted_marginals
 from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.maths.ranking import metric_rows, ndcg, parse_metric
 from ospo_cli.maths.redistribution import Settings, redistribute
-from ospo_cli.params import Params
+from ospo_cli.params.whole import Params
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.stages import attribute as attribute_stage
 from ospo_cli.stages import score_coalitions as score_stage
 from ospo_cli.stages.segment import segment
-from ospo_cli.tables.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.training.policy_loss import clipped_loss, token_weights
 from tests.games import three_segments
 from tests.maths.flat_rows import credit, token_map

@@ -11,7 +11,8 @@ from ospo_cli.graph import runner
 from ospo_cli.graph.nodes import node
 from ospo_cli.instruments.audit import estimators as audit
 from ospo_cli.stages import report
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet, reference
+from ospo_cli.tables.audit import AUDIT, AUDIT_CURVES, GRADIENT_AUDIT
 from tests.report import small_project
 
 
@@ -34,7 +35,7 @@ def write_gradients(layout, values):
         for measure in measures
     ]
     path = layout.iteration(1, "gradient_audit.parquet")
-    parquet.write(pl.DataFrame(rows, schema=schemas.GRADIENT_AUDIT.schema, orient="row"), path, schemas.GRADIENT_AUDIT)
+    parquet.write(pl.DataFrame(rows, schema=GRADIENT_AUDIT.schema, orient="row"), path, GRADIENT_AUDIT)
     metrics = {
         "prompts": 8,
         "group_size": 16,
@@ -70,7 +71,7 @@ def test_both_curves_and_all_estimators_are_shown(project):
 
 def test_the_curves_begin_and_end_where_no_order_matters(project):
     layout, _ = project
-    curves = parquet.read(layout.iteration(1, "audit_curves.parquet"), schemas.AUDIT_CURVES)
+    curves = parquet.read(layout.iteration(1, "audit_curves.parquet"), AUDIT_CURVES)
     ends = curves.filter(pl.col("part").is_in([0.0, 1.0])).group_by("curve", "part").agg(pl.col("value").max() - pl.col("value").min())
     assert ends["value"].to_list() == pytest.approx([0] * 4, abs=1e-12)
     whole = curves.filter(estimator="shapley", curve="deletion", part=0.0)["value"].item()
@@ -80,8 +81,8 @@ def test_the_curves_begin_and_end_where_no_order_matters(project):
 
 def test_the_area_under_a_curve_of_steps_is_the_audits_number(project):
     layout, _ = project
-    curves = parquet.read(layout.iteration(1, "audit_curves.parquet"), schemas.AUDIT_CURVES)
-    table = parquet.read(layout.iteration(1, "audit.parquet"), schemas.AUDIT)
+    curves = parquet.read(layout.iteration(1, "audit_curves.parquet"), AUDIT_CURVES)
+    table = parquet.read(layout.iteration(1, "audit.parquet"), AUDIT)
     for curve in ("deletion", "insertion"):
         values = curves.filter(estimator="shapley", curve=curve).sort("part")["value"].to_numpy()
         area = table.filter(estimator="shapley", check=curve, measure="area")["value"].item()
@@ -92,7 +93,7 @@ def test_the_area_under_a_curve_of_steps_is_the_audits_number(project):
 def test_an_audit_of_other_tables_is_named_as_stale_and_not_shown(project, name):
     layout, values = project
     path = layout.iteration(1, name)
-    table = schemas.table_named(path.stem)
+    table = reference.table_named(path.stem)
     parquet.write(parquet.read(path, table).head(5), path, table)
     found = section(layout, values)
     assert "The audit is stale" in found

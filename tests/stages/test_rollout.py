@@ -9,7 +9,9 @@ from ospo_cli.layout import Layout
 from ospo_cli.policies.token_pieces import TokenPieces
 from ospo_cli.stages import rollout
 from ospo_cli.stages.rollout import choose_prompts
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet
+from ospo_cli.tables.prepared import PROMPTS
+from ospo_cli.tables.rollout import ROLLOUTS, SAMPLING_LOGPROBS
 from ospo_cli.text.answers import find_answer
 from tests.policies.tiny import copy_project, tiny_params, write_project
 
@@ -18,12 +20,12 @@ from tests.policies.tiny import copy_project, tiny_params, write_project
 def sampled(tmp_path_factory):
     layout = write_project(tmp_path_factory.mktemp("rollout"))
     metrics = rollout.execute(layout, tiny_params(), 1)
-    return layout, metrics, parquet.read(layout.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
+    return layout, metrics, parquet.read(layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
 
 
 def some_prompts(count=10):
     rows = [(f"p{index:02d}", "train" if index % 5 else "dev", "q", [], "q") for index in range(count)]
-    return pl.DataFrame(rows, schema=schemas.PROMPTS.schema, orient="row")
+    return pl.DataFrame(rows, schema=PROMPTS.schema, orient="row")
 
 
 def test_every_prompt_gets_one_group_of_numbered_completions(sampled):
@@ -156,7 +158,7 @@ def test_prompts_too_long_are_left_out_named_and_counted_and_nothing_else_change
     content = json.loads(config.read_text())
     config.write_text(json.dumps(content | {"max_position_embeddings": longest - 1 + 12}))
     metrics = rollout.execute(copy, tiny_params(), 1)
-    kept = parquet.read(copy.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
+    kept = parquet.read(copy.iteration(1, "rollouts.parquet"), ROLLOUTS)
     left_out = sorted(name for name, length in lengths.items() if length == longest)
     assert 0 < len(left_out) < 6
     assert kept.equals(rollouts.filter(~pl.col("prompt_id").is_in(left_out)))
@@ -178,7 +180,7 @@ def test_empty_completions_are_counted_and_their_prompts_named(sampled, tmp_path
 
     monkeypatch.setattr(rollout, "rollout", emptied)
     metrics = rollout.execute(copy, tiny_params(), 1)
-    made = parquet.read(copy.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
+    made = parquet.read(copy.iteration(1, "rollouts.parquet"), ROLLOUTS)
     error = capsys.readouterr().err
     assert metrics["empty_completions"] == 6
     assert "rollout 1: 6 empty completions" in error
@@ -189,11 +191,11 @@ def test_the_three_log_probabilities_are_saved_and_differ_where_temperature_and_
     layout, _, rollouts = sampled
     copy = copy_project(layout, tmp_path / "copy")
     rollout.execute(copy, tiny_params(), 1)
-    plain = parquet.read(copy.iteration(1, "sampling_logprobs.parquet"), schemas.SAMPLING_LOGPROBS)
+    plain = parquet.read(copy.iteration(1, "sampling_logprobs.parquet"), SAMPLING_LOGPROBS)
     assert plain["policy_logprobs"].to_list() == rollouts["behavior_logprobs"].to_list() == plain["sampled_logprobs"].to_list()
     rollout.execute(copy, tiny_params(rollout={"temperature": 0.7, "top_k": 3}), 1)
-    cut = parquet.read(copy.iteration(1, "sampling_logprobs.parquet"), schemas.SAMPLING_LOGPROBS)
-    own = parquet.read(copy.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)["behavior_logprobs"].explode()
+    cut = parquet.read(copy.iteration(1, "sampling_logprobs.parquet"), SAMPLING_LOGPROBS)
+    own = parquet.read(copy.iteration(1, "rollouts.parquet"), ROLLOUTS)["behavior_logprobs"].explode()
     assert (cut["sampled_logprobs"].explode() > own).any()
     assert (cut["sampled_logprobs"].explode() >= own - 1e-6).all()
     assert (cut["policy_logprobs"].explode() < own).any()

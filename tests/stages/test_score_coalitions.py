@@ -9,24 +9,31 @@ import sys
 import polars as pl
 import pytest
 
-from ospo_cli import params
 from ospo_cli.errors import CreditError, MissingInputError, RetrievalError
 from ospo_cli.layout import Layout
+from ospo_cli.params.score_coalitions import ScoreCoalitions
+from ospo_cli.params.store import Store
+from ospo_cli.params.train import Train
+from ospo_cli.params.whole import Params
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.stages import score_coalitions as stage
 from ospo_cli.stages import score_queries
 from ospo_cli.tables import parquet
-from ospo_cli.tables.schemas import COALITION_VALUES, DOCUMENTS, POOLS, PROMPTS, QRELS, RAW_QUERY_VALUES, REWARDS, ROLLOUTS, SEGMENTS
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS
+from ospo_cli.tables.score_queries import RAW_QUERY_VALUES
+from ospo_cli.tables.segment import SEGMENTS
 from tests.stages.small_catalogue import GROUPS, WORDS, frames, prepared, rollout, sampled_rows
 
 
 def changed(**settings):
-    section = dataclasses.replace(params.ScoreCoalitions(), **settings)
-    return dataclasses.replace(params.Params(), score_coalitions=section)
+    section = dataclasses.replace(ScoreCoalitions(), **settings)
+    return dataclasses.replace(Params(), score_coalitions=section)
 
 
 def score(rows, values=None, tables=None):
-    values = values or params.Params()
+    values = values or Params()
     reward = JudgedReward(*(tables or prepared()), values)
     rewards, coalition_values, _ = stage.score_coalitions(*frames(*rows), reward, values)
     return rewards, coalition_values, reward
@@ -121,7 +128,7 @@ def test_a_capped_family_depends_on_the_seed_and_the_rollout_alone():
     together = score(rows, values)[1]
     alone = score(rows[:2], values)[1]
     assert together.filter(pl.col("rollout_id").is_in(["001:p0:00", "001:p0:01"])).equals(alone)
-    other_seed = dataclasses.replace(values, train=params.Train(seed=1))
+    other_seed = dataclasses.replace(values, train=Train(seed=1))
     assert not score(rows, other_seed)[1].select("rollout_id", "coalition").equals(together.select("rollout_id", "coalition"))
 
 
@@ -156,7 +163,7 @@ def test_an_answer_without_segments_has_a_reward_and_no_coalitions():
 
 def test_each_distinct_text_of_a_prompt_is_ranked_once(monkeypatch):
     asked = []
-    values = params.Params()
+    values = Params()
     reward = JudgedReward(*prepared(), values)
     plain = reward.values
     monkeypatch.setattr(
@@ -184,9 +191,9 @@ def test_words_outside_every_segment_are_an_error_that_names_the_rollout():
 def test_shards_change_no_byte(tmp_path, monkeypatch, pooled):
     one, many = project(tmp_path / "one", pooled=pooled), project(tmp_path / "many", pooled=pooled)
     written = {table.name: table for table in (REWARDS, COALITION_VALUES)}
-    metrics = stage.execute(one, params.Params(), 1)
+    metrics = stage.execute(one, Params(), 1)
     monkeypatch.setattr(stage, "GROUPS_PER_QUICK_SHARD", 1)
-    stage.execute(many, params.Params(), 1)
+    stage.execute(many, Params(), 1)
     assert outputs(one) == outputs(many)
     assert metrics["asked_values"] == sum(
         parquet.read(one.iteration(1, f"{name}.parquet"), table).height for name, table in written.items()
@@ -196,7 +203,7 @@ def test_shards_change_no_byte(tmp_path, monkeypatch, pooled):
 def test_finished_shards_are_used_again_and_unfinished_ones_computed_to_the_same_bytes(tmp_path, monkeypatch):
     whole, cut = project(tmp_path / "whole"), project(tmp_path / "cut")
     monkeypatch.setattr(stage, "GROUPS_PER_QUICK_SHARD", 2)
-    stage.execute(whole, params.Params(), 1)
+    stage.execute(whole, Params(), 1)
     plain, calls = stage.score_coalitions, []
 
     def dies_in_the_third_shard(*arguments):
@@ -205,11 +212,11 @@ def test_finished_shards_are_used_again_and_unfinished_ones_computed_to_the_same
 
     monkeypatch.setattr(stage, "score_coalitions", dies_in_the_third_shard)
     with pytest.raises(ZeroDivisionError):
-        stage.execute(cut, params.Params(), 1)
+        stage.execute(cut, Params(), 1)
     assert not cut.iteration(1, "rewards.parquet").exists()
     calls.clear()
     monkeypatch.setattr(stage, "score_coalitions", lambda *arguments: calls.append(1) or plain(*arguments))
-    stage.execute(cut, params.Params(), 1)
+    stage.execute(cut, Params(), 1)
     assert len(calls) == 1
     assert outputs(cut) == outputs(whole)
 
@@ -217,7 +224,7 @@ def test_finished_shards_are_used_again_and_unfinished_ones_computed_to_the_same
 KILLED_IN_THE_THIRD_SHARD = """
 import os, signal, sys
 from pathlib import Path
-from ospo_cli import params
+from ospo_cli.params.whole import Params
 from ospo_cli.layout import Layout
 from ospo_cli.stages import score_coalitions as stage
 
@@ -230,7 +237,7 @@ def killed(*arguments):
     return plain(*arguments)
 
 stage.GROUPS_PER_QUICK_SHARD, stage.score_coalitions = 2, killed
-stage.execute(Layout(Path(sys.argv[1])), params.Params(), 1)
+stage.execute(Layout(Path(sys.argv[1])), Params(), 1)
 """
 
 
@@ -241,7 +248,7 @@ def test_a_process_killed_in_the_third_shard_leaves_two_that_the_next_one_uses(t
     assert not cut.iteration(1, "rewards.parquet").exists()
     assert len(list(cut.cache.rglob("rewards.parquet"))) == 2
     monkeypatch.setattr(stage, "GROUPS_PER_QUICK_SHARD", 2)
-    metrics = [stage.execute(layout, params.Params(), 1) for layout in (whole, cut)]
+    metrics = [stage.execute(layout, Params(), 1) for layout in (whole, cut)]
     assert outputs(cut) == outputs(whole)
     assert 0 < metrics[1]["computed_values"] < metrics[0]["computed_values"]
 
@@ -249,7 +256,7 @@ def test_a_process_killed_in_the_third_shard_leaves_two_that_the_next_one_uses(t
 @pytest.mark.parametrize("change", [{"metric": "mrr"}, {"composition": "append"}, {"families": ["prefix"]}, {"repetition_weight": 0.5}])
 def test_a_change_of_the_reward_uses_no_shard_of_another_reward(tmp_path, monkeypatch, change):
     layout, fresh = project(tmp_path / "used"), project(tmp_path / "fresh")
-    stage.execute(layout, params.Params(), 1)
+    stage.execute(layout, Params(), 1)
     stage.execute(layout, changed(**change), 1)
     stage.execute(fresh, changed(**change), 1)
     assert outputs(layout) == outputs(fresh)
@@ -257,7 +264,7 @@ def test_a_change_of_the_reward_uses_no_shard_of_another_reward(tmp_path, monkey
 
 def test_the_metrics_count_what_was_asked_and_what_was_ranked(tmp_path):
     layout = project(tmp_path)
-    values = dataclasses.replace(params.Params(), store=params.Store(values="never"))
+    values = dataclasses.replace(Params(), store=Store(values="never"))
     first, second = (stage.execute(layout, values, 1) for _ in range(2))
     assert first["distinct_values"] == second["distinct_values"]
     # Coalitions of an answer are ranked together, equal ones of other answers again: cheaper than to look for them.
@@ -271,7 +278,7 @@ def test_a_missing_table_names_the_command_that_makes_it(tmp_path):
     layout = project(tmp_path)
     layout.iteration(1, "segments.parquet").unlink()
     with pytest.raises(MissingInputError, match="ospo segment --iter 1"):
-        stage.execute(layout, params.Params(), 1)
+        stage.execute(layout, Params(), 1)
 
 
 def test_segments_of_another_sampling_are_refused(tmp_path):
@@ -279,32 +286,32 @@ def test_segments_of_another_sampling_are_refused(tmp_path):
     rollouts, segments = frames(*sampled_rows())
     parquet.write(segments.with_columns(end=pl.col("end") + 40), layout.iteration(1, "segments.parquet"), SEGMENTS)
     with pytest.raises(CreditError, match=r"rollout 001:p0:00, segment 0.*run `ospo segment --iter 1` again"):
-        stage.execute(layout, params.Params(), 1)
+        stage.execute(layout, Params(), 1)
     parquet.write(rollouts.filter(pl.col("prompt_id") != "p0"), layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
     with pytest.raises(CreditError, match="names a rollout that is not in table rollouts"):
-        stage.execute(layout, params.Params(), 1)
+        stage.execute(layout, Params(), 1)
 
 
 def test_no_rollouts_at_all_are_an_error(tmp_path):
     layout = project(tmp_path)
     parquet.write(ROLLOUTS.empty(), layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
     with pytest.raises(CreditError, match="holds no rollout"):
-        stage.execute(layout, params.Params(), 1)
+        stage.execute(layout, Params(), 1)
 
 
 def test_a_query_without_judged_products_stops_the_stage_and_writes_nothing(tmp_path):
     layout = project(tmp_path)
     parquet.write(prepared()[2].filter(pl.col("prompt_id") != "p3"), layout.prepared("qrels.parquet"), QRELS)
     with pytest.raises(RetrievalError, match="prompt p3: has no relevant product"):
-        stage.execute(layout, params.Params(), 1)
+        stage.execute(layout, Params(), 1)
     assert not layout.iteration(1, "rewards.parquet").exists()
 
 
 def test_raw_queries_are_scored_by_themselves(tmp_path):
     layout = project(tmp_path)
-    score_queries.execute(layout, params.Params())
+    score_queries.execute(layout, Params())
     found = parquet.read(layout.raw_query_values(), RAW_QUERY_VALUES)
-    reward = JudgedReward(*prepared(), params.Params())
+    reward = JudgedReward(*prepared(), Params())
     assert found["value"].to_list() == [reward.values([prompt_id], [reward.raw_query(prompt_id)])[0] for prompt_id in found["prompt_id"]]
 
 

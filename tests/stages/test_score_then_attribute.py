@@ -12,7 +12,7 @@ import pytest
 from ospo_cli.errors import CreditError
 from ospo_cli.maths import coalitions
 from ospo_cli.maths.estimators import ESTIMATORS
-from ospo_cli.params import Params
+from ospo_cli.params.whole import Params
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.stages import attribute, score_coalitions
 from tests.oracles import owen_by_orders, shapley_by_orders

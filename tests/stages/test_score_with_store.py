@@ -10,18 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from ospo_cli import params
+from ospo_cli.params.score_coalitions import ScoreCoalitions
+from ospo_cli.params.store import Store
+from ospo_cli.params.whole import Params
 from ospo_cli.stages import score_coalitions as stage
 from ospo_cli.stages import score_queries
 from tests.stages.test_score_coalitions import outputs, project
 
-KEPT = dataclasses.replace(params.Params(), store=params.Store(values="always"))
+KEPT = dataclasses.replace(Params(), store=Store(values="always"))
 
 
 @pytest.mark.parametrize("pooled", [True, False])
 def test_the_store_changes_no_byte_full_half_full_or_empty(tmp_path, pooled):
     plain, kept = project(tmp_path / "plain", pooled=pooled), project(tmp_path / "kept", pooled=pooled)
-    stage.execute(plain, dataclasses.replace(KEPT, store=params.Store(values="never")), 1)
+    stage.execute(plain, dataclasses.replace(KEPT, store=Store(values="never")), 1)
     score_queries.execute(kept, KEPT)
     metrics = []
     for _ in range(2):
@@ -56,17 +58,19 @@ def test_one_call_per_coalition_looks_nothing_up(tmp_path):
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
-from ospo_cli import params
+from ospo_cli.params.score_coalitions import ScoreCoalitions
+from ospo_cli.params.store import Store
+from ospo_cli.params.whole import Params
 from ospo_cli.layout import Layout
-from ospo_cli.retrievers import remembered
-from ospo_cli.retrievers.rank_bm25 import RankBM25
+from ospo_cli.rewards import remembered
+from ospo_cli.retrievers.lexical.rank_bm25 import RankBM25
 from ospo_cli.stages import score_coalitions as stage
 import dataclasses
 
 root, kills, delay_seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 remembered.FIRST_BATCH, remembered.BATCH_SECONDS, stage.GROUPS_PER_SHARD = 4, 0.01, 1
-section = dataclasses.replace(params.ScoreCoalitions(), retriever="rank-bm25")
-parameters = dataclasses.replace(params.Params(), store=params.Store(values="always"), score_coalitions=section)
+section = dataclasses.replace(ScoreCoalitions(), retriever="rank-bm25")
+parameters = dataclasses.replace(Params(), store=Store(values="always"), score_coalitions=section)
 log = os.open(root / "ranked.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 rank = RankBM25.rank
 
@@ -94,8 +98,8 @@ for kill in range(kills + 1):
 @pytest.mark.parametrize(("kills", "delay_seconds"), [(5, 0.012), pytest.param(30, 0.07, marks=pytest.mark.slow)])
 def test_kill_9_at_random_moments_gives_the_same_bytes_and_loses_the_batch_in_hand_alone(tmp_path, kills, delay_seconds):
     whole, cut = project(tmp_path / "whole"), project(tmp_path / "cut")
-    section = dataclasses.replace(params.ScoreCoalitions(), retriever="rank-bm25")
-    values = dataclasses.replace(params.Params(), store=params.Store(values="always"), score_coalitions=section)
+    section = dataclasses.replace(ScoreCoalitions(), retriever="rank-bm25")
+    values = dataclasses.replace(Params(), store=Store(values="always"), score_coalitions=section)
     metrics = stage.execute(whole, values, 1)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "POLARS_MAX_THREADS": "1"}
     done = subprocess.run(

@@ -11,10 +11,12 @@ import pytest
 
 from ospo_cli.errors import CreditError, MissingInputError
 from ospo_cli.layout import Layout
-from ospo_cli.params import Params, Segment
+from ospo_cli.params.segment import Segment
+from ospo_cli.params.whole import Params
 from ospo_cli.stages import segment as stage
 from ospo_cli.tables import parquet
-from ospo_cli.tables.schemas import ROLLOUTS, SEGMENTS
+from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.segment import SEGMENTS
 from ospo_cli.text.answers import find_answer
 
 ANSWERS = [

@@ -11,7 +11,9 @@ from ospo_cli.errors import MissingInputError, PolicyError, TableError
 from ospo_cli.policies.opening import load_policy
 from ospo_cli.stages import rollout, update
 from ospo_cli.stages.update import to_rows
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet
+from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
+from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.training import gradient_step, token_batches
 from ospo_cli.training.training_state import Checkpoint, Training
 from tests.policies.tiny import copy_project, folder_bytes, tiny_params, write_advantages, write_project
@@ -32,14 +34,14 @@ def layout(project, tmp_path):
 
 @pytest.fixture
 def rows(project):
-    rollouts = parquet.read(project.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
-    advantages = parquet.read(project.iteration(1, "token_advantages.parquet"), schemas.TOKEN_ADVANTAGES)
+    rollouts = parquet.read(project.iteration(1, "rollouts.parquet"), ROLLOUTS)
+    advantages = parquet.read(project.iteration(1, "token_advantages.parquet"), TOKEN_ADVANTAGES)
     return to_rows(rollouts, advantages, tiny_params().rollout, 1)
 
 
 def change(layout, function):
     path = layout.iteration(1, "token_advantages.parquet")
-    parquet.write(function(parquet.read(path, schemas.TOKEN_ADVANTAGES)), path, schemas.TOKEN_ADVANTAGES)
+    parquet.write(function(parquet.read(path, TOKEN_ADVANTAGES)), path, TOKEN_ADVANTAGES)
 
 
 def gradient(policy, rows, **settings):
@@ -53,7 +55,7 @@ def test_the_reward_rises_over_iterations(layout):
     rewards = []
     for iteration in range(1, 6):
         rollout.execute(layout, params, iteration)
-        rollouts = parquet.read(layout.iteration(iteration, "rollouts.parquet"), schemas.ROLLOUTS)
+        rollouts = parquet.read(layout.iteration(iteration, "rollouts.parquet"), ROLLOUTS)
         rewards.append(rollouts["completion"].str.count_matches("a", literal=True).mean())
         write_advantages(layout, iteration)
         update.execute(layout, params, iteration)
@@ -155,8 +157,8 @@ def test_a_penalty_keeps_the_policy_near_policy_000(layout):
         params = tiny_params(update={"kl_weight": weight, "epochs": 6, "learning_rate": 3e-3})
         update.execute(layout, params, 1)
         rows = to_rows(
-            parquet.read(layout.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS),
-            parquet.read(layout.iteration(1, "token_advantages.parquet"), schemas.TOKEN_ADVANTAGES),
+            parquet.read(layout.iteration(1, "rollouts.parquet"), ROLLOUTS),
+            parquet.read(layout.iteration(1, "token_advantages.parquet"), TOKEN_ADVANTAGES),
             params.rollout,
             1,
         )

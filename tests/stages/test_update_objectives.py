@@ -10,11 +10,14 @@ import torch
 
 from ospo_cli import presets
 from ospo_cli.errors import ParameterError, PolicyError, TableError
-from ospo_cli.params import from_mapping, to_mapping
+from ospo_cli.params.whole import from_mapping, to_mapping
 from ospo_cli.policies.folder import render_prompt
 from ospo_cli.policies.opening import load_policy
 from ospo_cli.stages import rollout, update
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet, reference
+from ospo_cli.tables.attribute import PREFERENCE_PAIRS
+from ospo_cli.tables.prepared import PROMPTS
+from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.training import gradient_step
 from tests.policies.tiny import copy_project, folder_bytes, tiny_params, write_advantages, write_project
 
@@ -48,7 +51,7 @@ def log_likelihoods(layout, iteration, rollouts):
 
 
 def table(layout, name):
-    return parquet.read(layout.iteration(1, f"{name}.parquet"), schemas.table_named(name))
+    return parquet.read(layout.iteration(1, f"{name}.parquet"), reference.table_named(name))
 
 
 def test_imitation_makes_the_targets_likelier(layout):
@@ -84,10 +87,10 @@ def test_the_reference_of_later_iterations_is_the_sampling_policy_or_the_warm_st
     rollout.execute(layout, tiny_params(), 2)
     write_advantages(layout, 2)
     first = {}
-    for reference in ("behavior", "warm-start"):
-        metrics = update.execute(layout, asked(objective="dpo", dpo_reference=reference), 2)
+    for name in ("behavior", "warm-start"):
+        metrics = update.execute(layout, asked(objective="dpo", dpo_reference=name), 2)
         steps = json.loads(layout.iteration(2, "update_steps.json").read_text(encoding="utf-8"))
-        first[reference] = steps["loss"][0]
+        first[name] = steps["loss"][0]
         assert metrics["reference_kl"] > 0
     assert first["behavior"] == pytest.approx(np.log(2), abs=1e-3)
     assert abs(first["warm-start"] - np.log(2)) > 1e-2
@@ -132,8 +135,8 @@ def test_an_update_that_was_cut_off_does_not_go_on_with_other_pairs(layout, monk
     params = asked(objective="dpo", epochs=3)
     cut_off(layout, params, monkeypatch)
     chosen, rejected = "chosen_rollout_id", "rejected_rollout_id"
-    turned = table(layout, "preference_pairs").rename({chosen: rejected, rejected: chosen}).select(*schemas.PREFERENCE_PAIRS.schema)
-    parquet.write(turned.sort(chosen), layout.iteration(1, "preference_pairs.parquet"), schemas.PREFERENCE_PAIRS)
+    turned = table(layout, "preference_pairs").rename({chosen: rejected, rejected: chosen}).select(*PREFERENCE_PAIRS.schema)
+    parquet.write(turned.sort(chosen), layout.iteration(1, "preference_pairs.parquet"), PREFERENCE_PAIRS)
     update.execute(layout, params, 1)
     found = folder_bytes(layout.policy(1))
     shutil.rmtree(layout.cache)
@@ -168,7 +171,7 @@ def test_a_users_own_targets_and_preferences_take_the_place_of_the_tables(layout
     assert metrics["tokens"] == 3 * 2 * len(ids)
     write_file(layout, prompt_id=["p00", "p01"], chosen=[good, good], rejected=[bad, bad])
     metrics = update.execute(layout, asked(objective="dpo", examples_file="own.parquet", epochs=6, dpo_beta=0.5), 1)
-    prompts = dict(parquet.read(layout.prepared("prompts.parquet"), schemas.PROMPTS).select("prompt_id", "prompt").iter_rows())
+    prompts = dict(parquet.read(layout.prepared("prompts.parquet"), PROMPTS).select("prompt_id", "prompt").iter_rows())
     rows = [
         (
             f"{prompt}:{text}",
@@ -213,11 +216,11 @@ def test_a_completion_beyond_the_context_is_refused(layout):
 @pytest.mark.parametrize(("objective", "name"), [("sft", "targets"), ("dpo", "preference_pairs")])
 def test_tables_without_rows_or_of_other_rollouts_are_refused(layout, objective, name):
     found, path = table(layout, name), layout.iteration(1, f"{name}.parquet")
-    parquet.write(found.clear(), path, schemas.table_named(name))
+    parquet.write(found.clear(), path, reference.table_named(name))
     with pytest.raises(TableError, match=f"{name}: holds no rows: there is nothing to learn from"):
         update.execute(layout, asked(objective=objective), 1)
     column = found.columns[0]
-    parquet.write(found.with_columns(pl.lit("9:p00:0").alias(column))[:1], path, schemas.table_named(name))
+    parquet.write(found.with_columns(pl.lit("9:p00:0").alias(column))[:1], path, reference.table_named(name))
     with pytest.raises(TableError, match=f"{name}: names rollouts that are not there: found 9:p00:0"):
         update.execute(layout, asked(objective=objective), 1)
 
@@ -226,7 +229,7 @@ def test_a_pair_of_two_prompts_is_refused(layout):
     found = table(layout, "preference_pairs")
     other = found.filter(pl.col("prompt_id") != found["prompt_id"][0])["rejected_rollout_id"][0]
     crossed = found[:1].with_columns(rejected_rollout_id=pl.lit(other))
-    parquet.write(crossed, layout.iteration(1, "preference_pairs.parquet"), schemas.PREFERENCE_PAIRS)
+    parquet.write(crossed, layout.iteration(1, "preference_pairs.parquet"), PREFERENCE_PAIRS)
     with pytest.raises(TableError, match="compares two prompts"):
         update.execute(layout, asked(objective="dpo"), 1)
 
@@ -247,6 +250,6 @@ def test_options_of_another_objective_are_refused(values, message):
 
 def test_a_policy_that_did_not_sample_the_pairs_is_refused(layout):
     moved = table(layout, "rollouts").with_columns(pl.col("behavior_logprobs").list.eval(pl.element() - 0.5))
-    parquet.write(moved, layout.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
+    parquet.write(moved, layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
     with pytest.raises(PolicyError, match="log-probabilities are not those of the policy"):
         update.execute(layout, asked(objective="dpo"), 1)

@@ -17,7 +17,9 @@ from ospo_cli.errors import PolicyError
 from ospo_cli.maths import seeding
 from ospo_cli.policies.opening import load_policy
 from ospo_cli.stages import rollout, update
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet
+from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
+from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.training import gradient_step, memory_plan, token_batches, token_logprobs
 from ospo_cli.training.gradient_step import Rows
 from ospo_cli.training.token_batches import Group
@@ -164,8 +166,8 @@ def test_dynamic_sampling_leaves_out_groups_without_advantage_and_keeps_at_most_
 
 def test_an_iteration_in_which_no_group_is_alive_takes_a_step_of_nothing(layout):
     path = layout.iteration(1, "token_advantages.parquet")
-    table = parquet.read(path, schemas.TOKEN_ADVANTAGES).with_columns(pl.col("advantages").list.eval(pl.element() * 0))
-    parquet.write(table, path, schemas.TOKEN_ADVANTAGES)
+    table = parquet.read(path, TOKEN_ADVANTAGES).with_columns(pl.col("advantages").list.eval(pl.element() * 0))
+    parquet.write(table, path, TOKEN_ADVANTAGES)
     metrics = update.execute(layout, tiny_params(update={"groups": "alive", "aggregation": "constant"}), 1)
     assert (metrics["tokens"], metrics["groups_in_steps"], metrics["groups"]) == (0, 0, 6)
     assert (layout.policy(1) / "model.safetensors").read_bytes() == (layout.policy(0) / "model.safetensors").read_bytes()
@@ -184,8 +186,8 @@ def test_a_penalty_in_the_reward_is_the_sum_over_the_row_centred_over_its_group(
 
 def test_rollouts_of_a_slightly_different_sampler_are_weighted_and_ratios_start_at_one(layout, project):
     path = layout.iteration(1, "rollouts.parquet")
-    moved = parquet.read(path, schemas.ROLLOUTS).with_columns(pl.col("behavior_logprobs").list.eval(pl.element() - 0.03))
-    parquet.write(moved, path, schemas.ROLLOUTS)
+    moved = parquet.read(path, ROLLOUTS).with_columns(pl.col("behavior_logprobs").list.eval(pl.element() - 0.03))
+    parquet.write(moved, path, ROLLOUTS)
     metrics = {
         how: update.execute(layout, tiny_params(update={"sampler_correction": how, "groups_per_step": 100}), 1)
         for how in ("none", "token-truncate")
@@ -309,12 +311,14 @@ import resource
 from pathlib import Path
 import numpy as np
 from ospo_cli.executors.usage import peak_bytes  # of this process: ru_maxrss begins with that of the one that started it
-from ospo_cli.params import Policy, Update
-from ospo_cli.policies import gradient_step, memory_plan, small_llama, update_sizes
+from ospo_cli.params.policy import Policy
+from ospo_cli.params.update import Update
+from ospo_cli.policies import small_llama
+from ospo_cli.training import gradient_step, memory_plan, update_sizes
 from ospo_cli.policies.opening import load_policy
-from ospo_cli.policies.gradient_step import Rows
-from ospo_cli.policies.token_batches import Group
-from ospo_cli.policies.training_state import Training
+from ospo_cli.training.gradient_step import Rows
+from ospo_cli.training.token_batches import Group
+from ospo_cli.training.training_state import Training
 small_llama.write_small_llama(["navy coat"], Policy(hidden_size=256, intermediate_size=1024, layers=4), 0, Path(sys.argv[1]))
 policy = load_policy(Path(sys.argv[1]), 1, trainable=True)
 rng, size = np.random.default_rng(0), int(sys.argv[2])
@@ -438,8 +442,8 @@ def test_a_gradient_that_no_scale_makes_finite_is_named(policy, monkeypatch):
 
 def test_rollouts_whose_ids_do_not_spell_their_text_under_this_tokenizer_are_refused(layout):
     path = layout.iteration(1, "rollouts.parquet")
-    table = parquet.read(path, schemas.ROLLOUTS)
-    parquet.write(table.with_columns(completion=pl.col("completion") + "x"), path, schemas.ROLLOUTS)
+    table = parquet.read(path, ROLLOUTS)
+    parquet.write(table.with_columns(completion=pl.col("completion") + "x"), path, ROLLOUTS)
     with pytest.raises(PolicyError, match="token ids do not spell its completion under the policy's tokenizer"):
         update.execute(layout, tiny_params(), 1)
 
@@ -447,16 +451,16 @@ def test_rollouts_whose_ids_do_not_spell_their_text_under_this_tokenizer_are_ref
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_rollouts_of_another_policy_are_noticed_under_dropout_and_behind_steps_of_nothing(layout, dropout):
     path = layout.iteration(1, "rollouts.parquet")
-    moved = parquet.read(path, schemas.ROLLOUTS).with_columns(pl.col("behavior_logprobs").list.eval(pl.element() - 0.2))
-    parquet.write(moved, path, schemas.ROLLOUTS)
+    moved = parquet.read(path, ROLLOUTS).with_columns(pl.col("behavior_logprobs").list.eval(pl.element() - 0.2))
+    parquet.write(moved, path, ROLLOUTS)
     table = layout.iteration(1, "token_advantages.parquet")
     first = seeding.generator(0, "update/1/epoch 0").permutation(6)[:3]
     dead = [f"p{index:02d}" for index in sorted({int(prompt[1:]) for prompt in moved["prompt_id"].unique()})]
     silent = pl.col("rollout_id").str.contains("|".join(f":{dead[index]}:" for index in first))
-    quiet = parquet.read(table, schemas.TOKEN_ADVANTAGES).with_columns(
+    quiet = parquet.read(table, TOKEN_ADVANTAGES).with_columns(
         advantages=pl.when(silent).then(pl.col("advantages").list.eval(pl.element() * 0)).otherwise(pl.col("advantages"))
     )
-    parquet.write(quiet, table, schemas.TOKEN_ADVANTAGES)
+    parquet.write(quiet, table, TOKEN_ADVANTAGES)
     params = tiny_params(policy={"lora_rank": 4, "lora_dropout": dropout})
     with pytest.raises(PolicyError, match=r"found largest difference 0\.2"):
         update.execute(layout, params, 1)
@@ -467,8 +471,8 @@ def test_rollouts_of_another_policy_are_noticed_under_dropout_and_behind_steps_o
 
 def test_token_ids_beyond_the_vocabulary_are_refused(layout):
     path = layout.iteration(1, "rollouts.parquet")
-    table = parquet.read(path, schemas.ROLLOUTS).with_columns(pl.col("token_ids").list.eval(pl.element() * 0 + 1_000_000))
-    parquet.write(table, path, schemas.ROLLOUTS)
+    table = parquet.read(path, ROLLOUTS).with_columns(pl.col("token_ids").list.eval(pl.element() * 0 + 1_000_000))
+    parquet.write(table, path, ROLLOUTS)
     with pytest.raises(PolicyError, match=r"token ids do not spell its completion.*outside the vocabulary"):
         update.execute(layout, tiny_params(), 1)
 

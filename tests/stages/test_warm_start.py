@@ -9,7 +9,8 @@ from ospo_cli.errors import MissingInputError, ParameterError, PolicyError, Tabl
 from ospo_cli.layout import Layout
 from ospo_cli.stages import rollout, warm_start
 from ospo_cli.stages.warm_start import judged_answers, whole_words
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet
+from ospo_cli.tables.prepared import DOCUMENTS, PROMPTS, QRELS, TEACHER_PAIRS
 from ospo_cli.training import supervised
 from ospo_cli.training.training_state import Training
 from tests.policies.tiny import folder_bytes, tiny_params, write_prepared, write_tiny_policy
@@ -124,7 +125,7 @@ def test_missing_pairs_and_prompts_are_named(tmp_path):
 
 def test_a_source_without_pairs_says_what_to_set(tmp_path):
     layout = write_prepared(tmp_path)
-    parquet.write(schemas.TEACHER_PAIRS.empty(), layout.prepared("teacher_pairs.parquet"), schemas.TEACHER_PAIRS)
+    parquet.write(TEACHER_PAIRS.empty(), layout.prepared("teacher_pairs.parquet"), TEACHER_PAIRS)
     with pytest.raises(TableError, match=r"warm_start.teacher"):
         warm_start.execute(layout, tiny_params())
 
@@ -143,11 +144,11 @@ class WordOverlap:
 
 
 def answers_for(titles, wanted, also_relevant=(), **settings):
-    schema = {**schemas.DOCUMENTS.schema, "year": pl.String}
+    schema = {**DOCUMENTS.schema, "year": pl.String}
     documents = pl.DataFrame([(f"d{i}", title, "", f"{1990 + i} (est.), x") for i, title in enumerate(titles)], schema=schema, orient="row")
     judged = [("p", f"d{i}", 1.0) for i in range(len(titles))] + [("other", f"d{i}", 1.0) for i in also_relevant]
-    qrels = pl.DataFrame(judged, schema=schemas.QRELS.schema, orient="row")
-    prompts = pl.DataFrame([("p", "train", "query", [], "query")], schema=schemas.PROMPTS.schema, orient="row")
+    qrels = pl.DataFrame(judged, schema=QRELS.schema, orient="row")
+    prompts = pl.DataFrame([("p", "train", "query", [], "query")], schema=PROMPTS.schema, orient="row")
     return judged_answers(prompts, documents, qrels, WordOverlap(wanted), tiny_params(warm_start=settings))["completion"].to_list()
 
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from ospo_cli.maths.coalitions import Players
 from ospo_cli.maths.estimators import ESTIMATORS, needed_coalitions
-from ospo_cli.params import Params
+from ospo_cli.params.whole import Params
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.stages import attribute as attribute_stage
 from ospo_cli.stages.score_coalitions import score_coalitions
-from ospo_cli.tables.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from tests.games import generator
 from tests.stages.test_attribute import VOCABULARY, Tables, tables
 from tests.text.byte_level import pieces

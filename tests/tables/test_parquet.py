@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from ospo_cli.errors import FileError, MissingInputError, TableError
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet
+from ospo_cli.tables.prepared import DOCUMENTS, QRELS
 
 
 @pytest.fixture
@@ -16,23 +17,23 @@ def qrels():
 
 
 def test_the_order_of_rows_does_not_change_the_bytes(tmp_path, qrels):
-    parquet.write(qrels, tmp_path / "one.parquet", schemas.QRELS)
-    parquet.write(qrels.reverse(), tmp_path / "two.parquet", schemas.QRELS)
+    parquet.write(qrels, tmp_path / "one.parquet", QRELS)
+    parquet.write(qrels.reverse(), tmp_path / "two.parquet", QRELS)
     assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
 
 
 def test_a_missing_table_names_the_command_that_makes_it(tmp_path):
     with pytest.raises(MissingInputError, match="run `ospo prepare-data`"):
-        parquet.read(tmp_path / "qrels.parquet", schemas.QRELS, made_by="ospo prepare-data")
+        parquet.read(tmp_path / "qrels.parquet", QRELS, made_by="ospo prepare-data")
 
 
 @pytest.mark.parametrize("keep", [0, 3, 100])
 def test_a_truncated_table_is_one_line_that_names_the_file(tmp_path, qrels, keep):
     path = tmp_path / "qrels.parquet"
-    parquet.write(qrels, path, schemas.QRELS)
+    parquet.write(qrels, path, QRELS)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(TableError, match=r"qrels.parquet: cannot be read as Parquet") as caught:
-        parquet.read(path, schemas.QRELS)
+        parquet.read(path, QRELS)
     assert "\n" not in caught.value.line()
 
 
@@ -54,15 +55,15 @@ def test_a_table_that_breaks_its_declaration_is_refused_on_both_sides(tmp_path, 
     broken = change(qrels)
     broken.write_parquet(tmp_path / "broken.parquet")
     with pytest.raises(TableError, match=message):
-        parquet.read(tmp_path / "broken.parquet", schemas.QRELS)
+        parquet.read(tmp_path / "broken.parquet", QRELS)
     with pytest.raises(TableError, match=message):
-        parquet.write(broken, tmp_path / "new.parquet", schemas.QRELS)
+        parquet.write(broken, tmp_path / "new.parquet", QRELS)
     assert not (tmp_path / "new.parquet").exists()
 
 
 def test_a_full_disk_leaves_what_was_there_before(tmp_path, qrels, monkeypatch):
     path = tmp_path / "qrels.parquet"
-    parquet.write(qrels, path, schemas.QRELS)
+    parquet.write(qrels, path, QRELS)
     before = path.read_bytes()
 
     def full(*_):
@@ -70,7 +71,7 @@ def test_a_full_disk_leaves_what_was_there_before(tmp_path, qrels, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(FileError, match=r"cannot be written: found .*No space left on device"):
-        parquet.write(qrels.head(1), path, schemas.QRELS)
+        parquet.write(qrels.head(1), path, QRELS)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["qrels.parquet"]
 
@@ -78,8 +79,8 @@ def test_a_full_disk_leaves_what_was_there_before(tmp_path, qrels, monkeypatch):
 def test_hostile_text_survives_a_round_trip(tmp_path):
     texts = ["\x00\x1b[31m", "👩‍👩‍👧", "\u202eabc", "x" * 100_000]
     frame = pl.DataFrame({"doc_id": list("abcd"), "title": texts, "category": [""] * 4})
-    parquet.write(frame, tmp_path / "documents.parquet", schemas.DOCUMENTS)
-    assert parquet.read(tmp_path / "documents.parquet", schemas.DOCUMENTS)["title"].to_list() == texts
+    parquet.write(frame, tmp_path / "documents.parquet", DOCUMENTS)
+    assert parquet.read(tmp_path / "documents.parquet", DOCUMENTS)["title"].to_list() == texts
 
 
 def test_an_error_line_shows_control_characters_and_stays_short():

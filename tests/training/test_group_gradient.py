@@ -9,7 +9,9 @@ import torch
 from ospo_cli.policies.opening import load_policy
 from ospo_cli.stages import rollout
 from ospo_cli.stages.update import to_rows
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet
+from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
+from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.training import gradient_step
 from ospo_cli.training.group_gradient import GroupGradient, inner_product
 from tests.policies.tiny import tiny_params, write_advantages, write_project
@@ -25,8 +27,8 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(project):
-    rollouts = parquet.read(project.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
-    advantages = parquet.read(project.iteration(1, "token_advantages.parquet"), schemas.TOKEN_ADVANTAGES)
+    rollouts = parquet.read(project.iteration(1, "rollouts.parquet"), ROLLOUTS)
+    advantages = parquet.read(project.iteration(1, "token_advantages.parquet"), TOKEN_ADVANTAGES)
     return to_rows(rollouts, advantages, tiny_params().rollout, 1)
 
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ospo_cli import presets
-from ospo_cli.params import Attribute, Update
+from ospo_cli.params.attribute import Attribute
+from ospo_cli.params.update import Update
 from ospo_cli.training.policy_loss import clipped_loss, kl_terms, row_means, sampler_weights, token_weights
 
 numbers = st.floats(-0.5, 0.5)

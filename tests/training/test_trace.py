@@ -102,6 +102,6 @@ def test_proportional_with_equal_shares_over_the_whole_completion_has_the_loss_a
 
 
 def test_the_settings_of_a_rule_are_named_as_its_parameters():
-    from ospo_cli.params import Attribute
+    from ospo_cli.params.attribute import Attribute
 
     assert {field.name for field in dataclasses.fields(Settings)} <= {field.name for field in dataclasses.fields(Attribute)}

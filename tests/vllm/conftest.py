@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from ospo_cli import params as parameters
+from ospo_cli.params.rollout import Vllm
 from ospo_cli.policies.lora import write_fresh_adapter
 from ospo_cli.policies.opening import load_policy, read_policy
 from ospo_cli.policies.small_llama import write_small_llama
@@ -17,7 +17,7 @@ from tests.policies.tiny import TEXTS, tiny_params, write_prepared
 ABSENT = importlib.util.find_spec("vllm") is None and not os.environ.get(PYTHON)
 SIZES = {"hidden_size": 64, "heads": 2, "intermediate_size": 128}
 LORA = {"lora_rank": 4, "lora_alpha": 16.0}
-ENGINE = parameters.Vllm(eager=True, rows_at_once=64, start_seconds=500.0, timeout_seconds=300.0)
+ENGINE = Vllm(eager=True, rows_at_once=64, start_seconds=500.0, timeout_seconds=300.0)
 LONGEST = 128
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from ospo_cli import params as parameters
 from ospo_cli.errors import PolicyError
+from ospo_cli.params.rollout import Vllm
 from ospo_cli.policies.folder import render_prompt
 from ospo_cli.policies.opening import load_policy, read_policy
 from ospo_cli.policies.pretrained import write_packaged
@@ -152,7 +152,7 @@ def test_the_installed_package_takes_the_arguments_that_are_given(layout):
 
 def test_an_engine_that_cannot_start_says_why(layout):
     policy = read_policy(layout.policy(0))
-    broken = VllmSampler(policy, parameters.Vllm(eager=True, dtype="float32", tensor_parallel=64), 64, 1)
+    broken = VllmSampler(policy, Vllm(eager=True, dtype="float32", tensor_parallel=64), 64, 1)
     with pytest.raises(PolicyError, match=r"the engine failed at the start"):
         sampled(broken)
     broken.close()

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from ospo_cli.stages import rollout, update
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.tables import parquet
+from ospo_cli.tables.rollout import ROLLOUTS
 from tests.policies.tiny import copy_project, tiny_params, write_advantages
 from tests.vllm.conftest import ENGINE, LORA, SIZES
 from tests.vllm.test_engine import BOUND
@@ -53,6 +54,6 @@ def test_two_iterations_of_an_adapter_sample_the_adapter_of_the_iteration_before
         rollout.execute(layout, params, iteration)
         write_advantages(layout, iteration)
         mismatches.append(update.execute(layout, params, iteration)["logprob_mismatch"])
-    tokens = [parquet.read(layout.iteration(k, "rollouts.parquet"), schemas.ROLLOUTS)["token_ids"].to_list() for k in (1, 2)]
+    tokens = [parquet.read(layout.iteration(k, "rollouts.parquet"), ROLLOUTS)["token_ids"].to_list() for k in (1, 2)]
     assert max(mismatches) < BOUND
     assert tokens[0] != tokens[1]

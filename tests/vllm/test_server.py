@@ -11,8 +11,8 @@ import urllib.request
 
 import pytest
 
-from ospo_cli import params as parameters
 from ospo_cli.errors import PolicyError
+from ospo_cli.params.rollout import Server
 from ospo_cli.policies.opening import read_policy
 from ospo_cli.sampling.completions_server import ServerSampler
 from ospo_cli.sampling.vllm_engine import PYTHON
@@ -49,7 +49,7 @@ def server(layout, tmp_path_factory):
         )
     try:
         wait(process, port, log)
-        yield parameters.Server(url=f"http://127.0.0.1:{port}/v1", model="policy", concurrency=16, retries=0)
+        yield Server(url=f"http://127.0.0.1:{port}/v1", model="policy", concurrency=16, retries=0)
     finally:
         process.terminate()
         try:

@@ -21,7 +21,8 @@ from ospo_cli.maths.coalitions import Budget, Masks, Players, chains, sampled_un
 from ospo_cli.maths.estimators import ESTIMATORS, Estimator, Shares, needed_coalitions, sample, sampled_shares
 from ospo_cli.maths.statistics import Resamples
 from ospo_cli.own_code import rewards as own_reward
-from ospo_cli.params import Params, ScoreCoalitions
+from ospo_cli.params.score_coalitions import ScoreCoalitions
+from ospo_cli.params.whole import Params
 from ospo_cli.report import staleness
 from ospo_cli.report.number_text import plain, short
 from ospo_cli.report.terminal import Terminal
@@ -31,7 +32,11 @@ from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.remembered import Tally
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.tables import files, parquet
-from ospo_cli.tables.schemas import AUDIT, AUDIT_CURVES, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, ROLLOUTS, SEGMENTS
+from ospo_cli.tables.audit import AUDIT, AUDIT_CURVES
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.score_coalitions import REWARDS
+from ospo_cli.tables.segment import SEGMENTS
 from ospo_cli.text.close_names import unknown_name
 from ospo_cli.text.coalition_text import coalition_text
 from ospo_cli.text.words import repeated_words, word_count, words

@@ -21,12 +21,14 @@ from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.maths.gradient_agreement import HalfProducts
 from ospo_cli.maths.redistribution import RULES
 from ospo_cli.maths.statistics import Resamples
-from ospo_cli.params import Params
+from ospo_cli.params.whole import Params
 from ospo_cli.report import staleness
 from ospo_cli.report.number_text import interval, plain, signed
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.tables import files, parquet
-from ospo_cli.tables.schemas import GRADIENT_AUDIT, ROLLOUTS, TOKEN_ADVANTAGES
+from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
+from ospo_cli.tables.audit import GRADIENT_AUDIT
+from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.text.close_names import unknown_name
 
 if TYPE_CHECKING:

@@ -18,12 +18,16 @@ from ospo_cli.maths import seeding
 from ospo_cli.maths.audit_measures import spearman
 from ospo_cli.maths.rank_correlation import TIE, best_items, kendall
 from ospo_cli.maths.statistics import Resamples
-from ospo_cli.params import Params
+from ospo_cli.params.whole import Params
 from ospo_cli.report.markup import visible
 from ospo_cli.report.number_text import plain
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.tables import files, parquet
-from ospo_cli.tables.schemas import ATTRIBUTIONS, PROMPTS, REWARD_COMPARISON, REWARD_COMPARISON_GROUPS, REWARDS, ROLLOUTS
+from ospo_cli.tables.attribute import ATTRIBUTIONS
+from ospo_cli.tables.compare_rewards import REWARD_COMPARISON, REWARD_COMPARISON_GROUPS
+from ospo_cli.tables.prepared import PROMPTS
+from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.score_coalitions import REWARDS
 
 LOOP = "loop"
 _TEXT = 100

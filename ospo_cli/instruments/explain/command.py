@@ -21,7 +21,7 @@ from ospo_cli.maths.coalitions import Budget, Masks, Players
 from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.maths.ranking import parse_metric
 from ospo_cli.maths.single_game import SolvedGame, planned, solve
-from ospo_cli.params import Params
+from ospo_cli.params.whole import Params
 from ospo_cli.report.explanation import Explanation, Part, Product, Target, interactions, optional
 from ospo_cli.report.explanation_text import print_explanation
 from ospo_cli.report.terminal import Terminal
@@ -30,7 +30,7 @@ from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.remembered import Tally
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.tables import files, parquet
-from ospo_cli.tables.schemas import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.text.close_names import closest
 from ospo_cli.text.coalition_text import coalition_text
 from ospo_cli.text.levels import LEVELS

@@ -33,9 +33,9 @@ from ospo_cli.instruments.lab.tables import print_lab
 from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.maths.redistribution import RULES, Rule, Settings
 from ospo_cli.own_code import rules as rule_file
-from ospo_cli.params import Attribute
+from ospo_cli.params.attribute import Attribute
 from ospo_cli.tables import files, parquet
-from ospo_cli.tables.schemas import LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY
+from ospo_cli.tables.lab import LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY
 
 STEP_SIZE = 0.5
 LEVEL = 0.95

@@ -16,8 +16,13 @@ from ospo_cli import retrievers
 from ospo_cli.executors.usage import Usage, current_bytes, give_back
 from ospo_cli.graph.nodes import uses_raw_query_values
 from ospo_cli.layout import Layout
-from ospo_cli.params import Params, Retrieval
-from ospo_cli.tables import parquet, schemas
+from ospo_cli.params.retrieval import Retrieval
+from ospo_cli.params.whole import Params
+from ospo_cli.tables import parquet
+from ospo_cli.tables.attribute import PREFERENCE_PAIRS, TARGETS, TOKEN_ADVANTAGES
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.score_coalitions import COALITION_VALUES
 from ospo_cli.text.answers import find_answer
 
 # Weights × tokens that a calibration may put through the model: some seconds on two cores, whatever the model's size.
@@ -115,7 +120,7 @@ def calibrate(layout: Layout, folder: Path, params: Params) -> Measures:
             retrievers.build(name, tiny, Retrieval(), None).rank([query], [None], 1)
     with Usage() as whole:
         scratch = _prepare(layout, folder, params, measures)
-        prompts = parquet.read(scratch.prepared("prompts.parquet"), schemas.PROMPTS)
+        prompts = parquet.read(scratch.prepared("prompts.parquet"), PROMPTS)
         answers = _policy(layout, scratch, params, prompts, measures)
         saved = _sample(layout, scratch, params, prompts, answers, measures)
         _credit(scratch, params, saved, measures)
@@ -136,7 +141,7 @@ def _prepare(layout: Layout, folder: Path, params: Params, measures: Measures) -
     with Usage() as usage:
         prepare_data.execute(scratch, params)
     measures.costs["prepare-data"] = _fixed(usage, _size(scratch.prepared_folder))
-    prompts = parquet.read(scratch.prepared("prompts.parquet"), schemas.PROMPTS)
+    prompts = parquet.read(scratch.prepared("prompts.parquet"), PROMPTS)
     measures.prompts = prompts.height
     measures.train_prompts = prompts.filter(pl.col("split") == "train").height
     held_out = prompts.filter(pl.col("split") == params.evaluate.split).height
@@ -207,7 +212,7 @@ def _policy(layout: Layout, scratch: _Scratch, params: Params, prompts: pl.DataF
 
 def _judged_titles(scratch: _Scratch, prompts: pl.DataFrame, count: int) -> int:
     """Return how many titles of relevant documents are scored to make teacher pairs for so many prompts."""
-    qrels = parquet.read(scratch.prepared("qrels.parquet"), schemas.QRELS).filter(pl.col("relevance") > 0)
+    qrels = parquet.read(scratch.prepared("qrels.parquet"), QRELS).filter(pl.col("relevance") > 0)
     train = prompts.filter(pl.col("split") == "train")
     return round(qrels.join(train, on="prompt_id", how="semi").height / max(train.height, 1) * count)
 
@@ -246,7 +251,7 @@ def _sample(
     cost.seconds, cost.cpu_seconds = loading.seconds, loading.cpu_seconds
     path = layout.iteration(1, "rollouts.parquet")
     if path.is_file():
-        saved = parquet.read(path, schemas.ROLLOUTS)
+        saved = parquet.read(path, ROLLOUTS)
         measures.answers_from = "rollouts 001"
         measures.completion_tokens = float(saved["token_ids"].list.len().mean() or 0.0)  # type: ignore[arg-type]
         kept = saved["prompt_id"].unique().sort().head(GROUPS).to_list()
@@ -280,7 +285,7 @@ def _written(policy: Any, prompts: pl.DataFrame, answers: list[str], group_size:
             row = (f"001:{prompt_id}:{sample:02d}", prompt_id, sample, prompt_ids, completion, ids, [-1.0] * len(ids))
             rows.append((*row, answer.start, answer.end, answer.has_tags, "stop"))
             dealt += 1
-    return pl.DataFrame(rows, schema=schemas.ROLLOUTS.schema, orient="row")
+    return pl.DataFrame(rows, schema=ROLLOUTS.schema, orient="row")
 
 
 def _credit(scratch: _Scratch, params: Params, saved: pl.DataFrame, measures: Measures) -> None:
@@ -305,7 +310,7 @@ def _credit(scratch: _Scratch, params: Params, saved: pl.DataFrame, measures: Me
     sizes = sorted({max(1, len(ids) // 6), len(ids)})
     for size in sizes:
         part = saved.filter(pl.col("prompt_id").is_in(ids[:size]))
-        parquet.write(part, scratch.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
+        parquet.write(part, scratch.iteration(1, "rollouts.parquet"), ROLLOUTS)
         counted[size] = {"rollouts": part.height}
         for name, execute in stages.items():
             repeats = []
@@ -348,8 +353,8 @@ def _look_up(layout: Layout, scratch: _Scratch, params: Params, prompts: pl.Data
         return float(reward.remembered(prompt_ids, queries)[0].mean()) if has_book and queries else 0.0
 
     measures.raw_queries_found = share(prompts["prompt_id"].to_list(), prompts["query"].to_list())
-    rollouts = parquet.read(scratch.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS).select("rollout_id", "prompt_id")
-    values = parquet.read(scratch.iteration(1, "coalition_values.parquet"), schemas.COALITION_VALUES)
+    rollouts = parquet.read(scratch.iteration(1, "rollouts.parquet"), ROLLOUTS).select("rollout_id", "prompt_id")
+    values = parquet.read(scratch.iteration(1, "coalition_values.parquet"), COALITION_VALUES)
     pairs = values.join(rollouts, on="rollout_id").select("prompt_id", "query").unique(maintain_order=True)
     measures.texts_found = share(pairs["prompt_id"].to_list(), pairs["query"].to_list())
 
@@ -364,14 +369,14 @@ def _update(scratch: _Scratch, params: Params, saved: pl.DataFrame, measures: Me
     wanted = int(np.clip(TRAINED_WORK / (measures.weights * group_tokens), 1, settings.groups_per_step))
     part = saved.filter(pl.col("prompt_id").is_in(ids[:wanted]))
     advantages = [[1.0 if index % 2 else -1.0] * len(own) for index, own in enumerate(part["token_ids"].to_list())]
-    table = pl.DataFrame({"rollout_id": part["rollout_id"], "advantages": advantages}, schema=schemas.TOKEN_ADVANTAGES.schema)
-    parquet.write(part, scratch.iteration(1, "rollouts.parquet"), schemas.ROLLOUTS)
-    parquet.write(table, scratch.iteration(1, "token_advantages.parquet"), schemas.TOKEN_ADVANTAGES)
+    table = pl.DataFrame({"rollout_id": part["rollout_id"], "advantages": advantages}, schema=TOKEN_ADVANTAGES.schema)
+    parquet.write(part, scratch.iteration(1, "rollouts.parquet"), ROLLOUTS)
+    parquet.write(table, scratch.iteration(1, "token_advantages.parquet"), TOKEN_ADVANTAGES)
     firsts = part.group_by("prompt_id", maintain_order=True).agg(pl.first("rollout_id"), last=pl.last("rollout_id"))
     targets = firsts.select("rollout_id", "prompt_id", reward=pl.lit(1.0))
     pairs = firsts.select(chosen_rollout_id="rollout_id", rejected_rollout_id="last", prompt_id="prompt_id", margin=pl.lit(1.0))
-    parquet.write(targets, scratch.iteration(1, "targets.parquet"), schemas.TARGETS)
-    parquet.write(pairs, scratch.iteration(1, "preference_pairs.parquet"), schemas.PREFERENCE_PAIRS)
+    parquet.write(targets, scratch.iteration(1, "targets.parquet"), TARGETS)
+    parquet.write(pairs, scratch.iteration(1, "preference_pairs.parquet"), PREFERENCE_PAIRS)
     # The completions were not sampled by this policy: their log-probabilities are no check here.
     loose = dataclasses.replace(params, update=dataclasses.replace(settings, max_logprob_mismatch=1e9, epochs=1, examples_file=""))
     give_back()
@@ -442,7 +447,7 @@ def _report(scratch: _Scratch, params: Params, measures: Measures) -> None:
 
 
 def _prepared(scratch: _Scratch) -> list[pl.DataFrame]:
-    declared = (schemas.DOCUMENTS, schemas.PROMPTS, schemas.QRELS, schemas.POOLS)
+    declared = (DOCUMENTS, PROMPTS, QRELS, POOLS)
     return [parquet.read(scratch.prepared(f"{table.name}.parquet"), table) for table in declared]
 
 

@@ -18,11 +18,12 @@ from ospo_cli.graph.dvc_lock import DvcLock
 from ospo_cli.graph.nodes import Node
 from ospo_cli.instruments.plan.calibration import Measures, calibrate
 from ospo_cli.layout import Layout
-from ospo_cli.params import Params, to_mapping
+from ospo_cli.params.whole import Params, to_mapping
 from ospo_cli.report.number_text import count, plain, short
 from ospo_cli.report.plan_sections import HEADER, STAGES, cells, total
 from ospo_cli.report.terminal import Terminal
-from ospo_cli.tables import files, parquet, schemas
+from ospo_cli.tables import files, parquet
+from ospo_cli.tables.plan import PLAN
 
 _SUMMED = (("seconds", 1.0), ("cpu_seconds", 1.0), ("bytes", 1e6))
 
@@ -40,8 +41,8 @@ def plan(layout: Layout, params: Params) -> tuple[pl.DataFrame, dict[str, Any]]:
         for row, found in _with_found(expected(measures, params), measures)
         if (row[0], row[1]) in made_by
     ]
-    table = pl.DataFrame(rows, schema=schemas.PLAN.schema, orient="row")
-    parquet.write(table, layout.plan("plan.parquet"), schemas.PLAN)
+    table = pl.DataFrame(rows, schema=PLAN.schema, orient="row")
+    parquet.write(table, layout.plan("plan.parquet"), PLAN)
     by = list(made_by.values())
     facts = dataclasses.asdict(measures) | {
         "params": to_mapping(params),

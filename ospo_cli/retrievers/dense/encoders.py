@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ospo_cli.errors import ParameterError, RetrievalError
-from ospo_cli.params import Dense
+from ospo_cli.params.retrieval import Dense
 
 Side = Literal["query", "passage"]
 HASHED = "hashed-ngrams"

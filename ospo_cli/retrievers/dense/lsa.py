@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ospo_cli.params import Retrieval
+from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.retrievers.base import Catalogue, Ranking, best_first, candidates
 from ospo_cli.retrievers.lexical.inverted_index import Field, Postings, count_terms
 from ospo_cli.text.words import words

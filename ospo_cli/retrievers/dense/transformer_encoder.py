@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ospo_cli.errors import ParameterError, RetrievalError, first_line
-from ospo_cli.params import Dense
+from ospo_cli.params.retrieval import Dense
 from ospo_cli.retrievers.dense.encoders import Side, digest, rounded
 from ospo_cli.tables import files
 

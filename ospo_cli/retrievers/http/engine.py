@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ospo_cli.errors import ParameterError, RetrievalError, shorten
 from ospo_cli.executors.http_client import Again, HttpClient
 from ospo_cli.layout import Layout
-from ospo_cli.params import Retrieval
+from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.retrievers.base import Catalogue, Ranking, best_first, candidates
 from ospo_cli.retrievers.dense.encoders import has_text
 from ospo_cli.retrievers.http import template as http_template

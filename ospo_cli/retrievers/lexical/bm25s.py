@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ospo_cli.params import Retrieval
+from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.retrievers.base import Catalogue, Ranking, best_first, candidates, require_words
 from ospo_cli.text.words import words
 

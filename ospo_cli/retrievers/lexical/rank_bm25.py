@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ospo_cli.errors import ParameterError
-from ospo_cli.params import Retrieval
+from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.retrievers.base import Catalogue, Ranking, best_first, candidates, require_words
 from ospo_cli.text.words import words
 

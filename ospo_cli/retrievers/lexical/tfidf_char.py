@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ospo_cli.params import Retrieval
+from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.retrievers.base import Catalogue, Ranking
 from ospo_cli.retrievers.lexical.inverted_index import Field, InvertedIndex, Postings, index_folder
 from ospo_cli.text.words import words

@@ -10,23 +10,30 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from ospo_cli import params, presets
+from ospo_cli import presets
 from ospo_cli.cli import app
 from ospo_cli.errors import CreditError, MissingInputError, ParameterError
 from ospo_cli.instruments.audit import estimators as audit
 from ospo_cli.layout import Layout
 from ospo_cli.maths.estimators import ESTIMATORS
+from ospo_cli.params.evaluate import Evaluate
+from ospo_cli.params.score_coalitions import ScoreCoalitions
+from ospo_cli.params.whole import Params
 from ospo_cli.stages import score_coalitions
 from ospo_cli.tables import parquet
-from ospo_cli.tables.schemas import AUDIT, COALITION_VALUES, DOCUMENTS, POOLS, PROMPTS, QRELS, REWARDS, ROLLOUTS, SEGMENTS
+from ospo_cli.tables.audit import AUDIT
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS
+from ospo_cli.tables.segment import SEGMENTS
 from tests.stages.small_catalogue import frames, prepared, rollout, sampled_rows
 
 
 def settings(**scoring):
     return dataclasses.replace(
-        params.Params(),
-        score_coalitions=dataclasses.replace(params.ScoreCoalitions(), **scoring),
-        evaluate=dataclasses.replace(params.Evaluate(), bootstrap=200, retrievers=["bm25", "tfidf-char"]),
+        Params(),
+        score_coalitions=dataclasses.replace(ScoreCoalitions(), **scoring),
+        evaluate=dataclasses.replace(Evaluate(), bootstrap=200, retrievers=["bm25", "tfidf-char"]),
     )
 
 

@@ -8,15 +8,16 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from ospo_cli import params, presets
+from ospo_cli import presets
 from ospo_cli.cli import app
 from ospo_cli.errors import CreditError, MissingInputError, ParameterError, PolicyError
 from ospo_cli.instruments.audit import gradients as gradient_audit
 from ospo_cli.layout import Layout
 from ospo_cli.maths.redistribution import RULES
+from ospo_cli.params import whole
 from ospo_cli.stages import prepare_data, warm_start
 from ospo_cli.tables import parquet
-from ospo_cli.tables.schemas import GRADIENT_AUDIT
+from ospo_cli.tables.audit import GRADIENT_AUDIT
 from tests.pipeline import miniature
 
 FLIPPED = """
@@ -177,4 +178,4 @@ def test_options_of_gradients_alone_are_refused_without_it(project):
     layout, _ = project
     done = CliRunner().invoke(app, ["audit", "-k", "1", "--prompts", "8", "-p", str(layout.root)])
     assert done.exit_code == 2
-    assert params.load(layout.params)
+    assert whole.load(layout.params)

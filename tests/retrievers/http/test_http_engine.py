@@ -6,8 +6,9 @@ import time
 import numpy as np
 import pytest
 
-from ospo_cli import params
 from ospo_cli.errors import OspoError, ParameterError, RetrievalError
+from ospo_cli.params.retrieval import Http, Retrieval
+from ospo_cli.params.whole import Params
 from ospo_cli.retrievers import build
 from ospo_cli.retrievers.base import Catalogue
 from ospo_cli.retrievers.http import template as http_template
@@ -43,7 +44,7 @@ def settings(server, **changes):
         "backoff_seconds": 0.01,
         "timeout_seconds": 5.0,
     }
-    return params.Retrieval(http=params.Http(**{**given, **changes}))
+    return Retrieval(http=Http(**{**given, **changes}))
 
 
 def engine(server, tmp_path, **changes):
@@ -92,7 +93,7 @@ def test_values_under_the_server_are_those_under_its_engine(server, tmp_path):
         qrels(*[(name, f"d{7 * index:03d}", 1.0) for index, name in enumerate(queries)]),
         pools(*[(name, f"d{place:03d}") for name in queries for place in range(0, COUNT, 1 + 0)]),
     )
-    values = params.Params(retrieval=settings(server))
+    values = Params(retrieval=settings(server))
     ids, texts = list(queries) * 4, (QUERIES * 2)[: len(queries) * 4]
     found, expected = (JudgedReward(*tables, values, retriever=name, cache=tmp_path).values(ids, texts) for name in ("http", "bm25"))
     assert found.tolist() == expected.tolist()
@@ -308,7 +309,7 @@ def test_a_server_that_is_not_there_is_named(tmp_path):
         build(
             "http",
             TABLE,
-            params.Retrieval(http=params.Http(url="http://127.0.0.1:9", version="1", variables={"index": "x"}, retries=0)),
+            Retrieval(http=Http(url="http://127.0.0.1:9", version="1", variables={"index": "x"}, retries=0)),
             tmp_path,
         ).rank(["w1"], [None], 5)
 

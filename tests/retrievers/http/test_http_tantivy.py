@@ -5,7 +5,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from ospo_cli import params
+from ospo_cli.params.retrieval import Http, Retrieval
 from ospo_cli.retrievers import build
 from ospo_cli.retrievers.base import Catalogue, best_first
 from ospo_cli.text.words import words
@@ -56,7 +56,7 @@ def test_rankings_are_tantivys_and_near_those_of_bm25(tmp_path):
     engine = Tantivy(catalogue)
     bm25 = retriever("bm25", TABLE, tmp_path)
     with msearch_server.running(engine, catalogue.doc_ids) as server:
-        http = build("http", TABLE, params.Retrieval(http=params.Http(url=server.url, version="1", variables={"index": "shop"})), tmp_path)
+        http = build("http", TABLE, Retrieval(http=Http(url=server.url, version="1", variables={"index": "shop"})), tmp_path)
         for pools in ([None] * len(QUERIES), [np.arange(0, COUNT, 2)] * len(QUERIES)):
             found = http.rank(QUERIES, pools, 10)
             expected = engine.rank(QUERIES, pools, 10)

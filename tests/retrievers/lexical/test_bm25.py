@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ospo_cli import params
 from ospo_cli.errors import ParameterError, RetrievalError
+from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.retrievers.base import Catalogue
 from ospo_cli.retrievers.lexical.bm25 import BM25
 from tests.retrievers.catalogues import documents, random_queries, random_titles, retriever, scores
@@ -74,7 +74,7 @@ def test_a_coalition_has_the_same_bits_in_any_batch(bags, k, pooled, random):
     assert index.count == COUNT
 
 
-ENGINE = BM25(Catalogue.from_documents(documents(random_titles(15, COUNT))), params.Retrieval(), None)
+ENGINE = BM25(Catalogue.from_documents(documents(random_titles(15, COUNT))), Retrieval(), None)
 
 
 def test_a_query_of_a_hundred_thousand_words_is_ranked(tmp_path):

@@ -180,8 +180,8 @@ def test_sums_that_float64_cannot_hold_are_left_to_the_compiled_loops():
 def test_products_rank_small_pools_and_load_no_compiled_loops():
     script = """
 import sys
-from ospo_cli.retrievers import inverted_index, pool_products
-from ospo_cli.retrievers.inverted_index import InvertedIndex
+from ospo_cli.retrievers.lexical import inverted_index, pool_products
+from ospo_cli.retrievers.lexical.inverted_index import InvertedIndex
 import numpy as np
 index = InvertedIndex.__new__(InvertedIndex)
 import threading

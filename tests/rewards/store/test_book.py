@@ -265,8 +265,8 @@ WRITER = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from ospo_cli.store.folder import Store
-from ospo_cli.store.keys import keys, scope
+from ospo_cli.rewards.store.folder import Store
+from ospo_cli.rewards.store.keys import keys, scope
 root, name, batches = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 book = Store(root / "store").book({"retriever": "fake", "parts": ["value"]})
 log = os.open(root / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -1,0 +1,76 @@
+"""Section attribute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ospo_cli.errors import ParameterError
+from ospo_cli.params.declare import parameter
+from ospo_cli.params.score_coalitions import ESTIMATOR_NAMES
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """From coalition values to token advantages."""
+
+    estimator: str = parameter("myerson", "share of each segment", choices=ESTIMATOR_NAMES)
+    rule: str = parameter(
+        "group-additive",
+        "how shares become token advantages",
+        choices=(
+            *("uniform", "proportional", "rank", "mix", "signed", "additive", "group-additive", "share-only", "potential"),
+            *("answer-uniform", "random", "rms-matched", "released", "released-rank"),
+        ),
+        open_with="rule_file",
+    )
+    rule_file: str = parameter(
+        "", "Python file of your own that defines RULE or RULES, relative to params.yaml; it is run, and rule may name one of its rules"
+    )
+    beta: float = parameter(0.5, "weight of the share's difference (additive, group-additive)", minimum=0)
+    alpha: float = parameter(0.5, "part of the advantage that follows the shares, the rest is uniform (mix)", minimum=0, maximum=1)
+    matched_rule: str = parameter(
+        "proportional",
+        "rule whose size within the answer uniform advantages are brought to (rms-matched)",
+        choices=(
+            *("uniform", "proportional", "rank", "mix", "signed", "additive", "group-additive", "share-only", "potential"),
+            *("answer-uniform", "random"),
+        ),
+    )
+    trace: float = parameter(1.0, "λ of the potential rule", minimum=0, maximum=1)
+    outside: str = parameter(
+        "sequence",
+        "tokens of no segment: sequence (group advantage; rule potential: that of their place) or zero",
+        choices=("sequence", "zero"),
+    )
+    credit_unit: str = parameter(
+        "divide", "a segment's mass is divided over its tokens, or copied to each (rules that keep the sum)", choices=("divide", "copy")
+    )
+    normalize: str = parameter("std", "group advantage: std (divide by the group's standard deviation) or none", choices=("std", "none"))
+    baseline: str = parameter(
+        "group",
+        "what a reward is compared with, and whose deviation divides it: its rollout group, or the batch of all rollouts (rule uniform)",
+        choices=("group", "batch"),
+    )
+    clip: float | None = parameter(None, "clip token advantages at ± clip · std of the group advantages; null never clips", minimum=0)
+    targets: str = parameter(
+        "best",
+        "completions that objective sft imitates: the best of each rollout group (best-of-G), those above the group's mean, or all",
+        choices=("best", "above-mean", "all"),
+    )
+    targets_above: float | None = parameter(0.0, "targets earn more than this; null sets no bound")
+    pairs: str = parameter(
+        "best-worst",
+        "pairs that objective dpo learns from: the best and the worst of each rollout group, or all whose rewards differ",
+        choices=("best-worst", "all"),
+    )
+    pairs_margin: float = parameter(0.0, "the rewards of a pair differ by more than this", minimum=0)
+
+    def check(self, where: str) -> None:
+        """Raise ParameterError where parameters of this section contradict each other; `where` names the section."""
+        if self.baseline == "batch" and self.rule != "uniform":
+            raise ParameterError(
+                f"{where}.baseline",
+                "batch gives groups of equal rewards an advantage, but shares are not evaluated there",
+                found=f"rule {self.rule}",
+                expected="rule uniform, or baseline group",
+            )

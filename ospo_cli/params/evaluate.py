@@ -1,0 +1,21 @@
+"""Section evaluate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ospo_cli.params.declare import parameter
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Held-out comparison."""
+
+    split: str = parameter("test", "prompts that are evaluated", choices=("train", "dev", "test"))
+    retrievers: list[str] = parameter(["bm25", "tfidf-char", "lsa"], "first the training one, then ones that the policy never saw")
+    every: int = parameter(1, "the warm start, each so-many-th policy and the last are evaluated", minimum=1)
+    samples: int = parameter(4, "sampled completions per prompt; 0 evaluates greedy decoding alone", minimum=0)
+    max_prompts: int = parameter(256, "prompts that are evaluated, by seed; 0 is all", minimum=0)
+    oracle_edits: int = parameter(8, "greedy single-word edits of the oracle query; 0 leaves the oracle out", minimum=0)
+    oracle_words: int = parameter(64, "words of the relevant products that the oracle may add, per prompt", minimum=1)
+    bootstrap: int = parameter(2000, "bootstrap resamples of the intervals", minimum=100, maximum=1_000_000)

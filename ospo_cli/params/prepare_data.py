@@ -1,0 +1,38 @@
+"""Section prepare_data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ospo_cli.params.declare import parameter
+
+
+@dataclass(frozen=True)
+class PrepareData:
+    """Where documents, prompts and judgments come from."""
+
+    source: str = parameter("demo-shop", "name of the data set's reader: demo-shop, esci, hm, wands, beir or tables")
+    path: str = parameter("", "folder of the data set, relative to params.yaml; empty for demo-shop")
+    prompt_template: str = parameter("{query}\nbought: {history}", "user message; may hold {query} and {history}")
+    pool: str = parameter("sampled", "candidates: sampled (per prompt) or catalogue (all documents)", choices=("sampled", "catalogue"))
+    pool_same_category: int = parameter(50, "negatives of a relevant document's category", minimum=0)
+    pool_related: int = parameter(30, "negatives closest in text to a relevant document", minimum=0)
+    pool_random: int = parameter(20, "random negatives", minimum=0)
+    dev_share: float = parameter(0.1, "share of queries for dev, where the source has no such split", minimum=0, maximum=0.9)
+    test_share: float = parameter(0.1, "share of queries for test, where the source has no such split", minimum=0, maximum=0.9)
+    near_duplicate: float = parameter(
+        0.85, "two queries of different splits this similar (Jaccard index of their character trigrams) leak", minimum=0.5, maximum=1
+    )
+    max_prompts: int = parameter(0, "prompts kept per split, by seed; 0 keeps all", minimum=0)
+    relevant_minimum: int = parameter(
+        1, "prompts are kept with at least so many documents of the data set's highest gain, or any gain where this is 1", minimum=1
+    )
+    relevant_maximum: int = parameter(0, "and with at most so many; 0 is no limit", minimum=0)
+    columns: dict[str, str] = parameter({}, "own column names, layout's name -> name in the files (source: tables)")
+    gains: dict[str, float] = parameter(
+        {}, "gain of a judgment's label, over the source's own (esci: E 1, S .1, C .01, I 0; wands: Exact 1, Partial .5, Irrelevant 0)"
+    )
+    locale: str = parameter("us", "marketplace kept (source: esci)")
+    small_version: bool = parameter(True, "keep only the reduced set of difficult queries, which task 1 is about (source: esci)")
+    history_length: int = parameter(5, "past purchases in a prompt (source: hm)", minimum=1)
+    cut_off_date: str = parameter("", "first day of the targets, YYYY-MM-DD; empty: the last seven days (source: hm)")

@@ -1,0 +1,48 @@
+"""Section segment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ospo_cli.errors import ParameterError
+from ospo_cli.params.declare import parameter
+from ospo_cli.text.levels import LEVELS_WITH_PHRASES, UNIONS
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Players of the game."""
+
+    level: str = parameter(
+        "phrase",
+        "phrase, word, sentence, window, or released-phrase (phrases of several words; a single word is no segment)",
+        choices=("phrase", "word", "sentence", "window", "released-phrase"),
+    )
+    window: int = parameter(3, "words per segment (level: window)", minimum=1)
+    unions: str = parameter(
+        "auto",
+        "blocks of neighbouring segments, for two-level values: sentence, clause, phrase (over words), none, or auto "
+        "(words: phrase; phrases: sentence where there are several, else clause; sentences and windows: none)",
+        choices=("auto", "sentence", "clause", "phrase", "none"),
+    )
+    segmenter: str = parameter(
+        "rules", "who finds phrases (level: phrase or word): rules, or spacy (noun chunks; extra [spacy])", choices=("rules", "spacy")
+    )
+    spacy_model: str = parameter("en_core_web_sm", "installed model package; never downloaded (segmenter: spacy)")
+    coverage: str = parameter(
+        "full", "full: every letter of an answer lies in a segment, checked; partial: not all need to", choices=("full", "partial")
+    )
+    max_segments: int = parameter(0, "merge the tail beyond so many segments into the last one; 0 never merges", minimum=0)
+
+    def check(self, where: str) -> None:
+        """Raise ParameterError where parameters of this section contradict each other; `where` names the section."""
+        if self.unions not in UNIONS[self.level]:
+            expected = ", ".join(UNIONS[self.level])
+            raise ParameterError(f"{where}.unions", f"no unions of level {self.level}", found=self.unions, expected=expected)
+        if self.segmenter == "spacy" and self.level not in LEVELS_WITH_PHRASES:
+            raise ParameterError(
+                f"{where}.segmenter",
+                "finds phrases, which the level does not use",
+                found=f"spacy with level {self.level}",
+                expected=f"rules, or level {' or '.join(LEVELS_WITH_PHRASES)}",
+            )

@@ -1,0 +1,34 @@
+"""Section warm_start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ospo_cli.params.declare import parameter
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Supervised start of the policy."""
+
+    teacher: str = parameter(
+        "source",
+        "pairs: source (made by prepare-data), judgments (made here), file, or none (copy the base)",
+        choices=("source", "judgments", "file", "none"),
+    )
+    pairs_file: str = parameter("", "Parquet of prompt_id and completion (teacher: file)")
+    steps: int = parameter(900, "optimiser steps", minimum=0)
+    max_epochs: float = parameter(0.0, "stop after so many passes over the pairs where that is fewer steps; 0 is no limit", minimum=0)
+    batch_size: int = parameter(32, "pairs per step", minimum=1)
+    learning_rate: float = parameter(3e-3, "peak of AdamW's learning rate", minimum=0)
+    schedule: str = parameter(
+        "cosine", "fall of the learning rate after its rise: cosine, linear or constant", choices=("cosine", "linear", "constant")
+    )
+    warmup_steps: int = parameter(20, "steps over which the learning rate rises", minimum=0)
+    weight_decay: float = parameter(0.0, "AdamW's weight decay", minimum=0)
+    max_gradient_norm: float = parameter(1.0, "gradient clipping; 0 never clips", minimum=0)
+    title_characters: int = parameter(45, "longest title or entry in an answer, in whole words (teacher: judgments)", minimum=1)
+    title_fields: list[str] = parameter([], "text fields whose first entries, split at commas, follow the title (teacher: judgments)")
+    value_tolerance: float = parameter(
+        0.05, "loss of value accepted to name a document that is relevant to more prompts (teacher: judgments)", minimum=0
+    )

@@ -1,0 +1,48 @@
+"""Tables of stage evaluate."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from ospo_cli.tables.declare import Column, Table
+
+COMPLETIONS = Table(
+    "completions",
+    "what each evaluated system answered",
+    ("system", "decoding", "prompt_id", "sample_index"),
+    (
+        Column("system", pl.String, "raw-query, oracle, policy-000 (warm start), policy-001, …"),
+        Column("decoding", pl.String, "greedy, sampled, or none where nothing is decoded"),
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("sample_index", pl.Int32, "from 0"),
+        Column("completion", pl.String, "full text; empty where nothing is decoded"),
+        Column("query", pl.String, "text that the retriever was given"),
+    ),
+)
+RUN = Table(
+    "run",
+    "rankings, TREC sense; exported as TREC run files too",
+    ("system", "prompt_id", "retriever", "rank"),
+    (
+        Column("system", pl.String, "as in completions; greedy decoding"),
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("retriever", pl.String, "name of the retriever"),
+        Column("rank", pl.Int32, "from 1"),
+        Column("doc_id", pl.String, "identity of the product"),
+        Column("score", pl.Float64, "score given by the retriever"),
+    ),
+)
+QUERY_METRICS = Table(
+    "query_metrics",
+    "one value per prompt, system, decoding, retriever and metric",
+    ("split", "system", "decoding", "prompt_id", "retriever", "metric"),
+    (
+        Column("split", pl.String, "split of the prompt"),
+        Column("system", pl.String, "as in completions"),
+        Column("decoding", pl.String, "as in completions; sampled values are means over the samples"),
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("retriever", pl.String, "name of the retriever"),
+        Column("metric", pl.String, "ndcg@10, ndcg@pool, mrr, recall@10"),
+        Column("metric_value", pl.Float64, "0 to 1"),
+    ),
+)

@@ -1,0 +1,26 @@
+"""Table of `ospo plan`."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from ospo_cli.tables.declare import Column, Table
+
+PLAN = Table(
+    "plan",
+    "what each stage is expected to take (`ospo plan`)",
+    ("stage", "iteration"),
+    (
+        Column("stage", pl.String, "name of the command"),
+        Column("iteration", pl.Int32, "from 1; 0 for stages that run once"),
+        Column("units", pl.Int64, "how many"),
+        Column("unit", pl.String, "of what: completions, distinct texts, steps, …"),
+        Column("tokens", pl.Int64, "sampled or trained on; 0 where none are"),
+        Column("seconds", pl.Float64, "expected on this machine, also where the stage is up to date"),
+        Column("cpu_seconds", pl.Float64, "of all threads"),
+        Column("bytes", pl.Int64, "expected to be written, shards in the cache included, DVC's own copies not"),
+        Column("peak_bytes", pl.Int64, "largest memory of the process meanwhile"),
+        Column("found", pl.Int64, "texts that the store of values is expected to hold; null: not known, or not looked up", nullable=True),
+        Column("is_current", pl.Boolean, "whether the stage is up to date: `ospo run` or `dvc repro` would skip it"),
+    ),
+)

@@ -1,0 +1,63 @@
+"""Tables of stage rollout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from ospo_cli.errors import TableError
+from ospo_cli.tables import parquet
+from ospo_cli.tables.declare import Column, Table
+
+ROLLOUTS = Table(
+    "rollouts",
+    "sampled completions; no reward, so that a change of reward never samples again",
+    ("rollout_id",),
+    (
+        Column("rollout_id", pl.String, "iteration:prompt_id:sample_index, unique over all iterations"),
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("sample_index", pl.Int32, "from 0 within a rollout group"),
+        Column("prompt_token_ids", pl.List(pl.Int32), "token ids that the policy was given"),
+        Column("completion", pl.String, "text of token_ids without the end token"),
+        Column("token_ids", pl.List(pl.Int32), "sampled token ids, end token included where it was sampled"),
+        Column(
+            "behavior_logprobs",
+            pl.List(pl.Float32),
+            "natural log-probability of each sampled token under the sampling policy at rollout.temperature, no token cut off",
+        ),
+        Column("answer_start", pl.Int32, "first character of the answer within completion, from 0"),
+        Column("answer_end", pl.Int32, "character after the answer"),
+        Column("has_answer_tags", pl.Boolean, "whether a closed <answer> pair was found outside the think block"),
+        Column("finish_reason", pl.String, "stop (end token sampled) or length (cut off)"),
+    ),
+)
+SAMPLING_LOGPROBS = Table(
+    "sampling_logprobs",
+    "two more natural log-probabilities of each sampled token; all three are equal at temperature 1 without top-k and top-p",
+    ("rollout_id",),
+    (
+        Column("rollout_id", pl.String, "identity of the rollout"),
+        Column("sampled_logprobs", pl.List(pl.Float32), "of the distribution that was drawn from: temperature, then top_k, then top_p"),
+        Column("policy_logprobs", pl.List(pl.Float32), "of the raw policy: temperature 1, no token cut off"),
+    ),
+)
+
+
+def read_rollouts(path: Path, iteration: int) -> pl.DataFrame:
+    """Return table rollouts of an iteration.
+
+    Raises:
+        MissingInputError, TableError: as `read`; or its ids say that another iteration sampled them.
+    """
+    made_by = f"ospo rollout --iter {iteration}"
+    frame = parquet.read(path, ROLLOUTS, made_by)
+    # Ids of ours begin with the iteration; those of others may be anything.
+    numbers = frame["rollout_id"].str.extract(r"^(\d{3,}):", 1).cast(pl.Int64, strict=False)
+    others = frame["rollout_id"].filter((numbers != iteration).fill_null(False))
+    if len(others):
+        raise TableError(
+            f"{path}: table rollouts", "holds rollouts of another iteration", found=others[0], expected=f"{iteration:03d}:…",
+            remedy=f"run `{made_by}` again",
+        )  # fmt: skip
+    return frame

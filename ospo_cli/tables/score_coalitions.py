@@ -1,0 +1,41 @@
+"""Tables of stage score-coalitions."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from ospo_cli.tables.declare import Column, Table
+
+REWARDS = Table(
+    "rewards",
+    "reward of each whole answer and its parts",
+    ("rollout_id",),
+    (
+        Column("rollout_id", pl.String, "identity of the rollout"),
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("reward", pl.Float64, "weighted sum of the parts"),
+        Column("retrieval", pl.Float64, "metric of the ranking, unweighted"),
+        Column("format", pl.Float64, "0 if answer tags and end token are there, else minus their missing share; unweighted"),
+        Column("length", pl.Float64, "minus the words over the limit, as a share of the limit; unweighted"),
+        Column("repetition", pl.Float64, "minus the number of repeated words; unweighted"),
+        Column("is_degenerate_group", pl.Boolean, "all rewards of the rollout group are equal: no advantage, no coalitions"),
+    ),
+    extra=pl.Float64,
+    extra_meaning="a further part by its name: a metric, or own.NAME for a part of score_coalitions.own_reward; unweighted",
+)
+COALITION_VALUES = Table(
+    "coalition_values",
+    "the characteristic function v(S), for rollouts of groups that are not degenerate",
+    ("rollout_id", "coalition"),
+    (
+        Column("rollout_id", pl.String, "identity of the rollout"),
+        Column("coalition", pl.String, "bit mask, one character per segment in order: 1 present, 0 absent"),
+        Column("query", pl.String, "text that the retriever was given"),
+        Column("coalition_value", pl.Float64, "v(S): weighted sum of the parts that a text can earn or lose (all but format)"),
+        Column("retrieval", pl.Float64, "metric of the ranking, unweighted"),
+        Column("length", pl.Float64, "as in rewards, of this text; unweighted"),
+        Column("repetition", pl.Float64, "as in rewards, of this text; unweighted"),
+    ),
+    extra=pl.Float64,
+    extra_meaning="a further part, as in rewards, of this text; unweighted",
+)
