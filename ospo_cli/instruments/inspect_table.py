@@ -12,7 +12,6 @@ from ospo_cli.errors import MissingInputError, OspoError
 from ospo_cli.layout import Layout
 from ospo_cli.report.explanation import Interaction
 from ospo_cli.report.explanation_text import interaction_line
-from ospo_cli.report.markup import visible
 from ospo_cli.report.number_text import plain
 from ospo_cli.report.rollout_groups import colour_scale, rollout_groups
 from ospo_cli.report.terminal import Terminal
@@ -21,6 +20,7 @@ from ospo_cli.tables.declare import Table
 from ospo_cli.tables.prepared import PROMPTS
 from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.text.close_names import closest, did_you_mean
+from ospo_cli.text.visible import visible
 
 _CREDIT_TABLES = ("rollouts", "segments", "rewards", "coalition_values", "attributions", "interactions", "token_advantages")
 _FURTHER_TABLES = ("sampling_logprobs", "targets", "preference_pairs", "audit", "audit_curves", "gradient_audit")  # of an iteration, too

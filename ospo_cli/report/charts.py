@@ -1,89 +1,173 @@
-"""Inline SVG: learning curves with intervals, small trends, interval bars. Colours come from classes of the page's style."""
+"""Drawings for the pages: lines with intervals, small trends, interval bars. Geometry alone; macro `drawing` writes them as inline SVG.
+
+Colours come from classes of the page's style. All lengths are in units of the drawing's own view box.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ospo_cli.report.markup import escape, tag
-from ospo_cli.report.number_text import plain, short
+from ospo_cli.report.number_text import interval, plain, short
+
+_LEFT, _TOP, _BOTTOM = 44, 12, 35
+_FEW = 8  # points of a line without intervals: so many are drawn as dots
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One line: its name, class of style, and (x, mean, low, high) points in order of x."""
+class Mark:
+    """One element of a drawing: its kind, attributes, the text it holds, and what it tells on hover."""
 
-    name: str
+    kind: str
+    attributes: dict[str, str]
+    text: str = ""
+    told: str = ""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Marks in the order in which they are drawn, on `width` × `height`; `label` is for those who do not see it."""
+
+    width: int
+    height: int
+    label: str
     style: str
-    points: tuple[tuple[float, float, float, float], ...]
+    marks: list[Mark]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line: its names (several where lines are equal), class of style, and points (x, y) or (x, mean, low, high) in order of x."""
+
+    names: tuple[str, ...]
+    style: str
+    points: Sequence[tuple[float, ...]]
 
 
 @dataclass(frozen=True)
 class Level:
-    """A horizontal reference: name and value."""
+    """A horizontal reference; one without a name is drawn and not named."""
 
     name: str
     value: float
 
 
-def learning_chart(curves: Sequence[Curve], levels: Sequence[Level], label: str, width: int, height: int, margin_right: int = 128) -> str:
-    """Return a line chart with interval bands, reference levels and names at the right end of each line."""
-    left, top, bottom = 44, 12, 34
-    xs = sorted({x for curve in curves for x, *_ in curve.points})
-    spread = [value for curve in curves for _, _, low, high in curve.points for value in (low, high)] + [level.value for level in levels]
-    ticks = nice_ticks(min(spread), max(spread))
-    low, high = ticks[0], ticks[-1]
-    right, base = width - margin_right, height - bottom
+@dataclass(frozen=True)
+class Frame:
+    """What surrounds the lines of a chart.
 
-    def place_x(x: float) -> float:
-        return left + (x - xs[0]) / ((xs[-1] - xs[0]) or 1) * (right - left) if len(xs) > 1 else (left + right) / 2
+    Attributes:
+        label: the chart in words.
+        x_label: name of the horizontal axis.
+        margin_right: room for the names at the lines' right ends; 0 where a legend names them.
+        is_log: the horizontal axis is log x, or log(1 + x) where it holds 0.
+        ticks_at: where the horizontal axis has numbers; None: at the points, thinned out where they crowd.
+        zero: what x = 0 is called, "" for the number.
+        digits: of the values at the right ends.
+    """
 
-    def place_y(y: float) -> float:
-        return base - (y - low) / ((high - low) or 1) * (base - top)
+    label: str
+    x_label: str
+    width: int = 520
+    height: int = 320
+    margin_right: int = 150
+    is_log: bool = False
+    ticks_at: Sequence[float] | None = None
+    zero: str = ""
+    digits: int = 3
 
-    parts = []
-    for tick in ticks:
-        parts.append(_line(left, place_y(tick), right, place_y(tick), "grid"))
-        parts.append(_text(left - 8, place_y(tick) + 4, plain(tick, _digits(ticks)), "tick end"))
-    every = max(1, math.ceil(len(xs) / max(1, (right - left) // 46)))
-    for index, x in enumerate(xs):
-        if index % every == 0:
-            name = "warm start" if x == 0 and place_x(x) - 32 > 0 else f"{x:g}"
-            parts.append(_text(place_x(x), base + 18, name, "tick middle"))
-    parts.append(_text(right, height - 2, "iteration →", "tick end"))
-    names: list[tuple[float, str, str]] = []
+    def named(self, x: float) -> str:
+        """Return what a point at x is called."""
+        return self.zero if self.zero and x == 0 else f"{self.x_label} {x:g}"
+
+
+@dataclass
+class _Plane:
+    """Places of numbers on the drawing."""
+
+    frame: Frame
+    xs: list[float]
+    ticks: list[float]
+    right: int = field(init=False)
+    base: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.right = self.frame.width - (self.frame.margin_right or 12)
+        self.base = self.frame.height - _BOTTOM
+
+    def x(self, value: float) -> float:
+        first, here, last = (self._along(x) for x in (self.xs[0], value, self.xs[-1]))
+        return _LEFT + (here - first) / (last - first) * (self.right - _LEFT) if last > first else (_LEFT + self.right) / 2
+
+    def _along(self, x: float) -> float:
+        return math.log(x + (self.xs[0] <= 0)) if self.frame.is_log else x
+
+    def y(self, value: float) -> float:
+        low, high = self.ticks[0], self.ticks[-1]
+        return self.base - (value - low) / ((high - low) or 1) * (self.base - _TOP)
+
+
+def line_chart(lines: Sequence[Line], frame: Frame, levels: Sequence[Level] = ()) -> Drawing:
+    """Return lines with bands where their points have intervals, reference levels, and names at the right ends."""
+    values = [value for line in lines for point in line.points for value in point[1:]] + [level.value for level in levels]
+    xs = sorted({point[0] for line in lines for point in line.points})
+    plane = _Plane(frame, xs, nice_ticks(min(values), max(values)))
+    marks = _axes(plane)
+    names = []
     for level in levels:
-        parts.append(_line(left, place_y(level.value), right, place_y(level.value), "level"))
-        names.append((place_y(level.value), f"{level.name} {plain(level.value)}", "name level-name"))
-    for curve in curves:
-        upper = [(place_x(x), place_y(top_)) for x, _, _, top_ in curve.points]
-        lower = [(place_x(x), place_y(bottom_)) for x, _, bottom_, _ in reversed(curve.points)]
-        if len(curve.points) > 1:
-            parts.append(tag("polygon", points=_pairs([*upper, *lower]), class_=f"band {curve.style}"))
-            parts.append(
-                tag(
-                    "polyline", points=_pairs([(place_x(x), place_y(mean)) for x, mean, _, _ in curve.points]), class_=f"line {curve.style}"
-                )
-            )
-        for x, mean, lowest, highest in curve.points:
-            if len(curve.points) == 1:
-                parts.append(_line(place_x(x), place_y(lowest), place_x(x), place_y(highest), f"whisker {curve.style}"))
-            told = f"{'warm start' if x == 0 else f'iteration {x:g}'}, {curve.name}: {plain(mean)} [{plain(lowest)}, {plain(highest)}]"
-            dot = tag("title", escape(told))
-            parts.append(tag("circle", dot, cx=_n(place_x(x)), cy=_n(place_y(mean)), r="3.5", class_=f"dot {curve.style}"))
-        if curve.points:
-            names.append((place_y(curve.points[-1][1]), f"{curve.name} {plain(curve.points[-1][1])}", f"name {curve.style}"))
-    for y, (_, name, style) in zip(spread_out([y for y, _, _ in sorted(names)], 15, top, base), sorted(names), strict=True):
-        parts.append(_text(right + 10, y + 4, name, style))
-    return _svg(width, height, label, parts, "chart")
+        y = plane.y(level.value)
+        marks.append(_stroke(_LEFT, y, plane.right, y, "level"))
+        if level.name:
+            names.append((y, f"{level.name} {plain(level.value, frame.digits)}", "name level-name"))
+    for line in lines:
+        marks += _line_marks(line, plane)
+        if line.points:
+            end, more = line.points[-1][1], f" +{len(line.names) - 1}" if len(line.names) > 1 else ""
+            names.append((plane.y(end), f"{line.names[0]}{more} {plain(end, frame.digits)}", f"name {line.style}"))
+    if frame.margin_right:
+        names.sort()
+        places = spread_out([y for y, _, _ in names], 15, _TOP, plane.base)
+        marks += [_text(plane.right + 10, y + 4, name, style) for y, (_, name, style) in zip(places, names, strict=True)]
+    return Drawing(frame.width, frame.height, frame.label, "chart", marks)
 
 
-def trend(values: Sequence[tuple[int, float | None]], label: str, width: int = 208, height: int = 56) -> str:
-    """Return a small line over iterations without axes; gaps where there is no value."""
+def _axes(plane: _Plane) -> list[Mark]:
+    frame, marks = plane.frame, []
+    for tick in plane.ticks:
+        marks.append(_stroke(_LEFT, plane.y(tick), plane.right, plane.y(tick), "grid"))
+        marks.append(_text(_LEFT - 8, plane.y(tick) + 4, plain(tick, _digits(plane.ticks)), "tick end"))
+    every = max(1, math.ceil(len(plane.xs) / max(1, (plane.right - _LEFT) // 46)))
+    for x in plane.xs[::every] if frame.ticks_at is None else frame.ticks_at:
+        has_room = len(frame.zero) * 3.2 < plane.x(x)
+        marks.append(_text(plane.x(x), plane.base + 18, frame.zero if frame.zero and x == 0 and has_room else f"{x:g}", "tick middle"))
+    return [*marks, _text(plane.right, frame.height - 2, f"{frame.x_label} →", "tick end")]
+
+
+def _line_marks(line: Line, plane: _Plane) -> list[Mark]:
+    marks, told = [], " = ".join(line.names)
+    has_band = all(len(point) == 4 for point in line.points)
+    if len(line.points) > 1:
+        if has_band:
+            upper = [(plane.x(point[0]), plane.y(point[3])) for point in line.points]
+            lower = [(plane.x(point[0]), plane.y(point[2])) for point in reversed(line.points)]
+            marks.append(Mark("polygon", {"points": _pairs([*upper, *lower]), "class": f"band {line.style}"}))
+        points = _pairs([(plane.x(point[0]), plane.y(point[1])) for point in line.points])
+        marks.append(Mark("polyline", {"points": points, "class": f"line {line.style}"}, told=told))
+    for x, y, *bounds in line.points if has_band or len(line.points) <= _FEW else ():
+        if bounds and len(line.points) == 1:
+            marks.append(_stroke(plane.x(x), plane.y(bounds[0]), plane.x(x), plane.y(bounds[1]), f"whisker {line.style}"))
+        spread = f" {interval(dict(zip(('low', 'high'), bounds, strict=True)))}" if bounds else ""
+        here = f"{plane.frame.named(x)}, {told}: {plain(y)}{spread}"
+        marks.append(_dot(plane.x(x), plane.y(y), 3.5 if bounds else 3, line.style, here))
+    return marks
+
+
+def trend(values: Sequence[tuple[int, float | None]], label: str, width: int = 208, height: int = 56) -> Drawing | None:
+    """Return a small line over iterations without axes, gaps where there is no value; None where there is none at all."""
     known = [(x, y) for x, y in values if y is not None]
     if not known:
-        return ""
+        return None
     xs, ys = [x for x, _ in values], [y for _, y in known]
     low, high = min(ys), max(ys)
     if high - low < 1e-9 * max(1.0, abs(high)):
@@ -94,44 +178,43 @@ def trend(values: Sequence[tuple[int, float | None]], label: str, width: int = 2
         return 5 + along * (width - 10), height - 6 - (y - low) / (high - low) * (height - 12)
 
     points = [place(x, y) for x, y in known]
-    dots = [
-        tag("circle", tag("title", escape(f"iteration {x}: {short(y)}")), cx=_n(px), cy=_n(py), r="2.5", class_="dot plain")
-        for (x, y), (px, py) in zip(known, points, strict=True)
-    ]
-    line = [tag("polyline", points=_pairs(points), class_="line plain")] if len(points) > 1 else []
-    return _svg(width, height, label, [_line(0, height - 1, width, height - 1, "grid"), *line, *dots], "trend")
+    marks = [_stroke(0, height - 1, width, height - 1, "grid")]
+    if len(points) > 1:
+        marks.append(Mark("polyline", {"points": _pairs(points), "class": "line plain"}))
+    marks += [_dot(*point, 2.5, "plain", f"iteration {x}: {short(y)}") for (x, y), point in zip(known, points, strict=True)]
+    return Drawing(width, height, label, "trend", marks)
 
 
-def interval_bar(mean: float, low: float, high: float, span: tuple[float, float], style: str, label: str, width: int = 240) -> str:
-    """Return a dot with its interval on a scale that all rows of a table share."""
+def interval_bar(cell: dict[str, float], span: tuple[float, float], style: str, label: str, width: int = 240) -> Drawing:
+    """Return a dot at the mean with its interval, on a scale that all rows of a table share."""
     start, end = span
-
-    def place(value: float) -> float:
-        return 6 + (value - start) / ((end - start) or 1) * (width - 12)
-
-    parts = [
-        _line(0, 10, width, 10, "grid"),
-        _line(place(low), 10, place(high), 10, f"whisker {style}"),
-        tag("circle", cx=_n(place(mean)), cy="10", r="5", class_=f"dot {style}"),
-    ]
-    return _svg(width, 20, label, parts, "bar")
+    mean, low, high = (6 + (cell[name] - start) / ((end - start) or 1) * (width - 12) for name in ("mean", "low", "high"))
+    marks = [_stroke(0, 10, width, 10, "grid"), _stroke(low, 10, high, 10, f"whisker {style}"), _dot(mean, 10, 5, style)]
+    return Drawing(width, 20, label, "bar", marks)
 
 
-def share_bar(share: float, error: float | None, reach: float, label: str, width: int = 240) -> str:
+def share_bar(share: float, error: float | None, reach: float, label: str, width: int = 240) -> Drawing:
     """Return a bar from zero to the share, with one standard error to both sides, on a scale from -reach to reach."""
 
     def place(value: float) -> float:
         return width / 2 + value / (reach or 1) * (width / 2 - 6)
 
     left, right = sorted((place(0), place(share)))
-    parts = [_line(place(0), 0, place(0), 20, "axis")]
+    marks = [_stroke(place(0), 0, place(0), 20, "axis")]
     if right > left:
-        parts.append(
-            tag("rect", x=_n(left), y="5", width=_n(right - left), height="10", class_=f"fill {'earned' if share > 0 else 'cost'}")
-        )
+        marks.append(_bar(left, right - left, 5, f"fill {'earned' if share > 0 else 'cost'}"))
     if error is not None and error > 0:
-        parts.append(_line(place(share - error), 10, place(share + error), 10, "whisker error"))
-    return _svg(width, 20, label, parts, "bar")
+        marks.append(_stroke(place(share - error), 10, place(share + error), 10, "whisker error"))
+    return Drawing(width, 20, label, "bar", marks)
+
+
+def split_bar(parts: Sequence[tuple[str, int]], label: str) -> Drawing:
+    """Return one bar of 100 units, divided in proportion; the names of the parts are their classes of style."""
+    total, start, marks = max(1, sum(number for _, number in parts)), 0.0, []
+    for name, number in parts:
+        marks.append(_bar(start, 100 * number / total, 0, name, f"{name}: {number}"))
+        start += 100 * number / total
+    return Drawing(100, 10, label, "split", marks)
 
 
 def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
@@ -177,77 +260,17 @@ def _pairs(points: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{_n(x)},{_n(y)}" for x, y in points)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
-    return tag("line", x1=_n(x1), y1=_n(y1), x2=_n(x2), y2=_n(y2), class_=style)
+def _stroke(x1: float, y1: float, x2: float, y2: float, style: str) -> Mark:
+    return Mark("line", {"x1": _n(x1), "y1": _n(y1), "x2": _n(x2), "y2": _n(y2), "class": style})
 
 
-def _text(x: float, y: float, content: str, style: str) -> str:
-    return tag("text", escape(content), x=_n(x), y=_n(y), class_=style)
+def _dot(x: float, y: float, radius: float, style: str, told: str = "") -> Mark:
+    return Mark("circle", {"cx": _n(x), "cy": _n(y), "r": _n(radius), "class": f"dot {style}"}, told=told)
 
 
-def _svg(width: int, height: int, label: str, parts: Sequence[str], style: str) -> str:
-    return tag(
-        "svg", "".join(parts), viewBox=f"0 0 {width} {height}", width=width, height=height, role="img", aria_label=label, class_=style
-    )
+def _bar(x: float, width: float, y: int, style: str, told: str = "") -> Mark:
+    return Mark("rect", {"x": f"{x:.3f}", "y": str(y), "width": f"{width:.3f}", "height": "10", "class": style}, told=told)
 
 
-@dataclass(frozen=True)
-class Series:
-    """One line of a plain chart: its names (several where lines are equal), class of style, and points in order of x."""
-
-    names: tuple[str, ...]
-    style: str
-    points: tuple[tuple[float, float], ...]
-
-
-def line_chart(
-    series: Sequence[Series], label: str, x_label: str, *, is_log: bool, width: int = 520, height: int = 320,
-    ticks_at: Sequence[float] | None = None, level: Level | None = None, margin_right: int = 150, is_named: bool = True,
-) -> str:  # fmt: skip
-    """Return a chart of lines without intervals, named at their right ends unless a legend does it.
-
-    `is_log`: the horizontal axis is log(1 + x) where it holds 0, else log x.
-    """
-    left, top, bottom = 44, 12, 36
-    xs = sorted({x for each in series for x, _ in each.points})
-    ys = [y for each in series for _, y in each.points] + ([level.value] if level else [])
-    ticks = nice_ticks(min(ys), max(ys))
-    low, high = ticks[0], ticks[-1]
-    right, base = width - (margin_right if is_named else 12), height - bottom
-    shift = 1.0 if xs[0] <= 0 else 0.0
-
-    def along(x: float) -> float:
-        return math.log(x + shift) if is_log else x
-
-    def place_x(x: float) -> float:
-        span = along(xs[-1]) - along(xs[0])
-        return left + (along(x) - along(xs[0])) / span * (right - left) if span else (left + right) / 2
-
-    def place_y(y: float) -> float:
-        return base - (y - low) / ((high - low) or 1) * (base - top)
-
-    parts = []
-    for tick in ticks:
-        parts.append(_line(left, place_y(tick), right, place_y(tick), "grid"))
-        parts.append(_text(left - 8, place_y(tick) + 4, plain(tick, _digits(ticks)), "tick end"))
-    parts += [_text(place_x(x), base + 17, f"{x:g}", "tick middle") for x in (ticks_at if ticks_at is not None else xs)]
-    parts.append(_text(right, height - 3, f"{x_label} →", "tick end"))
-    if level is not None:
-        parts.append(_line(left, place_y(level.value), right, place_y(level.value), "level"))
-    names: list[tuple[float, str, str]] = []
-    for each in series:
-        told = " = ".join(each.names)
-        if len(each.points) > 1:
-            points = _pairs([(place_x(x), place_y(y)) for x, y in each.points])
-            parts.append(tag("polyline", tag("title", escape(told)), points=points, class_=f"line {each.style}"))
-        if len(each.points) <= 8:
-            for x, y in each.points:
-                dot = tag("title", escape(f"{told}, {x_label} {x:g}: {plain(y)}"))
-                parts.append(tag("circle", dot, cx=_n(place_x(x)), cy=_n(place_y(y)), r="3", class_=f"dot {each.style}"))
-        if not is_named:
-            continue
-        more = f" +{len(each.names) - 1}" if len(each.names) > 1 else ""
-        names.append((place_y(each.points[-1][1]), f"{each.names[0]}{more} {plain(each.points[-1][1], 2)}", f"name {each.style}"))
-    for y, (_, name, style) in zip(spread_out([y for y, _, _ in sorted(names)], 14, top, base), sorted(names), strict=True):
-        parts.append(_text(right + 10, y + 4, name, style))
-    return _svg(width, height, label, parts, "chart")
+def _text(x: float, y: float, content: str, style: str) -> Mark:
+    return Mark("text", {"x": _n(x), "y": _n(y), "class": style}, content)

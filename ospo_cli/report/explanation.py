@@ -157,8 +157,8 @@ def interactions(dividends: NDArray[np.float64], texts: Sequence[str]) -> list[I
     >>> interactions(np.array([[0.2, -0.1], [0.0, 0.5]]), ["navy", "coat"])
     [Interaction(first=0, last=1, first_text='navy', last_text='coat', dividend=-0.1)]
     """
-    first, last = np.nonzero(np.abs(np.triu(dividends, 1)) > NEGLIGIBLE)
-    found = [Interaction(int(a), int(b), texts[a], texts[b], float(dividends[a, b])) for a, b in zip(first, last, strict=True)]
+    first, last = (found.tolist() for found in np.nonzero(np.abs(np.triu(dividends, 1)) > NEGLIGIBLE))
+    found = [Interaction(a, b, texts[a], texts[b], float(dividends[a, b])) for a, b in zip(first, last, strict=True)]
     return sorted(found, key=lambda each: (-round(abs(each.dividend), 9), each.last - each.first, each.first))
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ospo_cli.report.explanation import Explanation, Interaction, Part, dividend_in_words, window_name
-from ospo_cli.report.markup import visible
 from ospo_cli.report.number_text import MINUS, plain, short, signed
 from ospo_cli.report.terminal import Terminal
+from ospo_cli.text.visible import visible
 
 SHOWN_INTERACTIONS = 6
 QUERY_LIMIT = 4000

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers and settings as people read them."""
 
 from __future__ import annotations
 
@@ -64,3 +64,16 @@ def short(value: float | None) -> str:
 def p_value(value: float) -> str:
     """Return `p = 0.012`, or `p < 0.001`."""
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def setting(value: object) -> str:
+    """Return a value as params.yaml would have it.
+
+    >>> setting([1, 2]), setting(None), setting(True), setting("")
+    ('1, 2', 'null', 'true', '(empty)')
+    """
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(item) for item in value) or "none"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value) or "(empty)"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ospo_cli.report.markup import escape, tag
 from ospo_cli.report.number_text import count, short
 
 STAGES = (
@@ -74,22 +73,8 @@ def cells(row: Row) -> list[str]:
     return [row["stage"], str(row["runs"]), *units, *tokens, *seconds, *memory]
 
 
-def section(plan: Mapping[str, Any] | None) -> str:
-    """Return the table of plan and actual; nothing where `ospo plan` was not asked, or no stage has run since."""
+def section(plan: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the table of plan and actual; None where `ospo plan` was not asked, or no stage has run since."""
     if plan is None or not any(row["runs"] for row in plan["rows"]):
-        return ""
-    lead = (
-        "What <code>ospo plan</code> expected of each stage from a short calibration, beside what the stage took when it last ran. "
-        "A stage that found finished work in the cache took less than planned; other work on the machine makes all of it take longer."
-    )
-    if plan["changed"]:
-        names = ", ".join(f"<code>{escape(name)}</code>" for name in plan["changed"][:8])
-        lead += f" <strong>The plan was made for other parameters: {names}.</strong>"
-    head = tag("tr", "".join(tag("th", escape(name), scope="col", class_=None if name == "stage" else "number") for name in HEADER))
-    body = []
-    for row in [*plan["rows"], total(plan["rows"])]:
-        first, *rest = cells(row)
-        body.append(tag("tr", tag("th", escape(first), scope="row") + "".join(tag("td", escape(text), class_="number") for text in rest)))
-    table = tag("table", tag("thead", head) + tag("tbody", "".join(body)), class_="methods")
-    scrolled = tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="Plan against actual")
-    return f"<h2>Plan against actual</h2><p class='lead'>{lead}</p>{scrolled}"
+        return None
+    return {"header": HEADER, "rows": [cells(row) for row in [*plan["rows"], total(plan["rows"])]], "changed": plan["changed"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 from ospo_cli.report.system_names import system_label
@@ -41,6 +42,11 @@ def result_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def final_policy(summary: Mapping[str, Any]) -> str:
+    """Return the system that is the last policy."""
+    return max(str(system) for system in summary["systems"] if system.startswith("policy-"))
 
 
 def metric_label(metric: str) -> str:

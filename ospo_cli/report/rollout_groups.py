@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from ospo_cli.report.markup import visible
 from ospo_cli.tables.score_coalitions import REWARDS
+from ospo_cli.text.visible import visible
 
 COMPLETION_LIMIT = 2000
 FIELD_LIMIT = 240

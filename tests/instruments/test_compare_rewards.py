@@ -12,7 +12,6 @@ import pytest
 from ospo_cli.errors import MissingInputError, OspoError
 from ospo_cli.instruments import rescore as rescoring
 from ospo_cli.instruments.compare_rewards import command as stage
-from ospo_cli.instruments.compare_rewards import page as comparison_page
 from ospo_cli.instruments.compare_rewards.command import Scored
 from ospo_cli.params.whole import Params
 from ospo_cli.tables import parquet
@@ -119,7 +118,7 @@ def test_hostile_text_is_made_visible() -> None:
     stage.print_result(data, stream)
     assert "⟨U+202E⟩" in stream.getvalue()
     assert not {"\x1b", "\u202e"} & set(stream.getvalue())
-    page = comparison_page.render(data)
+    page = stage.page(data)
     assert "red ⟨U+001B⟩[31m⟨U+202E⟩coat&lt;/td&gt;&lt;script&gt;" in page
     assert "<script" not in page
     assert not {"\x1b", "\u202e"} & set(page)
@@ -131,8 +130,8 @@ def test_the_page_shows_the_numbers_of_the_tables_and_no_address() -> None:
     prompts = pl.DataFrame([("p0", "train", "coat", [], ""), ("p1", "train", "hat", [], "")], schema=PROMPTS.schema, orient="row")
     data = stage.page_data(overview, groups, made, prompts, a, b, 1)
     assert [(example["prompt_id"], example["kendall"]) for example in data["examples"]] == [("p0", pytest.approx(-1.0))]
-    page = comparison_page.render(data)
-    assert page == comparison_page.render(data)
+    page = stage.page(data)
+    assert page == stage.page(data)
     assert "−1.000" in page
     assert "http" not in page.replace("http-equiv", "")
 

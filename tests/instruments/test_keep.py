@@ -67,7 +67,7 @@ def test_a_run_stands_between_its_evaluated_policies_where_it_has_spent_so_much(
     assert run.at("greedy", place, what) == pytest.approx(expected)
 
 
-def test_runs_are_compared_at_their_ends_and_at_what_the_thriftiest_spent():
+def test_runs_are_compared_at_their_ends_and_at_the_smallest_number_that_any_spent():
     found = compared(OWN, [CHEAP], draws())
     assert [(table["what"], table["place"]) for table in found["tables"]] == [("", None), ("tokens", 150.0), ("reward_calls", 40.0)]
     end, tokens, calls = (table["rows"] for table in found["tables"])
@@ -181,7 +181,7 @@ def test_what_two_runs_do_not_share_is_named_and_nothing_that_changes_no_result(
     found = comparison(layout, params)
     assert found["set_otherwise"] == [{"name": "other", "names": ["retrieval.dense.max_length", "update.epochs"]}]
     assert "other and this run differ in retrieval.dense.max_length, update.epochs" in lines(found)
-    assert "differ in retrieval.dense.max_length, update.epochs.</p>" in section(found)
+    assert section(found)["differ"] == ["other and this run differ in retrieval.dense.max_length, update.epochs"]
 
 
 def test_a_run_that_was_kept_without_its_parameters_still_compares(tmp_path):

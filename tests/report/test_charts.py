@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ospo_cli.report.charts import Curve, Level, interval_bar, learning_chart, nice_ticks, spread_out, trend
+from ospo_cli.report import pages
+from ospo_cli.report.charts import Frame, Level, Line, interval_bar, line_chart, nice_ticks, split_bar, spread_out, trend
 
 numbers = st.floats(-100, 100, allow_nan=False).map(lambda value: round(value, 4))
 
@@ -33,9 +34,16 @@ def test_names_keep_their_distance_and_stay_inside(wanted):
     assert placed[-1] <= 300
 
 
+def written(drawing):
+    """Return the drawing as it stands on a page."""
+    template = '{% from "macros.html" import drawing %}{{ drawing(made) }}'
+    return pages.environment(pages.TEMPLATES).from_string(template).render(made=drawing)
+
+
 def chart(count, width=400, height=240):
-    points = tuple((float(k), 0.3 + 0.02 * k, 0.28 + 0.02 * k, 0.33 + 0.02 * k) for k in range(count))
-    return learning_chart([Curve("greedy", "greedy", points)], [Level("raw query", 0.25), Level("oracle", 0.9)], "a <label>", width, height)
+    points = [(float(k), 0.3 + 0.02 * k, 0.28 + 0.02 * k, 0.33 + 0.02 * k) for k in range(count)]
+    frame = Frame("a <label>", "iteration", width, height, margin_right=128, zero="warm start")
+    return written(line_chart([Line(("greedy",), "greedy", points)], frame, [Level("raw query", 0.25), Level("oracle", 0.9)]))
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 40])
@@ -60,11 +68,30 @@ def test_every_point_tells_its_numbers_on_hover():
 
 
 def test_drawings_hold_no_inline_style_which_the_page_forbids():
-    drawn = chart(3) + trend([(1, 0.2), (2, 0.4)], "t") + interval_bar(0.5, 0.4, 0.6, (0, 1), "greedy", "b")
+    drawings = [trend([(1, 0.2), (2, 0.4)], "t"), interval_bar({"mean": 0.5, "low": 0.4, "high": 0.6}, (0, 1), "greedy", "b")]
+    drawn = chart(3) + "".join(map(written, [*drawings, split_bar([("better", 1), ("worse", 3)], "s")]))
+    assert drawn.count("<svg") == 4
     assert not re.search(r"\sstyle=", drawn)
 
 
 def test_a_trend_leaves_out_iterations_that_were_not_measured():
     drawn = trend([(1, 0.1), (2, None), (3, 0.3)], "entropy")
-    assert drawn.count("<circle") == 2
-    assert trend([(1, None)], "entropy") == ""
+    assert [mark.told for mark in drawn.marks if mark.kind == "circle"] == ["iteration 1: 0.100", "iteration 3: 0.300"]
+    assert trend([(1, None)], "entropy") is None
+
+
+def test_a_bar_is_divided_in_proportion():
+    bars = split_bar([("better", 1), ("equal", 0), ("worse", 3)], "s").marks
+    assert [(bar.attributes["x"], bar.attributes["width"]) for bar in bars] == [
+        ("0.000", "25.000"),
+        ("25.000", "0.000"),
+        ("25.000", "75.000"),
+    ]
+
+
+def test_lines_on_a_logarithmic_axis_that_begins_at_zero_stay_inside_the_picture():
+    line = Line(("uniform", "potential"), "r0", [(0, 0.1), (9, 0.5), (99, 0.9)])
+    marks = line_chart([line], Frame("reward", "step", is_log=True, digits=2), [Level("", 1.0)]).marks
+    dots = [float(mark.attributes["cx"]) for mark in marks if mark.kind == "circle"]
+    assert dots == [44.0, 207.0, 370.0]
+    assert [mark.text for mark in marks if mark.attributes["class"] == "name r0"] == ["uniform +1 0.90"]

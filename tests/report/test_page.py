@@ -1,10 +1,7 @@
 """The page: self-contained, equal bytes for equal data, hostile text without effect, numbers that agree with the tables."""
 
-import base64
-import hashlib
 import json
 import re
-from html.parser import HTMLParser
 
 import polars as pl
 import pytest
@@ -16,36 +13,9 @@ from ospo_cli.tables.attribute import ATTRIBUTIONS
 from ospo_cli.tables.evaluate import QUERY_METRICS
 from ospo_cli.tables.rollout import ROLLOUTS
 from tests.report import small_project
+from tests.report.reader import Reader
 
 HOSTILE = '</script><img src=x onerror="alert(1)"><b>\u202e\x1b]0;x\x07&amp;\u2028{{7*7}}'
-
-
-class Reader(HTMLParser):
-    """Collects elements, attributes, text outside of scripts, and whether every element is closed."""
-
-    void = frozenset({"meta", "input", "br", "img", "link", "hr"})
-
-    def __init__(self, page):
-        super().__init__()
-        self.elements, self.text, self.stack, self.unbalanced, self.scripts = [], "", [], [], []
-        self.feed(page)
-
-    def handle_starttag(self, name, attributes):
-        self.elements.append((name, dict(attributes)))
-        if name not in self.void:
-            self.stack.append(name)
-        if name == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, name):
-        if not self.stack or self.stack.pop() != name:
-            self.unbalanced.append(name)
-
-    def handle_data(self, data):
-        if self.stack and self.stack[-1] == "script":
-            self.scripts[-1] += data
-        elif self.stack and self.stack[-1] != "style":
-            self.text += data
 
 
 @pytest.fixture(scope="module")
@@ -63,20 +33,6 @@ def hostile(tmp_path_factory):
     return render(report(layout, values) | {"title": HOSTILE})
 
 
-@pytest.mark.parametrize("which", ["ordinary", "hostile"])
-def test_the_page_has_only_our_elements_balanced_and_no_handlers(which, request):
-    found = request.getfixturevalue(which)
-    reader = Reader(found if isinstance(found, str) else found[2])
-    names = {name for name, _ in reader.elements}
-    attributes = {key for _, own in reader.elements for key in own}
-    assert reader.unbalanced == []
-    assert reader.stack == []
-    assert not names & {"img", "iframe", "object", "embed", "link", "base"}
-    assert [key for key in attributes if key.startswith("on") or key in ("src", "style", "srcset", "action")] == []
-    assert [own["href"] for _, own in reader.elements if not own.get("href", "#").startswith("#")] == []
-    assert len(reader.scripts) == 2
-
-
 def test_hostile_text_is_shown_as_text(hostile):
     reader = Reader(hostile)
     assert '</script><img src=x onerror="alert(1)"><b>' in reader.text
@@ -88,17 +44,6 @@ def test_the_data_block_survives_hostile_text(hostile):
     content = json.loads(Reader(hostile).scripts[0])
     assert content["groups"][0]["query"].endswith("{{7*7}}")
     assert "</script>" in content["groups"][0]["query"]
-
-
-def test_the_policy_forbids_every_address_and_allows_our_style_and_script_alone(ordinary):
-    reader = Reader(ordinary[2])
-    policy = next(own["content"] for name, own in reader.elements if own.get("http-equiv") == "Content-Security-Policy")
-    script, style = reader.scripts[1], re.search(r"<style>(.*?)</style>", ordinary[2], re.DOTALL)[1]
-    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
-    assert (
-        policy
-        == f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; base-uri 'none'; form-action 'none'"
-    )
 
 
 def test_there_is_no_address_in_the_page(ordinary):
@@ -139,7 +84,7 @@ def test_the_claim_follows_the_interval_of_the_paired_difference(ordinary):
             "high": high,
             "p_value": 0.5,
         }
-        return re.search(r"<p class='claim'>(.*?)</p>", render(data | {"summary": changed}))[1]
+        return re.search(r'<p class="claim">(.*?)</p>', render(data | {"summary": changed}))[1]
 
     assert claim(0.01, 0.1, 0.05).startswith("Training raised nDCG@10 by 0.050")
     assert claim(-0.1, -0.01, -0.05).startswith("Training lowered nDCG@10 by 0.050")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ospo_cli.errors import MissingInputError, TableError
+from ospo_cli.errors import FileError, MissingInputError, TableError
 from ospo_cli.layout import Layout
 from ospo_cli.stages import report
 from tests.report import small_project
@@ -80,7 +80,7 @@ def test_a_broken_summary_or_table_is_an_error_and_the_old_page_stays(tmp_path):
     report.execute(layout, values)
     before = layout.report().read_bytes()
     layout.evaluation("summary.json").write_text('{"prompts": ')
-    with pytest.raises(TableError, match="run `ospo evaluate` again"):
+    with pytest.raises(FileError, match="run `ospo evaluate` again"):
         report.execute(layout, values)
     small_project.write_evaluation(layout, values)
     layout.iteration(1, "attributions.parquet").write_bytes(b"PAR1")

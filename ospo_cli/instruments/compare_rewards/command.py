@@ -12,14 +12,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ospo_cli.errors import MissingInputError, OspoError
-from ospo_cli.instruments.compare_rewards import page as comparison_page
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.audit_measures import spearman
 from ospo_cli.maths.rank_correlation import TIE, best_items, kendall
 from ospo_cli.maths.statistics import Resamples
 from ospo_cli.params.whole import Params
-from ospo_cli.report.markup import visible
+from ospo_cli.report import pages
 from ospo_cli.report.number_text import plain
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.tables import files, parquet
@@ -28,6 +27,7 @@ from ospo_cli.tables.compare_rewards import REWARD_COMPARISON, REWARD_COMPARISON
 from ospo_cli.tables.prepared import PROMPTS
 from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.tables.score_coalitions import REWARDS
+from ospo_cli.text.visible import visible
 
 LOOP = "loop"
 _TEXT = 100
@@ -124,9 +124,14 @@ def print_result(data: dict[str, Any], stream: TextIO | None = None) -> None:
         output.grid(["A", "B", "answer"], cells, numbers=("A", "B"))
 
 
+def page(data: dict[str, Any]) -> str:
+    """Return the comparison as one self-contained page; equal data gives equal bytes."""
+    return pages.render(Path(__file__).with_name("page.html"), data)
+
+
 def write_page(data: dict[str, Any], path: Path) -> None:
-    """Write the comparison as one self-contained page."""
-    files.write_text(path, comparison_page.render(data))
+    """Write the page."""
+    files.write_text(path, page(data))
 
 
 def read_pair(layout: Layout, iteration: int, a: str, b: str) -> tuple[Scored, Scored, pl.DataFrame, pl.DataFrame]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, TextIO
 
-from ospo_cli.report.markup import visible
 from ospo_cli.report.number_text import plain, signed
 from ospo_cli.report.terminal import Terminal
+from ospo_cli.text.visible import visible
 
 AXES = {"segments": "n", "group_size": "G", "noise": "noise"}
 CAUTION = (
