@@ -23,7 +23,7 @@ import polars as pl
 from ospo_cli.maths import coalitions
 from ospo_cli.maths.myerson import path_myerson
 from ospo_cli.params.whole import Params
-from ospo_cli.stages.attribute import attribute
+from ospo_cli.stages.attribute import Scored, attribute
 from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS
 from ospo_cli.tables.segment import SEGMENTS
@@ -155,7 +155,7 @@ def time_attribute(rollouts: int) -> None:
     tables = made_tables(rollouts)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     one = [bytes([byte]) for byte in range(256)]
-    spent = seconds(lambda: attribute(*tables, lambda ids: [one[index] for index in ids], Params()))
+    spent = seconds(lambda: attribute(Scored(*tables), lambda ids: [one[index] for index in ids], Params()))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
         f"attribute: {rollouts:,} rollouts, {tables[1].height:,} segments, {tables[3].height:,} coalition values: {spent:.1f} s; "

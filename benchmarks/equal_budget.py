@@ -143,7 +143,7 @@ def estimate(name: str, group: list[Game], limit: int, seed: int) -> tuple[list[
         shares, used = [], []
         for game, draw in zip(group, draws, strict=True):
             read = evaluated_coalitions([plain], [], game.players, budget, draw)
-            masks = needed_coalitions(estimator, n, n, False)
+            masks = needed_coalitions(estimator, n, n)
             known = {mask.tobytes() for mask in read}
             values = np.where([mask.tobytes() in known for mask in masks], game.values(masks), np.nan)
             shares.append(estimator.shares(masks, values, players=game.players).share)

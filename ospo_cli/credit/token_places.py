@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import polars as pl
 
-from ospo_cli.credit.rollout_rows import Indices, Rows, Values
+from ospo_cli.credit.rollout_rows import Rows, Values
 from ospo_cli.errors import CreditError
 from ospo_cli.maths import seeding
-from ospo_cli.maths.redistribution import TokenMap
+from ospo_cli.maths.token_map import TokenMap
 from ospo_cli.text.tokens_to_spans import overlaps, token_spans
 
 Pieces = Callable[[Sequence[int]], list[bytes]]
@@ -33,19 +32,12 @@ def token_map(rows: Rows, pieces: Pieces) -> TokenMap:
         raise CreditError(f"segments, rollout {rows.rollout_ids[row]}", error.problem, found=error.found, remedy="segment again") from None
     count = [len(token_ids) for token_ids in rows.token_ids]
     token_row = np.repeat(np.arange(len(count)), count)
-    return TokenMap(token_row, rows.segment_row, overlap.token, overlap.segment, overlap.weight, len(count))
+    before = [np.count_nonzero(of_row[:, 1] <= start) for of_row, start in zip(spans, rows.answer_start, strict=True)]
+    before_answer = np.array(before, dtype=np.int64)
+    return TokenMap(token_row, rows.segment_row, overlap.token, overlap.segment, overlap.weight, len(count), before_answer)
 
 
 def segment_noise(rows: Rows, tokens: TokenMap, seed: int) -> Values:
     """Return [segments] uniform numbers that depend on the seed, the rollout and the segment's place alone."""
     keys = [f"random rule|{rollout_id}" for rollout_id in rows.rollout_ids]
     return np.asarray(seeding.uniforms(seed, keys, int(rows.segments.max(initial=0)))[rows.segment_row, tokens.position])
-
-
-def tokens_before_answer(rows: Rows, rollouts: pl.DataFrame, pieces: Pieces) -> Indices:
-    """Return [rows] how many tokens stand before the answer's first character."""
-    starts = rollouts.sort("rollout_id")["answer_start"].to_list()
-    before = np.zeros(len(starts), dtype=np.int64)
-    for row, (token_ids, completion, start) in enumerate(zip(rows.token_ids, rows.completions, starts, strict=True)):
-        before[row] = np.count_nonzero(token_spans(pieces(token_ids), completion)[:, 1] <= start)
-    return before

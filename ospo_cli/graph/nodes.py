@@ -9,6 +9,7 @@ from pathlib import Path
 from ospo_cli.errors import MissingInputError, ParameterError
 from ospo_cli.layout import Layout
 from ospo_cli.own_code import rewards as own_rewards
+from ospo_cli.own_code.rules import source_file as own_rules_file
 from ospo_cli.params.whole import Params
 
 
@@ -165,8 +166,10 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
             sections=(*made.sections, "retrieval", *reads), runs="stages.dynamic_sampling",
         )  # fmt: skip
     if stage == "segment":
+        named = params.segment.own_segmenter
+        own_segmenter = (str(own_rewards.source_file(named, layout.root)),) if named else ()
         return Node(
-            stage, iteration, of(iteration, "rollouts.parquet"), of(iteration, "segments.parquet"),
+            stage, iteration, (*of(iteration, "rollouts.parquet"), *own_segmenter), of(iteration, "segments.parquet"),
             of(iteration, "segment_metrics.json"), ("segment",),
         )  # fmt: skip
     if stage == "score-coalitions":
@@ -176,7 +179,7 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
             ("train.seed", "retrieval", "score_coalitions"),
         )  # fmt: skip
     if stage == "attribute":
-        own_rules = (params.attribute.rule_file,) if params.attribute.rule_file else ()
+        own_rules = (str(own_rules_file(params.attribute.rule_file)),) if params.attribute.rule_file else ()
         return Node(
             stage, iteration,
             (*of(iteration, "rollouts.parquet", "segments.parquet", "rewards.parquet", "coalition_values.parquet"), behavior, *own_rules),

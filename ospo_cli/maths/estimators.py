@@ -21,7 +21,6 @@ from ospo_cli.maths.coalitions import (
     family,
     is_powerset_small,
     orders_of,
-    prefix,
     subsets_of,
     two_level_count,
     undrawn,
@@ -229,7 +228,7 @@ def _contiguous_mean(masks: Masks, u: Values, order: Orders | None, players: Pla
 
 
 def _contiguous_shapley(masks: Masks, u: Values, order: Orders | None, players: Players) -> tuple[Values, Indices, Values | None]:
-    """Shapley's weights on contiguous coalitions alone, never renormalised: what the released code computes."""
+    """Shapley's weights on contiguous coalitions alone, never renormalised."""
     return contiguous_shapley(masks, u), weighted_marginals(masks, u)[1], None
 
 
@@ -338,7 +337,7 @@ ESTIMATORS: dict[str, Estimator] = {
     estimator.name: estimator
     for estimator in (
         Estimator("contiguous-mean", "mean of the marginals between windows (the paper's)", ("contiguous",), False, _contiguous_mean),
-        Estimator("contiguous-shapley", "the released code's weighted marginals", ("contiguous",), False, _contiguous_shapley),
+        Estimator("contiguous-shapley", "those marginals by Shapley's weights, as they are", ("contiguous",), False, _contiguous_shapley),
         Estimator("myerson", "Shapley value where only neighbours cooperate, from windows", ("contiguous",), True, _myerson),
         Estimator("shapley", "Shapley value, exact or from sampled orders", ("powerset",), True, _shapley, sampling="permutation"),
         Estimator(
@@ -374,27 +373,26 @@ def evaluated_coalitions(estimators: Sequence[str], families: Sequence[str], pla
     return union_of(empty_and_grand(players.n), *(family(name, players, budget, draw) for name in names))
 
 
-def needed_coalitions(estimator: Estimator, n: int, width: int, with_prefixes: bool, unions: tuple[int, ...] | None = None) -> Masks:
-    """Return the table's coalitions that are read for n segments: empty, grand, the estimator's families without a cap, prefixes."""
+def needed_coalitions(estimator: Estimator, n: int, width: int, unions: tuple[int, ...] | None = None) -> Masks:
+    """Return the table's coalitions that are read for n segments: empty, grand, and the estimator's families without a cap."""
     names = estimator.families if n > 1 else ()
     parts = [family(name, Players(n, unions), Budget(width=width, exact=2**62), undrawn) for name in names]
-    return union_of(empty_and_grand(n), *parts, *([prefix(n)] if with_prefixes else []))
+    return union_of(empty_and_grand(n), *parts)
 
 
-def missing_coalitions(estimator: Estimator, masks: Masks, values: Values, width: int, cap: int, with_prefixes: bool) -> NDArray[np.bool_]:
+def missing_coalitions(estimator: Estimator, masks: Masks, values: Values, budget: Budget) -> NDArray[np.bool_]:
     """Return [rows, m] which needed values are absent (NaN) though they should have been evaluated.
 
     Under a cap of the contiguous family, windows may be absent from a row that has as many of them as the cap allows.
     """
     missing: NDArray[np.bool_] = np.isnan(values)
-    if cap == 0 or "contiguous" not in estimator.families:
+    if budget.cap == 0 or "contiguous" not in estimator.families:
         return missing
     n = masks.shape[1]
-    windows_of_n = contiguous(n, width, 0, undrawn(""))
+    windows_of_n = contiguous(n, budget.width, 0, undrawn(""))
     is_window = _is_among(masks, windows_of_n)
-    is_always = _is_among(masks, union_of(empty_and_grand(n), *([prefix(n)] if with_prefixes else [])))
-    has_enough = (~missing[:, is_window]).sum(axis=1) >= min(cap, len(windows_of_n))
-    excused = (is_window & ~is_always)[None, :] & has_enough[:, None]
+    has_enough = (~missing[:, is_window]).sum(axis=1) >= min(budget.cap, len(windows_of_n))
+    excused = (is_window & ~_is_among(masks, empty_and_grand(n)))[None, :] & has_enough[:, None]
     return np.asarray(missing & ~excused)
 
 

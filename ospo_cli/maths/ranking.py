@@ -27,7 +27,7 @@ class Metric:
 
     ndcg-exp is nDCG with the gains 2^relevance − 1. A document counts as relevant (mrr, ap, recall, precision) where its gain is above 0.
     ndcg-retrieved cuts each ranking off where it ends, at the number of candidates that the query retrieved: another cut-off for every
-    query, so that one relevant product found and nothing else is worth 1. For comparison with the code released with the paper alone.
+    query, so that one relevant product found and nothing else is worth 1. For comparison only.
     """
 
     name: str

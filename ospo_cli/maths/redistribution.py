@@ -4,98 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ospo_cli.errors import CreditError
 from ospo_cli.maths.shaping import centred_by_position
+from ospo_cli.maths.token_map import Indices, Values
+from ospo_cli.maths.token_map import TokenMap as TokenMap  # rules of users import their types from here
 
-Values = NDArray[np.float64]
-Indices = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+Cases = NDArray[np.str_]
 
 # Shares are sums and differences of rewards of order 1: what is smaller than this is rounding, no credit.
 NEGLIGIBLE = 1e-12
 SUM_TOLERANCE = 1e-5
-
-
-@dataclass(frozen=True)
-class TokenMap:
-    """Which tokens and segments belong to which row, and how much of each token lies in each segment.
-
-    Attributes:
-        token_row: [tokens] row of each token, ascending.
-        segment_row: [segments] row of each segment, ascending.
-        overlap_token, overlap_segment, overlap_weight: sparse weights, 0 to 1, of a segment in a token.
-        n_rows: number of rows, those without tokens or segments included.
-    """
-
-    token_row: Indices
-    segment_row: Indices
-    overlap_token: Indices
-    overlap_segment: Indices
-    overlap_weight: Values
-    n_rows: int
-
-    @cached_property
-    def tokens(self) -> Values:
-        """[rows] T, number of tokens."""
-        return np.bincount(self.token_row, minlength=self.n_rows).astype(np.float64)
-
-    @cached_property
-    def segments(self) -> Indices:
-        """[rows] n, number of segments."""
-        return np.bincount(self.segment_row, minlength=self.n_rows)
-
-    @cached_property
-    def position(self) -> Indices:
-        """[segments] index of each segment within its row."""
-        return np.arange(len(self.segment_row)) - np.repeat(np.cumsum(self.segments) - self.segments, self.segments)
-
-    @cached_property
-    def length(self) -> Values:
-        """[segments] tokens of each segment, parts of tokens counted as such."""
-        return np.bincount(self.overlap_segment, weights=self.overlap_weight, minlength=len(self.segment_row)).astype(np.float64)
-
-    @cached_property
-    def first_token(self) -> Indices:
-        """[rows] flat index of each row's first token (where it would stand, in a row without tokens)."""
-        return np.asarray(np.cumsum(self.tokens).astype(np.int64) - self.tokens.astype(np.int64))
-
-    @cached_property
-    def inside(self) -> Values:
-        """[tokens] part of each token that lies in segments."""
-        return np.minimum(np.bincount(self.overlap_token, weights=self.overlap_weight, minlength=len(self.token_row)), 1.0)
-
-    @cached_property
-    def tokens_inside(self) -> Values:
-        """[rows] tokens in segments, parts counted as such."""
-        return self.sum_of_row(self.length)
-
-    @cached_property
-    def place(self) -> Indices:
-        """[tokens] first segment of its row that each token touches, else the first behind it, else -1."""
-        first_token = np.full(len(self.segment_row), len(self.token_row))
-        np.minimum.at(first_token, self.overlap_segment, self.overlap_token)
-        found = np.searchsorted(first_token, np.arange(len(self.token_row)))
-        np.minimum.at(found, self.overlap_token, self.overlap_segment)
-        return np.where(np.append(self.segment_row, -1)[found] == self.token_row, found, -1)
-
-    def sum_of_row(self, of_segments: Values) -> Values:
-        """Return [rows] sums of a quantity of segments."""
-        return np.bincount(self.segment_row, weights=of_segments, minlength=self.n_rows).astype(np.float64)
-
-    def to_tokens(self, of_segments: Values) -> Values:
-        """Return [tokens] what each token has of a quantity of segments, by overlap."""
-        weights = self.overlap_weight * of_segments[self.overlap_segment]
-        return np.bincount(self.overlap_token, weights=weights, minlength=len(self.token_row)).astype(np.float64)
-
-    def to_segments(self, of_tokens: Values) -> Values:
-        """Return [segments] sums of a quantity of tokens, weighted by overlap."""
-        weights = self.overlap_weight * of_tokens[self.overlap_token]
-        return np.bincount(self.overlap_segment, weights=weights, minlength=len(self.segment_row)).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -111,8 +34,7 @@ class Credit:
         prefix_advantage: [segments] as from `prefix_advantages`; None unless the rule needs it.
         terminal: [rows] R - v(N).
         noise: [segments] uniform numbers in [0, 1), by seed and rollout; None unless the rule needs them.
-        reward: [rows] R; None unless the rule needs it.
-        answer_token: [rows] number of tokens before the answer's first; None: the answer begins with the first token of a segment.
+        reward: [rows] R.
     """
 
     advantage: Values
@@ -124,7 +46,6 @@ class Credit:
     terminal: Values | None = None
     noise: Values | None = None
     reward: Values | None = None
-    answer_token: Indices | None = None
 
 
 @dataclass(frozen=True)
@@ -148,17 +69,16 @@ class Rule:
         formula: (tokens, credit, settings) -> ([tokens] advantages, [rows] special cases).
         needs_prefix: reads `Credit.prefix_advantage` and `Credit.terminal`.
         needs_noise: reads `Credit.noise`.
-        is_released: a behaviour of the code released with the paper, for comparison alone: reads `Credit.reward`, and an answer of no
-            segments gets 0 in place of Â.
+        pays_empty_answers: an answer of no segments gets Â on every token, else 0.
         needs_share: reads `Credit.share`; without it, all estimators give the same advantages.
     """
 
     name: str
     keeps_sum: bool
-    formula: Callable[[TokenMap, Credit, Settings], tuple[Values, NDArray[np.str_]]]
+    formula: Callable[[TokenMap, Credit, Settings], tuple[Values, Cases]]
     needs_prefix: bool = False
     needs_noise: bool = False
-    is_released: bool = False
+    pays_empty_answers: bool = True
     needs_share: bool = True
 
 
@@ -167,7 +87,7 @@ class TokenAdvantages:
     """[tokens] advantages before clipping, [rows] special cases ("" where none applied), largest |Σ_t A_t - T·Â| (NaN: not kept)."""
 
     advantages: Values
-    special_case: NDArray[np.str_]
+    special_case: Cases
     sum_error: float
 
 
@@ -190,7 +110,7 @@ def rule_named(rule: str, matched_rule: str, own: Mapping[str, Rule] | None = No
     chosen, matched = RULES[rule], RULES[matched_rule]
     if rule != "rms-matched":
         return chosen
-    if matched.is_released or matched_rule == "rms-matched":
+    if matched_rule == "rms-matched":
         raise CreditError("attribute.matched_rule", "is no rule that another one can be matched to", found=matched_rule)
     return replace(chosen, needs_prefix=matched.needs_prefix, needs_noise=matched.needs_noise)
 
@@ -200,7 +120,7 @@ def redistribute(
 ) -> TokenAdvantages:
     """Apply a rule, or the rule of a name, to all rows and check its sums.
 
-    Degenerate rollout groups get 0. An answer of no segments gets Â on every token (rules `released…`: 0).
+    Degenerate rollout groups get 0. An answer of no segments gets Â on every token (or 0, where the rule has it so).
 
     Raises:
         CreditError: unknown rule; a segment without a token; shares that are no numbers; Σ_t A_t differs from T·Â by more than 1e-5 in
@@ -214,7 +134,7 @@ def redistribute(
     _check_inputs(tokens, credit, names)
     advantages, special = rule.formula(tokens, credit, settings)
     has_no_segment = tokens.segments == 0
-    alone = 0.0 if rule.is_released else credit.advantage[tokens.token_row]
+    alone = credit.advantage[tokens.token_row] if rule.pays_empty_answers else 0.0
     advantages = np.where(has_no_segment[tokens.token_row], alone, advantages)
     advantages = np.where(credit.is_degenerate[tokens.token_row], 0.0, advantages)
     special = np.where(has_no_segment, "empty-answer", special)
@@ -267,29 +187,29 @@ def ascending_ranks(share: Values, row: Indices) -> Values:
     return ranks
 
 
-def _uniform(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
+def _uniform(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, Cases]:
     """A_t = Â: GRPO."""
     return credit.advantage[tokens.token_row], _no_case(tokens)
 
 
-def _proportional(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
+def _proportional(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, Cases]:
     """Mass by max(φ, 0)."""
     return _share_out(tokens, credit, settings, _positive(credit.share), "no-positive-share")
 
 
-def _rank(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
+def _rank(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, Cases]:
     """Mass by ascending rank; nothing positive is uniform here too."""
     ranks = ascending_ranks(credit.share, tokens.segment_row)
     has_positive = tokens.sum_of_row(_positive(credit.share)) > 0
     return _share_out(tokens, credit, settings, np.where(has_positive[tokens.segment_row], ranks, 0.0), "no-positive-share")
 
 
-def _mix(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
+def _mix(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, Cases]:
     """T·(α s_t + (1 - α)/T)·Â: α of proportional and 1 - α of uniform; α = 1 and α = 0 are these to the last bit."""
     return _share_out(tokens, credit, settings, _positive(credit.share), "no-positive-share", settings.alpha)
 
 
-def _signed(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
+def _signed(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, Cases]:
     """Mass by max(φ, 0) where Â ≥ 0, by blame max φ - φ where Â < 0: the best segment of a poor answer is not punished most."""
     best = np.full(tokens.n_rows, -np.inf)
     np.maximum.at(best, tokens.segment_row, credit.share)
@@ -299,7 +219,7 @@ def _signed(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Value
     return _share_out(tokens, credit, settings, weights, np.where(is_good, "no-positive-share", "no-blame"))
 
 
-def _additive(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
+def _additive(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, Cases]:
     """Â + β (φ_j - mean φ) / scale: harmful segments are pushed down in good answers too, and the row's sum stays.
 
     The mean makes Σ_t A_t = T·Â exact. `copy`: every token of a segment gets the segment's difference, and the mean counts a segment by
@@ -321,7 +241,7 @@ def _additive(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Val
     return np.where((special == "")[tokens.token_row], _with_outside(tokens, credit, settings, inside), uniform), special
 
 
-def _group_additive(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
+def _group_additive(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, Cases]:
     """Â + β z_j, z over all segments of the rollout group."""
     z = standardised(credit.share, credit.group[tokens.segment_row])
     inside = _base_inside(tokens, credit, settings)[tokens.segment_row] + settings.beta * z
@@ -329,7 +249,7 @@ def _group_additive(tokens: TokenMap, credit: Credit, settings: Settings) -> tup
     return _with_outside(tokens, credit, settings, inside), np.where(differs[credit.group], _no_case(tokens), "no-spread")
 
 
-def _share_only(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
+def _share_only(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, Cases]:
     """(φ_j - mean) / scale: mean at the same position where all answers of the group have as many segments, else over all segments."""
     group = credit.group[tokens.segment_row]
     n_groups = int(credit.group.max(initial=-1)) + 1
@@ -345,7 +265,7 @@ def _share_only(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[V
     return _with_outside(tokens, credit, settings, centred / credit.scale[tokens.segment_row]), _no_case(tokens)
 
 
-def _potential(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
+def _potential(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, Cases]:
     """Prefix advantages, centred over the rollout group position by position, divided by Â's scale.
 
     Under `outside: sequence` every token gets the value of its place as a whole: a token between segments what the next segment gets, one
@@ -369,7 +289,7 @@ def _potential(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Va
     return np.where(tokens.place >= 0, np.append(inside, 0.0)[tokens.place], behind[tokens.token_row]), _no_case(tokens)
 
 
-def _answer_uniform(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
+def _answer_uniform(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, Cases]:
     """The mass of `proportional`, each token of a segment alike: a control that knows where the answer is, and nothing of shares.
 
     Rows that are uniform there by a named case are so here. With `outside: sequence` this is GRPO to the last bit.
@@ -379,7 +299,7 @@ def _answer_uniform(tokens: TokenMap, credit: Credit, settings: Settings) -> tup
     return _spent(tokens, credit, settings, factor[tokens.segment_row], special, 1.0), special
 
 
-def _random(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
+def _random(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, Cases]:
     """The mass of `proportional` by random shares, uniform over all divisions of it among the segments (flat Dirichlet).
 
     Rows that are uniform there by a named case are so here.
@@ -391,7 +311,7 @@ def _random(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Value
     return _share_out(tokens, credit, settings, weights, "no-positive-share")
 
 
-def _rms_matched(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
+def _rms_matched(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, Cases]:
     """GRPO whose advantages within the answer are as large as those of another rule: what is left between the two is not step size.
 
     One factor for all rows: the root mean square of the matched rule's advantages over tokens in segments (weighted by overlap, rollout
@@ -404,28 +324,6 @@ def _rms_matched(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[
     factor = np.sqrt(float((weight * matched**2).sum()) / own) if own > 0 else 1.0
     elsewhere = uniform if settings.outside == "sequence" else np.zeros(len(uniform))
     return np.where(tokens.inside > 0, factor * uniform, elsewhere), _no_case(tokens)
-
-
-def _released(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
-    """Â times shares scaled to 0..1 within the row, placed from the completion's first token on; rows of no reward get nothing.
-
-    What the code released with the paper (Nath et al., arXiv 2601.08403) does in proportional mode: the answer's tokens are numbered by
-    themselves and the numbers used in the completion, so that credit lands on what stands before the answer. `outside` and `credit_unit`
-    do not apply. For comparison only.
-    """
-    if credit.reward is None:
-        raise ValueError("the released rule needs rewards")
-    weights, has_spread = _min_max(credit.share, tokens)
-    has_reward = np.abs(credit.reward) > NEGLIGIBLE
-    weights = np.where(has_reward[tokens.segment_row], weights, 0.0)
-    special = np.where(has_reward, np.where(has_spread, _no_case(tokens), "no-spread"), "zero-reward")
-    return _from_first_token(tokens, credit, weights), special
-
-
-def _released_rank(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[Values, NDArray[np.str_]]:
-    """As `released`, by rank and the wrong way round: the worst segment weighs 1, the best 0; rows of no reward are kept."""
-    weights, has_spread = _min_max(-ascending_ranks(credit.share, tokens.segment_row), tokens)
-    return _from_first_token(tokens, credit, weights), np.where(has_spread, _no_case(tokens), "no-spread")
 
 
 RULES: dict[str, Rule] = {
@@ -443,15 +341,13 @@ RULES: dict[str, Rule] = {
         Rule("answer-uniform", True, _answer_uniform),
         Rule("random", True, _random, needs_noise=True),
         Rule("rms-matched", False, _rms_matched),
-        Rule("released", False, _released, is_released=True),
-        Rule("released-rank", False, _released_rank, is_released=True),
     )
 }
 
 
 def _share_out(
-    tokens: TokenMap, credit: Credit, settings: Settings, weights: Values, nothing: str | NDArray[np.str_], alpha: float = 1.0
-) -> tuple[Values, NDArray[np.str_]]:
+    tokens: TokenMap, credit: Credit, settings: Settings, weights: Values, nothing: str | Cases, alpha: float = 1.0
+) -> tuple[Values, Cases]:
     """Share out the row's mass, T·Â (outside: zero) or Â times the tokens in segments (outside: sequence), by the segments' weights.
 
     `divide` gives a segment its part of the mass, spread over its tokens; `copy` gives each of its tokens the same weight, normalised
@@ -478,11 +374,11 @@ def _mass(tokens: TokenMap, settings: Settings) -> Values:
     return tokens.tokens_inside if settings.outside == "sequence" else tokens.tokens
 
 
-def _share_case(tokens: TokenMap, has_weight: Flags, nothing: str | NDArray[np.str_]) -> NDArray[np.str_]:
+def _share_case(tokens: TokenMap, has_weight: Flags, nothing: str | Cases) -> Cases:
     return np.where(tokens.segments < 2, "single-segment", np.where(has_weight, "", nothing))
 
 
-def _spent(tokens: TokenMap, credit: Credit, settings: Settings, factor: Values, special: NDArray[np.str_], alpha: float) -> Values:
+def _spent(tokens: TokenMap, credit: Credit, settings: Settings, factor: Values, special: Cases, alpha: float) -> Values:
     """Return [tokens] Â times what each token has of the segments' factors per token; Â itself in rows of a special case."""
     of_token = tokens.to_tokens(factor)
     if settings.outside == "sequence":
@@ -498,30 +394,6 @@ def _base_inside(tokens: TokenMap, credit: Credit, settings: Settings) -> Values
     return credit.advantage * tokens.tokens / np.maximum(tokens.tokens_inside, NEGLIGIBLE)
 
 
-def _min_max(share: Values, tokens: TokenMap) -> tuple[Values, Flags]:
-    """Return [segments] shares scaled to 0..1 within each row (0 where all are equal), and [rows] whether they differ."""
-    low, high = np.full(tokens.n_rows, np.inf), np.full(tokens.n_rows, -np.inf)
-    np.minimum.at(low, tokens.segment_row, share)
-    np.maximum.at(high, tokens.segment_row, share)
-    spread = np.where(tokens.segments > 0, high - low, 0.0)
-    has_spread = spread > NEGLIGIBLE
-    scaled = (share - low[tokens.segment_row]) / np.where(has_spread, spread, 1.0)[tokens.segment_row]
-    return np.where(has_spread[tokens.segment_row], scaled, 0.0), has_spread
-
-
-def _from_first_token(tokens: TokenMap, credit: Credit, weights: Values) -> Values:
-    """Return [tokens] Â times the weights of the answer's tokens, the first of these at the completion's first token."""
-    of_token = tokens.to_tokens(weights)
-    touched = np.flatnonzero(tokens.inside > 0)
-    before = np.full(tokens.n_rows, len(tokens.token_row))
-    np.minimum.at(before, tokens.token_row[touched], touched - tokens.first_token[tokens.token_row[touched]])
-    if credit.answer_token is not None:
-        before = credit.answer_token
-    moved = np.zeros(len(tokens.token_row))
-    moved[touched - before[tokens.token_row[touched]]] = of_token[touched]
-    return moved * credit.advantage[tokens.token_row]
-
-
 def _with_outside(tokens: TokenMap, credit: Credit, settings: Settings, inside: Values) -> Values:
     """Give segments their own value per token (credit_unit does not apply), and tokens of no segment Â or 0."""
     of_token = tokens.to_tokens(inside)
@@ -534,7 +406,7 @@ def _positive(values: Values) -> Values:
     return np.where(values > NEGLIGIBLE, values, 0.0)
 
 
-def _no_case(tokens: TokenMap) -> NDArray[np.str_]:
+def _no_case(tokens: TokenMap) -> Cases:
     return np.full(tokens.n_rows, "", dtype="<U32")
 
 

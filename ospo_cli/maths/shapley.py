@@ -76,7 +76,7 @@ def exact_owen(masks: Masks, values: Values, players: Players) -> Values:
 
 
 def contiguous_shapley(masks: Masks, values: Values) -> Values:
-    """Return the weighted sum that the code released with the paper computes: Shapley's weights, contiguous coalitions, no renormalising.
+    """Return Σ of the evaluated marginals with Shapley's weights, never renormalised over the coalitions that are contiguous.
 
     Neither efficient nor symmetric and no Shapley or Owen value: the weights of a segment's marginals sum to less than one, at n = 5 to
     .533 .383 .367 .383 .533. For comparison only.

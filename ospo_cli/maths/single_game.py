@@ -100,7 +100,7 @@ def planned(estimator: Estimator, players: Players, budget: Budget) -> int:
 
 def _shares(estimator: Estimator, players: Players, budget: Budget, draw: Draw, asked: Callable[[Masks], Values]) -> Shares:
     if not estimator.is_sampled(players, budget):
-        masks = needed_coalitions(estimator, players.n, budget.width, False, players.unions)
+        masks = needed_coalitions(estimator, players.n, budget.width, players.unions)
         return estimator.shares(masks, asked(masks), rng=draw("random shares"), players=players)
     if estimator.can_adapt(players, budget):
         sampler = AdaptiveGroup(estimator, [players], budget, [draw])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import re
 import sys
 import traceback
@@ -22,12 +23,13 @@ _NAME = r"[a-z][a-z0-9-]{0,31}"
 _REMEDY = "docs/lab.md has an example"
 
 
-def load(path: Path) -> dict[str, Rule]:
-    """Run the file and return its rules by name; their formulas are checked whenever they are called.
+def load(name: str | Path, root: Path = Path()) -> dict[str, Rule]:
+    """Run the file (relative to `root`) or module and return its rules by name; formulas are checked whenever they are called.
 
     Raises:
-        CreditError: there is no such file, it cannot be run, it defines no rules, or a rule's name is taken.
+        CreditError: there is no such file or module, it cannot be run, it defines no rules, or a rule's name is taken.
     """
+    path = root / source_file(name)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -47,6 +49,18 @@ def load(path: Path) -> dict[str, Rule]:
     finally:
         sys.modules.pop(module.__name__, None)
     return {rule.name: dataclasses.replace(rule, formula=_guarded(rule, path)) for rule in _found(path, module)}
+
+
+def source_file(name: str | Path) -> Path:
+    """Return the Python file that is meant, as given where it is one; a module (`package.module`) is not run."""
+    module = str(name)
+    if module.endswith(".py") or not re.fullmatch(r"\w+(\.\w+)+", module):
+        return Path(name)
+    try:
+        spec = importlib.util.find_spec(module)
+    except ImportError:
+        spec = None
+    return Path(spec.origin) if spec is not None and spec.origin is not None else Path(name)
 
 
 def _found(path: Path, module: types.ModuleType) -> list[Rule]:

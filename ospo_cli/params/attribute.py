@@ -19,12 +19,14 @@ class Attribute:
         "how shares become token advantages",
         choices=(
             *("uniform", "proportional", "rank", "mix", "signed", "additive", "group-additive", "share-only", "potential"),
-            *("answer-uniform", "random", "rms-matched", "released", "released-rank"),
+            *("answer-uniform", "random", "rms-matched"),
         ),
         open_with="rule_file",
     )
     rule_file: str = parameter(
-        "", "Python file of your own that defines RULE or RULES, relative to params.yaml; it is run, and rule may name one of its rules"
+        "",
+        "Python file of your own that defines RULE or RULES, relative to params.yaml, or a module; it is run, and rule may name one of its "
+        "rules",
     )
     beta: float = parameter(0.5, "weight of the share's difference (additive, group-additive)", minimum=0)
     alpha: float = parameter(0.5, "part of the advantage that follows the shares, the rest is uniform (mix)", minimum=0, maximum=1)

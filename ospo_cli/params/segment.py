@@ -15,8 +15,8 @@ class Segment:
 
     level: str = parameter(
         "phrase",
-        "phrase, word, sentence, window, or released-phrase (phrases of several words; a single word is no segment)",
-        choices=("phrase", "word", "sentence", "window", "released-phrase"),
+        "phrase, word, sentence or window",
+        choices=("phrase", "word", "sentence", "window"),
     )
     window: int = parameter(3, "words per segment (level: window)", minimum=1)
     unions: str = parameter(
@@ -28,6 +28,11 @@ class Segment:
     segmenter: str = parameter(
         "rules", "who finds phrases (level: phrase or word): rules, or spacy (noun chunks; extra [spacy])", choices=("rules", "spacy")
     )
+    own_segmenter: str = parameter(
+        "",
+        "function of your own that cuts answers, in place of level and segmenter: FILE.py:FUNCTION (relative to params.yaml) or "
+        "MODULE:FUNCTION; it is run (docs/segments.md)",
+    )
     spacy_model: str = parameter("en_core_web_sm", "installed model package; never downloaded (segmenter: spacy)")
     coverage: str = parameter(
         "full", "full: every letter of an answer lies in a segment, checked; partial: not all need to", choices=("full", "partial")
@@ -36,9 +41,10 @@ class Segment:
 
     def check(self, where: str) -> None:
         """Raise ParameterError where parameters of this section contradict each other; `where` names the section."""
-        if self.unions not in UNIONS[self.level]:
-            expected = ", ".join(UNIONS[self.level])
-            raise ParameterError(f"{where}.unions", f"no unions of level {self.level}", found=self.unions, expected=expected)
+        level = "phrase" if self.own_segmenter else self.level
+        if self.unions not in UNIONS[level]:
+            expected = ", ".join(UNIONS[level])
+            raise ParameterError(f"{where}.unions", f"no unions of level {level}", found=self.unions, expected=expected)
         if self.segmenter == "spacy" and self.level not in LEVELS_WITH_PHRASES:
             raise ParameterError(
                 f"{where}.segmenter",

@@ -1,1 +1,1 @@
-"""Chunkers that hold a model: answer -> noun chunks. The rules that need none are in `ospo_cli.text.segments`."""
+"""Who cuts an answer: the rules of `ospo_cli.text.segments`, a chunker that holds a model, or a user's function."""

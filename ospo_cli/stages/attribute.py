@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -13,16 +13,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ospo_cli.credit import examples
-from ospo_cli.credit.rollout_rows import REWARD_TOLERANCE, Rows, Values, aligned_rewards, check_own, degenerate_rows, rollout_rows
-from ospo_cli.credit.segment_shares import Estimate, estimate_shares
-from ospo_cli.credit.token_places import Pieces, segment_noise, token_map, tokens_before_answer
+from ospo_cli.credit.rollout_rows import REWARD_TOLERANCE, Compared, Rows, Values, check_own, compared_rewards, rollout_rows
+from ospo_cli.credit.segment_shares import Estimate, Method, estimate_shares
+from ospo_cli.credit.token_places import Pieces, segment_noise, token_map
 from ospo_cli.errors import CreditError
 from ospo_cli.layout import Layout
-from ospo_cli.maths.advantages import group_advantages
-from ospo_cli.maths.estimators import ESTIMATORS, Estimator
-from ospo_cli.maths.redistribution import NEGLIGIBLE, Credit, Rule, Settings, TokenMap, clipped, redistribute, rule_named
+from ospo_cli.maths.coalitions import Budget
+from ospo_cli.maths.estimators import ESTIMATORS
+from ospo_cli.maths.redistribution import NEGLIGIBLE, Credit, Rule, Settings, clipped, redistribute, rule_named
+from ospo_cli.maths.token_map import TokenMap
 from ospo_cli.own_code import rules as rule_file
-from ospo_cli.params.whole import Params
+from ospo_cli.params.attribute import Attribute
+from ospo_cli.params.score_coalitions import ScoreCoalitions
+from ospo_cli.params.train import Train
 from ospo_cli.policies.token_pieces import TokenPieces
 from ospo_cli.tables import files, parquet
 from ospo_cli.tables.attribute import ATTRIBUTIONS, INTERACTIONS, PREFERENCE_PAIRS, TARGETS, TOKEN_ADVANTAGES
@@ -31,36 +34,67 @@ from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS
 from ospo_cli.tables.segment import SEGMENTS
 
 
+class Reads(Protocol):
+    """The sections that the stage reads: the seed, what was evaluated and how the format part is weighed, and its own."""
+
+    @property
+    def train(self) -> Train: ...
+
+    @property
+    def score_coalitions(self) -> ScoreCoalitions: ...
+
+    @property
+    def attribute(self) -> Attribute: ...
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What is read: tables rollouts, segments, rewards and coalition_values of one iteration."""
+
+    rollouts: pl.DataFrame
+    segments: pl.DataFrame
+    rewards: pl.DataFrame
+    coalition_values: pl.DataFrame
+
+
 @dataclass(frozen=True)
 class Attribution:
-    """The tables and what was counted."""
+    """The tables that credit is in, and what was counted."""
 
     attributions: pl.DataFrame
-    token_advantages: pl.DataFrame
     interactions: pl.DataFrame
+    token_advantages: pl.DataFrame
     metrics: dict[str, Any]
 
 
-def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
+def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     """Read the iteration's tables and the behaviour policy's tokenizer; write shares and what the update may learn from."""
     started = time.perf_counter()
 
     def read(name: str, table: Any, command: str) -> pl.DataFrame:
         return parquet.read(layout.iteration(iteration, f"{name}.parquet"), table, made_by=f"ospo {command} --iter {iteration}")
 
-    rollouts = read_rollouts(layout.iteration(iteration, "rollouts.parquet"), iteration)
-    segments = read("segments", SEGMENTS, "segment")
-    rewards = read("rewards", REWARDS, "score-coalitions")
-    coalition_values = read("coalition_values", COALITION_VALUES, "score-coalitions")
+    def write(name: str, frame: pl.DataFrame, table: Any) -> None:
+        parquet.write(frame, layout.iteration(iteration, f"{name}.parquet"), table)
+
+    scored = Scored(
+        read_rollouts(layout.iteration(iteration, "rollouts.parquet"), iteration),
+        read("segments", SEGMENTS, "segment"),
+        read("rewards", REWARDS, "score-coalitions"),
+        read("coalition_values", COALITION_VALUES, "score-coalitions"),
+    )
     pieces = TokenPieces.from_file(layout.policy(iteration - 1) / "tokenizer.json")
-    own_rules = rule_file.load(layout.root / params.attribute.rule_file) if params.attribute.rule_file else {}
-    result = attribute(rollouts, segments, rewards, coalition_values, pieces.pieces, params, iteration, own_rules)
-    parquet.write(result.attributions, layout.iteration(iteration, "attributions.parquet"), ATTRIBUTIONS)
-    parquet.write(result.token_advantages, layout.iteration(iteration, "token_advantages.parquet"), TOKEN_ADVANTAGES)
-    parquet.write(result.interactions, layout.iteration(iteration, "interactions.parquet"), INTERACTIONS)
-    targets, pairs = (choose(rollouts, rewards, params.attribute) for choose in (examples.targets, examples.preference_pairs))
-    parquet.write(targets, layout.iteration(iteration, "targets.parquet"), TARGETS)
-    parquet.write(pairs, layout.iteration(iteration, "preference_pairs.parquet"), PREFERENCE_PAIRS)
+    own_rules = rule_file.load(params.attribute.rule_file, layout.root) if params.attribute.rule_file else {}
+    result = attribute(scored, pieces.pieces, params, iteration, own_rules)
+    # For people: report, inspect, audit.
+    write("attributions", result.attributions, ATTRIBUTIONS)
+    write("interactions", result.interactions, INTERACTIONS)
+    # For update (objective policy-gradient), and through `ospo export` for other trainers.
+    write("token_advantages", result.token_advantages, TOKEN_ADVANTAGES)
+    # For update (objectives sft and dpo): from rewards alone, no credit is in it.
+    targets, pairs = (choose(scored.rollouts, scored.rewards, params.attribute) for choose in (examples.targets, examples.preference_pairs))
+    write("targets", targets, TARGETS)
+    write("preference_pairs", pairs, PREFERENCE_PAIRS)
     metrics = result.metrics | {
         "targets": targets.height,
         "preference_pairs": pairs.height,
@@ -71,19 +105,12 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
 
 
 def attribute(
-    rollouts: pl.DataFrame,
-    segments: pl.DataFrame,
-    rewards: pl.DataFrame,
-    coalition_values: pl.DataFrame,
-    pieces: Pieces,
-    params: Params,
-    iteration: int = 1,
-    own_rules: Mapping[str, Rule] | None = None,
+    scored: Scored, pieces: Pieces, params: Reads, iteration: int = 1, own_rules: Mapping[str, Rule] | None = None
 ) -> Attribution:
     """Return shares of all segments, advantages of all sampled tokens, and what neighbouring segments earn only together.
 
     Args:
-        rollouts, segments, rewards, coalition_values: the tables of one iteration.
+        scored: the tables of one iteration.
         pieces: token ids -> bytes of each, under the tokenizer of the policy that sampled.
         params: sections attribute, score_coalitions (what was evaluated, weight of the format part) and train (seed).
         iteration: named in remedies.
@@ -93,73 +120,76 @@ def attribute(
         CreditError: tables that do not belong together, a coalition that the estimator or the rule needs is missing, v(N) and the format
             part are not the reward, ids that do not spell their completion, sums that do not add up.
     """
-    settings = params.attribute
-    estimator, rule = ESTIMATORS[settings.estimator], rule_named(settings.rule, settings.matched_rule, own_rules)
-    rows = rollout_rows(rollouts, segments, iteration)
-    reward = aligned_rewards(rewards, rows.rollout_ids, "rewards", iteration)
-    check_own(coalition_values, rows.rollout_ids, "coalition_values", iteration)
-    value = reward["reward"].to_numpy().astype(np.float64)
-    format_part = params.score_coalitions.format_weight * reward["format"].to_numpy().astype(np.float64)
-    advantage = group_advantages(value, rows.group, settings.normalize)
-    is_degenerate = degenerate_rows(advantage, reward["is_degenerate_group"].to_numpy(), rows, value)
-    credited = np.where(is_degenerate, 0.0, advantage.advantage)
-    has_no_advantage = is_degenerate
-    if settings.baseline == "batch":  # rule uniform alone: a rollout group of equal rewards then has an advantage, but no shares
-        advantage = group_advantages(value, np.zeros_like(rows.group), settings.normalize)
-        credited, has_no_advantage = advantage.advantage, advantage.is_degenerate
-    estimate, grand, interactions = estimate_shares(
-        rows, is_degenerate, coalition_values, format_part, estimator, rule.needs_prefix, params, iteration
-    )
-    reward_error = np.where(np.isnan(grand), 0.0, np.abs(grand + format_part - value))
-    differs = reward_error > REWARD_TOLERANCE
-    if differs.any() and params.score_coalitions.grand_value == "reward":
-        row = int(reward_error.argmax())
-        raise CreditError(
-            f"rollout {rows.rollout_ids[row]}",
-            "value of the whole answer and weighted format part are not the reward",
-            found=f"{grand[row]:.9g} + {format_part[row]:.9g}",
-            expected=f"{value[row]:.9g}",
-            remedy=f"run `ospo score-coalitions --iter {iteration}` with the present parameters",
-        )
-    if rule.needs_prefix and params.score_coalitions.grand_value != "reward":
+    settings, scoring = params.attribute, params.score_coalitions
+    rule = rule_named(settings.rule, settings.matched_rule, own_rules)
+    if rule.needs_prefix and scoring.grand_value != "reward":
         raise CreditError(
             "attribute.rule",
             f"{settings.rule} measures what the reward holds beyond all segments, and needs these to be worth the reward",
-            found=f"score_coalitions.grand_value: {params.score_coalitions.grand_value}",
+            found=f"score_coalitions.grand_value: {scoring.grand_value}",
             expected="reward",
         )
+    rows = rollout_rows(scored.rollouts, scored.segments, iteration)
+    check_own(scored.coalition_values, rows.rollout_ids, "coalition_values", iteration)
+    compared = compared_rewards(rows, scored.rewards, scoring.format_weight, settings, iteration)
+    budget = Budget(**scoring.coalition_budget)
+    method = Method(ESTIMATORS[settings.estimator], budget, rule.needs_prefix, settings.trace, params.train.seed, iteration)
+    estimate, interactions = estimate_shares(rows, compared.is_degenerate, scored.coalition_values, compared.format_part, method)
+    counted = _grand_errors(rows, estimate.grand, compared, scoring.grand_value == "reward", iteration)
     tokens = token_map(rows, pieces)
     credit = Credit(
-        advantage=credited,
-        scale=advantage.scale,
+        advantage=compared.advantage.advantage,
+        scale=compared.advantage.scale,
         group=rows.group,
-        is_degenerate=has_no_advantage,
+        is_degenerate=compared.advantage.is_degenerate,
         share=estimate.share,
         prefix_advantage=estimate.prefix_advantage if rule.needs_prefix else None,
-        terminal=format_part,
+        terminal=compared.format_part,
         noise=segment_noise(rows, tokens, params.train.seed) if rule.needs_noise else None,
-        reward=value,
-        answer_token=tokens_before_answer(rows, rollouts, pieces) if rule.is_released else None,
+        reward=compared.reward,
     )
-    names = [f"rollout {rollout_id}" for rollout_id in rows.rollout_ids]
     how = Settings(settings.beta, settings.alpha, settings.matched_rule, settings.outside, settings.credit_unit)
-    result = redistribute(rule, tokens, credit, how, names)
-    advantages, bound, clipped_share = result.advantages, None, 0.0
-    counted = ~has_no_advantage
-    if settings.clip is not None:
-        bound = settings.clip * float(credited[counted].std()) if counted.any() else 0.0
-        advantages, clipped_share = clipped(advantages, bound)
+    result = redistribute(rule, tokens, credit, how, [f"rollout {rollout_id}" for rollout_id in rows.rollout_ids])
+    advantages, clipping = _within_bounds(result.advantages, credit, settings.clip)
     special = _joined(estimate.special_case, result.special_case)
-    metrics = _metrics(rows, tokens, estimate, advantages, special, is_degenerate, estimator, settings.rule) | {
-        "advantage_std": float(credited[counted].std()) if counted.any() else 0.0,
-        "clip_at": bound,
-        "clipped_share": clipped_share,
-        "reward_error_max": float(reward_error.max(initial=0.0)),
-        "grand_value_differs": int(differs.sum()),
+    metrics = {
+        "estimator": settings.estimator,
+        "rule": settings.rule,
         "sum_error_max": result.sum_error if rule.keeps_sum else None,
+        **counted,
+        **clipping,
+        **_counts(rows, special, compared.is_degenerate),
+        **_sizes(rows, tokens, estimate, advantages, compared.is_degenerate),
     }
     attributions = _attributions(rows, tokens, estimate, advantages, special)
-    return Attribution(attributions, _token_advantages(rows, advantages), interactions.sort(INTERACTIONS.key), metrics)
+    return Attribution(attributions, interactions.sort(INTERACTIONS.key), _token_advantages(rows, advantages), metrics)
+
+
+def _grand_errors(rows: Rows, grand: Values, compared: Compared, is_checked: bool, iteration: int) -> dict[str, Any]:
+    """Return how far v(N) and the format part are from the reward; refuse a row where they are not it, where that is checked."""
+    error = np.where(np.isnan(grand), 0.0, np.abs(grand + compared.format_part - compared.reward))
+    differs = error > REWARD_TOLERANCE
+    if differs.any() and is_checked:
+        row = int(error.argmax())
+        raise CreditError(
+            f"rollout {rows.rollout_ids[row]}",
+            "value of the whole answer and weighted format part are not the reward",
+            found=f"{grand[row]:.9g} + {compared.format_part[row]:.9g}",
+            expected=f"{compared.reward[row]:.9g}",
+            remedy=f"run `ospo score-coalitions --iter {iteration}` with the present parameters",
+        )
+    return {"reward_error_max": float(error.max(initial=0.0)), "grand_value_differs": int(differs.sum())}
+
+
+def _within_bounds(advantages: Values, credit: Credit, clip: float | None) -> tuple[Values, dict[str, Any]]:
+    """Return the advantages clipped at ± clip · std of Â over the rows that have one, and what that did."""
+    counted = credit.advantage[~credit.is_degenerate]
+    std = float(counted.std()) if len(counted) else 0.0
+    bound, clipped_share = None, 0.0
+    if clip is not None:
+        bound = clip * std
+        advantages, clipped_share = clipped(advantages, bound)
+    return advantages, {"advantage_std": std, "clip_at": bound, "clipped_share": clipped_share}
 
 
 def _joined(first: NDArray[np.str_], second: NDArray[np.str_]) -> NDArray[np.str_]:
@@ -192,28 +222,22 @@ def _token_advantages(rows: Rows, advantages: Values) -> pl.DataFrame:
     )
 
 
-def _metrics(
-    rows: Rows,
-    tokens: TokenMap,
-    estimate: Estimate,
-    advantages: Values,
-    special: NDArray[np.str_],
-    is_degenerate: NDArray[np.bool_],
-    estimator: Estimator,
-    rule: str,
-) -> dict[str, Any]:
+def _counts(rows: Rows, special: NDArray[np.str_], is_degenerate: NDArray[np.bool_]) -> dict[str, Any]:
     names, numbers = np.unique(special[special != ""], return_counts=True)
-    counted = ~is_degenerate[tokens.token_row]
-    inside, square = tokens.inside[counted], advantages[counted] ** 2
-    active = ~is_degenerate & (rows.segments > 0)
     return {
-        "estimator": estimator.name,
-        "rule": rule,
         "rollouts": len(rows.rollout_ids),
         "rollout_groups": len(np.unique(rows.group)),
         "degenerate_groups": len(np.unique(rows.group[is_degenerate])),
         "special_cases": dict(zip(names.tolist(), numbers.tolist(), strict=True)),
         "segments_per_answer": float(rows.segments.mean()) if len(rows.segments) else 0.0,
+    }
+
+
+def _sizes(rows: Rows, tokens: TokenMap, estimate: Estimate, advantages: Values, is_degenerate: NDArray[np.bool_]) -> dict[str, float]:
+    counted = ~is_degenerate[tokens.token_row]
+    inside, square = tokens.inside[counted], advantages[counted] ** 2
+    active = ~is_degenerate & (rows.segments > 0)
+    return {
         "tokens_inside_share": float(tokens.inside.mean()) if len(tokens.inside) else 0.0,
         "efficiency_gap_max": float(estimate.efficiency_gap.max(initial=0.0)),
         "efficiency_gap_mean": float(estimate.efficiency_gap[active].mean()) if active.any() else 0.0,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -13,66 +14,64 @@ from numpy.typing import NDArray
 from ospo_cli.errors import CreditError
 from ospo_cli.layout import Layout
 from ospo_cli.params.segment import Segment as SegmentParams
-from ospo_cli.params.whole import Params
+from ospo_cli.segmenters.chosen import Cutter, by_rules, chosen
 from ospo_cli.tables import files, parquet
 from ospo_cli.tables.rollout import read_rollouts
 from ospo_cli.tables.segment import SEGMENTS
-from ospo_cli.text.segments import Segmentation, Span, segmentation, word_coverage
+from ospo_cli.text.segments import Span, word_coverage
 
-Chunker = Callable[[str], list[tuple[int, int]]]
 _BINS = {"0": (0, 0), "1": (1, 1), "2": (2, 2), "3": (3, 3), "4": (4, 4), "5-8": (5, 8), "9-16": (9, 16), "17+": (17, 1 << 30)}
 
 
-def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
+class Reads(Protocol):
+    """The sections that the stage reads."""
+
+    @property
+    def segment(self) -> SegmentParams: ...
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """Segments of one answer, whether words were counted in place of a rule and whether the tail was merged; letters within and in all."""
+
+    spans: Sequence[Span]
+    has_fallback: bool
+    is_merged: bool
+    covered: int
+    letters: int
+
+
+def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     """Read rollouts, write segments and segment_metrics.json."""
     rollouts = read_rollouts(layout.iteration(iteration, "rollouts.parquet"), iteration)
-    chunks, segmenter = None, "rules"
-    if params.segment.segmenter == "spacy":
-        from ospo_cli.segmenters.spacy_chunks import load
-
-        chunks, segmenter = load(params.segment.spacy_model)
-    segments, metrics = segment(rollouts, params.segment, chunks)
-    metrics |= {"segmenter": segmenter}
+    cutter, name = chosen(params.segment, layout.root)
+    segments, metrics = segment(rollouts, params.segment, cutter)
+    metrics |= {"segmenter": name}
     parquet.write(segments, layout.iteration(iteration, "segments.parquet"), SEGMENTS)
     files.write_json(layout.iteration(iteration, "segment_metrics.json"), metrics)
     return metrics
 
 
-def segment(rollouts: pl.DataFrame, params: SegmentParams, chunks: Chunker | None = None) -> tuple[pl.DataFrame, dict[str, Any]]:
+def segment(rollouts: pl.DataFrame, settings: SegmentParams, cutter: Cutter | None = None) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Return the segments of all answers (spans within the completions) and what was counted.
 
     Args:
         rollouts: table rollouts.
-        params: section segment.
-        chunks: answer -> noun chunks (first character, character after the last), in place of the phrase rules.
+        settings: section segment.
+        cutter: answer -> segments; the rules of the level if not given.
 
     Raises:
         CreditError: an answer's span leaves its completion, or a letter or digit of an answer lies in no segment (coverage: full).
     """
+    segmenter = cutter or by_rules(settings)
 
     # Policies repeat their answers, within a rollout group above all.
     @lru_cache(maxsize=100_000)
-    def cut(answer: str) -> tuple[Segmentation, int, int, bool]:
-        found = segmentation(answer, params.level, params.window, params.unions, None if chunks is None else chunks(answer))
-        spans = _merged(found.spans, params.max_segments)
-        covered, total = word_coverage(answer, spans)
-        if covered != total and params.coverage == "full":
-            raise CreditError(
-                f"segment.level {params.level}",
-                "letters of the answer lie in no segment",
-                found=f"{covered} of {total} in {answer!r}",
-                expected="all of them",
-                remedy="set segment.coverage: partial and score_coalitions.grand_value: any for a level that leaves words out",
-            )
-        return Segmentation(spans, found.fallbacks), covered, total, len(spans) < len(found.spans)
+    def cut(answer: str) -> _Answer:
+        return _cut(answer, segmenter, settings)
 
-    ids: list[str] = []
-    counts: list[int] = []
-    spans: list[Span] = []
-    shifts: list[int] = []
-    fallbacks = letters = covered_letters = merged = 0
-    unions: list[int] = []
     columns = ("rollout_id", "completion", "answer_start", "answer_end")
+    ids, answers, starts = [], [], []
     for rollout_id, completion, start, end in rollouts.select(columns).iter_rows():
         if not 0 <= start <= end <= len(completion):
             raise CreditError(
@@ -82,18 +81,12 @@ def segment(rollouts: pl.DataFrame, params: SegmentParams, chunks: Chunker | Non
                 expected=f"within 0..{len(completion)}",
                 remedy="run the rollout again",
             )
-        found, covered, total, is_merged = cut(completion[start:end])
         ids.append(rollout_id)
-        counts.append(len(found.spans))
-        spans.extend(found.spans)
-        shifts.append(start)
-        fallbacks += found.fallbacks > 0
-        merged += is_merged
-        unions.append(found.spans[-1].union_index + 1 if found.spans else 0)
-        letters += total
-        covered_letters += covered
-    number = np.array(counts, dtype=np.int64)
-    shift = np.repeat(np.array(shifts, dtype=np.int64), number)
+        answers.append(cut(completion[start:end]))
+        starts.append(start)
+    number = np.array([len(answer.spans) for answer in answers], dtype=np.int64)
+    shift = np.repeat(np.array(starts, dtype=np.int64), number)
+    spans = [span for answer in answers for span in answer.spans]
     frame = pl.DataFrame(
         {
             "rollout_id": pl.Series(ids, dtype=pl.String).gather(np.repeat(np.arange(len(ids)), number)),
@@ -104,21 +97,44 @@ def segment(rollouts: pl.DataFrame, params: SegmentParams, chunks: Chunker | Non
         },
         schema=SEGMENTS.schema,
     )
-    answers = max(len(ids), 1)
-    metrics = {
-        "answers": len(ids),
+    return frame, _metrics(answers, number)
+
+
+def _cut(answer: str, segmenter: Cutter, settings: SegmentParams) -> _Answer:
+    found = segmenter(answer)
+    spans, most = found.spans, settings.max_segments
+    if 0 < most < len(spans):
+        last = spans[most - 1]
+        spans = [*spans[: most - 1], Span(last.start, spans[-1].end, last.union_index)]
+    covered, letters = word_coverage(answer, spans)
+    if covered != letters and settings.coverage == "full":
+        raise CreditError(
+            f"segment.own_segmenter {settings.own_segmenter}" if settings.own_segmenter else f"segment.level {settings.level}",
+            "letters of the answer lie in no segment",
+            found=f"{covered} of {letters} in {answer!r}",
+            expected="all of them",
+            remedy="set segment.coverage: partial and score_coalitions.grand_value: any for a segmenter that leaves words out",
+        )
+    return _Answer(spans, found.fallbacks > 0, len(spans) < len(found.spans), covered, letters)
+
+
+def _metrics(answers: Sequence[_Answer], number: NDArray[np.int64]) -> dict[str, Any]:
+    count = max(len(answers), 1)
+    letters = sum(answer.letters for answer in answers)
+    unions = np.array([answer.spans[-1].union_index + 1 if answer.spans else 0 for answer in answers], dtype=np.int64)
+    return {
+        "answers": len(answers),
         "empty_answers": int((number == 0).sum()),
-        "segments": len(spans),
+        "segments": int(number.sum()),
         **_distribution("segments_per_answer", number),
-        **_distribution("unions_per_answer", np.array(unions, dtype=np.int64)),
+        **_distribution("unions_per_answer", unions),
         "answers_by_segments": {name: int(((number >= low) & (number <= high)).sum()) for name, (low, high) in _BINS.items()},
-        "single_segment_share": round(float((number == 1).sum()) / answers, 6),
-        "fallback_share": round(fallbacks / answers, 6),
-        "merged_share": round(merged / answers, 6),
+        "single_segment_share": round(float((number == 1).sum()) / count, 6),
+        "fallback_share": round(sum(answer.has_fallback for answer in answers) / count, 6),
+        "merged_share": round(sum(answer.is_merged for answer in answers) / count, 6),
         "letters_and_digits": letters,
-        "coverage": covered_letters / letters if letters else 1.0,
+        "coverage": sum(answer.covered for answer in answers) / letters if letters else 1.0,
     }
-    return frame, metrics
 
 
 def _distribution(name: str, counts: NDArray[np.int64]) -> dict[str, float]:
@@ -132,11 +148,3 @@ def _distribution(name: str, counts: NDArray[np.int64]) -> dict[str, float]:
         f"{name}_p90": float(p90),
         f"{name}_max": int(counts.max()),
     }
-
-
-def _merged(spans: list[Span], most: int) -> list[Span]:
-    """Merge the tail beyond `most` segments into the last one that is kept."""
-    if most == 0 or len(spans) <= most:
-        return spans
-    last = spans[most - 1]
-    return [*spans[: most - 1], Span(last.start, spans[-1].end, last.union_index)]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 LEVELS = ("phrase", "word", "sentence", "window")
-# Levels whose segments do not hold every word.
-LEAVING_WORDS_OUT = ("released-phrase",)
 # Only blocks that hold whole segments of the level.
 UNIONS = {
     "phrase": ("auto", "sentence", "clause", "none"),
     "word": ("auto", "sentence", "clause", "phrase", "none"),
     "sentence": ("auto", "none"),
     "window": ("auto", "sentence", "clause", "none"),
-    "released-phrase": ("auto", "sentence", "clause", "none"),
 }
 # Levels that rest on phrases, so that another chunker may find them.
-LEVELS_WITH_PHRASES = ("phrase", "word", "released-phrase")
+LEVELS_WITH_PHRASES = ("phrase", "word")

@@ -25,7 +25,7 @@ import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from ospo_cli.errors import CreditError
 from ospo_cli.text.english import (
@@ -102,16 +102,13 @@ def segmentation(
 ) -> Segmentation:
     """Cut an answer into disjoint ordered segments that hold every letter and digit of it; time grows linearly with its length.
 
-    Level released-phrase leaves letters out.
-
     Separators (punctuation and the white space between segments) belong to no segment; a sentence and a quotation keep the
     punctuation inside them.
 
     Args:
         answer: any text.
         level: phrase (see the grammar above), word (`usb-c` and `15.6` are one), sentence (to the next of `.!?` or line break), or window
-            (of at most `window` words, never across a separator); released-phrase: the phrases of several words, where a single word
-            belongs to none, as in the code released with the paper.
+            (of at most `window` words, never across a separator).
         window: words, ≥ 1.
         unions: the a-priori partition over the segments: sentence, clause, phrase (over words), none (each segment its own), or auto:
             phrases over words; sentences over phrases where the answer has several, else clauses; none over sentences and windows.
@@ -138,8 +135,6 @@ def segmentation(
         phrases, fallbacks = _all_phrases(words, chunks)
     if level == "phrase":
         blocks = phrases
-    elif level == "released-phrase":
-        blocks = [phrase for phrase in phrases if len(phrase) > 1]
     elif level == "word":
         blocks = [[word] for word in words]
     elif level == "sentence":
@@ -147,25 +142,42 @@ def segmentation(
     else:
         clauses = _runs(words, [word.clause for word in words])
         blocks = [clause[at : at + window] for clause in clauses for at in range(0, len(clause), window)]
-    if unions == "auto":
-        has_sentences = bool(words) and words[-1].sentence > 0
-        unions = {"word": "phrase", "sentence": "none", "window": "none"}.get(level, "sentence" if has_sentences else "clause")
-    return Segmentation(_with_unions(blocks, phrases, unions), fallbacks)
-
-
-def _with_unions(blocks: list[list[_Word]], phrases: list[list[_Word]], unions: str) -> list[Span]:
+    spans = [(block[0].start, block[-1].end) for block in blocks]
+    unions = {"word": "phrase", "sentence": "none", "window": "none"}.get(level, unions) if unions == "auto" else unions
     if unions == "phrase":
-        labels = [index for index, phrase in enumerate(phrases) for _ in phrase]
-    elif unions == "none":
-        labels = list(range(len(blocks)))
-    else:
-        labels = [block[0].sentence if unions == "sentence" else block[0].clause for block in blocks]
-    spans: list[Span] = []
-    union = -1
-    for index, (block, label) in enumerate(zip(blocks, labels, strict=True)):
-        union += index == 0 or label != labels[index - 1]
-        spans.append(Span(block[0].start, block[-1].end, union))
-    return spans
+        return Segmentation(_labelled(spans, [index for index, phrase in enumerate(phrases) for _ in phrase]), fallbacks)
+    return Segmentation(_with_unions(spans, [block[0] for block in blocks], words, unions), fallbacks)
+
+
+def given_segments(answer: str, spans: Sequence[tuple[int, int]], unions: str = "auto") -> list[Span]:
+    """Return segments that something else found, with their unions as of level phrase: by the first word that each holds.
+
+    Args:
+        answer: any text.
+        spans: first character and character after the last of each segment; disjoint and ordered.
+        unions: auto, sentence, clause or none, as for `segmentation`.
+
+    >>> given_segments("navy wool coat, for men", [(0, 9), (10, 14), (16, 23)])
+    [Span(start=0, end=9, union_index=0), Span(start=10, end=14, union_index=0), Span(start=16, end=23, union_index=1)]
+    """
+    words = _words(answer)
+    ends = [word.end for word in words]
+    firsts = [words[min(bisect_right(ends, start), len(words) - 1)] for start, _ in spans] if words else []
+    return _with_unions(spans, firsts, words, unions if words else "none")
+
+
+def _with_unions(spans: Sequence[tuple[int, int]], firsts: list[_Word], words: list[_Word], unions: str) -> list[Span]:
+    """Return the spans in the sentences or clauses of their first words, or each in its own union."""
+    if unions == "auto":
+        unions = "sentence" if words and words[-1].sentence > 0 else "clause"
+    if unions == "none":
+        return _labelled(spans, range(len(spans)))
+    return _labelled(spans, [word.sentence if unions == "sentence" else word.clause for word in firsts])
+
+
+def _labelled(spans: Sequence[tuple[int, int]], labels: Sequence[int]) -> list[Span]:
+    number = accumulate(int(label != before) for before, label in pairwise([*labels[:1], *labels]))
+    return [Span(start, end, union) for (start, end), union in zip(spans, number, strict=True)]
 
 
 def word_coverage(answer: str, spans: list[Span]) -> tuple[int, int]:

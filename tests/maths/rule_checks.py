@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from ospo_cli.maths import advantages, redistribution, shaping
+from ospo_cli.maths import token_map as token_maps
 from ospo_cli.maths.redistribution import Credit, Settings, TokenMap
 from tests.games import generator
 from tests.maths.flat_rows import OUTSIDE, token_map
 
-REAL = SimpleNamespace(redistribution=redistribution, shaping=shaping, advantages=advantages)
+REAL = SimpleNamespace(token_map=token_maps, redistribution=redistribution, shaping=shaping, advantages=advantages)
 KEEPING = ("uniform", "proportional", "rank", "mix", "signed", "additive", "answer-uniform", "random")
 SETTINGS = [Settings(0.5, 0.3, "signed", outside, unit) for outside in ("sequence", "zero") for unit in ("divide", "copy")]
 
@@ -32,12 +33,13 @@ class Case:
     terminal: tuple[float, ...]
     noise: tuple[tuple[float, ...], ...]
     reward: tuple[float, ...]
-    answer_token: tuple[int, ...] | None = None
+    before_answer: tuple[int, ...] | None = None
     scale: tuple[float, ...] = (0.5, 0.5, 0.5, 0.8, 0.8, 0.8, 1.5, 1.5, 0.9, 0.9)
 
     def tokens(self, code: Any) -> TokenMap:
         made = token_map(self.rows, [len(share) for share in self.share])
-        return code.redistribution.TokenMap(**{name: getattr(made, name) for name in TokenMap.__dataclass_fields__})
+        before = None if self.before_answer is None else np.array(self.before_answer)
+        return copied(code, replace(made, before_answer=before))
 
     def credit(self, code: Any) -> Credit:
         flat = {name: np.array([x for row in getattr(self, name) for x in row], dtype=float) for name in ("share", "prefix", "noise")}
@@ -51,11 +53,10 @@ class Case:
             terminal=np.array(self.terminal),
             noise=flat["noise"],
             reward=np.array(self.reward),
-            answer_token=None if self.answer_token is None else np.array(self.answer_token),
         )
 
 
-def _case(answer_token: bool) -> Case:
+def _case(has_word_before: bool) -> Case:
     o = OUTSIDE
     rows = (
         (o, o, 0, 0, o, 1, 2, 2, 2, o),  # think, tag, "aa", separator, "b", "ccc", end
@@ -84,7 +85,7 @@ def _case(answer_token: bool) -> Case:
     drawn = generator(5)
     like_segments = [tuple(drawn.uniform(-1, 1, len(row)).tolist()) for row in share]
     noise = [tuple(drawn.uniform(0, 1, len(row)).tolist()) for row in share]
-    # With `answer_token` the answer begins before its first segment, with a word of none.
+    # With a word before, the answer begins before its first segment, with a word of none.
     return Case(
         rows=rows,
         group=(0, 0, 0, 1, 1, 1, 2, 2, 3, 3),
@@ -94,8 +95,13 @@ def _case(answer_token: bool) -> Case:
         terminal=(-0.1, 0.0, -0.05, 0.0, 0.2, 0.0, 0.0, 0.0, 0.0, -0.1),
         noise=tuple(noise),
         reward=(0.5, 0.0, 1.2, 0.8, 0.3, -0.4, 0.6, 0.9, 0.8, 0.3),
-        answer_token=(1, 0, 1, 0, 0, 0, 0, 1, 0, 0) if answer_token else None,
+        before_answer=(1, 0, 1, 0, 0, 0, 0, 1, 0, 0) if has_word_before else None,
     )
+
+
+def copied(code: Any, made: TokenMap) -> Any:
+    """Return the token map as the code under test defines it."""
+    return code.token_map.TokenMap(**{name: getattr(made, name) for name in TokenMap.__dataclass_fields__})
 
 
 CASES = [_case(False), _case(True)]
@@ -192,16 +198,7 @@ def _obvious_row(rule: str, case: Case, how: Settings, row: int) -> list[float]:
         pairs = [(value, case.advantage[at]) for at, line in enumerate(matched) for value, owner in zip(line, case.rows[at], strict=True) if owner != OUTSIDE]  # fmt: skip
         factor = math.sqrt(sum(value**2 for value, _ in pairs) / sum(own**2 for _, own in pairs))
         return [elsewhere if owner == OUTSIDE else factor * advantage for owner in owners]
-    spread = max(share) - min(share)
-    weights = [(value - min(share)) / spread if spread > 1e-12 else 0.0 for value in share]
-    if rule == "released" and case.reward[row] == 0:
-        weights = [0.0] * n
-    if rule == "released-rank":
-        ranks = [_rank(share, value) for value in share]
-        weights = [(max(ranks) - rank) / (max(ranks) - min(ranks)) if max(ranks) > min(ranks) else 0.0 for rank in ranks]
-    first = next(token for token, owner in enumerate(owners) if owner != OUTSIDE) if case.answer_token is None else case.answer_token[row]
-    own = [0.0 if owner == OUTSIDE else weights[owner] * advantage for owner in owners[first:]]
-    return own + [0.0] * first
+    raise ValueError(rule)
 
 
 def _rank(share: tuple[float, ...], value: float) -> float:
@@ -244,11 +241,11 @@ def check_knows_no_other_rollout_group(code: Any, rule: str) -> None:
 
 def check_a_cut_token_has_of_both_segments_by_overlap(code: Any, rule: str) -> None:
     """Three tokens: one in segment 0, one .25 in segment 0 and .5 in segment 1, one in segment 1; as if each had been cut in four."""
-    cut = code.redistribution.TokenMap(
+    cut = code.token_map.TokenMap(
         np.zeros(3, dtype=int), np.zeros(2, dtype=int), np.array([0, 1, 1, 2]), np.array([0, 0, 1, 1]), np.array([1, 0.25, 0.5, 1.0]), 1
     )
     fine = token_map([[0] * 4 + [0, 1, 1, OUTSIDE] + [1] * 4])
-    fine = code.redistribution.TokenMap(**{name: getattr(fine, name) for name in TokenMap.__dataclass_fields__})
+    fine = copied(code, fine)
     given = code.redistribution.Credit(
         np.array([0.8]), np.array([0.5]), np.array([0]), np.array([False]), np.array([0.6, 0.2]), np.array([0.3, 0.1]), np.zeros(1),
         np.array([0.2, 0.7]), np.array([1.0]),
@@ -261,7 +258,7 @@ def check_a_cut_token_has_of_both_segments_by_overlap(code: Any, rule: str) -> N
 
 def check_equal_shares_over_the_whole_completion_are_grpo_to_the_last_bit(code: Any, rule: str) -> None:
     for n in (2, 3, 49):
-        tokens = code.redistribution.TokenMap(**{name: getattr(token_map([range(n)]), name) for name in TokenMap.__dataclass_fields__})
+        tokens = copied(code, token_map([range(n)]))
         given = code.redistribution.Credit(
             np.array([0.3]), np.ones(1), np.array([0]), np.array([False]), np.full(n, 1 / 3), np.zeros(n), np.zeros(1), np.zeros(n) + 0.5,
             np.ones(1),
@@ -276,8 +273,6 @@ def check_names_what_it_could_not_share_out(code: Any, rule: str) -> None:
         "signed": ["", "", "", "", "single-segment", "no-positive-share", "no-blame", "", "", ""],
         "additive": ["", "", "", "", "single-segment", "", "", "", "", ""],
         "group-additive": ["", "", "", "", "", "", "no-spread", "no-spread", "", ""],
-        "released": ["", "zero-reward", "", "", "no-spread", "", "no-spread", "no-spread", "", ""],
-        "released-rank": ["", "", "", "", "no-spread", "", "no-spread", "no-spread", "", ""],
     }
     nothing_to_share = ["", "", "", "", "single-segment", "no-positive-share", "", "", "", ""]
     other = nothing_to_share if rule in ("proportional", "rank", "mix", "answer-uniform", "random") else [""] * 10
@@ -293,7 +288,7 @@ OF_EVERY_RULE: tuple[Callable[[Any, str], None], ...] = (
     check_names_what_it_could_not_share_out,
 )
 # A token cut by a border counts as a whole for potential and rms-matched.
-BY_OVERLAP = tuple(name for name in redistribution.RULES if name not in ("potential", "rms-matched", "released", "released-rank"))
+BY_OVERLAP = tuple(name for name in redistribution.RULES if name not in ("potential", "rms-matched"))
 
 
 def checks_of(rule: str) -> list[Callable[[Any, str], None]]:
@@ -334,14 +329,14 @@ def replace_degenerate(code: Any, case: Case) -> Any:
 
 def check_an_answer_of_no_segments_is_uniform(code: Any) -> None:
     made = token_map([[OUTSIDE, OUTSIDE], [0, 1]])
-    tokens = code.redistribution.TokenMap(**{name: getattr(made, name) for name in TokenMap.__dataclass_fields__})
+    tokens = copied(code, made)
     given = code.redistribution.Credit(
         np.array([-0.7, 0.7]), np.ones(2), np.zeros(2, dtype=int), np.zeros(2, dtype=bool), np.array([0.4, 0.1]), np.array([0.5, 0.3]),
         np.zeros(2), np.array([0.1, 0.9]), np.ones(2),
     )  # fmt: skip
     for rule in redistribution.RULES:
         found = code.redistribution.redistribute(rule, tokens, given, SETTINGS[2])
-        assert found.advantages[:2].tolist() == [0.0 if rule.startswith("released") else -0.7] * 2
+        assert found.advantages[:2].tolist() == [-0.7] * 2
         assert found.special_case[0] == "empty-answer"
 
 

@@ -55,7 +55,7 @@ BREAKS: dict[str, Callable[[Shares], Shares]] = {
 
 def disagreement(name: str, shares: Shares) -> float:
     """The check of tests/maths/test_estimators.py and test_values.py: largest difference from the slow oracle, over random games."""
-    masks = needed_coalitions(ESTIMATORS[name], N, N, False, UNIONS)
+    masks = needed_coalitions(ESTIMATORS[name], N, N, UNIONS)
     games = [random_game(N, seed) for seed in range(4)]
     try:
         return max(float(np.abs(shares(masks, values_of(game, masks)) - ORACLES[name](game)).max()) for game in games)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ospo_cli.errors import CreditError
 from ospo_cli.maths import coalitions
+from ospo_cli.maths.coalitions import Budget
 from ospo_cli.maths.estimators import ESTIMATORS, missing_coalitions, needed_coalitions
 from ospo_cli.maths.shapley import contiguous_shapley, exact_shapley
 from tests.games import ADDITIVE_WORTH, generator, random_game, three_segments, values_of, windows
@@ -20,7 +21,7 @@ LINEAR = ["contiguous-mean", "myerson", "leave-one-out", "alone", "uniform"]
 
 
 def shares(name: str, n: int, game: object) -> np.ndarray:
-    masks = needed_coalitions(ESTIMATORS[name], n, 1_000, False)
+    masks = needed_coalitions(ESTIMATORS[name], n, 1_000)
     return ESTIMATORS[name].shares(masks, values_of(game, masks), generator()).share
 
 
@@ -43,7 +44,7 @@ def test_golden_three_segments_myerson() -> None:
 
 @pytest.mark.parametrize("name", ["contiguous-mean", "myerson", "leave-one-out", "alone"])
 def test_golden_additive_game_is_returned_as_it_is(name: str) -> None:
-    masks = needed_coalitions(ESTIMATORS[name], 5, 32, False)
+    masks = needed_coalitions(ESTIMATORS[name], 5, 32)
     assert ESTIMATORS[name].shares(masks, masks @ ADDITIVE_WORTH).share == pytest.approx(ADDITIVE_WORTH)
 
 
@@ -199,7 +200,7 @@ def test_exact_shapley_is_efficient_and_gives_a_null_player_nothing(n: int, seed
 @settings(max_examples=10, deadline=None)
 @given(n=SIZES, seed=SEEDS, shift=st.floats(-2, 2))
 def test_the_value_of_the_empty_coalition_does_not_matter(name: str, n: int, seed: int, shift: float) -> None:
-    masks = needed_coalitions(ESTIMATORS[name], n, 1_000, False)
+    masks = needed_coalitions(ESTIMATORS[name], n, 1_000)
     values = values_of(random_game(n, seed), masks)
     order = np.arange(n)[::-1]
     shifted = ESTIMATORS[name].shares(masks, values + shift, order=order).share
@@ -209,7 +210,7 @@ def test_the_value_of_the_empty_coalition_does_not_matter(name: str, n: int, see
 @pytest.mark.parametrize("name", list(ESTIMATORS))
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_many_rows_at_once_give_what_each_gives_alone(name: str, n: int) -> None:
-    masks = needed_coalitions(ESTIMATORS[name], n, 3, False)
+    masks = needed_coalitions(ESTIMATORS[name], n, 3)
     values = generator(5).random((4, len(masks)))
     order = np.broadcast_to(np.arange(n)[::-1], (4, n))
     together = ESTIMATORS[name].shares(masks, values, order=order)
@@ -238,14 +239,14 @@ def test_a_wrong_sign_in_the_closed_form_would_be_seen() -> None:
 
 @pytest.mark.parametrize("name", list(ESTIMATORS))
 def test_an_answer_of_no_segments_has_no_shares(name: str) -> None:
-    result = ESTIMATORS[name].shares(needed_coalitions(ESTIMATORS[name], 0, 4, False), np.array([0.3]), generator())
+    result = ESTIMATORS[name].shares(needed_coalitions(ESTIMATORS[name], 0, 4), np.array([0.3]), generator())
     assert result.share.shape == (0,)
     assert result.efficiency_gap == 0
 
 
 @pytest.mark.parametrize("name", list(ESTIMATORS))
 def test_a_single_segment_gets_everything(name: str) -> None:
-    masks = needed_coalitions(ESTIMATORS[name], 1, 4, False)
+    masks = needed_coalitions(ESTIMATORS[name], 1, 4)
     assert ESTIMATORS[name].shares(masks, np.array([0.2, 0.9]), generator()).share == pytest.approx([0.7])
 
 
@@ -284,7 +285,7 @@ def test_missing_windows_are_excused_only_under_a_cap_and_up_to_it() -> None:
     masks = windows(4)
     values = np.zeros((1, len(masks)))
     values[0, [3, 5, 7]] = np.nan
-    few, enough = (missing_coalitions(ESTIMATORS["myerson"], masks, values, 32, cap, False) for cap in (9, 8))
+    few, enough = (missing_coalitions(ESTIMATORS["myerson"], masks, values, Budget(cap=cap)) for cap in (9, 8))
     assert few.sum() == 3
     assert enough.sum() == 0
-    assert missing_coalitions(ESTIMATORS["myerson"], masks, values, 32, 0, False).sum() == 3
+    assert missing_coalitions(ESTIMATORS["myerson"], masks, values, Budget(cap=0)).sum() == 3

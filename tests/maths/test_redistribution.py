@@ -80,7 +80,7 @@ def test_degenerate_groups_get_nothing_under_any_rule(rule: str) -> None:
     assert result.special_case.tolist() == ["degenerate-group"] * 2
 
 
-@pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if not rule.is_released])
+@pytest.mark.parametrize("rule", RULES)
 def test_an_empty_answer_gets_the_group_advantage_on_every_token(rule: str) -> None:
     tokens = token_map([[OUTSIDE, OUTSIDE], [0, 1]])
     given_credit = credit([-0.7, 0.7], [0.4, 0.1], prefix=[0.5, 0.3])
@@ -227,9 +227,7 @@ def test_proportional_agrees_with_the_obvious_loop(share: list[float], lengths: 
     )
 
 
-@pytest.mark.parametrize(
-    "rule", [name for name, rule in RULES.items() if name != "potential" and not rule.is_released]
-)  # there the place of a token counts
+@pytest.mark.parametrize("rule", [name for name in RULES if name != "potential"])  # there the place of a token counts
 @settings(max_examples=15, deadline=None)
 @given(problem=problems(), seed=st.integers(0, 100))
 def test_shuffled_tokens_within_rows_change_nothing_else(rule: str, problem: tuple[TokenMap, Credit], seed: int) -> None:

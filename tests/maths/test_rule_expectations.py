@@ -31,15 +31,6 @@ def test_two_tokens_are_both_learned(rule: str) -> None:
     assert expected_reward(TWO_TOKENS, found) == pytest.approx(0.9, abs=0.02)
 
 
-def test_the_released_rule_with_the_released_estimator_stops_at_the_first_token() -> None:
-    credit = advantages(TWO_TOKENS, "released", Settings(), "contiguous-shapley")
-    found = climbed(TWO_TOKENS, credit, np.zeros(2), 4000)
-    assert expected_reward(TWO_TOKENS, found) == pytest.approx(0.6, abs=0.01)
-    # Not a matter of patience: the second token is pushed down, ever more slowly, wherever one starts.
-    assert expected_gradient(TWO_TOKENS, np.array([4.0, 1.0]), credit)[1] < 0
-    assert expected_gradient(TWO_TOKENS, np.array([4.0, -4.0]), credit)[1] < 0
-
-
 # A token that is worth nothing by itself, and makes the rewarded one likely
 
 
@@ -48,12 +39,12 @@ def of_context(rule: str, how: Settings, first_segment: int) -> float:
     return float(expected_gradient(problem, CONTEXT_LOGITS, advantages(problem, rule, how))[0])
 
 
-@pytest.mark.parametrize("rule", [name for name in RULES if name not in ("uniform", "mix", "released", "released-rank")])
+@pytest.mark.parametrize("rule", [name for name in RULES if name not in ("uniform", "mix")])
 def test_outside_the_answer_it_is_never_learned_when_tokens_there_get_zero(rule: str) -> None:
     assert of_context(rule, Settings(outside="zero"), OUTSIDE) == 0
 
 
-@pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if not rule.is_released])
+@pytest.mark.parametrize("rule", RULES)
 def test_outside_the_answer_it_is_learned_when_tokens_there_keep_the_group_advantage(rule: str) -> None:
     assert of_context(rule, Settings(outside="sequence"), OUTSIDE) == pytest.approx(of_context("uniform", Settings(), OUTSIDE))
 
@@ -65,7 +56,7 @@ def test_a_mix_learns_it_as_far_as_the_mix_is_uniform(alpha: float) -> None:
 
 
 @pytest.mark.parametrize("outside", ["sequence", "zero"])
-@pytest.mark.parametrize("rule", ["proportional", "share-only", "released"])
+@pytest.mark.parametrize("rule", ["proportional", "share-only"])
 def test_as_a_segment_without_a_share_it_is_never_learned_by_rules_that_go_by_shares_alone(rule: str, outside: str) -> None:
     assert of_context(rule, Settings(outside=outside), 0) == pytest.approx(0, abs=1e-12)
 

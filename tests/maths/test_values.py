@@ -34,7 +34,7 @@ def partitions(draw: st.DrawFn, largest: int = 6) -> Players:
 
 
 def exact(name: str, players: Players, game: Game) -> np.ndarray:
-    masks = needed_coalitions(ESTIMATORS[name], players.n, 1_000, False, players.unions)
+    masks = needed_coalitions(ESTIMATORS[name], players.n, 1_000, players.unions)
     return ESTIMATORS[name].shares(masks, values_of(game, masks), players=players).share
 
 

@@ -15,6 +15,7 @@ from ospo_cli.layout import Layout
 from ospo_cli.params.segment import Segment
 from ospo_cli.params.whole import Params, from_mapping, to_mapping
 from ospo_cli.segmenters import spacy_chunks
+from ospo_cli.segmenters.chosen import by_rules
 from ospo_cli.stages import segment as stage
 from ospo_cli.tables import parquet
 from ospo_cli.tables.rollout import ROLLOUTS
@@ -98,7 +99,7 @@ def test_spacy_for_a_level_without_phrases_is_refused(level: str) -> None:
 
 def test_the_stage_takes_the_chunks_it_is_given() -> None:
     completions = ["<answer>buy a coat</answer>"]
-    frame, metrics = stage.segment(rollouts(completions), Segment(), lambda answer: [(4, 10)])
+    frame, metrics = stage.segment(rollouts(completions), Segment(), by_rules(Segment(), lambda answer: [(4, 10)]))
     assert cut(frame, completions) == [["buy", "a coat"]]
     assert metrics["coverage"] == 1.0
 

@@ -51,7 +51,7 @@ class Tables:
     def run(self, params: Params | None = None, **settings: Any) -> stage.Attribution:
         params = params or Params()
         params = dataclasses.replace(params, attribute=dataclasses.replace(params.attribute, **settings))
-        return stage.attribute(self.rollouts, self.segments, self.rewards, self.coalition_values, pieces(VOCABULARY).pieces, params)
+        return stage.attribute(stage.Scored(**vars(self)), pieces(VOCABULARY).pieces, params)
 
 
 def tables(

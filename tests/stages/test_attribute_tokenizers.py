@@ -75,7 +75,7 @@ def letters(text: str) -> str:
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_of_the_advantage_lies_on_tokens_of_the_answer_in_every_kind(kind: str) -> None:
     rollouts, *others = tables(kind)
-    result = stage.attribute(rollouts, *others, pieces(kind).pieces, PARAMS)
+    result = stage.attribute(stage.Scored(rollouts, *others), pieces(kind).pieces, PARAMS)
     reward = others[1]["reward"].to_numpy()
     group_advantage = (reward - reward.mean()) / (reward.std(ddof=1) + 1e-4)
     joined = rollouts.join(result.token_advantages, on="rollout_id", maintain_order="left")
@@ -95,10 +95,10 @@ def test_ids_shifted_by_one_name_the_rollout_and_the_character(kind: str) -> Non
         behavior_logprobs=pl.when(second).then(pl.col("behavior_logprobs").list.slice(1)).otherwise(pl.col("behavior_logprobs")),
     )
     with pytest.raises(OspoError, match=r"rollout 001:p:01, character \d+: the sampled token ids do not spell the completion"):
-        stage.attribute(shifted, *others, pieces(kind).pieces, PARAMS)
+        stage.attribute(stage.Scored(shifted, *others), pieces(kind).pieces, PARAMS)
 
 
 def test_the_pieces_of_another_tokenizer_are_refused() -> None:
     rollouts, *others = tables("unigram")
     with pytest.raises(OspoError, match=r"001:p:00|outside the vocabulary"):
-        stage.attribute(rollouts, *others, pieces("characters").pieces, PARAMS)
+        stage.attribute(stage.Scored(rollouts, *others), pieces("characters").pieces, PARAMS)

@@ -55,7 +55,7 @@ def scored(params: Params, rows: list | None = None) -> tuple[pl.DataFrame, pl.D
 
 
 def credited(params: Params, tables: tuple[pl.DataFrame, ...]) -> attribute.Attribution:
-    return attribute.attribute(*tables, pieces(VOCABULARY).pieces, params)
+    return attribute.attribute(attribute.Scored(*tables), pieces(VOCABULARY).pieces, params)
 
 
 @pytest.mark.parametrize("name", list(ESTIMATORS))

@@ -41,7 +41,7 @@ def test_shares_of_the_weighted_game_are_the_weighted_sum_of_the_shares_of_its_p
 ) -> None:
     unions = tuple(np.sort(generator(seed).integers(0, 3, n)).tolist())
     players = Players(n, unions)
-    masks = needed_coalitions(ESTIMATORS[name], n, n, False, unions)
+    masks = needed_coalitions(ESTIMATORS[name], n, n, unions)
     parts = generator(seed).uniform(-1, 1, size=(len(weights), len(masks)))
     order = generator(seed).permutation(n)
     of_parts = [ESTIMATORS[name].shares(masks, part, order=order, players=players).share for part in parts]
@@ -88,9 +88,7 @@ def only(part: str, params: Params = PARAMS) -> Tables:
 
 def shares(made: Tables, params: Params, estimator: str) -> np.ndarray:
     params = dataclasses.replace(params, attribute=dataclasses.replace(params.attribute, estimator=estimator, rule="proportional"))
-    found = attribute_stage.attribute(
-        made.rollouts, made.segments, made.rewards, made.coalition_values, pieces(VOCABULARY).pieces, params
-    ).attributions
+    found = attribute_stage.attribute(attribute_stage.Scored(**vars(made)), pieces(VOCABULARY).pieces, params).attributions
     return found["share"].to_numpy()
 
 

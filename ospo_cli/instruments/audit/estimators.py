@@ -451,7 +451,7 @@ class _Auditor:
         key = estimator.name, players
         if key not in self._needed:
             width = self.params.score_coalitions.contiguous_width
-            self._needed[key] = needed_coalitions(estimator, players.n, width, False, players.unions)
+            self._needed[key] = needed_coalitions(estimator, players.n, width, players.unions)
         return self._needed[key]
 
     def _draw(self, rollout_id: str, name: str) -> np.random.Generator:

@@ -16,8 +16,9 @@ from ospo_cli.instruments.lab.decision_problems import OUTSIDE, DecisionProblem,
 from ospo_cli.maths.advantages import group_advantages
 from ospo_cli.maths.coalitions import Budget, Players
 from ospo_cli.maths.estimators import Estimator, needed_coalitions
-from ospo_cli.maths.redistribution import Credit, Rule, Settings, TokenMap, redistribute
+from ospo_cli.maths.redistribution import Credit, Rule, Settings, redistribute
 from ospo_cli.maths.shaping import prefix_advantages
+from ospo_cli.maths.token_map import TokenMap
 
 Values = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -74,7 +75,7 @@ def expected_advantages(
     n = problem.n
     if estimator.needs_order or estimator.is_sampled(Players(n), Budget()):
         raise CreditError(f"estimator {estimator.name}", "is random, which exact expectations are not", expected="another estimator")
-    masks = needed_coalitions(estimator, n, n, False)
+    masks = needed_coalitions(estimator, n, n)
     share = estimator.shares(masks, problem.values(masks)).share
     rewards, prefix = problem.rewards(), prefix_advantages(problem.ladder(), np.zeros(len(share)), trace)
     kinds = len(rewards)

@@ -14,8 +14,9 @@ from ospo_cli.maths import coalitions, seeding
 from ospo_cli.maths.advantages import group_advantages
 from ospo_cli.maths.coalitions import Budget, Masks, Players
 from ospo_cli.maths.estimators import Estimator, needed_coalitions, sample, sampled_shares
-from ospo_cli.maths.redistribution import Credit, Rule, Settings, TokenMap, redistribute
+from ospo_cli.maths.redistribution import Credit, Rule, Settings, redistribute
 from ospo_cli.maths.shaping import prefix_advantages
+from ospo_cli.maths.token_map import TokenMap
 
 Values = NDArray[np.float64]
 
@@ -228,7 +229,7 @@ def shares(drawn: Draw, estimator: Estimator) -> Values:
             values = drawn.values(first, last, picked.coalitions, "orders")
             found[first:last] = sampled_shares(picked, values, drawn.values(first, last, picked.windows, "windows")).share
         return found
-    masks = needed_coalitions(estimator, n, n, False)
+    masks = needed_coalitions(estimator, n, n)
     step = max(1, _CELLS // (len(masks) * n))
     rng = seeding.generator(drawn.seed, f"lab|order|{estimator.name}|{n}")
     for first in range(0, drawn.rows, step):

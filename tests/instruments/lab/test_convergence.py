@@ -32,17 +32,12 @@ def first_token(problem: str, rule: str, **how: str) -> float:
     return float(climbed(problem, **how).logits[list(RULES).index(rule), 0] - PROBLEMS[problem].start[0])
 
 
-@pytest.mark.parametrize("rule", [name for name in RULES if name != "released"])
+@pytest.mark.parametrize("rule", RULES)
 def test_two_independent_words_are_both_learned(rule: str) -> None:
     assert end("independent", rule) == pytest.approx(0.9, abs=0.02)
 
 
-@pytest.mark.parametrize("estimator", ["myerson", "contiguous-shapley"])
-def test_the_released_normalisation_stops_at_the_first_word(estimator: str) -> None:
-    assert end("independent", "released", estimator=estimator) == pytest.approx(0.6, abs=0.01)
-
-
-@pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if not rule.is_released and name not in ("uniform", "mix")])
+@pytest.mark.parametrize("rule", [name for name in RULES if name not in ("uniform", "mix")])
 def test_a_token_outside_is_never_learned_where_it_gets_zero(rule: str) -> None:
     assert first_token("context", rule, outside="zero") == 0
 
@@ -52,19 +47,18 @@ def test_a_token_outside_is_learned_where_it_keeps_something_of_the_advantage(ru
     assert end("context", rule, outside="zero") == pytest.approx(1.1, abs=0.01)
 
 
-@pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if not rule.is_released])
+@pytest.mark.parametrize("rule", RULES)
 def test_a_token_outside_is_learned_under_outside_sequence(rule: str) -> None:
     assert end("context", rule) == pytest.approx(1.1, abs=0.01)
 
 
-@pytest.mark.parametrize("rule", ["proportional", "share-only", "released"])
+@pytest.mark.parametrize("rule", ["proportional", "share-only"])
 def test_a_segment_without_a_share_is_never_learned_by_shares_alone(rule: str) -> None:
     assert first_token("context-word", rule) == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize("rule", ["proportional", "released"])
-def test_a_harmful_word_is_never_unlearned_by_rules_that_cut_negative_shares(rule: str) -> None:
-    assert end("harmful", rule) < 0.76
+def test_a_harmful_word_is_never_unlearned_by_a_rule_that_cuts_negative_shares() -> None:
+    assert end("harmful", "proportional") < 0.76
 
 
 @pytest.mark.parametrize("rule", ["uniform", "signed", "additive", "group-additive", "share-only", "potential"])
@@ -174,8 +168,7 @@ def test_a_rule_that_pays_only_the_first_token_moves_no_other_logit() -> None:
     assert way.expected_reward[-1, 0] == pytest.approx(0.6 * sigmoid(way.logits[0, 0]) + 0.15)
 
 
-def test_a_problem_of_one_word_is_learned_alike_by_every_rule_that_does_not_come_from_the_released_code() -> None:
+def test_a_problem_of_one_word_is_learned_alike_by_every_rule() -> None:
     made = DecisionProblem("one", "one word", (0,), 1, len, (0.0,), (True,), lambda outcome, present: float(outcome[0]) if present else 0.0)
-    rules = [rule for rule in RULES.values() if not rule.is_released]
-    way = climb(made, expected_advantages(made, rules, Settings(beta=0.0), ESTIMATORS["myerson"]), 50, 0.5)
+    way = climb(made, expected_advantages(made, list(RULES.values()), Settings(beta=0.0), ESTIMATORS["myerson"]), 50, 0.5)
     assert np.ptp(way.expected_reward[-1]) < 1e-12

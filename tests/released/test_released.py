@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,11 @@ from ospo_cli.maths.contributions import shapley_weights, weighted_marginals
 from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.maths.ranking import metric_rows, ndcg, parse_metric
 from ospo_cli.maths.redistribution import Settings, redistribute
+from ospo_cli.own_code import rules as rule_file
 from ospo_cli.params.whole import Params
+from ospo_cli.released import rules as released_rules
 from ospo_cli.rewards.judged_reward import JudgedReward
+from ospo_cli.segmenters.chosen import chosen
 from ospo_cli.stages import attribute as attribute_stage
 from ospo_cli.stages import score_coalitions as score_stage
 from ospo_cli.stages.segment import segment
@@ -31,6 +35,8 @@ from tests.stages.test_attribute import VOCABULARY, tables
 from tests.text.byte_level import pieces
 
 RELEASED = presets.load("released")
+PROPORTIONAL, RANK = released_rules.RULES
+OWN_RULES = rule_file.load(RELEASED.attribute.rule_file)
 TITLES = ["navy wool coat for men", "waterproof boots", "red cotton shirt", "red wool dress", "linen shirt for men", "leather belt"]
 # Phrases of several words, and single ones between them; a group without differences; an answer that finds nothing relevant.
 GROUPS = [
@@ -82,12 +88,13 @@ def scored(params: Params = RELEASED, retriever: Any = None) -> tuple[pl.DataFra
     reward.__dict__.update(judged().__dict__)
     reward.metric = parse_metric(params.score_coalitions.metric)
     reward.retriever = retriever or reward.retriever
-    segments, _ = segment(made, params.segment)
+    segments, _ = segment(made, params.segment, chosen(params.segment, Path())[0])
     return made, segments, *score_stage.score_coalitions(made, segments, reward, params)[:2]
 
 
 def attributed(params: Params = RELEASED) -> attribute_stage.Attribution:
-    return attribute_stage.attribute(*scored(params), pieces(VOCABULARY).pieces, params)
+    tables = attribute_stage.Scored(*scored(params))
+    return attribute_stage.attribute(tables, pieces(VOCABULARY).pieces, params, own_rules=OWN_RULES)
 
 
 def group_advantage(rewards: pl.DataFrame) -> np.ndarray:
@@ -133,7 +140,7 @@ def test_2_shapleys_weights_on_windows_then_scaled_to_one_within_the_row_so_that
     tokens = token_map([[0, 1, 2]] * 3)
     # Sign and scale are lost: all three rows weigh the same.
     shares = [*share, *(share * 1000), *(share - 5)]
-    found = redistribute("released", tokens, credit([0.5, 0.5, -0.5], shares), Settings()).advantages
+    found = redistribute(PROPORTIONAL, tokens, credit([0.5, 0.5, -0.5], shares), Settings()).advantages
     assert found == pytest.approx([0.5, 0.5, 0.0, 0.5, 0.5, 0.0, -0.5, -0.5, 0.0])
     for rollout_id in ("001:p0:00", "001:p0:01", "001:p0:03"):
         weight = min_max(shares_of(attributed(), rollout_id))
@@ -152,7 +159,7 @@ def test_3_rows_without_reward_get_no_gradient_in_proportional_mode() -> None:
 
 
 def test_4_rank_mode_is_the_wrong_way_round_the_best_weighs_nothing() -> None:
-    found = redistribute("released-rank", token_map([[0, 1, 2]]), credit([0.5], [0.1, 0.9, 0.4]), Settings()).advantages
+    found = redistribute(RANK, token_map([[0, 1, 2]]), credit([0.5], [0.1, 0.9, 0.4]), Settings()).advantages
     assert found == pytest.approx([0.5, 0.0, 0.25])
     result = attributed(changed("attribute", rule="released-rank"))
     share = shares_of(result, "001:p0:00")
@@ -172,13 +179,16 @@ def test_5_a_single_word_belongs_to_no_phrase_and_this_takes_explicit_parameters
     assert grand["query"] == "navy wool coat for men"
     assert grand["coalition_value"] != rewards["reward"][0]
     assert attributed().metrics["grand_value_differs"] > 0
-    assert segment(made, RELEASED.segment)[1]["coverage"] < 1
-    with pytest.raises(CreditError, match=r"segment.level released-phrase: letters of the answer lie in no segment"):
+    assert segment(made, RELEASED.segment, chosen(RELEASED.segment, Path())[0])[1]["coverage"] < 1
+    with pytest.raises(
+        CreditError, match=r"segment.own_segmenter ospo_cli.released.segmenter:phrases: letters of the answer lie in no segment"
+    ):
         scored(changed("segment", coverage="full"))
     with pytest.raises(CreditError, match="segments together are not worth what its answer is"):
         scored(changed("score_coalitions", grand_value="reward"))
+    params = changed("score_coalitions", grand_value="reward")
     with pytest.raises(CreditError, match="value of the whole answer and weighted format part are not the reward"):
-        attribute_stage.attribute(*scored(), pieces(VOCABULARY).pieces, changed("score_coalitions", grand_value="reward"))
+        attribute_stage.attribute(attribute_stage.Scored(*scored()), pieces(VOCABULARY).pieces, params, own_rules=OWN_RULES)
     with pytest.raises(
         CreditError, match=r"potential measures what the reward holds beyond all segments.*found score_coalitions.grand_value"
     ):
