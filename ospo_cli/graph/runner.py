@@ -27,17 +27,36 @@ def execute(wanted: Node, layout: Layout, params: Params, hashes: _Hashes | None
     require_inputs(wanted, layout, params)
     hashes = hashes or _Hashes(layout.root)
     key = _key(wanted, params, hashes)
-    module = importlib.import_module(wanted.module)
-    arguments = (layout, params) if wanted.iteration is None else (layout, params, wanted.iteration)
-    with Usage() as usage:
-        result: dict[str, Any] = module.execute(*arguments)
-    # What `ospo plan` is compared with; no stage reads it.
-    took = {"seconds": usage.seconds, "cpu_seconds": usage.cpu_seconds, "peak_bytes": usage.peak_bytes}
+    result, took = measured(wanted, layout, params)
+    # What `ospo plan` takes its rates from and is compared with; no stage reads it.
     files.write_json(layout.plan(f"actual/{wanted.label}.json"), took)
     hashes.forget(*wanted.outputs, *wanted.metrics)
     content = {"key": key, "command": wanted.command, "outputs": {path: hashes.of(path) for path in wanted.outputs}}
     files.write_json(_manifest(layout, wanted), content)
     return result
+
+
+def measured(wanted: Node, layout: Layout, params: Params) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run one stage; return its result, and what it took: seconds, memory, bytes written, what it counted, and the parameters it read."""
+    module = importlib.import_module(wanted.module)
+    arguments = (layout, params) if wanted.iteration is None else (layout, params, wanted.iteration)
+    with Usage() as usage:
+        result: dict[str, Any] = module.execute(*arguments)
+    took = {"seconds": usage.seconds, "cpu_seconds": usage.cpu_seconds, "peak_bytes": usage.peak_bytes}
+    # A layout may keep its data elsewhere than the project does.
+    written = [layout.data / Path(path).relative_to("data") for path in (*wanted.outputs, *wanted.metrics)]
+    took["bytes"] = sum(file.stat().st_size for path in written for file in [path, *path.rglob("*")] if file.is_file())
+    counts = {name: value for name, value in result.items() if type(value) is int}
+    return result, took | {"counts": counts, "params": section_values(wanted, params)}
+
+
+def section_values(wanted: Node, params: Params) -> dict[str, Any]:
+    """Return the values of the sections, or single parameters, that a stage depends on."""
+    mapping, values = to_mapping(params), {}
+    for section in wanted.sections:
+        name, _, field = section.partition(".")
+        values[section] = mapping[name][field] if field else mapping[name]
+    return values
 
 
 def _manifest(layout: Layout, wanted: Node) -> Path:
@@ -96,13 +115,8 @@ class _Hashes:
 
 
 def _key(wanted: Node, params: Params, hashes: _Hashes) -> str:
-    mapping = to_mapping(params)
-    values = {}
-    for section in wanted.sections:
-        name, _, field = section.partition(".")
-        values[section] = mapping[name][field] if field else mapping[name]
     inputs = {path: hashes.of(path) for path in (*wanted.inputs, *wanted.optional)}
-    content = {"inputs": inputs, "params": values, "code": code.content_hash(wanted.module)}
+    content = {"inputs": inputs, "params": section_values(wanted, params), "code": code.content_hash(wanted.module)}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
