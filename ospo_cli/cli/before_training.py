@@ -89,7 +89,7 @@ def plan(
         planning.print_actual(found)
         return
     planning.print_plan(*planning.plan(layout, parameters))
-    say("plan", f"wrote {layout.plan('plan.parquet')}, calibration.json")
+    say("plan", f"wrote {layout.plan('plan.parquet')}, plan.json")
 
 
 @app.command("headroom", rich_help_panel=BEFORE_TRAINING)

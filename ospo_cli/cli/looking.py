@@ -151,7 +151,7 @@ def keep(
     project: Project = HERE,
 ) -> None:
     """Put the evaluated run by under a name, and show it beside the others: at equal tokens, at equal reward calls (docs/update.md)."""
-    from ospo_cli.instruments.plan.planning import would_run_again
+    from ospo_cli.graph.standing import would_run_again
     from ospo_cli.layout import Layout
     from ospo_cli.report.kept_files import comparison
     from ospo_cli.report.kept_sections import lines

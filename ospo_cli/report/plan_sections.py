@@ -7,70 +7,68 @@ from typing import Any
 
 from ospo_cli.report.number_text import count, short
 
-STAGES = (
-    "prepare-data", "score-queries", "warm-start", "rollout", "segment", "score-coalitions", "attribute", "update", "evaluate", "report",
-)  # fmt: skip
-_MEGABYTE = 1e6
+# Stage, in the order of the work -> its unit, and the names of its units and its tokens among the counts of its result.
+UNITS = {
+    "prepare-data": ("prompts", "prompts", ""),
+    "score-queries": ("queries", "prompts", ""),
+    "warm-start": ("steps", "steps", ""),
+    "rollout": ("completions", "rollouts", "tokens"),
+    "segment": ("answers", "answers", ""),
+    "score-coalitions": ("distinct texts", "distinct_values", ""),
+    "attribute": ("answers", "rollouts", ""),
+    "update": ("steps", "optimizer_steps", "tokens"),
+    "evaluate": ("completions", "completions", ""),
+    "report": ("iterations", "iterations", ""),
+}
+HEADER = ("stage", "runs", "units", "planned", "tokens", "at most", "seconds", "planned", "ratio", "CPU s", "planned", "MB", "planned")
+_SUMMED = ("units", "tokens", "seconds", "cpu_seconds")
 Row = dict[str, Any]
 
 
-def compared(planned: Iterable[Mapping[str, Any]], actual: Mapping[tuple[str, int], Mapping[str, float]]) -> list[Row]:
+def compared(planned: Iterable[Mapping[str, Any]], actual: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[Row]:
     """Return one row per stage, in the order of the work: sums over the runs that both have, and the ratio of actual to planned seconds.
 
     Args:
         planned: rows of table plan.
-        actual: (stage, iteration) -> seconds, cpu_seconds, peak_bytes, and units and tokens where the stage counts them.
+        actual: (stage, iteration) -> the runner's record of it.
 
     A stage of which no run was recorded has actual numbers of None.
     """
     rows: dict[str, Row] = {}
-    for each in planned:
-        row = rows.setdefault(
-            each["stage"],
-            {"stage": each["stage"], "unit": each["unit"], "runs": 0, "planned_runs": 0, "ratio": None}
-            | dict.fromkeys(("planned_seconds", "planned_cpu_seconds", "planned_units", "planned_tokens", "planned_peak_bytes"), 0)
-            | dict.fromkeys(("seconds", "cpu_seconds", "units", "tokens", "peak_bytes")),
-        )
+    for each in sorted(planned, key=lambda each: list(UNITS).index(each["stage"])):
+        stage = each["stage"]
+        zero: Row = {f"planned_{name}": 0 for name in (*_SUMMED, "peak_bytes")} | dict.fromkeys((*_SUMMED, "peak_bytes", "ratio"))
+        row = rows.setdefault(stage, {"stage": stage, "unit": each["unit"], "runs": 0, "planned_runs": 0} | zero)
         row["planned_runs"] += 1
-        done = actual.get((each["stage"], each["iteration"]))
-        if done is None:
+        if (record := actual.get((stage, each["iteration"]))) is None:
             continue
         row["runs"] += 1
-        for name in ("seconds", "cpu_seconds"):
-            row[f"planned_{name}"] += each[name]
-            row[name] = (row[name] or 0.0) + done[name]
-        row["planned_peak_bytes"] = max(row["planned_peak_bytes"], each["peak_bytes"])
-        row["peak_bytes"] = max(row["peak_bytes"] or 0, done["peak_bytes"])
-        for name in ("units", "tokens"):
-            if done.get(name) is not None:
-                row[f"planned_{name}"] += each[name]
-                row[name] = (row[name] or 0) + done[name]
-    for row in rows.values():
-        row["ratio"] = row["seconds"] / row["planned_seconds"] if row["runs"] and row["planned_seconds"] > 0 else None
-    return sorted(rows.values(), key=lambda row: STAGES.index(row["stage"]))
+        counted = dict(zip(("units", "tokens"), (record.get("counts", {}).get(name) for name in UNITS[stage][1:]), strict=True))
+        for name, value in (counted | {name: record[name] for name in _SUMMED[2:]}).items():
+            if value is not None:
+                row[name], row[f"planned_{name}"] = (row[name] or 0) + value, row[f"planned_{name}"] + each[name]
+        for name, value in (("peak_bytes", record["peak_bytes"]), ("planned_peak_bytes", each["peak_bytes"])):
+            row[name] = max(row[name] or 0, value)
+        row["ratio"] = row["seconds"] / row["planned_seconds"] if row["planned_seconds"] > 0 else None
+    return list(rows.values())
 
 
 def total(rows: Sequence[Row]) -> Row:
     """Return the sums over the stages that ran."""
     done = [row for row in rows if row["runs"]]
-    sums = {name: sum(row[name] for row in done) for name in ("seconds", "planned_seconds", "cpu_seconds", "planned_cpu_seconds")}
-    ratio = sums["seconds"] / sums["planned_seconds"] if sums["planned_seconds"] > 0 else None
-    return {"stage": "all of these", "runs": sum(row["runs"] for row in done), "ratio": ratio} | sums
-
-
-HEADER = ("stage", "runs", "units", "planned", "tokens", "planned", "seconds", "planned", "ratio", "CPU s", "planned", "MB", "planned")
+    sums = {name: sum(row[name] for row in done) for name in ("runs", "seconds", "planned_seconds", "cpu_seconds", "planned_cpu_seconds")}
+    return {"stage": "all of these", "ratio": sums["seconds"] / sums["planned_seconds"] if sums["planned_seconds"] > 0 else None} | sums
 
 
 def cells(row: Row) -> list[str]:
     """Return the texts of one row, in the order of HEADER."""
     if not row["runs"]:
         return [row["stage"], "0", *[""] * (len(HEADER) - 2)]
-    units = [count(row["units"]), count(row["planned_units"])] if row.get("units") else ["", ""]
-    tokens = [count(row["tokens"]), count(row["planned_tokens"])] if row.get("tokens") else ["", ""]
-    memory = [short(row[name] / _MEGABYTE) for name in ("peak_bytes", "planned_peak_bytes")] if row.get("peak_bytes") else ["", ""]
+    pairs: dict[str, list[Any]] = {name: [row.get(name), row.get(f"planned_{name}")] for name in (*_SUMMED, "peak_bytes")}
+    counted = [count(number) if pairs[name][0] else "" for name in ("units", "tokens") for number in pairs[name]]
+    memory = [short(number / 1e6) if pairs["peak_bytes"][0] else "" for number in pairs["peak_bytes"]]
     ratio = "–" if row["ratio"] is None else f"{row['ratio']:.2f}"
-    seconds = [short(row["seconds"]), short(row["planned_seconds"]), ratio, short(row["cpu_seconds"]), short(row["planned_cpu_seconds"])]
-    return [row["stage"], str(row["runs"]), *units, *tokens, *seconds, *memory]
+    return [row["stage"], str(row["runs"]), *counted, *map(short, pairs["seconds"]), ratio, *map(short, pairs["cpu_seconds"]), *memory]
 
 
 def section(plan: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -75,7 +75,7 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
     files.write_json(layout.evaluation("metrics.json"), headline(summary))
     files.write_json(layout.evaluation("score_metrics.json"), tally.metrics())
     tally.report("evaluate")
-    return summary
+    return summary | {"completions": completions.filter(pl.col("decoding") != "none").height}
 
 
 def evaluate(

@@ -97,7 +97,7 @@ def plan_and_actual(layout: Layout, params: Params) -> dict[str, Any] | None:
     if not layout.plan("plan.parquet").is_file():
         return None
     planned = parquet.read(layout.plan("plan.parquet"), PLAN, made_by="ospo plan")
-    facts = _json(layout.plan("calibration.json"), "ospo plan") or {}
+    facts = _json(layout.plan("plan.json"), "ospo plan") or {}
     present = whole.to_mapping(params)
     changed = [
         f"{section}.{name}"
@@ -105,33 +105,10 @@ def plan_and_actual(layout: Layout, params: Params) -> dict[str, Any] | None:
         for name, value in values.items()
         if section != "report" and present.get(section, {}).get(name) != value
     ]
-    actual: dict[tuple[str, int], dict[str, float]] = {}
-    for stage, iteration in planned.select("stage", "iteration").iter_rows():
-        label = f"{stage}@{iteration}" if iteration else stage
-        took = _json(layout.plan(f"actual/{label}.json"), f"ospo {stage}")
-        if took is not None:
-            actual[stage, iteration] = took | _counted(layout, stage, iteration)
+    labels = {(stage, k): f"{stage}@{k}" if k else stage for stage, k in planned.select("stage", "iteration").iter_rows()}
+    records = {key: _json(layout.plan(f"actual/{label}.json"), f"ospo {key[0]}") for key, label in labels.items()}
+    actual = {key: record for key, record in records.items() if record is not None}
     return {"rows": compared(planned.iter_rows(named=True), actual), "changed": changed}
-
-
-def _counted(layout: Layout, stage: str, iteration: int) -> dict[str, float]:
-    """Return the units and tokens that a stage's own metrics hold, in the plan's units."""
-    if stage == "warm-start":
-        found = _json(layout.policy(0) / "warm_start_metrics.json", "ospo warm-start") or {}
-        return {"units": found["steps"]} if "steps" in found else {}
-    path, units, tokens = _COUNTS.get(stage, ("", "", ""))
-    found = (_json(layout.iteration(iteration, path), f"ospo {stage} --iter {iteration}") or {}) if path else {}
-    return {name: found[key] for name, key in (("units", units), ("tokens", tokens)) if key in found}
-
-
-# Stage -> its metrics, and which of them are the plan's units and tokens.
-_COUNTS = {
-    "rollout": ("rollout_metrics.json", "rollouts", "tokens"),
-    "segment": ("segment_metrics.json", "answers", ""),
-    "score-coalitions": ("score_metrics.json", "distinct_values", ""),
-    "attribute": ("attribute_metrics.json", "rollouts", ""),
-    "update": ("update_metrics.json", "optimizer_steps", "tokens"),
-}
 
 
 def wins_and_losses(

@@ -75,7 +75,7 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     metrics |= tally.metrics() | {"index_seconds": index_seconds, "seconds": time.monotonic() - start_seconds}
     files.write_json(layout.iteration(iteration, "score_metrics.json"), metrics)
     tally.report("score-coalitions")
-    return metrics
+    return metrics | {"rollouts": rewards.height}
 
 
 def score_coalitions(

@@ -11,12 +11,11 @@ import polars as pl
 import pytest
 
 from ospo_cli.graph import nodes, runner
-from ospo_cli.instruments.plan import planning
-from ospo_cli.instruments.plan.calibration import Cost, Measures
+from ospo_cli.instruments.plan import planning, sample
 from ospo_cli.layout import Layout
 from ospo_cli.params.whole import Params
 from ospo_cli.report.page import render
-from ospo_cli.report.plan_sections import HEADER, STAGES, cells, compared, section, total
+from ospo_cli.report.plan_sections import HEADER, UNITS, cells, compared, section, total
 from ospo_cli.stages.report import plan_and_actual, report
 from ospo_cli.tables import parquet
 from ospo_cli.tables.plan import PLAN
@@ -66,118 +65,130 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, pl.DataFr
     return layout, *planning.plan(layout, values())
 
 
-def test_what_the_parameters_fix_is_counted_exactly(planned: tuple[Layout, pl.DataFrame, dict]) -> None:
-    _, table, facts = planned
-    units = {(stage, iteration): number for stage, iteration, number in table.select("stage", "iteration", "units").iter_rows()}
-    assert units["prepare-data", 0] == 24
-    # One pair per train prompt, in batches of 4: three passes are fewer than the 20 steps.
-    assert units["warm-start", 0] == 3 * facts["train_prompts"] // 4 < 20
-    assert [units["rollout", k] for k in (1, 2)] == [32, 32]
-    assert units["segment", 1] == units["attribute", 1] == 32
-    assert units["update", 1] == 2 * 3
-    assert units["evaluate", 0] == 3 * 4 * (1 + 2)
-    assert facts["evaluated_prompts"] == 4
-    assert set(units) == {(made.stage, made.iteration or 0) for made in nodes.plan(values())}
-
-
-def test_every_stage_has_a_cost_and_nothing_is_up_to_date(planned: tuple[Layout, pl.DataFrame, dict]) -> None:
-    _, table, facts = planned
+def test_every_stage_has_a_cost_from_the_sample_and_nothing_is_up_to_date(planned: tuple[Layout, pl.DataFrame, dict]) -> None:
+    _, table, _ = planned
+    assert set(table.select("stage", "iteration").rows()) == {(made.stage, made.iteration or 0) for made in nodes.plan(values())}
     assert (table["seconds"] > 0).all()
     assert (table["peak_bytes"] > 50_000_000).all()
     assert (table["bytes"] > 0).all()
     assert not table["is_current"].any()
-    assert facts["answers_from"] == "the teacher"
-    assert 1 < facts["completion_tokens"] < 40
-    assert 1 <= facts["distinct_texts"] <= facts["coalitions"] + 1
+    assert set(table["rate_from"]) == {"sample"}
 
 
 def test_the_plan_leaves_nothing_behind_but_itself(planned: tuple[Layout, pl.DataFrame, dict]) -> None:
     layout, table, _ = planned
     found = {path.relative_to(layout.root).as_posix() for path in layout.data.rglob("*") if path.is_file()}
-    assert found == {"data/plan/plan.parquet", "data/plan/calibration.json"}
+    assert found == {"data/plan/plan.parquet", "data/plan/plan.json"}
     assert parquet.read(layout.plan("plan.parquet"), PLAN).equals(table.sort("stage", "iteration"))
 
 
 def test_it_prints_stages_in_the_order_of_the_work_and_the_sum(planned: tuple[Layout, pl.DataFrame, dict]) -> None:
     stream = io.StringIO()
     planning.print_plan(*planned[1:], stream)
-    first = [line.split("  ")[0] for line in stream.getvalue().splitlines()[1:10]]
-    assert first == [stage for stage in STAGES if stage != "score-queries"]
-    assert "to do" in stream.getvalue()
+    first = [line.split("  ")[0] for line in stream.getvalue().splitlines()[1:11]]
+    assert first == [*(stage for stage in UNITS if stage != "score-queries"), "to do"]
 
 
-@pytest.mark.slow
-def test_after_the_run_counts_agree_and_the_report_holds_plan_and_actual(tmp_path: Path) -> None:
-    layout = Layout(tmp_path)
-    shop(layout.root / "catalogue")
-    planning.plan(layout, values())
+@pytest.fixture(scope="module")
+def run(planned: tuple[Layout, pl.DataFrame, dict]) -> Layout:
+    """The same project after its run."""
+    layout = planned[0]
     runner.run(layout, values())
-    found = plan_and_actual(layout, values())
+    return layout
+
+
+def test_counts_are_those_of_the_run(run: Layout, planned: tuple[Layout, pl.DataFrame, dict]) -> None:
+    found = plan_and_actual(run, values())
     assert found is not None
     rows = {row["stage"]: row for row in found["rows"]}
     assert all(row["runs"] == row["planned_runs"] and row["seconds"] > 0 for row in rows.values())
-    for stage in ("warm-start", "rollout", "segment", "attribute", "update"):
-        assert rows[stage]["units"] == rows[stage]["planned_units"], stage
-    assert "Plan against actual" in layout.report().read_text(encoding="utf-8") or "Plan against actual" in render(report(layout, values()))
-    again, _ = planning.plan(layout, values())
-    assert again["is_current"].all()
+    for stage in ("prepare-data", "warm-start", "rollout", "segment", "attribute", "evaluate", "report"):
+        assert rows[stage]["units"] == rows[stage]["planned_units"] > 0, stage
+    assert rows["warm-start"]["units"] < 20  # three passes are fewer steps
+    assert 0 < rows["update"]["units"] <= rows["update"]["planned_units"] == 2 * 2 * 3
+    for stage, most in (("rollout", 2 * 32 * 12), ("update", 2 * 32 * 12 * 2)):
+        assert 0 < rows[stage]["tokens"] <= rows[stage]["planned_tokens"] == most
+    assert found["changed"] == []
+    assert "Plan against actual" in render(report(run, values()))
 
 
-def measures_of(**changes: object) -> Measures:
-    names = (
-        "prepare-data",
-        "score-queries",
-        "warm-start",
-        "rollout",
-        "rollout: prompt",
-        "segment",
-        "score-coalitions",
-        "attribute",
-        "update",
-    )
-    costs = {name: Cost(seconds=1.0, unit_seconds=0.01) for name in (*names, "report")}
-    costs |= {f"evaluate: {name}": Cost(unit_seconds=0.5) for name in ("load", "rank", "run", "oracle")}
-    found = Measures(
-        costs=costs, prompts=100, train_prompts=80, evaluated_prompts=10, teacher_pairs=80, prompt_tokens=5, completion_tokens=10
-    )
-    return dataclasses.replace(found, distinct_texts=7.0, **changes)  # type: ignore[arg-type]
+def test_after_a_run_its_own_rates_count_and_nothing_is_sampled(run: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "sampled", lambda *_: pytest.fail("sampled though a run recorded its rates"))
+    path = run.plan("actual/attribute@1.json")
+    records = [json.loads(run.plan(f"actual/attribute@{k}.json").read_text(encoding="utf-8")) for k in (1, 2)]
+    table, _ = planning.plan(run, values())
+    assert table["is_current"].all()
+    assert set(table["rate_from"]) == {"run"}
+    texts = [
+        json.loads(run.plan(f"actual/score-coalitions@{k}.json").read_text(encoding="utf-8"))["counts"]["distinct_values"] for k in (1, 2)
+    ]
+    by_stage = {row["stage"]: row for row in table.iter_rows(named=True)}
+    assert by_stage["score-coalitions"]["units"] == round(sum(texts) / 2)
+    assert by_stage["attribute"]["cpu_seconds"] == pytest.approx(sum(record["cpu_seconds"] for record in records) / 2)
+    assert path.is_file()
 
 
-def test_doubling_the_prompts_of_an_iteration_doubles_what_grows_with_them_and_no_fixed_cost() -> None:
-    def seconds(prompts: int) -> dict[str, float]:
-        params = tiny_params(train={"iterations": 1}, rollout={"prompts_per_iteration": prompts, "group_size": 4})
-        return {row[0]: row[5] for row in planning.expected(measures_of(), params)}
-
-    few, many = seconds(10), seconds(20)
-    for stage in ("segment", "score-coalitions", "attribute", "update"):
-        assert many[stage] - 1.0 == pytest.approx(2 * (few[stage] - 1.0)), stage
-    assert many["rollout"] - 2.0 == pytest.approx(2 * (few["rollout"] - 2.0))  # loading, and the fixed cost of its prompts
-    assert many["evaluate"] == few["evaluate"]
+def test_twice_the_prompts_take_twice_the_recorded_time(run: Layout) -> None:
+    one, _ = planning.plan(run, values())
+    half, _ = planning.plan(run, dataclasses.replace(values(), rollout=dataclasses.replace(values().rollout, prompts_per_iteration=4)))
+    for stage in ("rollout", "segment", "score-coalitions", "attribute", "update"):
+        seconds = [table.filter(stage=stage, iteration=1)["seconds"].item() for table in (one, half)]
+        assert seconds[0] == pytest.approx(2 * seconds[1]), stage
+    assert one.filter(stage="evaluate")["seconds"].item() == half.filter(stage="evaluate")["seconds"].item()
 
 
-def test_an_iteration_takes_no_more_prompts_than_there_are() -> None:
-    params = tiny_params(train={"iterations": 1}, rollout={"prompts_per_iteration": 500, "group_size": 4})
-    assert {row[0]: row[2] for row in planning.expected(measures_of(), params)}["rollout"] == 80 * 4
+def record(**counts: int) -> dict:
+    params = {"rollout": {"group_size": 4, "temperature": 1.0}, "train.seed": 0}
+    return {"seconds": 2.0, "cpu_seconds": 1.0, "bytes": 10, "peak_bytes": 7, "counts": counts, "params": params}
 
 
-def test_titles_that_are_scored_for_the_teacher_are_part_of_the_warm_start() -> None:
-    params = tiny_params()
-    plain, judged = ({row[0]: row[5] for row in planning.expected(measures_of(judged_titles=n), params)}["warm-start"] for n in (0, 300))
-    assert judged - plain == pytest.approx(1.0 + 3.0)
+@pytest.mark.parametrize(
+    ("changed", "used"), [({"group_size": 8, "temperature": 1.0}, 1), ({"group_size": 4, "temperature": 0.5}, 0)], ids=["a count", "a rate"]
+)
+def test_a_record_of_other_parameters_is_used_where_they_only_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict, used: int
+) -> None:
+    layout, made = Layout(tmp_path), nodes.node("rollout", 1, tiny_params())
+    layout.plan("actual").mkdir(parents=True)
+    layout.plan("actual/rollout@1.json").write_text(json.dumps(record(rollouts=8)), encoding="utf-8")
+    layout.plan("actual/rollout@2.json").write_text(json.dumps(record(rollouts=8, reused_values=3)), encoding="utf-8")
+    layout.plan("actual/rollout@3.json").write_text("no JSON", encoding="utf-8")
+    monkeypatch.setattr(runner, "section_values", lambda *_: {"rollout": changed, "train.seed": 1})
+    assert len(planning.recorded(layout, made, tiny_params())) == used
+
+
+def test_two_sizes_give_a_fixed_cost_and_one_of_a_unit_and_equal_sizes_a_median() -> None:
+    few, many = record(rollouts=4), record(rollouts=12) | {"seconds": 4.0, "cpu_seconds": 2.0, "bytes": 30}
+    assert planning._cost("rollout", [few, many], 100) == pytest.approx([2 * (0.5 + 12.5), 0.5 + 12.5, 250.0])
+    slow = record(rollouts=4) | {"seconds": 200.0, "cpu_seconds": 100.0}
+    assert planning._cost("rollout", [few, slow, few], 8)[1:] == pytest.approx([2.0, 20.0])
+
+
+def test_an_iteration_takes_no_more_prompts_than_there_are(run: Layout) -> None:
+    many = dataclasses.replace(values(), rollout=dataclasses.replace(values().rollout, prompts_per_iteration=500))
+    found = planning.counts(run, many)
+    assert found["rollouts"] == found["train_prompts"] * 4 < 500
+
+
+def test_the_oracle_is_planned_by_prompts_and_the_rest_of_the_evaluation_by_completions() -> None:
+    exact = {"evaluated_answers": 60, "evaluated_prompts": 10, "most_evaluated_tokens": 720}
+    own = {"evaluate": [record(completions=6)], sample.ORACLE: [record(prompts=2)]}
+    units, _, tokens, seconds, cpu, size, _ = planning._expected("evaluate", exact, own)
+    assert (units, tokens, seconds, cpu, size) == (60, 720, 20.0 + 10.0, 10.0 + 5.0, 100 + 50)
 
 
 def planned_row(stage: str, iteration: int, seconds: float, units: int = 10) -> dict:
     numbers = {"seconds": seconds, "cpu_seconds": seconds / 2, "bytes": 5, "peak_bytes": 100, "units": units, "tokens": 20}
-    return {"stage": stage, "iteration": iteration, "unit": "answers", "is_current": False} | numbers
+    return {"stage": stage, "iteration": iteration, "unit": "answers", "rate_from": "run", "is_current": False} | numbers
 
 
 def took(seconds: float, **counts: float) -> dict:
-    return {"seconds": seconds, "cpu_seconds": seconds, "peak_bytes": 200} | counts
+    return {"seconds": seconds, "cpu_seconds": seconds, "peak_bytes": 200, "counts": counts}
 
 
 def test_only_runs_that_are_planned_and_done_are_compared() -> None:
     planned = [planned_row("rollout", 1, 4.0), planned_row("rollout", 2, 4.0), planned_row("update", 1, 8.0)]
-    rows = compared(planned, {("rollout", 1): took(2.0, units=9, tokens=30), ("report", 0): took(1.0)})
+    rows = compared(planned, {("rollout", 1): took(2.0, rollouts=9, tokens=30), ("report", 0): took(1.0)})
     rollout, update = rows
     assert (rollout["runs"], rollout["planned_runs"], rollout["ratio"]) == (1, 2, 0.5)
     assert (rollout["units"], rollout["planned_units"], rollout["tokens"], rollout["planned_tokens"]) == (9, 10, 30, 20)
@@ -208,34 +219,13 @@ def test_the_report_shows_plan_and_actual_where_there_is_a_plan(tmp_path: Path) 
     assert ">1.50<" in page  # 6 s in place of 4
 
 
-@pytest.mark.parametrize(("answers_from", "expected"), [("rollouts 001", [70, None]), ("the teacher", [None, None])])
-def test_texts_that_the_store_holds_are_planned_as_found_where_they_are_known_and_nowhere_else(
-    answers_from: str, expected: list[int | None]
-) -> None:
-    params = tiny_params(train={"iterations": 2}, rollout={"prompts_per_iteration": 5, "group_size": 4})
-    measures = measures_of(raw_queries_found=0.5, texts_found=0.5, answers_from=answers_from)
-    plain = {(row[0], row[1]): row for row in planning.expected(measures, params)}
-    rows = {(row[0], row[1]): (row, found) for row, found in planning._with_found(planning.expected(measures, params), measures)}
-    assert [rows["score-coalitions", k][1] for k in (1, 2)] == expected
-    assert rows["score-queries", 0][1] == 50
-    assert plain["score-queries", 0][5] - rows["score-queries", 0][0][5] == pytest.approx(0.5)
-
-
-def test_a_plan_tells_what_the_store_holds_of_a_kept_reward_and_makes_no_book(planned: tuple[Layout, pl.DataFrame, dict]) -> None:
-    layout, _, facts = planned
-    assert (facts["raw_queries_found"], facts["texts_found"]) == (None, None)
-    kept = dataclasses.replace(values(), store=dataclasses.replace(values().store, values="always"))
-    _, found = planning.plan(layout, kept)
-    assert (found["raw_queries_found"], found["texts_found"]) == (0.0, 0.0)
-    assert not layout.store.exists()
-
-
 @pytest.mark.parametrize("objective", ["sft", "dpo"])
 def test_other_objectives_are_planned_by_the_rollouts_that_they_choose_from(
-    planned: tuple[Layout, pl.DataFrame, dict], objective: str
+    tmp_path: Path, planned: tuple[Layout, pl.DataFrame, dict], objective: str
 ) -> None:
-    layout, whole, _ = planned
+    layout, whole = Layout(tmp_path), planned[1]
+    shop(tmp_path / "catalogue")
     found, _ = planning.plan(layout, dataclasses.replace(values(), update=dataclasses.replace(values().update, objective=objective)))
     rows = [table.filter((pl.col("stage") == "update") & (pl.col("iteration") == 1)).row(0, named=True) for table in (whole, found)]
     assert rows[0]["units"] == rows[1]["units"]
-    assert 0 < rows[1]["seconds"] < 3 * rows[0]["seconds"] + 5
+    assert rows[1]["seconds"] > 0
