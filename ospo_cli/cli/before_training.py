@@ -74,7 +74,7 @@ def graph(
 
 @app.command("plan", rich_help_panel=BEFORE_TRAINING)
 def plan(
-    actual: Annotated[bool, typer.Option("--actual", help="Calibrate nothing: print the last plan against what the stages took.")] = False,
+    actual: Annotated[bool, typer.Option("--actual", help="Count nothing: print the last plan against what the stages took.")] = False,
     project: Project = HERE,
 ) -> None:
     """Estimate what a run will take, before anything runs: completions, texts, steps, seconds, bytes, memory (docs/planning.md)."""

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 import polars as pl
 
+from ospo_cli.errors import OspoError
 from ospo_cli.graph import nodes, runner
 from ospo_cli.graph.standing import standing
 from ospo_cli.instruments.plan.sample import ORACLE, Record, Scratch, sampled
@@ -102,8 +103,8 @@ def recorded(layout: Layout, made: nodes.Node, params: Params) -> list[Record]:
     """Return the records of a stage's last runs, one per iteration: those of the same parameters but FREE, that found no finished work."""
     present, found = _weighty(runner.section_values(made, params)), []
     for path in sorted(layout.plan("actual").glob(f"{made.stage}.json" if made.iteration is None else f"{made.stage}@*.json")):
-        with contextlib.suppress(ValueError):
-            record = json.loads(path.read_text(encoding="utf-8"))
+        with contextlib.suppress(OspoError):
+            record = files.read_json(path)
             if "params" in record and _weighty(record["params"]) == present and not record["counts"].get("reused_values"):
                 found.append(record)
     return found
