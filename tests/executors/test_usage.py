@@ -36,7 +36,12 @@ def test_what_is_there_now_is_no_more_than_the_largest_so_far():
 
 def test_a_block_that_fails_is_measured_too_and_the_error_goes_on():
     usage = Usage()
-    with pytest.raises(ValueError, match="broken"), usage:
-        time.sleep(0.05)
-        raise ValueError("broken")
+
+    def fails():
+        with usage:
+            time.sleep(0.05)
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        fails()
     assert usage.seconds >= 0.05
