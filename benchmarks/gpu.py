@@ -33,6 +33,7 @@ from ospo_cli.params.update import Update
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.sampling.causal_lm import SampledRow, Sampler
 from ospo_cli.sampling.next_token import Sampling
+from ospo_cli.sampling.sampler import Request
 from ospo_cli.training import gradient_step
 from ospo_cli.training.gradient_step import Rows
 from ospo_cli.training.token_batches import Group
@@ -139,7 +140,7 @@ def sampled(
     found: list[list[SampledRow]] = []
 
     def work() -> None:
-        found[:] = sampler.sample(prompts, ids, options.new_tokens, Sampling(), 0, 1 << 20)
+        found[:] = sampler.sample(Request(prompts, ids, options.new_tokens, Sampling(), 0, 1 << 20))
 
     return best(work, options.repeats, policy.device), found
 

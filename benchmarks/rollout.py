@@ -39,6 +39,7 @@ from ospo_cli.policies.pretrained import write_packaged
 from ospo_cli.policies.small_llama import write_small_llama
 from ospo_cli.sampling.causal_lm import Sampler
 from ospo_cli.sampling.next_token import Sampling
+from ospo_cli.sampling.sampler import Request
 from ospo_cli.stages import prepare_data, warm_start
 from ospo_cli.tables import parquet
 from ospo_cli.tables.prepared import PROMPTS
@@ -196,7 +197,7 @@ def end_bonus(policy: LoadedPolicy, ids: list[list[int]], cap: int, options: arg
     for _ in range(8):
         middle = (low + high) / 2
         lean_to_end(policy, middle)
-        rows = Sampler(policy).sample(ids, [[f"{index}"] for index in range(len(ids))], cap, Sampling(), 1, 1 << 20)
+        rows = Sampler(policy).sample(Request(ids, [[f"{index}"] for index in range(len(ids))], cap, Sampling(), 1, 1 << 20))
         longer = sum(len(row.token_ids) for group in rows for row in group) > SHARE * cap * len(ids)
         low, high = (middle, high) if longer else (low, middle)
     return (low + high) / 2
@@ -220,7 +221,7 @@ def generate(policy: LoadedPolicy, ids: list[list[int]], cap: int, options: argp
 def grouped(sampler: Sampler, ids: list[list[int]], cap: int, options: argparse.Namespace) -> int:
     """Sample as the rollout stage does; return the tokens."""
     names = [[f"{i}/{j}" for j in range(options.group_size)] for i in range(len(ids))]
-    found = sampler.sample(ids, names, cap, Sampling(), 0, 1 << 20)
+    found = sampler.sample(Request(ids, names, cap, Sampling(), 0, 1 << 20))
     return sum(len(row.token_ids) for group in found for row in group)
 
 

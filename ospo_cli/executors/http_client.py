@@ -36,13 +36,20 @@ class Again(Exception):
 class Settings(Protocol):
     """What a section of the parameters says of a server (retrieval.http, rollout.server)."""
 
-    url: str
-    authorization: str
-    concurrency: int
-    requests_per_second: float
-    timeout_seconds: float
-    retries: int
-    backoff_seconds: float
+    @property
+    def url(self) -> str: ...
+    @property
+    def authorization(self) -> str: ...
+    @property
+    def concurrency(self) -> int: ...
+    @property
+    def requests_per_second(self) -> float: ...
+    @property
+    def timeout_seconds(self) -> float: ...
+    @property
+    def retries(self) -> int: ...
+    @property
+    def backoff_seconds(self) -> float: ...
 
 
 class HttpClient:

@@ -250,7 +250,7 @@ def _sampled(layout: Layout, chosen: pl.DataFrame, params: Params, request: Requ
     from ospo_cli.policies.folder import check_folder, content_hash, render_prompt
     from ospo_cli.policies.opening import load_policy
     from ospo_cli.sampling.causal_lm import Sampler
-    from ospo_cli.sampling.next_token import Sampling
+    from ospo_cli.sampling.sampler import Request as SampleRequest
 
     check_folder(folder, "ospo warm-start" if not request.policy else f"ospo update --iter {request.policy}")
     settings, samples = params.rollout, request.samples or params.rollout.group_size
@@ -268,7 +268,7 @@ def _sampled(layout: Layout, chosen: pl.DataFrame, params: Params, request: Requ
         ids = part["prompt_id"].to_list()
         names = [[f"headroom:{prompt_id}:{index:02d}" for index in range(samples)] for prompt_id in ids]
         prompts = [render_prompt(sampler.policy, prompt) for prompt in part["prompt"].to_list()]
-        groups = sampler.sample(prompts, names, settings.max_new_tokens, Sampling.of(settings), params.train.seed, settings.batch_size)
+        groups = sampler.sample(SampleRequest.of(settings, params.train.seed, prompts, names))
         rows = [
             (f"policy-{request.policy:03d}", "sampled", prompt_id, index, row.text, "")
             for prompt_id, group in zip(ids, groups, strict=True)

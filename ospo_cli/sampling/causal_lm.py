@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,83 +11,69 @@ import torch
 
 from ospo_cli.errors import PolicyError
 from ospo_cli.maths import seeding
+from ospo_cli.params.rollout import Rollout
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.sampling import llama_decoder
-from ospo_cli.sampling.next_token import Sampling, draw
-from ospo_cli.sampling.sampler import SampledRow, too_long
+from ospo_cli.sampling.next_token import draw
+from ospo_cli.sampling.sampler import CompletionSampler, Request, SampledRow, too_long
 
 OPEN_SHARE = 15 / 16
 
 
-class Sampler:
+class Sampler(CompletionSampler):
     """Draws completions; which tokens come out depends on (policy, prompt, seed, row id) and not on what else is in the batch.
 
     Rows of a rollout group with the same tokens so far are one branch: one row of the forward pass. Prompts are branches before the
     first token; a branch splits where its rows draw different tokens and goes when they have ended.
     """
 
+    needs_weights = True
+
     def __init__(self, policy: LoadedPolicy) -> None:
         self.policy = policy
         plain = llama_decoder.fits(policy.model)
         self.decoder: Any = llama_decoder.LlamaDecoder(policy.model) if plain else HuggingFaceDecoder(policy.model)
 
+    @classmethod
+    def opened(cls, policy: LoadedPolicy, settings: Rollout, threads: int, longest_prompt: int) -> Sampler:
+        """Return the sampler; threads are torch's, set when the policy was loaded."""
+        return cls(policy)
+
     def too_long(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[int]:
         """Return the indices of prompts that do not fit the context together with the new tokens (or are empty)."""
         return too_long(self.policy, prompts, max_new_tokens)
 
-    def sample(
-        self,
-        prompts: Sequence[Sequence[int]],
-        row_ids: Sequence[Sequence[str]],
-        max_new_tokens: int,
-        sampling: Sampling,
-        seed: int,
-        batch_size: int,
-        greedy_rows: int = 0,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[list[SampledRow]]:
-        """Return for each prompt one completion per row id.
-
-        Args:
-            prompts: token ids of each prompt.
-            row_ids: names of the completions of each prompt (a rollout group); they key the uniforms.
-            max_new_tokens: cap, end token included.
-            sampling: temperature and cuts.
-            seed: of the uniforms.
-            batch_size: completions decoded at once.
-            greedy_rows: the first so many completions of each prompt take the likeliest token in place of a draw.
-            progress: called with the number of finished completions after each batch.
+    def sample(self, request: Request, greedy_rows: int = 0) -> list[list[SampledRow]]:
+        """Return for each prompt one completion per row id; the first `greedy_rows` of each take the likeliest token in place of a draw.
 
         Raises:
             PolicyError: a prompt does not fit the context, or the model gives NaN.
         """
-        for index in self.too_long(prompts, max_new_tokens)[:1]:
+        prompts, row_ids = request.prompts, request.row_ids
+        for index in self.too_long(prompts, request.max_new_tokens)[:1]:
             raise PolicyError(
                 self.policy.folder,
                 f"prompt {index} (of {row_ids[index][0] if row_ids[index] else 'no rows'}) does not fit the context",
-                found=f"{len(prompts[index])} prompt tokens + {max_new_tokens} new",
+                found=f"{len(prompts[index])} prompt tokens + {request.max_new_tokens} new",
                 expected=f"1 to {self.policy.context_length} in all",
                 remedy="shorten the prompt template or lower rollout.max_new_tokens",
             )
         results: list[list[SampledRow]] = [[] for _ in prompts]
-        for batch in _batches([len(prompt) for prompt in prompts], [len(ids) for ids in row_ids], batch_size):
-            rows = self._sample_batch([prompts[i] for i in batch], [row_ids[i] for i in batch], max_new_tokens, sampling, seed, greedy_rows)
-            for index, group in zip(batch, rows, strict=True):
+        for batch in _batches([len(prompt) for prompt in prompts], [len(ids) for ids in row_ids], request.batch_size):
+            part = dataclasses.replace(request, prompts=[prompts[i] for i in batch], row_ids=[row_ids[i] for i in batch])
+            for index, group in zip(batch, self._sample_batch(part, greedy_rows), strict=True):
                 results[index] = group
-            if progress:
-                progress(sum(len(row_ids[i]) for i in batch))
         return results
 
     @torch.inference_mode()
-    def _sample_batch(
-        self, prompts: list[Sequence[int]], row_ids: list[Sequence[str]], cap: int, sampling: Sampling, seed: int, greedy_rows: int
-    ) -> list[list[SampledRow]]:
-        names = [name for group in row_ids for name in group]
+    def _sample_batch(self, request: Request, greedy_rows: int) -> list[list[SampledRow]]:
+        prompts, row_ids, cap = request.prompts, request.row_ids, request.max_new_tokens
+        names = [name for name, _ in request.rows]
         if not names:
             return [[] for _ in prompts]
         device = self.policy.device
         greedy = torch.tensor([index < greedy_rows for group in row_ids for index in range(len(group))], device=device)
-        uniforms = np.zeros((len(names), cap)) if bool(greedy.all()) else seeding.uniforms(seed, names, cap)
+        uniforms = np.zeros((len(names), cap)) if bool(greedy.all()) else seeding.uniforms(request.seed, names, cap)
         draws = torch.from_numpy(uniforms).to(device)
         tokens = torch.full((len(names), cap), -1, dtype=torch.int64, device=device)
         logprobs = torch.zeros((3, len(names), cap), dtype=torch.float32, device=device)
@@ -95,7 +82,7 @@ class Sampler:
         branch = torch.tensor([index for index, group in enumerate(row_ids) for _ in group], device=device)
         logits = self.decoder.prefill(prompts, self.policy.pad_token_id, device, cap, len(names))
         for position in range(cap):
-            found = draw(logits, branch, draws[rows, position], greedy[rows], sampling)
+            found = draw(logits, branch, draws[rows, position], greedy[rows], request.sampling)
             bad = rows[~torch.isfinite(found.logprobs + found.policy_logprobs)].tolist()
             if bad:
                 self.decoder.clear()
@@ -115,9 +102,7 @@ class Sampler:
             logits = self.decoder.step(token)
         self.decoder.clear()
         first, second, third = logprobs.tolist()
-        made = [self._row(*row) for row in zip(tokens.tolist(), first, second, third, strict=True)]
-        ends = np.cumsum([len(group) for group in row_ids])
-        return [made[end - len(group) : end] for end, group in zip(ends.tolist(), row_ids, strict=True)]
+        return request.grouped(self._row(*row) for row in zip(tokens.tolist(), first, second, third, strict=True))
 
     def _grow(self, branch: torch.Tensor, token: torch.Tensor, count: int, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Split, merge and drop branches; return the new branch of each row [rows] and the token of each branch."""
@@ -153,6 +138,8 @@ class Sampler:
 class HuggingFaceDecoder:
     """Key/value cache and forward passes of any transformers model; prompts are padded on the left."""
 
+    cache: Any
+
     def __init__(self, model: Any) -> None:
         self.model = model
         self.clear()
@@ -166,11 +153,11 @@ class HuggingFaceDecoder:
         self.mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
         positions = (self.mask.cumsum(1) - 1).clamp_(min=0)
         self.cache = roomy_cache(self.model.config, width + max_new_tokens)
-        output = self.model(
+        logits: torch.Tensor = self.model(
             input_ids=ids, attention_mask=self.mask, position_ids=positions, past_key_values=self.cache, use_cache=True, logits_to_keep=1
-        )
+        ).logits
         self.position = positions[:, -1]
-        return output.logits[:, -1]
+        return logits[:, -1]
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep (or repeat) these rows of the cache."""
@@ -181,18 +168,13 @@ class HuggingFaceDecoder:
         """Append one token per row; return the logits [rows, vocabulary] of the next."""
         self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
         self.position = self.position + 1
-        output = self.model(
-            input_ids=token[:, None],
-            attention_mask=self.mask,
-            position_ids=self.position[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        return output.logits[:, -1]
+        places = {"input_ids": token[:, None], "attention_mask": self.mask, "position_ids": self.position[:, None]}
+        logits: torch.Tensor = self.model(**places, past_key_values=self.cache, use_cache=True).logits
+        return logits[:, -1]
 
     def clear(self) -> None:
         """Forget the batch."""
-        self.cache: Any = None
+        self.cache = None
         self.mask = self.position = torch.empty(0)
 
 

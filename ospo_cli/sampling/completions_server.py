@@ -8,16 +8,16 @@ from typing import Any
 
 from ospo_cli.errors import ParameterError, PolicyError, shorten
 from ospo_cli.executors.http_client import Again, HttpClient
-from ospo_cli.params.rollout import Server
+from ospo_cli.params.rollout import Rollout, Server
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.sampling.next_token import Sampling
-from ospo_cli.sampling.sampler import SampledRow, checked_ids, checked_logprobs
+from ospo_cli.sampling.sampler import CompletionSampler, Request, SampledRow, checked_ids, checked_logprobs
 from ospo_cli.sampling.vllm_engine import request_seed
 
 _WHO = "sampler openai"
 
 
-class ServerSampler:
+class ServerSampler(CompletionSampler):
     """Draws each completion by a request of its own, with a seed from (seed, row id); prompts go and completions come as token ids.
 
     Which weights the server holds cannot be asked: it has to be given the very policy, and the update's first forward pass
@@ -36,34 +36,46 @@ class ServerSampler:
         self.policy, self.settings = policy, settings
         self.client = HttpClient(settings, "Authorization", "rollout.server", PolicyError)
 
-    def sample(
-        self,
-        prompts: Sequence[Sequence[int]],
-        row_ids: Sequence[Sequence[str]],
-        max_new_tokens: int,
-        sampling: Sampling,
-        seed: int,
-        batch_size: int,
-    ) -> list[list[SampledRow]]:
+    @classmethod
+    def opened(cls, policy: LoadedPolicy, settings: Rollout, threads: int, longest_prompt: int) -> ServerSampler:
+        """Return the sampler of rollout.server."""
+        return cls(policy, settings.server)
+
+    @classmethod
+    def check(cls, sampling: Sampling, is_adapter: bool) -> None:
+        """Raise ParameterError where it would be unknown what the server's log-probabilities are of."""
+        if sampling.cuts or sampling.temperature != 1.0:
+            raise ParameterError(
+                "rollout.sampler",
+                "openai: the protocol leaves open whether log-probabilities are taken before or after temperature and cuts",
+                found=f"temperature {sampling.temperature:g}, top_k {sampling.top_k}, top_p {sampling.top_p:g}",
+                expected="temperature 1, top_k 0, top_p 1",
+                remedy="change them, or take rollout.sampler: vllm or transformers",
+            )
+
+    @classmethod
+    def identity(cls, settings: Rollout) -> list[object]:
+        """Return the server's address and its name of the model."""
+        return ["openai", settings.server.url, settings.server.model]
+
+    def sample(self, request: Request) -> list[list[SampledRow]]:
         """Return for each prompt one completion per row id; batch_size is left to the server.
 
         Raises:
             ParameterError: temperature or cuts, whose log-probabilities the protocol leaves open.
             PolicyError: the server fails, or its answer is no completion with ids and log-probabilities.
         """
-        check_sampling(sampling)
-        names = [name for group in row_ids for name in group]
-        asked = [prompt for prompt, group in zip(prompts, row_ids, strict=True) for _ in group]
+        self.check(request.sampling, self.policy.is_adapter)
+        names = [name for name, _ in request.rows]
         requests = [
-            ("/completions", json.dumps(self._request(prompt, max_new_tokens, request_seed(seed, name))).encode())
-            for prompt, name in zip(asked, names, strict=True)
+            ("/completions", json.dumps(self._request(prompt, request.max_new_tokens, request_seed(request.seed, name))).encode())
+            for name, prompt in request.rows
         ]
 
         def read(number: int, content: bytes) -> SampledRow:
-            return self._row(names[number], content, max_new_tokens)
+            return self._row(names[number], content, request.max_new_tokens)
 
-        made = iter(self.client.send("POST", "application/json", requests, read, names) if requests else [])
-        return [[next(made) for _ in group] for group in row_ids]
+        return request.grouped(self.client.send("POST", "application/json", requests, read, names) if requests else [])
 
     def _request(self, prompt: Sequence[int], max_new_tokens: int, seed: int) -> dict[str, Any]:
         return {
@@ -102,18 +114,6 @@ class ServerSampler:
         checked = checked_ids(self.policy, name, ids, max_new_tokens, choices[0].get("finish_reason"), _WHO)
         values = checked_logprobs(name, logprobs, len(checked), _WHO)
         return SampledRow(checked, values, values, values, str(choices[0]["finish_reason"]), self.policy.pieces.text(checked))
-
-
-def check_sampling(sampling: Sampling) -> None:
-    """Raise ParameterError where it would be unknown what the server's log-probabilities are of."""
-    if sampling.cuts or sampling.temperature != 1.0:
-        raise ParameterError(
-            "rollout.sampler",
-            "openai: the protocol leaves open whether log-probabilities are taken before or after temperature and cuts",
-            found=f"temperature {sampling.temperature:g}, top_k {sampling.top_k}, top_p {sampling.top_p:g}",
-            expected="temperature 1, top_k 0, top_p 1",
-            remedy="change them, or take rollout.sampler: vllm or transformers",
-        )
 
 
 def _returned(choice: dict[str, Any]) -> tuple[Any, Any]:

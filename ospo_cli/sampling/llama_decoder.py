@@ -182,7 +182,7 @@ def linear(modules: Sequence[torch.nn.Linear]) -> Linear:
     if biases and len(biases) < len(modules):
         biases = [module.weight.new_zeros(len(module.weight)) if module.bias is None else module.bias.detach() for module in modules]
     bias = torch.cat(biases) if biases else None
-    packs = hasattr(torch.ops.mkldnn, "_reorder_linear_weight") and torch.backends.mkldnn.is_available()
+    packs = hasattr(torch.ops.mkldnn, "_reorder_linear_weight") and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if weight.device.type == "cpu" and weight.dtype == torch.float32 and packs:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
 
@@ -198,7 +198,7 @@ def linear(modules: Sequence[torch.nn.Linear]) -> Linear:
 
 def _common(prompts: Sequence[Sequence[int]]) -> int:
     """Return how many ids all prompts begin with, one less than the shortest at most."""
-    first, last = min(prompts), max(prompts)
+    first, last = min(map(list, prompts)), max(map(list, prompts))
     most = min(len(prompt) for prompt in prompts) - 1
     return next((place for place in range(most) if first[place] != last[place]), most)
 

@@ -8,7 +8,7 @@ import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 
-class RoomyLayer(DynamicLayer):
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """Keys and values of one layer in buffers [rows, heads, capacity, width].
 
     transformers' DynamicLayer concatenates at every token, which copies the whole cache: half of the time of a small model.
@@ -22,11 +22,12 @@ class RoomyLayer(DynamicLayer):
         """Append; return views of all keys and values so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            rows, heads, _, width = key_states.shape
+            rows, heads, width = key_states.shape[0], key_states.shape[1], key_states.shape[-1]
             self.key_buffer = key_states.new_empty((rows, heads, self.capacity, width))
             self.value_buffer = value_states.new_empty((rows, heads, self.capacity, value_states.shape[-1]))
             self.length = 0
-        start, self.length = self.length, self.length + key_states.shape[-2]
+        start: int = self.length
+        self.length = start + key_states.shape[-2]
         self.key_buffer[:, :, start : self.length] = key_states
         self.value_buffer[:, :, start : self.length] = value_states
         self._show()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from ospo_cli.errors import PolicyError
+from ospo_cli.params.rollout import Rollout
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.sampling.next_token import Sampling
 
@@ -24,22 +25,68 @@ class SampledRow:
     text: str
 
 
-class CompletionSampler(Protocol):
+@dataclass(frozen=True)
+class Request:
+    """Completions to draw.
+
+    Attributes:
+        prompts: token ids of each prompt.
+        row_ids: names of the completions of each prompt (a rollout group); with the seed they key the draws.
+        max_new_tokens: cap, end token included.
+        sampling: temperature and cuts.
+        seed: of the draws.
+        batch_size: completions decoded at once, where this process decodes them.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    row_ids: Sequence[Sequence[str]]
+    max_new_tokens: int
+    sampling: Sampling
+    seed: int
+    batch_size: int
+
+    @classmethod
+    def of(cls, settings: Rollout, seed: int, prompts: Sequence[Sequence[int]], row_ids: Sequence[Sequence[str]]) -> Request:
+        """Return the request under section rollout."""
+        return cls(prompts, row_ids, settings.max_new_tokens, Sampling.of(settings), seed, settings.batch_size)
+
+    @property
+    def rows(self) -> list[tuple[str, Sequence[int]]]:
+        """Name and prompt of every completion, prompt by prompt."""
+        return [(name, prompt) for prompt, names in zip(self.prompts, self.row_ids, strict=True) for name in names]
+
+    def grouped(self, rows: Iterable[SampledRow]) -> list[list[SampledRow]]:
+        """Return the completions of `rows` by prompt."""
+        made = iter(rows)
+        return [[next(made) for _ in names] for names in self.row_ids]
+
+
+class CompletionSampler:
     """Draws rollout groups. `policy` may be without weights (opening.read_policy) where another process or a server holds them."""
 
+    needs_weights: ClassVar[bool] = False
     policy: LoadedPolicy
 
-    def sample(
-        self,
-        prompts: Sequence[Sequence[int]],
-        row_ids: Sequence[Sequence[str]],
-        max_new_tokens: int,
-        sampling: Sampling,
-        seed: int,
-        batch_size: int,
-    ) -> list[list[SampledRow]]:
+    @classmethod
+    def opened(cls, policy: LoadedPolicy, settings: Rollout, threads: int, longest_prompt: int) -> CompletionSampler:
+        """Return the sampler of section rollout for prompts of at most so many tokens."""
+        raise NotImplementedError
+
+    @classmethod
+    def check(cls, sampling: Sampling, is_adapter: bool) -> None:
+        """Raise ParameterError where every log-probability that a rollout holds cannot be given; this one can give all."""
+
+    @classmethod
+    def identity(cls, settings: Rollout) -> list[object]:
+        """Return what a finished shard depends on besides policy, prompts and sampling: who drew it."""
+        return []
+
+    def sample(self, request: Request) -> list[list[SampledRow]]:
         """Return for each prompt one completion per row id, whose seed comes from (seed, row id)."""
-        ...
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End what was started; nothing by itself."""
 
 
 def too_long(policy: LoadedPolicy, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[int]:

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from ospo_cli.errors import ParameterError, PolicyError, shorten
-from ospo_cli.params.rollout import Vllm
+from ospo_cli.params.rollout import Rollout, Vllm
 from ospo_cli.policies import lora
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.sampling.next_token import Sampling
-from ospo_cli.sampling.sampler import SampledRow, checked_ids, checked_logprobs
+from ospo_cli.sampling.sampler import CompletionSampler, Request, SampledRow, checked_ids, checked_logprobs
 from ospo_cli.tables.files import read_json
 
 TESTED = "0.32"
@@ -32,7 +32,7 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _WHO = "sampler vllm"
 
 
-class VllmSampler:
+class VllmSampler(CompletionSampler):
     """Draws completions with `vllm.LLM`; the engine starts with the first call of `sample` and ends with `close`.
 
     Each completion is a request of its own with a seed from (seed, row id). Sums still depend on what else is in the engine's batch, so
@@ -56,39 +56,63 @@ class VllmSampler:
         self.worker = worker or Path(str(importlib.util.find_spec("ospo_cli.sampling.vllm_worker").origin))  # type: ignore[union-attr]
         self._process: _Process | None = None
 
-    def sample(
-        self,
-        prompts: Sequence[Sequence[int]],
-        row_ids: Sequence[Sequence[str]],
-        max_new_tokens: int,
-        sampling: Sampling,
-        seed: int,
-        batch_size: int,
-    ) -> list[list[SampledRow]]:
+    @classmethod
+    def opened(cls, policy: LoadedPolicy, settings: Rollout, threads: int, longest_prompt: int) -> VllmSampler:
+        """Return the sampler of rollout.vllm."""
+        return cls(policy, settings.vllm, longest_prompt + settings.max_new_tokens, threads)
+
+    @classmethod
+    def check(cls, sampling: Sampling, is_adapter: bool) -> None:
+        """Raise ParameterError where the engine cannot give every log-probability that a rollout holds."""
+        if is_adapter and (sampling.cuts or sampling.temperature != 1.0):
+            # vLLM 0.32: prompt_logprobs of a LoRA request end in `einsum(): subscript b has size …` on a CPU.
+            raise ParameterError(
+                "rollout.sampler",
+                "vllm cannot score the rows of an adapter, which temperature and cuts need",
+                found=f"temperature {sampling.temperature:g}, top_k {sampling.top_k}, top_p {sampling.top_p:g}",
+                expected="temperature 1, top_k 0, top_p 1",
+                remedy="change them, or take rollout.sampler: transformers",
+            )
+        if sampling.cuts and sampling.temperature != 1.0:
+            raise ParameterError(
+                "rollout.sampler",
+                "vllm gives log-probabilities after temperature and cuts, or of the raw policy, but not the tempered policy's without cuts",
+                found=f"temperature {sampling.temperature:g} with top_k {sampling.top_k}, top_p {sampling.top_p:g}",
+                expected="temperature 1, or top_k 0 and top_p 1",
+                remedy="change them, or take rollout.sampler: transformers",
+            )
+
+    @classmethod
+    def identity(cls, settings: Rollout) -> list[object]:
+        """Return the number format and over how many devices it is spread: both change sums."""
+        return ["vllm", settings.vllm.dtype, settings.vllm.tensor_parallel]
+
+    def sample(self, request: Request) -> list[list[SampledRow]]:
         """Return for each prompt one completion per row id; batch_size is left to the engine.
 
         Raises:
             ParameterError: the engine cannot give the log-probabilities of this sampling.
             PolicyError: the engine is absent, does not start, fails, or does not answer in time.
         """
-        check_sampling(sampling, self.policy.is_adapter)
+        sampling, cap = request.sampling, request.max_new_tokens
+        self.check(sampling, self.policy.is_adapter)
         needs_scores = sampling.cuts or sampling.temperature != 1.0
-        self._check_room(prompts, max_new_tokens + needs_scores)
-        names = [name for group in row_ids for name in group]
+        self._check_room(request.prompts, cap + needs_scores)
+        names = [name for name, _ in request.rows]
         if not names:
-            return [[] for _ in prompts]
-        asked = [[list(prompt), request_seed(seed, name)] for prompt, group in zip(prompts, row_ids, strict=True) for name in group]
+            return [[] for _ in request.prompts]
+        asked = [[list(prompt), request_seed(request.seed, name)] for name, prompt in request.rows]
         what = f"{len(names)} completions from {names[0]} on"
         # The policy's end token alone ends a completion, whatever generation_config.json says.
         settings = {
             **{"n": 1, "temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p},
-            **{"max_tokens": max_new_tokens, "logprobs": 0, "detokenize": False},
+            **{"max_tokens": cap, "logprobs": 0, "detokenize": False},
             **{"ignore_eos": True, "stop_token_ids": [self.policy.end_token_id]},
         }
         found = self._ask({"sample": asked, "settings": settings}, "rows", len(names), what)
         rows = []
         for name, (ids, logprobs, reason) in zip(names, found, strict=True):
-            ids = checked_ids(self.policy, name, ids, max_new_tokens, reason, _WHO)
+            ids = checked_ids(self.policy, name, ids, cap, reason, _WHO)
             rows.append((ids, checked_logprobs(name, logprobs, len(ids), _WHO), reason))
         policy_logprobs = [logprobs for _, logprobs, _ in rows]
         if needs_scores:
@@ -97,12 +121,11 @@ class VllmSampler:
             policy_logprobs = [
                 checked_logprobs(name, values, len(ids), _WHO) for name, values, (ids, _, _) in zip(names, scored, rows, strict=True)
             ]
-        made = iter(
+        return request.grouped(
             # With cuts the temperature is 1: the raw policy is the tempered one.
             SampledRow(ids, raw if sampling.cuts else drawn, drawn, raw, reason, self.policy.pieces.text(ids))
             for (ids, drawn, reason), raw in zip(rows, policy_logprobs, strict=True)
         )
-        return [[next(made) for _ in group] for group in row_ids]
 
     def close(self) -> None:
         """End the engine's process."""
@@ -165,27 +188,6 @@ class VllmSampler:
         if not str(version).startswith(f"{TESTED}."):
             sys.stderr.write(f"sampler vllm: version {shorten(version, 40)} was not tested with this adapter ({TESTED}.* was)\n")
         return process
-
-
-def check_sampling(sampling: Sampling, is_adapter: bool) -> None:
-    """Raise ParameterError where the engine cannot give every log-probability that a rollout holds."""
-    if is_adapter and (sampling.cuts or sampling.temperature != 1.0):
-        # vLLM 0.32: prompt_logprobs of a LoRA request end in `einsum(): subscript b has size …` on a CPU.
-        raise ParameterError(
-            "rollout.sampler",
-            "vllm cannot score the rows of an adapter, which temperature and cuts need",
-            found=f"temperature {sampling.temperature:g}, top_k {sampling.top_k}, top_p {sampling.top_p:g}",
-            expected="temperature 1, top_k 0, top_p 1",
-            remedy="change them, or take rollout.sampler: transformers",
-        )
-    if sampling.cuts and sampling.temperature != 1.0:
-        raise ParameterError(
-            "rollout.sampler",
-            "vllm gives log-probabilities after temperature and cuts, or of the raw policy, but not the tempered policy's without cuts",
-            found=f"temperature {sampling.temperature:g} with top_k {sampling.top_k}, top_p {sampling.top_p:g}",
-            expected="temperature 1, or top_k 0 and top_p 1",
-            remedy="change them, or take rollout.sampler: transformers",
-        )
 
 
 def engine_arguments(model: Path, settings: Vllm, context_length: int, lora_rank: int) -> dict[str, Any]:

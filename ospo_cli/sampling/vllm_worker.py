@@ -80,7 +80,7 @@ class _Engine:
 
     def _generate(self, prompts: list[list[int]], settings: list[Any]) -> list[Any]:
         asked = [{"prompt_token_ids": ids} for ids in prompts]
-        return self.llm.generate(asked, settings, use_tqdm=False, lora_request=self.adapter)
+        return list(self.llm.generate(asked, settings, use_tqdm=False, lora_request=self.adapter))
 
 
 def _row(outputs: list[Any]) -> list[Any]:

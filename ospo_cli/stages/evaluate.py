@@ -284,7 +284,7 @@ class _Answers:
         from ospo_cli.policies.folder import render_prompt
         from ospo_cli.policies.opening import load_policy
         from ospo_cli.sampling.causal_lm import Sampler
-        from ospo_cli.sampling.next_token import Sampling
+        from ospo_cli.sampling.sampler import Request
 
         system, folder, prompts = payload
         samples = self.params.evaluate.samples
@@ -302,16 +302,9 @@ class _Answers:
                 expected=f"at most {policy.context_length} in all",
                 remedy="shorten prepare_data.prompt_template or lower rollout.max_new_tokens",
             )
-        groups = self.sampler.sample(
-            asked,
-            # No policy in the names: all are sampled with the same uniforms, which makes paired differences narrower.
-            [[f"evaluate:{prompt_id}:greedy", *(f"evaluate:{prompt_id}:{index:02d}" for index in range(samples))] for prompt_id in ids],
-            settings.max_new_tokens,
-            Sampling.of(settings),
-            self.params.train.seed,
-            settings.batch_size,
-            greedy_rows=1,
-        )
+        # No policy in the names: all are sampled with the same uniforms, which makes paired differences narrower.
+        names = [[f"evaluate:{prompt_id}:greedy", *(f"evaluate:{prompt_id}:{index:02d}" for index in range(samples))] for prompt_id in ids]
+        groups = self.sampler.sample(Request.of(settings, self.params.train.seed, asked, names), greedy_rows=1)
         rows = []
         for prompt_id, (likeliest, *drawn) in zip(ids, groups, strict=True):
             rows.append((system, "greedy", prompt_id, 0, likeliest.text, ""))

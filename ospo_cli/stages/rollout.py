@@ -55,7 +55,7 @@ def execute(layout: Layout, params: Params, iteration: int, count_alive: Callabl
         )
     further = further_prompts(prompts, values, settings, params.train.seed, iteration).head(settings.further_rounds * chosen.height)
     made_by = f"ospo update --iter {iteration - 1}" if iteration > 1 else "ospo warm-start"
-    policy = chosen_sampler.load_for(layout.policy(iteration - 1), params, made_by)
+    policy = chosen_sampler.load_for(layout.policy(iteration - 1), settings, params.policy.threads, made_by)
     rows, waiting = (
         [(prompt_id, render_prompt(policy, text)) for prompt_id, text in drawn.select("prompt_id", "prompt").iter_rows()]
         for drawn in (chosen, further)
@@ -63,7 +63,7 @@ def execute(layout: Layout, params: Params, iteration: int, count_alive: Callabl
     sampled = _Sampled(rounds=[])
     # Prompts that do not fit are left out when their round is drawn: no engine is asked for a longer context than there is.
     longest = min(max(len(ids) for _, ids in (*rows, *waiting)), policy.context_length - settings.max_new_tokens)
-    with chosen_sampler.opened(policy, params, longest) as sampler:
+    with chosen_sampler.opened(policy, settings, params.policy.threads, longest) as sampler:
         sampling = _Sampling(LocalExecutor(layout.cache / "rollouts"), policy, sampler, params, iteration, sampled)
         sampling.draw(rows)
         if settings.further_rounds:
@@ -164,8 +164,6 @@ class _Sampling:
             rollouts = self.draw(rows)
 
     def _shards(self, rows: list[tuple[str, list[int]]]) -> list[Shard]:
-        from ospo_cli.sampling import chosen_sampler
-
         settings = self.params.rollout
         per_shard = max(1, settings.batch_size // settings.group_size)
         shards = []
@@ -183,7 +181,7 @@ class _Sampling:
                 self.params.train.seed,
                 self.iteration,
                 self.params.policy.threads,
-                *chosen_sampler.identity(settings),
+                *self.sampler.identity(settings),
             )
             shards.append(Shard(key, len(part) * settings.group_size, part))
         return shards
@@ -279,10 +277,10 @@ def rollout(
     sampler: CompletionSampler, prompts: Sequence[tuple[str, list[int]]], settings: Rollout, seed: int, iteration: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return tables rollouts and sampling_logprobs for (prompt_id, prompt token ids)."""
-    from ospo_cli.sampling.next_token import Sampling
+    from ospo_cli.sampling.sampler import Request
 
     names = [[f"{iteration:03d}:{prompt_id}:{index:02d}" for index in range(settings.group_size)] for prompt_id, _ in prompts]
-    groups = sampler.sample([ids for _, ids in prompts], names, settings.max_new_tokens, Sampling.of(settings), seed, settings.batch_size)
+    groups = sampler.sample(Request.of(settings, seed, [ids for _, ids in prompts], names))
     rows, logprobs = [], []
     for (prompt_id, ids), group_names, group in zip(prompts, names, groups, strict=True):
         for index, (name, row) in enumerate(zip(group_names, group, strict=True)):

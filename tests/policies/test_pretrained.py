@@ -10,6 +10,7 @@ from ospo_cli.policies.folder import render_prompt
 from ospo_cli.policies.opening import load_policy
 from ospo_cli.sampling.causal_lm import Sampler
 from ospo_cli.sampling.next_token import Sampling
+from ospo_cli.sampling.sampler import Request
 
 
 def test_an_unknown_name_lists_what_exists(tmp_path):
@@ -40,7 +41,7 @@ def test_the_packaged_model_becomes_a_folder_that_samples(tmp_path):
     made = fetch_policy.execute(Layout(tmp_path), "smollm2-135m", to=tmp_path / "policy")
     policy = load_policy(tmp_path / "policy", threads=2)
     prompt = render_prompt(policy, "What is the capital of France?")
-    row = Sampler(policy).sample([prompt], [["a"]], 12, Sampling(), 0, 1, greedy_rows=1)[0][0]
+    row = Sampler(policy).sample(Request([prompt], [["a"]], 12, Sampling(), 0, 1), greedy_rows=1)[0][0]
     assert made["weights"] == 134_515_008
     assert policy.tokenizer.decode(prompt) == "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
     assert "Paris" in row.text

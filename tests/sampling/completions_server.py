@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from ospo_cli.sampling.causal_lm import Sampler
 from ospo_cli.sampling.next_token import Sampling
+from ospo_cli.sampling.sampler import Request
 
 
 class Server(ThreadingHTTPServer):
@@ -34,7 +35,7 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.requests.append({"path": self.path, "headers": dict(self.headers), "asked": asked})
             fault = self.server.faults.pop(0) if self.server.faults else None
-            row = self.server.sampler.sample([asked["prompt"]], [["row"]], asked["max_tokens"], Sampling(), asked["seed"], 1)[0][0]
+            row = self.server.sampler.sample(Request([asked["prompt"]], [["row"]], asked["max_tokens"], Sampling(), asked["seed"], 1))[0][0]
         choice = {
             "index": 0,
             "text": row.text,

@@ -9,6 +9,7 @@ from ospo_cli.policies.folder import render_prompt
 from ospo_cli.policies.opening import load_policy
 from ospo_cli.sampling.causal_lm import HuggingFaceDecoder, Sampler
 from ospo_cli.sampling.next_token import Sampling
+from ospo_cli.sampling.sampler import Request
 from ospo_cli.training import token_batches
 from ospo_cli.training.token_batches import Group
 from ospo_cli.training.token_logprobs import token_logprobs
@@ -17,11 +18,11 @@ from tests.policies.tiny import write_tiny_policy
 MESSAGES = ["coat", "a much longer wish for red leather boots", "scarf navy", "dress"]
 
 
-def sample(policy, batch_size=64, messages=MESSAGES, group_size=5, sampler=None, **settings):
+def sample(policy, batch_size=64, messages=MESSAGES, group_size=5, sampler=None, greedy_rows=0, **settings):
     prompts = [render_prompt(policy, message) for message in messages]
     names = [[f"{message}/{index}" for index in range(group_size)] for message in messages]
     values = {"max_new_tokens": 10, "sampling": Sampling(), "seed": 3} | settings
-    return prompts, (sampler or Sampler(policy)).sample(prompts, names, batch_size=batch_size, **values)
+    return prompts, (sampler or Sampler(policy)).sample(Request(prompts, names, batch_size=batch_size, **values), greedy_rows)
 
 
 def test_log_probabilities_are_those_of_a_forward_pass_over_the_whole_row(tiny_policy):
@@ -56,8 +57,8 @@ def test_rows_that_share_their_tokens_are_the_same_as_rows_of_prompts_apart(tiny
     prompt = render_prompt(tiny_policy, "coat")
     names = [f"row {index}" for index in range(24)]
     sampler = Sampler(tiny_policy)
-    together = sampler.sample([prompt], [names], 12, Sampling(0.5), 3, 64)[0]
-    apart = [sampler.sample([prompt], [[name]], 12, Sampling(0.5), 3, 64)[0][0] for name in names]
+    together = sampler.sample(Request([prompt], [names], 12, Sampling(0.5), 3, 64))[0]
+    apart = [sampler.sample(Request([prompt], [[name]], 12, Sampling(0.5), 3, 64))[0][0] for name in names]
     assert len({row.token_ids[0] for row in together}) < 24
     assert together == apart
 
@@ -140,4 +141,4 @@ def test_a_prompt_that_does_not_fit_the_context_is_an_error(tiny_policy):
 
 
 def test_groups_may_be_empty(tiny_policy):
-    assert Sampler(tiny_policy).sample([[1, 2]], [[]], 4, Sampling(), 0, 8) == [[]]
+    assert Sampler(tiny_policy).sample(Request([[1, 2]], [[]], 4, Sampling(), 0, 8)) == [[]]

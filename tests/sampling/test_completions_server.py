@@ -14,6 +14,7 @@ from ospo_cli.policies.folder import render_prompt
 from ospo_cli.policies.opening import read_policy
 from ospo_cli.sampling.completions_server import ServerSampler
 from ospo_cli.sampling.next_token import Sampling
+from ospo_cli.sampling.sampler import Request
 from ospo_cli.sampling.vllm_engine import request_seed
 from ospo_cli.stages import rollout, update
 from ospo_cli.tables import parquet
@@ -39,7 +40,7 @@ def sampler(server, **changes):
 def drawn(server, sampling=Sampling(), seed=3, **changes):  # noqa: B008  (frozen)
     made = sampler(server, **changes)
     prompts = [render_prompt(made.policy, "coat"), render_prompt(made.policy, "red boots for the office")]
-    return made.sample(prompts, [["a:0", "a:1", "a:2"], ["b:0"]], CAP, sampling, seed, 64)
+    return made.sample(Request(prompts, [["a:0", "a:1", "a:2"], ["b:0"]], CAP, sampling, seed, 64))
 
 
 def test_completions_and_log_probabilities_are_the_servers(server):
@@ -47,7 +48,8 @@ def test_completions_and_log_probabilities_are_the_servers(server):
     policy = server.sampler.policy
     for message, names, rows in (("coat", ["a:0", "a:1", "a:2"], found[0]), ("red boots for the office", ["b:0"], found[1])):
         prompt = render_prompt(policy, message)
-        assert rows == [server.sampler.sample([prompt], [["row"]], CAP, Sampling(), request_seed(3, name), 1)[0][0] for name in names]
+        asked = [Request([prompt], [["row"]], CAP, Sampling(), request_seed(3, name), 1) for name in names]
+        assert rows == [server.sampler.sample(one)[0][0] for one in asked]
 
 
 def test_a_request_holds_the_prompts_ids_a_seed_of_its_own_and_nothing_that_changes_the_distribution(server):

@@ -13,6 +13,7 @@ from ospo_cli.policies.folder import render_prompt
 from ospo_cli.policies.opening import load_policy, read_policy
 from ospo_cli.sampling import vllm_engine
 from ospo_cli.sampling.next_token import Sampling
+from ospo_cli.sampling.sampler import Request
 from ospo_cli.sampling.vllm_engine import VllmSampler, engine_arguments, request_seed
 from ospo_cli.stages import rollout
 from tests.policies.tiny import tiny_params, write_project
@@ -50,7 +51,7 @@ def engine(folder, path, **settings):
 
 def drawn(made, sampling=Sampling(), cap=4):  # noqa: B008  (frozen)
     try:
-        return made.sample([[3, 4]], [["001:p:00", "001:p:01"]], cap, sampling, 7, 64)
+        return made.sample(Request([[3, 4]], [["001:p:00", "001:p:01"]], cap, sampling, 7, 64))
     finally:
         made.close()
 
@@ -80,8 +81,8 @@ def test_temperature_with_cuts_is_refused_before_the_engine_starts(tiny_folder, 
 @pytest.mark.parametrize("sampling", [Sampling(0.7), Sampling(top_k=5)])
 def test_an_adapter_is_drawn_from_at_temperature_1_without_cuts_alone(sampling):
     with pytest.raises(ParameterError, match=r"vllm cannot score the rows of an adapter"):
-        vllm_engine.check_sampling(sampling, is_adapter=True)
-    assert vllm_engine.check_sampling(Sampling(), is_adapter=True) is None
+        VllmSampler.check(sampling, is_adapter=True)
+    assert VllmSampler.check(Sampling(), is_adapter=True) is None
 
 
 @pytest.mark.parametrize("place", ["the start", "2 completions from 001:p:00 on"])
@@ -113,7 +114,7 @@ def test_a_crash_is_an_error_with_exit_status_and_last_words(tiny_folder, worker
 def test_after_a_crash_the_next_call_starts_another_engine(tiny_folder, worker):
     made = engine(tiny_folder, worker("os._exit(9)"))
     with pytest.raises(PolicyError, match=r"exit status 9"):
-        made.sample([[3, 4]], [["001:p:00"]], 4, Sampling(), 7, 64)
+        made.sample(Request([[3, 4]], [["001:p:00"]], 4, Sampling(), 7, 64))
     made.worker = worker()
     assert drawn(made)[0][0].token_ids == [5] * 4
 
@@ -203,9 +204,9 @@ def test_finished_shards_stay_when_the_engine_crashes_and_the_next_call_goes_on(
         def __init__(self, *arguments):
             super().__init__(*arguments, worker=path)
 
-        def sample(self, *arguments):
-            made.append(len(arguments[0]))
-            return super().sample(*arguments)
+        def sample(self, request):
+            made.append(len(request.prompts))
+            return super().sample(request)
 
     monkeypatch.setattr(vllm_engine, "VllmSampler", Counting)
     path = worker("count = globals().get('count', 0) + 1; count < 2 or os._exit(3)")

@@ -132,8 +132,8 @@ def test_a_further_prompt_that_is_too_long_is_named_and_the_next_is_drawn(layout
     assert set(drawn_prompts(layout)) - first == {further[1]}
     assert (metrics["prompts_too_long"], metrics["alive_groups"]) == (1, WANTED)
     assert further[0] in capsys.readouterr().err
-    policy, values, longest = asked[0]
-    assert longest + values.rollout.max_new_tokens == policy.context_length  # an engine opened for more would not start
+    policy, values, _, longest = asked[0]
+    assert longest + values.max_new_tokens == policy.context_length  # an engine opened for more would not start
 
 
 def test_rollouts_depend_on_the_reward_only_where_it_decides():

@@ -18,6 +18,7 @@ from ospo_cli.policies.opening import load_policy, read_policy
 from ospo_cli.policies.pretrained import write_packaged
 from ospo_cli.sampling.causal_lm import Sampler
 from ospo_cli.sampling.next_token import Sampling
+from ospo_cli.sampling.sampler import Request
 from ospo_cli.sampling.vllm_engine import PYTHON, VllmSampler, engine_arguments
 from ospo_cli.training import token_batches
 from ospo_cli.training.token_batches import Group
@@ -38,7 +39,7 @@ def prompts_of(policy, messages=MESSAGES):
 
 def sampled(engine, messages=MESSAGES, sampling=Sampling(), group_size=6, seed=3, cap=CAP):  # noqa: B008  (frozen)
     names = [[f"001:{message}:{index:02d}" for index in range(group_size)] for message in messages]
-    return engine.sample(prompts_of(engine.policy, messages), names, cap, sampling, seed, 64)
+    return engine.sample(Request(prompts_of(engine.policy, messages), names, cap, sampling, seed, 64))
 
 
 def difference(policy, groups, column, temperature, messages=MESSAGES):
