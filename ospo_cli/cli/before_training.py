@@ -53,6 +53,9 @@ def show_params(
 def graph(
     project: Project = HERE,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if a file is out of date.")] = False,
+    code: Annotated[
+        bool, typer.Option("--code", help="Write code.yaml alone: per stage a hash of its code (dvc repro does that).")
+    ] = False,
 ) -> None:
     """Write dvc.yaml and iterations.yaml from params.yaml (after a change of train.iterations, or of what a stage reads)."""
     from ospo_cli.graph import dvc
@@ -61,12 +64,15 @@ def graph(
     if check:
         stale = [
             name
-            for name, text in dvc.files(project, parameters).items()
+            for name, text in dvc.files(parameters).items()
             if not (project / name).is_file() or (project / name).read_text(encoding="utf-8") != text
         ]
         if stale:
             raise OspoError(project / stale[0], "is out of date", remedy="run `ospo graph`")
         typer.echo("up to date")
+        return
+    if code:
+        typer.echo(f"wrote {dvc.CODE}" if dvc.write_code(project, parameters) else "up to date")
         return
     changed = dvc.write(project, parameters)
     typer.echo(f"wrote {', '.join(changed)}" if changed else "up to date")

@@ -24,7 +24,7 @@ def _run_stage(name: str, project: Path, iteration: int | None = None) -> dict[s
             # By hand one may go on; of a graph that is out of date nobody asked for it.
             place, most = project / "iterations.yaml", f"at most train.iterations, {parameters.train.iterations}"
             raise OspoError(place, "is out of date", found=f"iteration {iteration}", expected=most, remedy="run `ospo graph`")
-        if wanted.runs:
+        if wanted.is_strict:
             from ospo_cli.graph import dvc
 
             dvc.check_reads(project, wanted, parameters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,26 +13,35 @@ import yaml
 import ospo_cli
 from ospo_cli.errors import OspoError
 from ospo_cli.graph import code
-from ospo_cli.graph.nodes import ITERATED, Node, node, plan
+from ospo_cli.graph.declared import Node
+from ospo_cli.graph.nodes import ITERATED, node, plan
 from ospo_cli.params.whole import Params
 from ospo_cli.tables.files import write_text
 
 MARK = "# Made by `ospo graph` from params.yaml; run it again after a change of train.iterations or of what a stage reads."
+# Written by the graph's first stage, on every `dvc repro`: an edit of the code is seen without anybody thinking of it.
+CODE = "code.yaml"
+_CODE_STAGE = {"cmd": "ospo graph --code", "always_changed": True, "outs": [{CODE: {"cache": False, "persist": True}}]}
 
 
-def files(root: Path, params: Params) -> dict[str, str]:
-    """Return file name -> text; where the package lies in `root` itself its module files are tracked, else code.yaml stands for them."""
-    tracks_modules = (root / "ospo_cli" / "__main__.py").is_file()
-    made = {"dvc.yaml": dvc_yaml(params, tracks_modules), "iterations.yaml": iterations_yaml(params)}
-    if not tracks_modules:
-        made["code.yaml"] = code_yaml(params)
-    return made
+def files(params: Params) -> dict[str, str]:
+    """Return file name -> text of what belongs into version control."""
+    return {"dvc.yaml": dvc_yaml(params), "iterations.yaml": iterations_yaml(params)}
+
+
+def write_code(root: Path, params: Params) -> bool:
+    """Write code.yaml, the hash of the code that each stage can reach; tell whether it changed."""
+    path, text = root / CODE, code_yaml(root, params)
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return False
+    write_text(path, text)
+    return True
 
 
 def write(root: Path, params: Params) -> list[str]:
     """Write the files that differ and return their names; a dvc.yaml that was not made here is never overwritten."""
     changed = []
-    made = files(root, params)
+    made = files(params)
     for name, text in made.items():
         path = root / name
         present = path.read_text(encoding="utf-8") if path.is_file() else None
@@ -54,20 +64,26 @@ def iterations_yaml(params: Params) -> str:
     return f"{MARK}\n" + yaml.safe_dump({"iterations": entries}, sort_keys=False)
 
 
-def code_yaml(params: Params) -> str:
-    """Version of the installed package and, per stage, the hash of the code that it runs."""
-    hashes = {made.stage: code.content_hash(made.module) for made in plan(params)}
-    return f"{MARK}\n" + yaml.safe_dump({"version": ospo_cli.__version__, "stages": hashes}, sort_keys=True)
+def code_yaml(root: Path, params: Params) -> str:
+    """Version of the package and, per stage, the hash of the code that it can reach under these parameters."""
+    stages = code_hashes(root, {made.stage: made for made in plan(params)}.values())
+    return "# Made by `ospo graph --code`.\n" + yaml.safe_dump({"version": ospo_cli.__version__, "stages": stages}, sort_keys=True)
 
 
-def dvc_yaml(params: Params, tracks_modules: bool) -> str:
+def code_hashes(root: Path, nodes: Iterable[Node]) -> dict[str, str]:
+    """Return stage -> hash of the code that it can reach."""
+    modules = code.of_project(root)
+    return {made.stage: modules.hash([made.module], dict(made.uses)) for made in nodes}
+
+
+def dvc_yaml(params: Params) -> str:
     """The stages as DVC reads them; iterated ones with `foreach` over iterations.yaml."""
-    stages: dict[str, Any] = {}
+    stages: dict[str, Any] = {"code": _CODE_STAGE}
     for made in plan(params):
         if made.iteration is None:
-            stages[made.stage] = _stage(made, tracks_modules)
+            stages[made.stage] = stage_of(made)
         elif made.stage not in stages:
-            stages[made.stage] = {"foreach": "${iterations}", "do": _stage(_templated(made.stage, params), tracks_modules)}
+            stages[made.stage] = {"foreach": "${iterations}", "do": stage_of(_templated(made.stage, params))}
     content = {
         "vars": ["iterations.yaml"],
         "stages": stages,
@@ -82,12 +98,7 @@ def dvc_yaml(params: Params, tracks_modules: bool) -> str:
             }
         ],
     }
-    return f"{MARK}\n" + yaml.safe_dump(content, sort_keys=False, width=10_000)
-
-
-def stage_of(made: Node, root: Path) -> dict[str, Any]:
-    """Return one run of a stage as DVC reads it from the dvc.yaml in `root`."""
-    return _stage(made, (root / "ospo_cli" / "__main__.py").is_file())
+    return f"{MARK}\n" + yaml.safe_dump(content, sort_keys=False, width=110, default_flow_style=None)
 
 
 def check_reads(root: Path, made: Node, params: Params) -> None:
@@ -123,20 +134,15 @@ def _templated(stage: str, params: Params) -> Node:
     return replace(made, inputs=tuple(map(put, made.inputs)), outputs=tuple(map(put, made.outputs)), metrics=tuple(map(put, made.metrics)))
 
 
-def _stage(made: Node, tracks_modules: bool) -> dict[str, Any]:
-    command = made.command.replace("--iter 7", "--iter ${item.number}")
+def stage_of(made: Node) -> dict[str, Any]:
+    """Return one run of a stage as DVC reads it from dvc.yaml."""
     inputs = list(made.inputs)
     if made.stage in ("evaluate", "report"):  # whole folders, so that dvc.yaml does not change with the number of iterations
         inputs = list(dict.fromkeys(re.sub(r"^(data/(?:policies|iterations))/.*", r"\1", path) for path in inputs))
-    sections: list[Any] = list(made.sections)
-    if tracks_modules:
-        inputs = [*code.closure(made.module), *inputs]
-    else:
-        sections.append({"code.yaml": [f"stages.{made.stage}"]})
-    stage: dict[str, Any] = {"cmd": command}
+    stage: dict[str, Any] = {"cmd": made.command.replace("--iter 7", "--iter ${item.number}")}
     if inputs:
         stage["deps"] = inputs
-    stage["params"] = sections
+    stage["params"] = [*made.sections, {CODE: [f"stages.{made.stage}"]}]
     stage["outs"] = list(made.outputs)
     if made.metrics:
         stage["metrics"] = list(made.metrics)

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from ospo_cli.graph import dvc
-from ospo_cli.graph.nodes import Node
+from ospo_cli.graph.code import of_project
+from ospo_cli.graph.declared import Node
 
 
 class DvcLock:
@@ -24,7 +25,8 @@ class DvcLock:
         content = _read_yaml(root / "dvc.lock")
         self._stages: dict[str, Any] = content.get("stages") or {}
         self._known: dict[str, str] = {}
-        self._values: dict[str, dict[str, Any]] = {}
+        self._params = _read_yaml(root / "params.yaml")
+        self._code = of_project(root)
 
     def is_current(self, wanted: Node) -> bool:
         """Tell whether the stage's outputs are there, made of what is there now."""
@@ -33,25 +35,18 @@ class DvcLock:
             return False
         try:
             dependencies, outputs = ({each["path"]: each["md5"] for each in locked.get(kind, ())} for kind in ("deps", "outs"))
-            values = {(file, name): value for file, own in locked.get("params", {}).items() for name, value in own.items()}
         except (AttributeError, KeyError, TypeError):
             return False
-        declared = dvc.stage_of(wanted, self.root)
-        if set(dependencies) != set(declared.get("deps", ())) or not set(wanted.outputs) <= set(outputs):
+        if set(dependencies) != set(dvc.stage_of(wanted).get("deps", ())) or not set(wanted.outputs) <= set(outputs):
             return False
-        names = {
-            ("params.yaml", each) if isinstance(each, str) else (next(iter(each)), each[next(iter(each))][0]) for each in declared["params"]
-        }
-        return (
-            set(values) == names
-            and all(self._value(file, name) == value for (file, name), value in values.items())
-            and all(self._hash(path) == md5 for path, md5 in (dependencies | outputs).items())
+        # The code as it is now, not as code.yaml has it: `dvc repro` writes that anew before it looks at a stage.
+        code = {f"stages.{wanted.stage}": self._code.hash([wanted.module], dict(wanted.uses))}
+        return locked.get("params") == {"params.yaml": {name: self._value(name) for name in wanted.sections}, dvc.CODE: code} and all(
+            self._hash(path) == md5 for path, md5 in (dependencies | outputs).items()
         )
 
-    def _value(self, file: str, name: str) -> Any:
-        if file not in self._values:
-            self._values[file] = _read_yaml(self.root / file)
-        found: Any = self._values[file]
+    def _value(self, name: str) -> Any:
+        found: Any = self._params
         for part in name.split("."):
             found = found.get(part) if isinstance(found, dict) else None
         return found

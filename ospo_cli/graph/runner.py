@@ -13,7 +13,8 @@ from typing import Any
 from ospo_cli.errors import OspoError
 from ospo_cli.executors.usage import Usage
 from ospo_cli.graph import code
-from ospo_cli.graph.nodes import Node, plan, require_inputs
+from ospo_cli.graph.declared import Node
+from ospo_cli.graph.nodes import plan, require_inputs
 from ospo_cli.layout import Layout
 from ospo_cli.params.whole import Params, check_retrievers, to_mapping
 from ospo_cli.tables import files
@@ -98,11 +99,12 @@ def outlook(layout: Layout, params: Params) -> list[tuple[Node, str]]:
 
 
 class _Hashes:
-    """SHA-256 of files and folders, each read once."""
+    """SHA-256 of files and folders and of code, each read once."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.known: dict[str, str] = {}
+        self.code = code.of_project(root)
 
     def of(self, path: str) -> str:
         if path not in self.known:
@@ -116,7 +118,7 @@ class _Hashes:
 
 def _key(wanted: Node, params: Params, hashes: _Hashes) -> str:
     inputs = {path: hashes.of(path) for path in (*wanted.inputs, *wanted.optional)}
-    content = {"inputs": inputs, "params": section_values(wanted, params), "code": code.content_hash(wanted.module)}
+    content = {"inputs": inputs, "params": section_values(wanted, params), "code": hashes.code.hash([wanted.module], dict(wanted.uses))}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -77,7 +77,7 @@ def init(directory: Path, name: str) -> list[str]:
     contents = {
         "params.yaml": render(values),
         "README.md": readme,
-        ".gitignore": "/data/\n/dvc_plots/\n",
+        ".gitignore": "/code.yaml\n/data/\n/dvc_plots/\n",
         ".dvcignore": DVC_IGNORE,
         ".dvc/config": config,
         ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
@@ -85,7 +85,7 @@ def init(directory: Path, name: str) -> list[str]:
     for path, text in contents.items():
         write_text(directory / path, text)
     dvc.write(directory, values)
-    lines = [f"wrote {directory}: params.yaml, dvc.yaml, iterations.yaml, code.yaml, README.md (preset {name})"]
+    lines = [f"wrote {directory}: params.yaml, dvc.yaml, iterations.yaml, README.md (preset {name})"]
     if not in_git:
         lines.append("not in a git repository: dvc repro works, dvc exp needs git (git init, then remove no_scm from .dvc/config)")
     return [*lines, *(line[2:] for line in readme.splitlines() if line.startswith("$ "))]

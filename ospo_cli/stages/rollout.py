@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,19 +30,21 @@ if TYPE_CHECKING:
     from ospo_cli.sampling.sampler import CompletionSampler
 
 TABLES = {"rollouts": ROLLOUTS, "sampling_logprobs": SAMPLING_LOGPROBS}
+# What is loaded only where a parameter asks for it: then rollouts depend on the reward, and the graph knows.
+LOADED = {"further_rounds": "ospo_cli.rewards.alive_groups:counter"}
 
 
-def execute(layout: Layout, params: Params, iteration: int, count_alive: Callable[[pl.DataFrame], int] | None = None) -> dict[str, Any]:
+def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     """Read prompts and policy k-1; write rollouts and their metrics. Finished shards of a run that was cut off are used.
 
-    Args:
-        layout, params, iteration: what to sample.
-        count_alive: table rollouts of whole groups -> how many of these groups have unequal rewards; needed where
-            rollout.further_rounds is above 0 (`dynamic_sampling.execute`).
+    Where rollout.further_rounds is above 0, further groups are sampled for those of equal rewards, in at most so many rounds. All groups
+    are kept; `update.groups: alive` leaves those of equal rewards out.
     """
     from ospo_cli.policies.folder import render_prompt
     from ospo_cli.sampling import chosen_sampler
 
+    # Opened first: rewards that cannot be had end the run before anything is sampled.
+    count_alive = pkgutil.resolve_name(LOADED["further_rounds"])(layout, params) if params.rollout.further_rounds else None
     prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS, made_by="ospo prepare-data")
     values = None
     if params.rollout.prompts == "headroom":
@@ -66,8 +69,7 @@ def execute(layout: Layout, params: Params, iteration: int, count_alive: Callabl
     with chosen_sampler.opened(policy, settings, params.policy.threads, longest) as sampler:
         sampling = _Sampling(LocalExecutor(layout.cache / "rollouts"), policy, sampler, params, iteration, sampled)
         sampling.draw(rows)
-        if settings.further_rounds:
-            assert count_alive is not None, "rollout.further_rounds needs rewards"
+        if count_alive is not None:
             sampling.draw_until_full(len(rows), waiting, count_alive)
     made = {name: pl.concat([tables[name] for tables in sampled.rounds]) for name in TABLES}
     rollouts = made["rollouts"]

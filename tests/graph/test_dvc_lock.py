@@ -23,6 +23,7 @@ def project(tmp_path):
     values = presets.load("demo")
     (tmp_path / "params.yaml").write_text(presets.render(values))
     dvc.write(tmp_path, values)
+    dvc.write_code(tmp_path, values)
     wanted = node("warm-start", None, values)
     for path in wanted.inputs:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +36,7 @@ def project(tmp_path):
         listed = [{"md5": md5(b"b"), "relpath": "b.txt"}, {"md5": md5(b"a"), "relpath": "inner/a.txt"}]
         outputs[path] = md5(json.dumps(listed).encode()) + ".dir"
     mapping = whole.to_mapping(values)
-    declared = dvc.stage_of(wanted, tmp_path)
+    declared = dvc.stage_of(wanted)
     named = {}
     for section in wanted.sections:
         head, _, name = section.partition(".")
@@ -66,7 +67,9 @@ def test_a_stage_of_which_anything_changed_is_not_current(project, change):
         "params": lambda: (root / "params.yaml").write_text(
             (root / "params.yaml").read_text().replace("hidden_size: 128", "hidden_size: 64")
         ),
-        "code": lambda: (root / "code.yaml").write_text("stages: {warm-start: other}"),
+        "code": lambda: (root / "dvc.lock").write_text(
+            (root / "dvc.lock").read_text().replace("stages.warm-start: ", "stages.warm-start: 1")
+        ),
         "lock": lambda: (root / "dvc.lock").write_text("stages: {warm-start: {cmd: ospo warm-start, deps: [1]}}"),
         "no lock": lambda: (root / "dvc.lock").unlink(),
     }

@@ -9,10 +9,11 @@ import yaml
 from ospo_cli.errors import OspoError
 from ospo_cli.graph import code, dvc
 from ospo_cli.graph.nodes import node
+from ospo_cli.rewards import alive_groups
 from ospo_cli.rewards.answers import score_answers
 from ospo_cli.rewards.opening import open_reward
 from ospo_cli.sampling import chosen_sampler
-from ospo_cli.stages import dynamic_sampling, rollout
+from ospo_cli.stages import rollout
 from ospo_cli.tables import parquet
 from ospo_cli.tables.prepared import PROMPTS
 from ospo_cli.tables.rollout import ROLLOUTS
@@ -48,7 +49,7 @@ def half_alive(monkeypatch, chosen):
     def rewards(rollouts, reward, values):
         return rollouts.select("rollout_id", "prompt_id", is_degenerate_group=~pl.col("prompt_id").is_in(list(chosen)))
 
-    monkeypatch.setattr(dynamic_sampling, "score_answers", rewards)
+    monkeypatch.setattr(alive_groups, "score_answers", rewards)
 
 
 def drawn_prompts(layout):
@@ -58,7 +59,7 @@ def drawn_prompts(layout):
 def test_the_batch_is_full_of_groups_with_unequal_rewards_and_no_prompt_is_drawn_twice(layout, monkeypatch, capsys):
     train = [f"p{index:02d}" for index in range(14)]
     half_alive(monkeypatch, train[::2])
-    metrics = dynamic_sampling.execute(layout, settings(), 1)
+    metrics = rollout.execute(layout, settings(), 1)
     drawn = drawn_prompts(layout)
     rollouts = parquet.read(layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
     assert metrics["alive_groups"] == len(set(drawn) & set(train[::2])) == WANTED
@@ -74,7 +75,7 @@ def test_the_first_round_is_what_is_drawn_without_it_and_no_prompt_more_is_sampl
     before = parquet.read(layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
     first = drawn_prompts(layout)
     half_alive(monkeypatch, {f"p{index:02d}" for index in range(14)} - set(first[:2]))
-    metrics = dynamic_sampling.execute(layout, settings(), 1)
+    metrics = rollout.execute(layout, settings(), 1)
     after = parquet.read(layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
     assert after.filter(pl.col("prompt_id").is_in(first)).equals(before)
     assert (metrics["rounds"], metrics["prompts"]) == (2, WANTED + 2)
@@ -82,39 +83,39 @@ def test_the_first_round_is_what_is_drawn_without_it_and_no_prompt_more_is_sampl
 
 def test_a_full_first_round_ends_it(layout, monkeypatch, capsys):
     half_alive(monkeypatch, {f"p{index:02d}" for index in range(14)})
-    metrics = dynamic_sampling.execute(layout, settings(), 1)
+    metrics = rollout.execute(layout, settings(), 1)
     assert (metrics["rounds"], metrics["prompts"], metrics["alive_groups"]) == (1, WANTED, WANTED)
     assert "further" not in capsys.readouterr().err
 
 
 def test_rounds_and_prompts_have_an_end_that_is_said(layout, monkeypatch, capsys):
     half_alive(monkeypatch, ())
-    metrics = dynamic_sampling.execute(layout, settings(1), 1)
+    metrics = rollout.execute(layout, settings(1), 1)
     assert (metrics["rounds"], metrics["prompts"], metrics["alive_groups"]) == (2, 2 * WANTED, 0)
     assert "rollout.further_rounds is 1" in capsys.readouterr().err
-    metrics = dynamic_sampling.execute(layout, settings(), 1)
+    metrics = rollout.execute(layout, settings(), 1)
     assert (metrics["prompts"], metrics["alive_groups"]) == (14, 0)
     assert "no further prompt" in capsys.readouterr().err
 
 
 def test_the_rewards_that_decide_are_those_of_score_coalitions(layout):
     values = settings(rollout={"group_size": 4, "max_new_tokens": 16})
-    metrics = dynamic_sampling.execute(layout, values, 1)
+    metrics = rollout.execute(layout, values, 1)
     assert metrics["alive_groups"] == len(alive_prompts(layout, values))
     other = dataclasses.replace(values, score_coalitions=dataclasses.replace(values.score_coalitions, format_weight=0.0))
-    dynamic_sampling.execute(layout, other, 1)
+    rollout.execute(layout, other, 1)
     assert len(alive_prompts(layout, other)) <= WANTED
 
 
 def test_a_run_that_was_cut_off_goes_on_to_the_same_bytes(layout, monkeypatch):
     half_alive(monkeypatch, [f"p{index:02d}" for index in range(0, 14, 2)])
-    dynamic_sampling.execute(layout, settings(), 1)
+    rollout.execute(layout, settings(), 1)
     path = layout.iteration(1, "rollouts.parquet")
     whole = path.read_bytes()
     path.unlink()
     for shard in sorted(layout.cache.glob("rollouts/*/*/rollouts.parquet"))[::2]:
         shard.unlink()
-    dynamic_sampling.execute(layout, settings(), 1)
+    rollout.execute(layout, settings(), 1)
     assert path.read_bytes() == whole
 
 
@@ -128,12 +129,16 @@ def test_a_further_prompt_that_is_too_long_is_named_and_the_next_is_drawn(layout
     half_alive(monkeypatch, {f"p{index:02d}" for index in range(14)} - {sorted(first)[0]})
     asked, real = [], chosen_sampler.opened
     monkeypatch.setattr(chosen_sampler, "opened", lambda *given: asked.append(given) or real(*given))
-    metrics = dynamic_sampling.execute(layout, settings(), 1)
+    metrics = rollout.execute(layout, settings(), 1)
     assert set(drawn_prompts(layout)) - first == {further[1]}
     assert (metrics["prompts_too_long"], metrics["alive_groups"]) == (1, WANTED)
     assert further[0] in capsys.readouterr().err
     policy, values, _, longest = asked[0]
     assert longest + values.max_new_tokens == policy.context_length  # an engine opened for more would not start
+
+
+def reached(wanted):
+    return set(code.Code().reached([wanted.module], dict(wanted.uses)))
 
 
 def test_rollouts_depend_on_the_reward_only_where_it_decides():
@@ -143,8 +148,9 @@ def test_rollouts_depend_on_the_reward_only_where_it_decides():
     assert {"retrieval", "score_coalitions.metric", "score_coalitions.format_weight"} <= set(with_rewards.sections)
     assert not {"score_coalitions.estimators", "score_coalitions.orders"} & set(with_rewards.sections)
     assert any(path.endswith("qrels.parquet") for path in with_rewards.inputs)
-    assert not [name for name in code.closure(without.module) if "/retrievers/" in name]
-    assert [name for name in code.closure(with_rewards.module) if "/retrievers/" in name]
+    assert not [name for name in reached(without) if "retrievers" in name or "rewards" in name]
+    assert {"ospo_cli.retrievers.lexical.bm25", "ospo_cli.rewards.answers"} <= reached(with_rewards)
+    assert "ospo_cli.retrievers.http.engine" not in reached(with_rewards)
 
 
 def test_rollouts_then_depend_on_the_files_of_the_reward_too(tmp_path, monkeypatch):

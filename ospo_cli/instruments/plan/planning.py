@@ -16,7 +16,8 @@ from typing import Any, TextIO
 import polars as pl
 
 from ospo_cli.errors import OspoError
-from ospo_cli.graph import nodes, runner
+from ospo_cli.graph import runner
+from ospo_cli.graph.declared import Node
 from ospo_cli.graph.standing import standing
 from ospo_cli.instruments.plan.sample import ORACLE, Record, Scratch, sampled
 from ospo_cli.layout import Layout
@@ -99,7 +100,7 @@ def counts(layout: Layout, params: Params) -> dict[str, int]:
     }
 
 
-def recorded(layout: Layout, made: nodes.Node, params: Params) -> list[Record]:
+def recorded(layout: Layout, made: Node, params: Params) -> list[Record]:
     """Return the records of a stage's last runs, one per iteration: those of the same parameters but FREE, that found no finished work."""
     present, found = _weighty(runner.section_values(made, params)), []
     for path in sorted(layout.plan("actual").glob(f"{made.stage}.json" if made.iteration is None else f"{made.stage}@*.json")):

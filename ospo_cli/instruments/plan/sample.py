@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ospo_cli.graph import nodes, runner
+from ospo_cli.graph import declared, nodes, runner
 from ospo_cli.layout import Layout
 from ospo_cli.params.whole import Params
 
@@ -47,7 +47,7 @@ def sampled(layout: Layout, scratch: Scratch, params: Params) -> dict[str, list[
         seconds, cpu = (sum(record[name] for record in rounds[-1].values()) if rounds else 0.0 for name in ("seconds", "cpu_seconds"))
         rounds.append(_round(layout, scratch, _few(params, min(groups, 2) if seconds > SECONDS or cpu > CPU_SECONDS else groups)))
     found: dict[str, list[Record]] = {stage: [each[stage] for each in rounds[-2:]] for stage in rounds[0]}
-    if nodes.uses_raw_query_values(params):
+    if declared.uses_raw_query_values(params):
         found["score-queries"] = [runner.measured(nodes.node("score-queries", None, params), scratch, _few(params, 1))[1]]
     return found
 
