@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ospo_cli.graph import runner
-from ospo_cli.graph.dvc_lock import DvcLock
 from ospo_cli.graph.declared import Node
+from ospo_cli.graph.dvc_lock import DvcLock
 from ospo_cli.layout import Layout
 from ospo_cli.params.whole import Params
 
