@@ -177,7 +177,7 @@ def _print_credit(layout: Layout, iteration: int, rollout_id: str | None, output
         return
     row = rollouts.row(by_predicate=pl.col("rollout_id") == chosen, named=True)
     prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS, made_by="ospo prepare-data")
-    group = rollout_groups([row["prompt_id"]], prompts, rollouts, *others.values(), most=_INTERACTIONS)
+    group = rollout_groups([row["prompt_id"]], prompts, rollouts, others, most=_INTERACTIONS)
     rollout = next(member for member in group[0]["rollouts"] if member["sample"] == row["sample_index"])
     reward = f"reward {plain(rollout['reward'])}, " if rollout["reward"] is not None else ""
     output.line()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -14,41 +14,38 @@ COMPLETION_LIMIT = 2000
 FIELD_LIMIT = 240
 SHOWN_INTERACTIONS = 3
 _HISTORY_LIMIT = 8
+Tables = Mapping[str, pl.DataFrame | None]
+Span = tuple[int, int, float | None, float | None]  # start, end, share, advantage
 
 
 def rollout_groups(
-    prompt_ids: Sequence[str],
-    prompts: pl.DataFrame,
-    rollouts: pl.DataFrame,
-    segments: pl.DataFrame | None,
-    rewards: pl.DataFrame | None,
-    attributions: pl.DataFrame | None,
-    interactions: pl.DataFrame | None = None,
-    most: int = SHOWN_INTERACTIONS,
+    prompt_ids: Sequence[str], prompts: pl.DataFrame, rollouts: pl.DataFrame, tables: Tables, most: int = SHOWN_INTERACTIONS
 ) -> list[dict[str, Any]]:
     """Return the groups of these prompts, JSON-able, texts visible and bounded; rollouts best reward first.
 
     Each rollout has its `most` strongest interactions as [first segment, last segment, text of both, dividend].
+
+    Args:
+        prompt_ids: whose groups.
+        prompts, rollouts: the tables.
+        tables: segments, rewards, attributions and interactions by name; None where a table is not there.
+        most: interactions per rollout.
     """
-    wanted = rollouts.filter(pl.col("prompt_id").is_in(list(prompt_ids)))
-    ids = wanted["rollout_id"].to_list()
-    spans = _spans(ids, segments, attributions)
-    together = _interactions(wanted, segments, interactions, most)
-    scored = (
-        {} if rewards is None else {row["rollout_id"]: row for row in rewards.filter(pl.col("rollout_id").is_in(ids)).iter_rows(named=True)}
-    )
-    asked = {row["prompt_id"]: row for row in prompts.filter(pl.col("prompt_id").is_in(list(prompt_ids))).iter_rows(named=True)}
+    wanted = rollouts.filter(pl.col("prompt_id").is_in(list(prompt_ids))).sort("rollout_id")
+    rewards = tables.get("rewards")
+    scores = {} if rewards is None else {row["rollout_id"]: row for row in _of(wanted, rewards).iter_rows(named=True)}
+    further = [] if rewards is None else [name for name in rewards.columns if name not in REWARDS.schema]
+    parts = ["retrieval", "format", "length", "repetition", *further]
+    spans = _spans(wanted, tables.get("segments"), tables.get("attributions"))
+    together = _interactions(wanted, tables.get("segments"), tables.get("interactions"), most)
     members: dict[str, list[dict[str, Any]]] = {prompt_id: [] for prompt_id in prompt_ids}
-    degenerate: set[str] = set()
-    for row in wanted.sort("rollout_id").iter_rows(named=True):
-        score = scored.get(row["rollout_id"])
-        if score is not None and score["is_degenerate_group"]:
-            degenerate.add(row["prompt_id"])
+    for row in wanted.iter_rows(named=True):
+        score = scores.get(row["rollout_id"])
         members[row["prompt_id"]].append(
             {
                 "sample": row["sample_index"],
-                "reward": None if score is None else score["reward"],
-                "parts": None if score is None else {name: score[name] for name in _parts(rewards)},
+                "reward": score and score["reward"],
+                "parts": score and {name: score[name] for name in parts},
                 "finish": row["finish_reason"],
                 "tagged": row["has_answer_tags"],
                 "tokens": len(row["token_ids"]),
@@ -56,30 +53,24 @@ def rollout_groups(
                 "interactions": together.get(row["rollout_id"], []),
             }
         )
+    asked = {row["prompt_id"]: row for row in prompts.filter(pl.col("prompt_id").is_in(list(prompt_ids))).iter_rows(named=True)}
+    degenerate = {score["prompt_id"] for score in scores.values() if score["is_degenerate_group"]}
     groups = []
-    for prompt_id in prompt_ids:
+    for prompt_id, own in members.items():
         prompt = asked.get(prompt_id, {"query": "", "history": []})
-        best_first = sorted(members[prompt_id], key=lambda member: (-(member["reward"] or 0.0), member["sample"]))
-        history = [visible(title, FIELD_LIMIT) for title in prompt["history"][-_HISTORY_LIMIT:]]
         groups.append(
             {
                 "prompt": visible(prompt_id, FIELD_LIMIT),
                 "query": visible(prompt["query"], FIELD_LIMIT),
-                "history": history,
+                "history": [visible(title, FIELD_LIMIT) for title in prompt["history"][-_HISTORY_LIMIT:]],
                 "degenerate": prompt_id in degenerate,
-                "rollouts": best_first,
+                "rollouts": sorted(own, key=lambda member: (-(member["reward"] or 0.0), member["sample"])),
             }
         )
     return groups
 
 
-def _parts(rewards: pl.DataFrame | None) -> list[str]:
-    """Return the columns of table rewards that hold parts: those that every reward has, and further ones."""
-    further = [] if rewards is None else [name for name in rewards.columns if name not in REWARDS.schema]
-    return ["retrieval", "format", "length", "repetition", *further]
-
-
-def pieces(completion: str, spans: Sequence[tuple[int, int, float | None, float | None]]) -> list[list[Any]]:
+def pieces(completion: str, spans: Sequence[Span]) -> list[list[Any]]:
     """Return the completion cut into [text] outside of segments and [text, share, advantage] for each segment.
 
     >>> pieces("<answer>navy coat</answer>", [(8, 12, 0.25, 1.5), (13, 17, None, None)])
@@ -114,21 +105,21 @@ def colour_scale(groups: Sequence[dict[str, Any]]) -> float:
     return sizes[min(len(sizes) - 1, int(0.95 * len(sizes)))] if sizes else 0.0
 
 
-def _spans(
-    rollout_ids: Sequence[str], segments: pl.DataFrame | None, attributions: pl.DataFrame | None
-) -> dict[str, list[tuple[int, int, float | None, float | None]]]:
+def _of(rollouts: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
+    return table.filter(pl.col("rollout_id").is_in(rollouts["rollout_id"].to_list()))
+
+
+def _spans(rollouts: pl.DataFrame, segments: pl.DataFrame | None, attributions: pl.DataFrame | None) -> dict[str, list[Span]]:
     if segments is None:
         return {}
-    rows = segments.filter(pl.col("rollout_id").is_in(list(rollout_ids)))
+    rows, keys, values = _of(rollouts, segments), ["rollout_id", "segment_index"], ["share", "segment_advantage"]
     if attributions is None:
-        rows = rows.with_columns(share=pl.lit(None, dtype=pl.Float64), segment_advantage=pl.lit(None, dtype=pl.Float64))
+        rows = rows.with_columns(pl.lit(None, dtype=pl.Float64).alias(name) for name in values)
     else:
-        rows = rows.join(
-            attributions.select("rollout_id", "segment_index", "share", "segment_advantage"), on=["rollout_id", "segment_index"], how="left"
-        )
-    spans: dict[str, list[tuple[int, int, float | None, float | None]]] = {}
-    for rollout_id, start, end, share, advantage in rows.select("rollout_id", "start", "end", "share", "segment_advantage").iter_rows():
-        spans.setdefault(rollout_id, []).append((start, end, share, advantage))
+        rows = rows.join(attributions.select(*keys, *values), on=keys, how="left")
+    spans: dict[str, list[Span]] = {}
+    for rollout_id, *span in rows.select("rollout_id", "start", "end", *values).iter_rows():
+        spans.setdefault(rollout_id, []).append((span[0], span[1], span[2], span[3]))
     return spans
 
 
@@ -139,28 +130,19 @@ def _interactions(
     if segments is None or interactions is None:
         return {}
     keys = ["rollout_id", "first_segment", "last_segment"]
-    texts = segments.join(rollouts.select("rollout_id", "completion"), on="rollout_id").select(
-        "rollout_id", "segment_index", text=pl.col("completion").str.slice(pl.col("start"), pl.col("end") - pl.col("start"))
-    )
-    found = (
-        interactions.filter(pl.col("rollout_id").is_in(rollouts["rollout_id"].to_list()))
+    strongest = (
+        _of(rollouts, interactions)
         .with_columns(size=pl.col("dividend").abs().round(9))
         .sort("size", *keys, descending=[True, False, False, False])
         .group_by("rollout_id", maintain_order=True)
         .head(most)
-        .join(texts, left_on=keys[:2], right_on=["rollout_id", "segment_index"], how="left", maintain_order="left")
-        .join(
-            texts,
-            left_on=["rollout_id", "last_segment"],
-            right_on=["rollout_id", "segment_index"],
-            how="left",
-            maintain_order="left",
-            suffix="_last",
-        )
     )
+    completions = dict(rollouts.select("rollout_id", "completion").iter_rows())
+    bounds = _of(rollouts, segments).select("rollout_id", "segment_index", "start", "end").iter_rows()
+    texts = {(rollout_id, index): completions[rollout_id][start:end] for rollout_id, index, start, end in bounds}
     together: dict[str, list[list[Any]]] = {}
-    for rollout_id, first, last, text, text_last, dividend in found.select(*keys, "text", "text_last", "dividend").iter_rows():
-        ends = [visible(end or "", FIELD_LIMIT) for end in (text, text_last)]
+    for rollout_id, first, last, dividend in strongest.select(*keys, "dividend").iter_rows():
+        ends = [visible(texts.get((rollout_id, index), ""), FIELD_LIMIT) for index in (first, last)]
         together.setdefault(rollout_id, []).append([first, last, *ends, _rounded(dividend)])
     return together
 

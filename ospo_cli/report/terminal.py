@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from typing import Any, TextIO
 
@@ -50,17 +49,12 @@ class Terminal:
                 grid.add_row(*(Text(cell) for cell in row))
             self.console.print(grid)
             return
-        widths = [max(_width(row[column]) for row in [header, *rows]) for column in range(len(header))]
+        from rich.cells import cell_len
+
+        widths = [max(cell_len(row[column]) for row in [header, *rows]) for column in range(len(header))]
         for row in [header, *rows]:
             cells = []
             for name, cell, width in zip(header, row, widths, strict=True):
-                blank = " " * (width - _width(cell))
+                blank = " " * (width - cell_len(cell))
                 cells.append(blank + cell if name in numbers else cell + blank)
             self.stream.write("  ".join(cells).rstrip() + "\n")
-
-
-def _width(text: str) -> int:
-    """Return how many columns the text takes: two for wide letters, none for combining marks."""
-    if text.isascii():
-        return len(text)
-    return sum(0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)

@@ -35,7 +35,11 @@ class Sign:
     advice: str
 
 
-def warning_signs(iterations: Sequence[dict[str, Any]], token_cap: int, held_out_prompts: int | None) -> list[Sign]:
+Rows = Sequence[dict[str, Any]]
+Found = tuple[bool, str] | None  # crossed, and in words; None: not measured
+
+
+def warning_signs(iterations: Rows, token_cap: int, held_out_prompts: int | None) -> list[Sign]:
     """Return every check in a fixed order, crossed or not.
 
     Args:
@@ -43,124 +47,122 @@ def warning_signs(iterations: Sequence[dict[str, Any]], token_cap: int, held_out
         token_cap: rollout.max_new_tokens.
         held_out_prompts: prompts of the evaluation, or None where there is none.
     """
-    signs = [_length(iterations, token_cap), _repetition(iterations), _entropy(iterations), _degenerate(iterations), _format(iterations)]
-    signs += [_clipped(iterations), _ratios(iterations), _mismatch(iterations), _segments(iterations)]
+    signs = [
+        _length(iterations, token_cap),
+        _sign(
+            "Repetition",
+            _last(iterations, "repeated_words", REPEATED_WORDS, "{:.2f} repeated words per answer"),
+            f"more than {REPEATED_WORDS:g} repeated words per answer in the last iteration",
+            "retrieval.query_terms: distinct, or more score_coalitions.repetition_weight",
+        ),
+        _entropy(iterations),
+        _sign(
+            "Degenerate groups",
+            _most(iterations, "degenerate_share", DEGENERATE_SHARE, "{:.1%}"),
+            f"more than {DEGENERATE_SHARE:.0%} of the rollout groups of any iteration",
+            "rollout.prompts: headroom, a larger group, a higher temperature, or a shorter warm start",
+        ),
+        _sign(
+            "Format failures",
+            _last(iterations, "untagged_share", UNTAGGED_SHARE, "{:.1%} without answer tags"),
+            f"more than {UNTAGGED_SHARE:.0%} of the last iteration's completions",
+            "more score_coalitions.format_weight, or a longer warm start",
+        ),
+        _sign(
+            "Steps too large",
+            _most(iterations, "clipped_fraction", CLIPPED_FRACTION, "{:.1%}"),
+            f"more than {CLIPPED_FRACTION:.0%} of an iteration's tokens clipped",
+            "a lower update.learning_rate, or fewer steps on each batch of rollouts",
+        ),
+        _ratios(iterations),
+        _sign(
+            "Sampler mismatch",
+            _most(iterations, "logprob_mismatch", LARGEST_MISMATCH, "{:.1e}", when_zero=""),
+            f"log-probabilities of sampler and trainer more than {LARGEST_MISMATCH:g} apart before the first step",
+            "update.sampler_correction, or sample again with the policy that is trained",
+        ),
+        _segments(iterations),
+    ]
     if held_out_prompts is not None:
-        found = f"{held_out_prompts} prompts"
+        found = (held_out_prompts < LEAST_PROMPTS, f"{held_out_prompts} prompts")
         advice = "small differences cannot show: evaluate more prompts (evaluate.max_prompts, prepare_data.test_share, more judged queries)"
-        signs.append(Sign("Few held-out prompts", held_out_prompts < LEAST_PROMPTS, found, f"fewer than {LEAST_PROMPTS}", advice))
+        signs.append(_sign("Few held-out prompts", found, f"fewer than {LEAST_PROMPTS}", advice))
     return signs
 
 
-def _length(iterations: Sequence[dict[str, Any]], cap: int) -> Sign:
+def _sign(name: str, found: Found, threshold: str, advice: str) -> Sign:
+    is_crossed, words = found or (None, "not measured")
+    return Sign(name, is_crossed, words, threshold, advice)
+
+
+def _length(iterations: Rows, cap: int) -> Sign:
+    found = None
+    if iterations:
+        first, last, cut = iterations[0]["tokens"], iterations[-1]["tokens"], iterations[-1]["cut_off_share"]
+        is_crossed = last > LENGTH_SHARE_OF_CAP * cap or cut > CUT_OFF_SHARE or last > LENGTH_GROWTH * first
+        found = (is_crossed, f"{plain(first, 1)} → {plain(last, 1)} tokens, {cut:.1%} cut off in the last iteration")
     threshold = (
         f"mean completion above {LENGTH_SHARE_OF_CAP:.0%} of the cap ({cap} tokens), more than {CUT_OFF_SHARE:.0%} cut off, "
         f"or {LENGTH_GROWTH:g} times the first iteration's length"
     )
-    name, advice = "Length drift", "weigh the length part (score_coalitions.length_weight) or raise rollout.max_new_tokens"
-    if not iterations:
-        return Sign(name, None, "no iteration", threshold, advice)
-    first, last = iterations[0]["tokens"], iterations[-1]["tokens"]
-    cut = iterations[-1]["cut_off_share"]
-    is_crossed = last > LENGTH_SHARE_OF_CAP * cap or cut > CUT_OFF_SHARE or last > LENGTH_GROWTH * first
-    return Sign(
-        name, is_crossed, f"{plain(first, 1)} → {plain(last, 1)} tokens, {cut:.1%} cut off in the last iteration", threshold, advice
-    )
+    advice = "weigh the length part (score_coalitions.length_weight) or raise rollout.max_new_tokens"
+    return _sign("Length drift", found, threshold, advice)
 
 
-def _repetition(iterations: Sequence[dict[str, Any]]) -> Sign:
-    name, threshold = "Repetition", f"more than {REPEATED_WORDS:g} repeated words per answer in the last iteration"
-    advice = "retrieval.query_terms: distinct, or more score_coalitions.repetition_weight"
-    value = _last(iterations, "repeated_words")
-    if value is None:
-        return Sign(name, None, "not measured", threshold, advice)
-    return Sign(name, value > REPEATED_WORDS, f"{plain(value, 2)} repeated words per answer", threshold, advice)
-
-
-def _entropy(iterations: Sequence[dict[str, Any]]) -> Sign:
-    name, advice = "Entropy collapse", "a lower update.learning_rate, fewer epochs, or update.kl_weight"
+def _entropy(iterations: Rows) -> Sign:
+    found, advice = None, "a lower update.learning_rate, fewer epochs, or update.kl_weight"
+    if known := _known(iterations, "entropy"):
+        first, last = known[0][0], known[-1][0]
+        found = (last < max(ENTROPY_LEFT * first, LEAST_ENTROPY), f"{plain(first, 2)} → {plain(last, 2)} nats per token")
+        if first < LEAST_ENTROPY:  # it came so from the warm start
+            advice = (
+                "the warm start left nothing to try out: fewer warm_start.steps or warm_start.max_epochs, a lower warm_start.learning_rate"
+            )
     threshold = f"below {ENTROPY_LEFT:.0%} of the first iteration's, or below {LEAST_ENTROPY:g} nats per token"
-    known = [row["entropy"] for row in iterations if row["entropy"] is not None]
-    if not known:
-        return Sign(name, None, "not measured", threshold, advice)
-    if known[0] < LEAST_ENTROPY:  # it came so from the warm start
-        advice = "the warm start left nothing to try out: fewer warm_start.steps or warm_start.max_epochs, a lower warm_start.learning_rate"
-    is_crossed = known[-1] < max(ENTROPY_LEFT * known[0], LEAST_ENTROPY)
-    return Sign(name, is_crossed, f"{plain(known[0], 2)} → {plain(known[-1], 2)} nats per token", threshold, advice)
+    return _sign("Entropy collapse", found, threshold, advice)
 
 
-def _degenerate(iterations: Sequence[dict[str, Any]]) -> Sign:
-    name, threshold = "Degenerate groups", f"more than {DEGENERATE_SHARE:.0%} of the rollout groups of any iteration"
-    advice = "rollout.prompts: headroom, a larger group, a higher temperature, or a shorter warm start"
-    most = _most(iterations, "degenerate_share")
-    if most is None:
-        return Sign(name, None, "not measured", threshold, advice)
-    share, iteration = most
-    return Sign(name, share > DEGENERATE_SHARE, f"at most {share:.1%} (iteration {iteration})" if share else "none", threshold, advice)
-
-
-def _format(iterations: Sequence[dict[str, Any]]) -> Sign:
-    name, threshold = "Format failures", f"more than {UNTAGGED_SHARE:.0%} of the last iteration's completions"
-    advice = "more score_coalitions.format_weight, or a longer warm start"
-    value = _last(iterations, "untagged_share")
-    if value is None:
-        return Sign(name, None, "not measured", threshold, advice)
-    return Sign(name, value > UNTAGGED_SHARE, f"{value:.1%} without answer tags", threshold, advice)
-
-
-def _clipped(iterations: Sequence[dict[str, Any]]) -> Sign:
-    name, threshold = "Steps too large", f"more than {CLIPPED_FRACTION:.0%} of an iteration's tokens clipped"
-    advice = "a lower update.learning_rate, or fewer steps on each batch of rollouts"
-    most = _most(iterations, "clipped_fraction")
-    if most is None:
-        return Sign(name, None, "not measured", threshold, advice)
-    share, iteration = most
-    return Sign(name, share > CLIPPED_FRACTION, f"at most {share:.1%} (iteration {iteration})" if share else "none", threshold, advice)
-
-
-def _ratios(iterations: Sequence[dict[str, Any]]) -> Sign:
-    name = "Ratio explosion"
+def _ratios(iterations: Rows) -> Sign:
+    found = None
+    largest, smallest, shares = (_known(iterations, name) for name in ("last_ratio_99", "last_ratio_01", "effective_share"))
+    if largest and smallest:
+        (high, where_high), (low, where_low) = max(largest, key=_value), min(smallest, key=_value)
+        share = min(shares)[0] if shares else 1.0
+        is_crossed = high > LARGEST_RATIO or low < 1 / LARGEST_RATIO or share < LEAST_EFFECTIVE_SHARE
+        words = f"{plain(low, 2)} (iteration {where_low}) to {plain(high, 2)} (iteration {where_high})"
+        found = (is_crossed, words + (f", effective sample {share:.0%}" if shares else ""))
     threshold = (
         f"1 % of an iteration's tokens beyond a ratio of {LARGEST_RATIO:g} (or 1/{LARGEST_RATIO:g}) in the last step, "
         f"or an effective sample below {LEAST_EFFECTIVE_SHARE:.0%}"
     )
-    advice = "a lower update.learning_rate, fewer update.epochs, or update.dual_clip"
-    most, least, share = (
-        _most(iterations, key, sign) for key, sign in (("last_ratio_99", 1), ("last_ratio_01", -1), ("effective_share", -1))
-    )
-    if most is None or least is None:
-        return Sign(name, None, "not measured", threshold, advice)
-    is_crossed = most[0] > LARGEST_RATIO or least[0] < 1 / LARGEST_RATIO or (share is not None and share[0] < LEAST_EFFECTIVE_SHARE)
-    found = f"{plain(least[0], 2)} (iteration {least[1]}) to {plain(most[0], 2)} (iteration {most[1]})"
-    return Sign(name, is_crossed, found + (f", effective sample {share[0]:.0%}" if share is not None else ""), threshold, advice)
+    return _sign("Ratio explosion", found, threshold, "a lower update.learning_rate, fewer update.epochs, or update.dual_clip")
 
 
-def _mismatch(iterations: Sequence[dict[str, Any]]) -> Sign:
-    name, threshold = (
-        "Sampler mismatch",
-        f"log-probabilities of sampler and trainer more than {LARGEST_MISMATCH:g} apart before the first step",
-    )
-    advice = "update.sampler_correction, or sample again with the policy that is trained"
-    most = _most(iterations, "logprob_mismatch")
-    if most is None:
-        return Sign(name, None, "not measured", threshold, advice)
-    return Sign(name, most[0] > LARGEST_MISMATCH, f"at most {most[0]:.1e} (iteration {most[1]})", threshold, advice)
+def _segments(iterations: Rows) -> Sign:
+    known = _known(iterations, "segments")
+    found = (known[-1][0] < LEAST_SEGMENTS, f"{plain(known[-1][0], 2)} segments per answer in the last iteration") if known else None
+    threshold = f"fewer than {LEAST_SEGMENTS:g} per answer: with one segment, credit per segment is GRPO"
+    return _sign("Too few segments", found, threshold, "a finer segment.level, or a task that pays for more attributes")
 
 
-def _segments(iterations: Sequence[dict[str, Any]]) -> Sign:
-    name, threshold = "Too few segments", f"fewer than {LEAST_SEGMENTS:g} per answer: with one segment, credit per segment is GRPO"
-    advice = "a finer segment.level, or a task that pays for more attributes"
-    value = _last(iterations, "segments")
-    if value is None:
-        return Sign(name, None, "not measured", threshold, advice)
-    return Sign(name, value < LEAST_SEGMENTS, f"{plain(value, 2)} segments per answer in the last iteration", threshold, advice)
+def _known(iterations: Rows, name: str) -> list[tuple[float, int]]:
+    """Return (value, iteration) of a measure where it was taken."""
+    return [(row[name], row["iteration"]) for row in iterations if row[name] is not None]
 
 
-def _most(iterations: Sequence[dict[str, Any]], key: str, sign: int = 1) -> tuple[float, int] | None:
-    """Return the largest value (the smallest with sign -1) and the first iteration that has it."""
-    known = [(sign * row[key], -row["iteration"]) for row in iterations if row[key] is not None]
-    return (sign * max(known)[0], -max(known)[1]) if known else None
+def _value(known: tuple[float, int]) -> float:
+    return known[0]
 
 
-def _last(iterations: Sequence[dict[str, Any]], key: str) -> float | None:
-    return next((row[key] for row in reversed(iterations) if row[key] is not None), None)
+def _last(iterations: Rows, name: str, limit: float, words: str) -> Found:
+    known = _known(iterations, name)
+    return (known[-1][0] > limit, words.format(known[-1][0])) if known else None
+
+
+def _most(iterations: Rows, name: str, limit: float, words: str, when_zero: str = "none") -> Found:
+    """Return the largest value and the first iteration that has it."""
+    known = _known(iterations, name)
+    if not known:
+        return None
+    most, iteration = max(known, key=_value)
+    return most > limit, when_zero if when_zero and not most else f"at most {words.format(most)} (iteration {iteration})"

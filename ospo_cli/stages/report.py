@@ -21,8 +21,10 @@ from ospo_cli.report.iteration_measures import measure_iteration
 from ospo_cli.report.kept_files import comparison
 from ospo_cli.report.page import render
 from ospo_cli.report.plan_sections import compared
+from ospo_cli.report.result_table import final_policy
 from ospo_cli.report.rollout_groups import colour_scale, rollout_groups
 from ospo_cli.report.warning_signs import warning_signs
+from ospo_cli.report.wins_and_losses import wins_and_losses
 from ospo_cli.tables import files, parquet, reference
 from ospo_cli.tables.audit import AUDIT_CURVES
 from ospo_cli.tables.declare import Table
@@ -63,9 +65,7 @@ def report(layout: Layout, params: Params) -> dict[str, Any]:
         iterations.append(measure_iteration(iteration, rollouts, tables["segments"], tables["rewards"], metrics))
         share = max(1, params.report.rollouts // max(1, params.train.iterations))
         chosen = _chosen(sorted(set(rollouts["prompt_id"].to_list())), share, params.train.seed, iteration)
-        known = [tables[name] for name in ("segments", "rewards", "attributions", "interactions")]
-        found = rollout_groups(chosen, prepared["prompts"], rollouts, *known)
-        groups += [group | {"iteration": iteration} for group in found]
+        groups += [group | {"iteration": iteration} for group in rollout_groups(chosen, prepared["prompts"], rollouts, tables)]
     counts = {
         "documents": prepared["documents"].height,
         "prompts": dict(sorted(prepared["prompts"].group_by("split").len().iter_rows())),
@@ -111,38 +111,8 @@ def plan_and_actual(layout: Layout, params: Params) -> dict[str, Any] | None:
     return {"rows": compared(planned.iter_rows(named=True), actual), "changed": changed}
 
 
-def wins_and_losses(
-    values: pl.DataFrame, completions: pl.DataFrame, prompts: pl.DataFrame, final: str, base: str, shown: int
-) -> dict[str, Any]:
-    """Return the prompts with the largest gains and losses of the final policy over another system, greedy decoding.
-
-    Args:
-        values: prompt_id, system, metric_value of one retriever and metric; raw-query, policy-000 and the final policy.
-        completions: table completions.
-        prompts: table prompts.
-        final: system name of the final policy.
-        base: what it is compared with: raw-query or policy-000.
-        shown: most rows of each list.
-    """
-    wide = values.pivot("system", index="prompt_id", values="metric_value")
-    answers = completions.filter((pl.col("system") == final) & (pl.col("decoding") == "greedy")).select("prompt_id", answer="query")
-    rows = wide.join(answers, on="prompt_id").join(prompts.select("prompt_id", "query"), on="prompt_id")
-    rows = rows.select(
-        "prompt_id", "query", "answer", raw="raw-query", warm="policy-000", final=final, difference=pl.col(final) - pl.col(base)
-    )  # fmt: skip
-    better, worse = rows.filter(pl.col("difference") > 1e-12), rows.filter(pl.col("difference") < -1e-12)
-    return {
-        "base": base,
-        "better": better.height,
-        "equal": rows.height - better.height - worse.height,
-        "worse": worse.height,
-        "wins": better.sort("difference", "prompt_id", descending=[True, False]).head(shown).to_dicts(),
-        "losses": worse.sort("difference", "prompt_id").head(shown).to_dicts(),
-    }
-
-
 def _queries(layout: Layout, params: Params, prompts: pl.DataFrame, summary: dict[str, Any]) -> list[dict[str, Any]]:
-    final = [system for system in summary["systems"] if system.startswith("policy-")][-1]
+    final = final_policy(summary)
     bases = ["raw-query"] if final == "policy-000" else ["policy-000", "raw-query"]
     metrics = parquet.read(layout.evaluation("query_metrics.parquet"), QUERY_METRICS, made_by="ospo evaluate")
     chosen = metrics.filter(

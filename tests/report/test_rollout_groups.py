@@ -18,7 +18,7 @@ def groups(interactions, **options):
     rollouts = pl.DataFrame([row], schema=ROLLOUTS.schema, orient="row")
     segments = pl.DataFrame(SEGMENTS, schema=SEGMENTS_TABLE.schema, orient="row")
     table = None if interactions is None else pl.DataFrame(interactions, schema=INTERACTIONS.schema, orient="row")
-    return rollout_groups(["p"], prompts, rollouts, segments, None, None, table, **options)
+    return rollout_groups(["p"], prompts, rollouts, {"segments": segments, "interactions": table}, **options)
 
 
 def test_interactions_are_the_strongest_first_with_visible_words_of_both_ends():
