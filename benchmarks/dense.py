@@ -29,8 +29,7 @@ import score_coalitions
 from ospo_cli.layout import Layout
 from ospo_cli.params.retrieval import Dense as DenseParams
 from ospo_cli.params.retrieval import Retrieval
-from ospo_cli.retrievers.base import Catalogue
-from ospo_cli.retrievers.dense import encoders
+from ospo_cli.retrievers.base import Catalogue, has_text
 from ospo_cli.retrievers.dense.retriever import Dense
 
 DEPTH = 10
@@ -86,7 +85,7 @@ def cut(documents: pl.DataFrame, arguments: argparse.Namespace) -> pl.DataFrame:
 def compare(documents: pl.DataFrame, texts: list[str], arguments: argparse.Namespace, cache: Path) -> None:
     """Time both ways and print."""
     catalogue = Catalogue.from_documents(documents)
-    texts = [text for text in texts if encoders.has_text(text)]
+    texts = [text for text in texts if has_text(text)]
     part = np.linspace(0, len(texts) - 1, min(arguments.single_coalitions, len(texts))).astype(int)
     where = (
         f"iteration {arguments.iter} of {arguments.project}" if arguments.project else f"phrases of titles, likeness {arguments.likeness:g}"

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ospo_cli import retrievers, sources
+from ospo_cli import sources
 from ospo_cli.maths import coalitions
 from ospo_cli.maths.seeding import generator
 from ospo_cli.params.prepare_data import PrepareData
@@ -32,6 +32,7 @@ from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.params.whole import Params
 from ospo_cli.retrievers.base import best_first
 from ospo_cli.retrievers.lexical import inverted_index
+from ospo_cli.retrievers.opening import build
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.tables.prepared import POOLS, PROMPTS, QRELS
 from ospo_cli.text.words import words
@@ -70,7 +71,7 @@ def main() -> None:
     arguments = parser.parse_args()
     documents, queries = read(arguments.documents, arguments.queries)
     start_seconds = time.perf_counter()
-    retrievers.build("bm25", pl.DataFrame({"doc_id": ["d"], "title": ["coat"]}), Retrieval(), None).rank(["coat"], [None], K)
+    build("bm25", pl.DataFrame({"doc_id": ["d"], "title": ["coat"]}), Retrieval(), None).rank(["coat"], [None], K)
     print(f"compiled, or read from the compiler's cache, in {time.perf_counter() - start_seconds:.1f} s; copy {bandwidth():.1f} GB/s")
     for pool_size in POOL_SIZES:
         if pool_size < documents.height:

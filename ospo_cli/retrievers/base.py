@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import polars as pl
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from ospo_cli.errors import ParameterError, RetrievalError
 from ospo_cli.params.retrieval import Retrieval
+
+_Query = TypeVar("_Query")
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class Ranking:
     scores: NDArray[np.float64]
 
 
+NOTHING = Ranking(np.zeros(0, dtype=np.int64), np.zeros(0))
+
+
 class Retriever(Protocol):
     """A search engine over one catalogue.
 
@@ -33,6 +38,8 @@ class Retriever(Protocol):
     What it may declare besides, of class or object, for the store of values (remembered.py): `kept_from`, the number of candidates from
     which values are kept (0, always, unless it says otherwise), and `reads_words_alone`: its scores hang on the words of a query alone,
     not on their order or what separates them (no unless it says True).
+    `weighs_fields` (of the class): it counts fields of unequal weight. `fuses` (of the class): it is made from `others` (how each other
+    retriever is opened, by name) and the settings.
     """
 
     name: str
@@ -183,6 +190,34 @@ def best_first(documents: NDArray[np.int64], scores: NDArray[np.float64], k: int
     return Ranking(documents[order].astype(np.int64), scores[order].astype(np.float64))
 
 
+def padded(rankings: Sequence[Ranking]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return documents int64[rankings, ranks] (−1 where nothing more is retrieved) and scores float64[rankings, ranks] (0 there)."""
+    width = max((len(ranking.documents) for ranking in rankings), default=0)
+    documents, scores = np.full((len(rankings), width), -1, dtype=np.int64), np.zeros((len(rankings), width))
+    for row, ranking in enumerate(rankings):
+        documents[row, : len(ranking.documents)] = ranking.documents
+        scores[row, : len(ranking.documents)] = ranking.scores
+    return documents, scores
+
+
+def rank_by_pool(
+    queries: Sequence[_Query],
+    pools: Sequence[NDArray[np.int64] | None],
+    rank: Callable[[list[_Query], NDArray[np.int64] | None], tuple[NDArray[np.int64], NDArray[np.float64]]],
+) -> list[Ranking]:
+    """Return the ranking of each query, those over one pool asked for together by `rank`, which answers as `padded` does."""
+    positions_of: dict[int, list[int]] = {}
+    for position, pool in enumerate(pools):
+        positions_of.setdefault(id(pool), []).append(position)
+    rankings = [NOTHING] * len(queries)
+    for positions in positions_of.values():
+        documents, scores = rank([queries[position] for position in positions], pools[positions[0]])
+        for position, row, row_scores in zip(positions, documents, scores, strict=True):
+            count = np.count_nonzero(row >= 0)
+            rankings[position] = Ranking(row[:count].copy(), row_scores[:count].copy())
+    return rankings
+
+
 def candidates(pool: NDArray[np.int64] | None, count: int) -> NDArray[np.int64]:
     """Return the pool's documents in catalogue order, each once; the whole catalogue for None."""
     if pool is None:
@@ -205,3 +240,8 @@ def require_words(count: int) -> None:
             expected="at least one word",
             remedy="check retrieval.fields and the source",
         )
+
+
+def has_text(text: str) -> bool:
+    """Tell whether a text holds a letter or a digit; one without is neither found nor finds anything."""
+    return any(map(str.isalnum, text))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ospo_cli.errors import ParameterError
 from ospo_cli.params.retrieval import Retrieval
-from ospo_cli.retrievers.base import Catalogue, PreparingRetriever, Ranking, Retriever, best_first
+from ospo_cli.retrievers.base import PreparingRetriever, Ranking, Retriever, best_first
 
 
 class Hybrid:
@@ -24,6 +23,10 @@ class Hybrid:
 
     Sums run over the retrievers in their declared order, so that equal ranks and scores tie exactly. Each ranking is read to `depth`.
 
+    Args:
+        others: what may be fused: how each retriever is opened, by its name.
+        settings: section retrieval.
+
     Source: Cormack, Clarke & Büttcher, "Reciprocal rank fusion outperforms Condorcet and individual rank learning methods" (2009).
     """
 
@@ -31,16 +34,15 @@ class Hybrid:
     # Ranks and spans of scores are those within the candidates: a product has another score in another pool.
     scores_hang_on_pool = True
 
-    def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path | None) -> None:
-        from ospo_cli.retrievers import RETRIEVERS, over
+    fuses = True
 
+    def __init__(self, others: Mapping[str, Callable[[], Retriever]], settings: Retrieval) -> None:
         self.settings = settings.hybrid
         names, weights = self.settings.retrievers, self.settings.weights
         where = "retrieval.hybrid.retrievers"
-        unknown = [name for name in names if name not in RETRIEVERS or name == self.name]
+        unknown = [name for name in names if name not in others]
         if unknown:
-            expected = ", ".join(name for name in RETRIEVERS if name != self.name)
-            raise ParameterError(where, "cannot be fused", found=unknown[0], expected=expected)
+            raise ParameterError(where, "cannot be fused", found=unknown[0], expected=", ".join(others))
         if len(names) < 2 or len(set(names)) < len(names):
             raise ParameterError(where, "needs two or more, none twice", found=", ".join(names) or "none")
         if weights and len(weights) != len(names):
@@ -48,7 +50,7 @@ class Hybrid:
         if weights and not any(weights):
             raise ParameterError("retrieval.hybrid.weights", "nothing weighs anything", found=weights, expected="one above 0")
         self.weights = weights or [1.0] * len(names)
-        self.parts: list[Retriever] = [over(name, catalogue, settings, cache) for name in names]
+        self.parts: list[Retriever] = [others[name]() for name in names]
         used = (self.settings.fusion, self.weights, self.settings.rrf_k if self.settings.fusion == "rrf" else None, self.settings.depth)
         prints = [part.fingerprint for part in self.parts]
         self.fingerprint = hashlib.sha256(repr(("hybrid-1", names, prints, used)).encode()).hexdigest()

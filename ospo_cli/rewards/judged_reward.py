@@ -18,8 +18,8 @@ from ospo_cli.errors import RetrievalError
 from ospo_cli.maths.ranking import Metric, metric_blocks, parse_metric
 from ospo_cli.own_code.rewards import OwnReward
 from ospo_cli.params.whole import Params
-from ospo_cli.retrievers import build
-from ospo_cli.retrievers.base import BatchRetriever, CoalitionRetriever, Coalitions, PreparingRetriever, Ranking
+from ospo_cli.retrievers.base import BatchRetriever, CoalitionRetriever, Coalitions, PreparingRetriever, Ranking, padded
+from ospo_cli.retrievers.opening import build
 from ospo_cli.rewards.remembered import Memory, Tally, is_kept
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.rewards.store.keys import scope
@@ -340,11 +340,7 @@ class JudgedReward:
     def _ranked(self, queries: list[str], pool: NDArray[np.int64] | None, cutoff: int) -> NDArray[np.int64]:
         if isinstance(self.retriever, BatchRetriever):
             return self.retriever.rank_queries(queries, pool, cutoff)[0]
-        rankings = self.retriever.rank(queries, [pool] * len(queries), cutoff)
-        documents = np.full((len(queries), max((len(ranking.documents) for ranking in rankings), default=0)), -1, dtype=np.int64)
-        for row, ranking in zip(documents, rankings, strict=True):
-            row[: len(ranking.documents)] = ranking.documents
-        return documents
+        return padded(self.retriever.rank(queries, [pool] * len(queries), cutoff))[0]
 
 
 class _ByPrompt:

@@ -4,7 +4,8 @@ import numpy as np
 import polars as pl
 
 from ospo_cli.params.retrieval import Retrieval
-from ospo_cli.retrievers import RETRIEVERS, build
+from ospo_cli.retrievers import RETRIEVERS
+from ospo_cli.retrievers.opening import build
 
 # Those that count words, and with dense and hybrid all that rank here, without a server.
 LEXICAL = [name for name in RETRIEVERS if name not in ("dense", "hybrid", "http")]

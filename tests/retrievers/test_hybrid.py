@@ -5,7 +5,7 @@ import pytest
 
 from ospo_cli.errors import ParameterError
 from ospo_cli.params.retrieval import Hybrid, Retrieval
-from ospo_cli.retrievers import build
+from ospo_cli.retrievers.opening import build
 from tests.retrievers.catalogues import documents, random_queries, random_titles
 
 COUNT = 90

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ospo_cli.errors import RetrievalError
 from ospo_cli.executors.progress import Progress
-from ospo_cli.retrievers.dense.encoders import Encoder, digest
+from ospo_cli.retrievers.dense.vectors import Encoder, digest
 from ospo_cli.tables import files
 
 VERSION = "embeddings-1"

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ospo_cli.retrievers.dense.encoders import Side, digest, rounded
+from ospo_cli.retrievers.dense.vectors import Side, digest, rounded
 from ospo_cli.text.words import words
 
 DIMENSIONS = 512

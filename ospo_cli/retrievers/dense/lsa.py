@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.retrievers.base import Catalogue, Ranking, best_first, candidates
-from ospo_cli.retrievers.lexical.inverted_index import Field, Postings, count_terms
+from ospo_cli.retrievers.term_counts import Field, Postings, count_terms
 from ospo_cli.text.words import words
 
 DIMENSIONS = 96

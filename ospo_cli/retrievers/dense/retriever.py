@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ospo_cli.layout import Layout
 from ospo_cli.params.retrieval import Retrieval
-from ospo_cli.retrievers.base import Catalogue, Ranking, best_first, candidates, require_words
+from ospo_cli.retrievers.base import NOTHING, Catalogue, Ranking, best_first, candidates, has_text, padded, rank_by_pool, require_words
 from ospo_cli.retrievers.dense import embeddings, encoders
+from ospo_cli.retrievers.dense.vectors import digest
 
 # Cells (queries × documents) of one table of scores.
 CELLS = 1 << 22
@@ -27,7 +28,7 @@ class Dense:
     """Cosine c as (1 + c)/2, or inner product x as (1 + x/(1 + |x|))/2: both increase with c or x and lie above 0.
 
     So every document with a letter or digit in it is retrieved, the least alike last; a query without one retrieves nothing. Vectors are
-    rounded (`encoders.rounded`) so that their products are exact: a pool, faiss and a batch give the same bits. Documents of equal text
+    rounded (`vectors.rounded`) so that their products are exact: a pool, faiss and a batch give the same bits. Documents of equal text
     share a vector and tie. With `index` hnsw or ivf, a ranking of the whole catalogue to depth k > 0 misses some documents; those that
     are found have their exact scores and order.
     """
@@ -45,9 +46,7 @@ class Dense:
         self._folder = (layout.cache if cache is None else cache) / "dense"
         # Each distinct text once: row_of names the vector of a document, −1 where it has no text.
         texts: dict[str, int] = {}
-        self.row_of = np.array(
-            [texts.setdefault(text, len(texts)) if encoders.has_text(text) else -1 for text in catalogue.texts], dtype=np.int64
-        )
+        self.row_of = np.array([texts.setdefault(text, len(texts)) if has_text(text) else -1 for text in catalogue.texts], dtype=np.int64)
         require_words(len(texts))
         self.vectors, self._key = embeddings.vectors_of(list(texts), self.encoder, self._folder)
         self._documents = np.argsort(self.row_of, kind="stable")[np.count_nonzero(self.row_of < 0) :]
@@ -70,28 +69,13 @@ class Dense:
     def rank(self, queries: Sequence[str], pools: Sequence[NDArray[np.int64] | None], k: int) -> list[Ranking]:
         """Return the first k documents of each query within its pool; k = 0 is all."""
         self._remember(queries)
-        rankings = [Ranking(np.zeros(0, dtype=np.int64), np.zeros(0))] * len(queries)
-        positions: dict[bytes | None, list[int]] = {}
-        for position, pool in enumerate(pools):
-            positions.setdefault(None if pool is None else pool.tobytes(), []).append(position)
-        for same in positions.values():
-            documents, scores = self.rank_queries([queries[position] for position in same], pools[same[0]], k)
-            for position, row, row_scores in zip(same, documents, scores, strict=True):
-                count = np.count_nonzero(row >= 0)
-                rankings[position] = Ranking(row[:count], row_scores[:count])
-        return rankings
+        return rank_by_pool(queries, pools, lambda own, pool: self.rank_queries(own, pool, k))
 
     def rank_queries(self, queries: Sequence[str], pool: NDArray[np.int64] | None, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return documents int64[queries, ranks] (−1 where nothing more is retrieved) and scores float64[queries, ranks] (0 there)."""
         self._remember(queries)
         if pool is None and k:
-            rankings = self._search(queries, k)
-            width = max((len(ranking.documents) for ranking in rankings), default=0)
-            documents, scores = np.full((len(queries), width), -1, dtype=np.int64), np.zeros((len(queries), width))
-            for row, ranking in enumerate(rankings):
-                documents[row, : len(ranking.documents)] = ranking.documents
-                scores[row, : len(ranking.documents)] = ranking.scores
-            return documents, scores
+            return padded(self._search(queries, k))
         members = self._members(pool)
         width = min(k, len(members)) if k else len(members)
         documents, scores = np.full((len(queries), width), -1, dtype=np.int64), np.zeros((len(queries), width))
@@ -117,8 +101,8 @@ class Dense:
         step = max(1, CELLS // self.encoder.dimensions)
         for start in range(0, len(rows), step):
             products[:, start : start + step] = vectors @ self.vectors[rows[start : start + step]].astype(np.float64).T
-        has_text = np.array([encoders.has_text(query) for query in queries], dtype=bool)
-        return np.where(has_text[:, None], self._score(products)[:, places], 0.0)
+        is_text = np.array([has_text(query) for query in queries], dtype=bool)
+        return np.where(is_text[:, None], self._score(products)[:, places], 0.0)
 
     def _score(self, products: NDArray[np.float64]) -> NDArray[np.float64]:
         bounded = products if self.settings.normalize else products / (1.0 + np.abs(products))
@@ -131,8 +115,8 @@ class Dense:
         for query in queries:
             if query in known:
                 found[query] = known[query]
-            elif not encoders.has_text(query):
-                found[query] = Ranking(np.zeros(0, dtype=np.int64), np.zeros(0))
+            elif not has_text(query):
+                found[query] = NOTHING
         new = [query for query in dict.fromkeys(queries) if query not in found]
         if new:
             vectors = self._vectors(new)
@@ -175,7 +159,7 @@ class Dense:
             return index
         lists = min(settings.ivf_lists or max(1, round(count**0.5)), count)
         shape = ("hnsw", settings.hnsw_links) if settings.index == "hnsw" else ("ivf", lists)
-        path = self._folder / f"{encoders.digest('index-1', self._key, shape)}.faiss"
+        path = self._folder / f"{digest('index-1', self._key, shape)}.faiss"
         if not embeddings.is_whole(path):
             before = faiss.omp_get_max_threads()
             faiss.omp_set_num_threads(1)  # with more, the links depend on which thread came first
@@ -198,7 +182,7 @@ class Dense:
         return [self.vectors[start : start + step] for start in range(0, len(self.vectors), step)]
 
     def _remember(self, queries: Sequence[str]) -> None:
-        new = [query for query in dict.fromkeys(queries) if query not in self._remembered and encoders.has_text(query)]
+        new = [query for query in dict.fromkeys(queries) if query not in self._remembered and has_text(query)]
         if not new:
             return
         most = max(1, REMEMBERED_BYTES // (4 * self.encoder.dimensions))
@@ -208,7 +192,7 @@ class Dense:
 
     def _vectors(self, queries: Sequence[str]) -> NDArray[np.float32]:
         # Asked for after _remember, which may have made room by forgetting some of these.
-        forgotten = [query for query in dict.fromkeys(queries) if query not in self._remembered and encoders.has_text(query)]
+        forgotten = [query for query in dict.fromkeys(queries) if query not in self._remembered and has_text(query)]
         found = dict(zip(forgotten, self.encoder.encode(forgotten, "query"), strict=True)) if forgotten else {}
         blank = np.zeros(self.encoder.dimensions, dtype=np.float32)
         rows = [self._remembered.get(query, found.get(query, blank)) for query in queries]

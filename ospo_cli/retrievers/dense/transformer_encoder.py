@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ospo_cli.errors import ParameterError, RetrievalError, first_line
 from ospo_cli.params.retrieval import Dense
-from ospo_cli.retrievers.dense.encoders import Side, digest, rounded
+from ospo_cli.retrievers.dense.vectors import Side, digest, rounded
 from ospo_cli.tables import files
 
 VERSION = "transformer-encoder-2"

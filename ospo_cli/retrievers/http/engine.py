@@ -15,8 +15,7 @@ from ospo_cli.errors import ParameterError, RetrievalError, shorten
 from ospo_cli.executors.http_client import Again, HttpClient
 from ospo_cli.layout import Layout
 from ospo_cli.params.retrieval import Retrieval
-from ospo_cli.retrievers.base import Catalogue, Ranking, best_first, candidates
-from ospo_cli.retrievers.dense.encoders import has_text
+from ospo_cli.retrievers.base import NOTHING, Catalogue, Ranking, best_first, candidates, has_text
 from ospo_cli.retrievers.http import template as http_template
 
 _Asked = tuple[str, NDArray[np.int64] | None]
@@ -81,7 +80,7 @@ class HttpEngine:
             if k == self._prepared_depth and key in self._prepared:
                 found[key] = self._prepared[key]
             elif not has_text(one[0]) or (one[1] is not None and not len(one[1])):
-                found[key] = Ranking(np.zeros(0, dtype=np.int64), np.zeros(0))
+                found[key] = NOTHING
             else:
                 new[key] = one
         if new:

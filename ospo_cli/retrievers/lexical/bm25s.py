@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ospo_cli.params.retrieval import Retrieval
-from ospo_cli.retrievers.base import Catalogue, Ranking, best_first, candidates, require_words
+from ospo_cli.retrievers.base import NOTHING, Catalogue, Ranking, best_first, candidates, require_words
 from ospo_cli.text.words import words
 
 
@@ -42,5 +42,5 @@ class BM25S:
         terms = sorted(set(found)) if self.settings.query_terms == "distinct" else found
         members = candidates(pool, self.count)
         if not terms or not len(members):
-            return Ranking(np.zeros(0, dtype=np.int64), np.zeros(0))
+            return NOTHING
         return best_first(members, np.asarray(self.engine.get_scores(terms), dtype=np.float64)[members], k)

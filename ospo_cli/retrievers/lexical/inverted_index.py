@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +14,12 @@ from numpy.typing import NDArray
 
 from ospo_cli.errors import RetrievalError
 from ospo_cli.retrievers import array_folder
-from ospo_cli.retrievers.base import Coalitions, Ranking, best_first, candidates, require_words
+from ospo_cli.retrievers.base import Coalitions, Ranking, best_first, candidates, padded, rank_by_pool
 from ospo_cli.retrievers.lexical import pool_products
+from ospo_cli.retrievers.term_counts import Field, Postings, count_terms
 
 VERSION = "index-2"
-# Documents that are counted at a time, and postings that are weighted at a time; both bound memory.
-CHUNK_DOCUMENTS = 1 << 15
+# Postings that are weighted at a time; bounds memory.
 CHUNK_POSTINGS = 1 << 21
 # A weight is an integer number of units; the largest of an index has 26 bits, so that 32 of them fit in 31.
 WEIGHT_BITS = 26
@@ -37,29 +34,6 @@ LARGEST_K = 128
 PRODUCT_CELLS = 1 << 26
 # Bags of terms that are remembered by their text.
 REMEMBERED_TEXTS = 1 << 17
-
-
-@dataclass(frozen=True)
-class Postings:
-    """What weights are made of, one entry per (term, document) pair.
-
-    terms, documents: int64[entries]; frequencies: float64[entries], occurrences of the term in the document, weighted by field;
-    document_counts: float64[terms], documents that hold the term; lengths: float64[documents], terms with repetitions, weighted by field.
-    """
-
-    terms: NDArray[np.int64]
-    documents: NDArray[np.int64]
-    frequencies: NDArray[np.float64]
-    document_counts: NDArray[np.float64]
-    lengths: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Field:
-    """The bags of terms of one text field, a bag per document in catalogue order, and what an occurrence in it counts."""
-
-    bags: Iterable[Sequence[str]]
-    weight: float = 1.0
 
 
 class InvertedIndex:
@@ -114,16 +88,7 @@ class InvertedIndex:
 
     def rank(self, bags: Sequence[NDArray[np.int32]], pools: Sequence[NDArray[np.int64] | None], k: int) -> list[Ranking]:
         """Return the first k documents of each bag of term indices within its pool; k = 0 is all."""
-        order: dict[int, list[int]] = {}
-        for position, pool in enumerate(pools):
-            order.setdefault(id(pool), []).append(position)
-        rankings: list[Ranking] = [Ranking(np.zeros(0, np.int64), np.zeros(0))] * len(bags)
-        for positions in order.values():
-            documents, scores = self.rank_bags([bags[position] for position in positions], pools[positions[0]], k)
-            for position, row, row_scores in zip(positions, documents, scores, strict=True):
-                count = int(np.count_nonzero(row >= 0))
-                rankings[position] = Ranking(row[:count].copy(), row_scores[:count].copy())
-        return rankings
+        return rank_by_pool(bags, pools, lambda own, pool: self.rank_bags(own, pool, k))
 
     def rank_bags(
         self, bags: Sequence[NDArray[np.int32]], pool: NDArray[np.int64] | None, k: int
@@ -277,12 +242,7 @@ class InvertedIndex:
                 totals[places[span]] += weights[span].astype(np.float64) * (1 if self.is_distinct else times)
             found = totals.nonzero()[0]
             rankings.append(best_first(np.asarray(catalogue_of[found], dtype=np.int64), totals[found] * self.unit, k))
-        width = max((len(ranking.documents) for ranking in rankings), default=0)
-        documents, scores = np.full((len(rankings), width), -1, dtype=np.int64), np.zeros((len(rankings), width))
-        for row, ranking in enumerate(rankings):
-            documents[row, : len(ranking.documents)] = ranking.documents
-            scores[row, : len(ranking.documents)] = ranking.scores
-        return documents, scores
+        return padded(rankings)
 
     def _borrow(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
         with self._lock:
@@ -306,32 +266,6 @@ KERNEL_ARRAYS = (
     "block_starts", "block_bounds", "super_bounds", "best_weights", "block_first", "super_first",
 )  # fmt: skip
 _NONE = np.zeros(0, dtype=np.int32)
-
-
-def count_terms(fields: Sequence[Field], split: Callable[[str], Sequence[str]] | None = None) -> tuple[Postings, dict[str, int]]:
-    """Return the postings by document, then by term, and the index of each term.
-
-    Raises:
-        RetrievalError: no document holds a term.
-    """
-    vocabulary: dict[str, int] = {}
-    grams = _Grams(split) if split is not None else None
-    terms, sizes, frequencies, lengths = [], [], [], []
-    for chunk in _chunks([field.bags for field in fields]):
-        keys, counts, totals = _count_chunk(chunk, [field.weight for field in fields], vocabulary)
-        if grams is not None:
-            keys, counts, totals = grams.expand(keys, counts, len(totals), vocabulary)
-        rows, found = np.divmod(keys, 1 << 32)
-        terms.append(found.astype(np.int32))
-        sizes.append(np.bincount(rows, minlength=len(totals)))
-        frequencies.append(counts)
-        lengths.append(totals)
-    words = vocabulary if grams is None else grams.vocabulary
-    require_words(len(words))
-    term = np.concatenate(terms)
-    document = np.repeat(np.arange(sum(map(len, sizes)), dtype=np.int32), np.concatenate(sizes))
-    counts_of_documents = np.bincount(term, minlength=len(words)).astype(np.float64)
-    return Postings(term, document, np.concatenate(frequencies), counts_of_documents, np.concatenate(lengths)), words  # type: ignore[arg-type]
 
 
 def _build(
@@ -411,66 +345,6 @@ def _weights(postings: Postings, weigh: Callable[[Postings], NDArray[np.float64]
             )
         yield weights
         first = last
-
-
-def _chunks(bags: Sequence[Iterable[Sequence[str]]]) -> Iterator[list[list[Sequence[str]]]]:
-    iterators = [iter(each) for each in bags]
-    while True:
-        chunk = [list(islice(each, CHUNK_DOCUMENTS)) for each in iterators]
-        if not chunk or not chunk[0]:
-            return
-        yield chunk
-
-
-def _count_chunk(
-    chunk: list[list[Sequence[str]]], weights: Sequence[float], vocabulary: dict[str, int]
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    # Keys document · 2^32 + term, ascending, each once; weighted occurrences; weighted lengths of the documents.
-    keys, amounts, totals = [], [], np.zeros(len(chunk[0]))
-    for bags, weight in zip(chunk, weights, strict=True):
-        flat = array("i")
-        sizes = np.fromiter(map(len, bags), dtype=np.int64, count=len(bags))
-        for bag in bags:
-            flat.extend([vocabulary.setdefault(term, len(vocabulary)) for term in bag])
-        terms = np.frombuffer(flat, dtype=np.int32).astype(np.int64) if len(flat) else np.zeros(0, dtype=np.int64)
-        found, counts = np.unique((np.repeat(np.arange(len(bags), dtype=np.int64), sizes) << 32) | terms, return_counts=True)
-        if weight > 0:
-            keys.append(found)
-            amounts.append(counts * weight)
-            totals += sizes * weight
-    if len(keys) == 1:
-        return keys[0], amounts[0].astype(np.float64), totals
-    return *_summed(np.concatenate(keys), np.concatenate(amounts)), totals
-
-
-def _summed(keys: NDArray[np.int64], amounts: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    distinct, inverse = np.unique(keys, return_inverse=True)
-    return distinct, np.bincount(inverse, weights=amounts, minlength=len(distinct)).astype(np.float64)
-
-
-class _Grams:
-    """Parts of words, each word split once."""
-
-    def __init__(self, split: Callable[[str], Sequence[str]]) -> None:
-        self.split = split
-        self.vocabulary: dict[str, int] = {}
-        self._flat = array("i")
-        self._starts = array("q", [0])
-
-    def expand(
-        self, keys: NDArray[np.int64], counts: NDArray[np.float64], documents: int, words: dict[str, int]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-        for word in islice(words, len(self._starts) - 1, None):
-            self._flat.extend([self.vocabulary.setdefault(part, len(self.vocabulary)) for part in self.split(word)])
-            self._starts.append(len(self._flat))
-        starts = np.frombuffer(self._starts, dtype=np.int64).copy()
-        rows, terms = np.divmod(keys, 1 << 32)
-        sizes = (starts[1:] - starts[:-1])[terms]
-        ends = np.cumsum(sizes)
-        chosen = np.arange(int(sizes.sum())) + np.repeat(starts[terms] - (ends - sizes), sizes)
-        parts = np.frombuffer(self._flat, dtype=np.int32).copy()[chosen].astype(np.int64)
-        totals = np.bincount(rows, weights=counts * sizes, minlength=documents).astype(np.float64)
-        return *_summed((np.repeat(rows, sizes) << 32) | parts, np.repeat(counts, sizes)), totals
 
 
 def _cores() -> int:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ospo_cli.errors import ParameterError
 from ospo_cli.params.retrieval import Retrieval
-from ospo_cli.retrievers.base import Catalogue, Ranking, best_first, candidates, require_words
+from ospo_cli.retrievers.base import NOTHING, Catalogue, Ranking, best_first, candidates, require_words
 from ospo_cli.text.words import words
 
 
@@ -49,6 +49,6 @@ class RankBM25:
         terms = sorted(set(found)) if self.settings.query_terms == "distinct" else found
         members = candidates(pool, self.count)
         if not terms or not len(members):
-            return Ranking(np.zeros(0, dtype=np.int64), np.zeros(0))
+            return NOTHING
         scores = self.engine.get_scores(terms) if pool is None else np.array(self.engine.get_batch_scores(terms, members.tolist()))
         return best_first(members, np.asarray(scores, dtype=np.float64), k)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.retrievers.base import Catalogue, Ranking
-from ospo_cli.retrievers.lexical.inverted_index import Field, InvertedIndex, Postings, index_folder
+from ospo_cli.retrievers.lexical.inverted_index import InvertedIndex, index_folder
+from ospo_cli.retrievers.term_counts import Field, Postings
 from ospo_cli.text.words import words
 
 SIZES = (3, 4)

@@ -14,9 +14,9 @@ import pytest
 
 from ospo_cli.errors import FileError, ParameterError, RetrievalError
 from ospo_cli.params.retrieval import Dense, Retrieval
-from ospo_cli.retrievers import build
 from ospo_cli.retrievers.dense import embeddings, encoders
 from ospo_cli.retrievers.dense import retriever as dense
+from ospo_cli.retrievers.opening import build
 from tests.retrievers.catalogues import documents, random_queries, random_titles
 from tests.retrievers.dense import tiny_encoder
 
@@ -197,7 +197,7 @@ def slow(self, texts, side):
     time.sleep(0.03)
     return plain(self, texts, side)
 hashed_ngrams.HashedNgrams.encode = slow
-from tests.retrievers.test_dense import TABLE, engine
+from tests.retrievers.dense.test_dense import TABLE, engine
 print("begun", flush=True)
 engine(Path(sys.argv[1]))
 """

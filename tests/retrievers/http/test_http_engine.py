@@ -9,9 +9,9 @@ import pytest
 from ospo_cli.errors import OspoError, ParameterError, RetrievalError
 from ospo_cli.params.retrieval import Http, Retrieval
 from ospo_cli.params.whole import Params
-from ospo_cli.retrievers import build
 from ospo_cli.retrievers.base import Catalogue
 from ospo_cli.retrievers.http import template as http_template
+from ospo_cli.retrievers.opening import build
 from ospo_cli.rewards.judged_reward import JudgedReward
 from tests.retrievers.catalogues import documents, random_queries, random_titles, retriever
 from tests.retrievers.http import msearch_server

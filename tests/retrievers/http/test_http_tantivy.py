@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ospo_cli.params.retrieval import Http, Retrieval
-from ospo_cli.retrievers import build
 from ospo_cli.retrievers.base import Catalogue, best_first
+from ospo_cli.retrievers.opening import build
 from ospo_cli.text.words import words
 from tests.retrievers.catalogues import documents, random_queries, random_titles, retriever
 from tests.retrievers.http import msearch_server
