@@ -154,7 +154,7 @@ def keep(
     from ospo_cli.graph.standing import would_run_again
     from ospo_cli.layout import Layout
     from ospo_cli.report.kept_files import comparison
-    from ospo_cli.report.kept_sections import lines
+    from ospo_cli.report.kept_sections import print_comparison
 
     layout = Layout(project)
     if name:
@@ -179,7 +179,10 @@ def keep(
     again = would_run_again(layout, present) if found and not stale else None
     if again:
         say("keep", f"this run was not made with params.yaml as it is: `{again}` would run again")
-    typer.echo("\n".join(lines(found)[1:]) if found else "nothing to compare: no kept run, or this project's own is not evaluated")
+    if found is None:
+        typer.echo("nothing to compare: no kept run, or this project's own is not evaluated")
+    else:
+        print_comparison(found)
 
 
 @app.command("tables", rich_help_panel=LOOKING)

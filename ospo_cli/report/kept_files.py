@@ -1,4 +1,4 @@
-"""A project's own run and those that `ospo keep` put by, read from their files."""
+"""A project's own run and those kept by `ospo keep`, read from their files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ospo_cli.tables.keep import KEPT_VALUES
 
 
 def comparison(layout: Layout, params: Params) -> dict[str, Any] | None:
-    """Return the project's evaluated run beside all that were put by; None where none was, or nothing is evaluated."""
+    """Return the project's evaluated run beside all kept ones; None where there is none, or nothing is evaluated."""
     kept = kept_runs(layout)
     if not kept or not layout.evaluation("summary.json").is_file():
         return None
@@ -58,7 +58,7 @@ def present_run(layout: Layout, params: Params) -> Run:
 
 
 def kept_runs(layout: Layout) -> list[Run]:
-    """Return the runs that were put by, in the order of their names."""
+    """Return the kept runs, in the order of their names."""
     found = []
     for path in sorted(layout.kept("").glob("*/run.json")):
         content = read_json(path, f"ospo keep {path.parent.name}")

@@ -83,7 +83,7 @@ def compared(own: Run, kept: Sequence[Run], draws: Resamples) -> dict[str, Any]:
 
     Args:
         own: the project's run.
-        kept: those put by.
+        kept: the kept ones.
         draws: of as many prompts as were evaluated.
     """
     left_out, runs = [], [own]

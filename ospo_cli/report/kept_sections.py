@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from typing import Any, TextIO
 
 from ospo_cli.report.number_text import count
+from ospo_cli.report.terminal import Terminal
 from ospo_cli.text.visible import visible
 
 OWN = "this run"
 
 
 def section(found: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the tables with their headings and the remarks below them; None where no run was put by."""
+    """Return the tables with their headings and the remarks below them; None where no run was kept."""
     if found is None:
         return None
     tables = [{"heading": _heading(table), "at_end": not table["what"], "rows": table["rows"]} for table in found["tables"]]
@@ -30,19 +32,26 @@ def _heading(table: dict[str, Any]) -> str:
     return f"At {count(round(table['place']))} " + ("generated tokens" if table["what"] == "tokens" else "reward calls")
 
 
-def lines(found: dict[str, Any]) -> list[str]:
-    """Return the comparison as plain lines for a terminal."""
-    told = []
+def print_comparison(found: dict[str, Any], stream: TextIO | None = None) -> None:
+    """Print the comparison; names of runs and of what they learned from are made visible."""
+    output = Terminal(stream if stream is not None else sys.stdout)
+    header = ["run", "learned from", "tokens", "calls", "greedy", "sampled"]
     for table in found["tables"]:
-        told += ["", _heading(table).replace("\u202f", ",")]
+        output.line(_heading(table).replace("\u202f", ","), style="bold")
+        rows = []
         for row in table["rows"]:
-            cells = []
-            for decoding in ("greedy", "sampled"):
-                if (cell := row[decoding]) is not None:
-                    gap = cell.get("to_own")
-                    shown = f" ({gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}], p {gap['p_value']:.4f})" if gap else ""
-                    cells.append(f"{decoding} {cell['mean']:.3f}{shown}")
-            spent = f"{row['tokens']:,.0f} tokens, {row['reward_calls']:,.0f} calls"
-            told.append(f"  {visible(row['name'] or OWN):<16} {visible(row['how']):<28} {spent:<34} {'  '.join(cells)}")
-    told += ["", *(visible(_otherwise(run)) for run in found["set_otherwise"])] if found["set_otherwise"] else []
-    return told + [f"left out: {visible(run['name'])}: {run['reason']}" for run in found["left_out"]]
+            spent = [f"{row[name]:,.0f}" for name in ("tokens", "reward_calls")]
+            rows.append([visible(row["name"] or OWN), visible(row["how"]), *spent, _estimate(row["greedy"]), _estimate(row["sampled"])])
+        output.grid(header, rows, ("tokens", "calls"))
+        output.line()
+    for run in found["set_otherwise"]:
+        output.line(visible(_otherwise(run)))
+    for run in found["left_out"]:
+        output.line(f"left out: {visible(run['name'])}: {run['reason']}")
+
+
+def _estimate(cell: dict[str, Any] | None) -> str:
+    if cell is None:
+        return ""
+    gap = cell.get("to_own")
+    return f"{cell['mean']:.3f}" + (f" ({gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}], p {gap['p_value']:.4f})" if gap else "")

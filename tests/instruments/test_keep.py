@@ -1,6 +1,7 @@
-"""Runs that are put by, and what they are compared at."""
+"""Kept runs, and what they are compared at."""
 
 import dataclasses
+import io
 import json
 
 import numpy as np
@@ -16,7 +17,7 @@ from ospo_cli.maths.statistics import Resamples
 from ospo_cli.params import whole
 from ospo_cli.report.kept_files import comparison, present_run
 from ospo_cli.report.kept_runs import Run, compared, how
-from ospo_cli.report.kept_sections import lines, section
+from ospo_cli.report.kept_sections import print_comparison, section
 from ospo_cli.stages import report
 from ospo_cli.tables import parquet
 from ospo_cli.tables.keep import KEPT_VALUES
@@ -43,6 +44,12 @@ def run_of(name, values, tokens, calls, **facts):
 
 OWN = run_of("", {0: [0.0, 0.2], 1: [0.4, 0.2], 2: [0.6, 1.0]}, [100, 100], [1000, 1000])
 CHEAP = run_of("cheap", {0: [0.0, 0.2], 2: [0.2, 0.8]}, [50, 100], [10, 30])
+
+
+def printed(found):
+    stream = io.StringIO()
+    print_comparison(found, stream)
+    return stream.getvalue()
 
 
 def draws():
@@ -180,7 +187,7 @@ def test_what_two_runs_do_not_share_is_named_and_nothing_that_changes_no_result(
     keep.execute(layout, layout, other, "other")
     found = comparison(layout, params)
     assert found["set_otherwise"] == [{"name": "other", "names": ["retrieval.dense.max_length", "update.epochs"]}]
-    assert "other and this run differ in retrieval.dense.max_length, update.epochs" in lines(found)
+    assert "other and this run differ in retrieval.dense.max_length, update.epochs" in printed(found)
     assert section(found)["differ"] == ["other and this run differ in retrieval.dense.max_length, update.epochs"]
 
 
@@ -191,4 +198,9 @@ def test_a_run_that_was_kept_without_its_parameters_still_compares(tmp_path):
     content = json.loads(path.read_text())
     path.write_text(json.dumps({name: content[name] for name in ("facts", "iterations")}))
     assert comparison(layout, params)["set_otherwise"] == []
-    assert len(lines(comparison(layout, params))) > 5
+    assert [line.split("  ")[0] for line in printed(comparison(layout, params)).splitlines()[:4]] == [
+        "At the end",
+        "run",
+        "this run",
+        "old",
+    ]
