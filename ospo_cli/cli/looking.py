@@ -84,9 +84,10 @@ def audit(
     if rules or group_size is not None or prompts is not None:
         raise typer.BadParameter("--rules, --group-size and --prompts go with --gradients", param_hint="--gradients")
     from ospo_cli.instruments.audit import estimators as stage
+    from ospo_cli.instruments.audit.measures import print_result
 
     table, metrics = stage.execute(layout, parameters, iteration, rollouts, names)
-    stage.print_result(table, metrics, parameters)
+    print_result(table, metrics)
     _audit_written(layout.iteration(iteration, "audit.parquet"))
 
 

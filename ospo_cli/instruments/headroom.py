@@ -22,12 +22,12 @@ from ospo_cli.params.whole import Params
 from ospo_cli.report.number_text import p_value, plain, signed
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.rewards.judged_reward import JudgedReward, compose
+from ospo_cli.rewards.opening import Prepared, read_prepared
 from ospo_cli.rewards.oracle import OracleSearch
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.tables import files, parquet
 from ospo_cli.tables.evaluate import COMPLETIONS
 from ospo_cli.tables.headroom import HEADROOM, HEADROOM_QUERIES
-from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.text.answers import find_answer
 from ospo_cli.text.word_edits import EDITS, greedy_edits, single_edits
@@ -74,10 +74,8 @@ class Answers:
 
 def execute(layout: Layout, params: Params, request: Request) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Read the prepared tables, and rollouts or a policy where there are any; write headroom and headroom_queries."""
-    documents, prompts, qrels, pools = (
-        parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data")
-        for table in (DOCUMENTS, PROMPTS, QRELS, POOLS)
-    )
+    tables = read_prepared(layout)
+    prompts = tables.prompts
     if request.iteration:
         path, command = layout.iteration(request.iteration, "rollouts.parquet"), f"ospo rollout --iter {request.iteration}"
         rollouts = parquet.read(path, ROLLOUTS, made_by=command)
@@ -91,7 +89,6 @@ def execute(layout: Layout, params: Params, request: Request) -> tuple[pl.DataFr
             raise SourceError("table prompts", f"no prompt in split {request.split}", found=found, remedy="name another with --split")
         chosen = _chosen(in_split, request.prompts, params.train.seed)
         answers = _sampled(layout, chosen, params, request)
-    tables = (documents, prompts, qrels, pools)
     table, queries = headroom(tables, chosen, answers, params, request, layout)
     parquet.write(table, layout.headroom("headroom.parquet"), HEADROOM)
     parquet.write(queries, layout.headroom("headroom_queries.parquet"), HEADROOM_QUERIES)
@@ -101,7 +98,7 @@ def execute(layout: Layout, params: Params, request: Request) -> tuple[pl.DataFr
 
 
 def headroom(
-    tables: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.DataFrame],
+    tables: Prepared,
     chosen: pl.DataFrame,
     answers: Answers | None,
     params: Params,
@@ -114,7 +111,7 @@ def headroom(
     lower bound of the best query, no policy. Under `composition: append` words can only be added.
 
     Args:
-        tables: documents, prompts, qrels, pools.
+        tables: the prepared ones.
         chosen: rows of prompts.
         answers: of a policy, or None.
         params: the project.
@@ -128,7 +125,7 @@ def headroom(
     store = Store(layout.store)
     for name in request.retrievers or params.evaluate.retrievers:
         reward = JudgedReward(*tables, params, retriever=name, metric=request.metric or None, cache=layout.cache, store=store)
-        found = _systems(reward, tables[0], chosen, answers, params, request)
+        found = _systems(reward, tables.documents, chosen, answers, params, request)
         raw = found[RAW_QUERY][1]
         for system, (queries, values) in found.items():
             mean = draws.mean(values)

@@ -20,10 +20,10 @@ from ospo_cli.maths import seeding
 from ospo_cli.params.whole import Params
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.rewards.judged_reward import JudgedReward
+from ospo_cli.rewards.opening import read_prepared
 from ospo_cli.rewards.store.book import Book
 from ospo_cli.rewards.store.folder import Store, Summary, superfluous
 from ospo_cli.tables import files, parquet
-from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.tables.score_coalitions import COALITION_VALUES
 from ospo_cli.tables.store import STORED_VALUES
@@ -208,12 +208,8 @@ def _frames(folder: Path) -> Iterator[pl.DataFrame]:
 
 
 def _reward(layout: Layout, params: Params, retriever: str) -> JudgedReward:
-    documents, prompts, qrels, pools = (
-        parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data")
-        for table in (DOCUMENTS, PROMPTS, QRELS, POOLS)
-    )
     always = dataclasses.replace(params, store=dataclasses.replace(params.store, values="always"))
-    return JudgedReward(documents, prompts, qrels, pools, always, retriever=retriever, cache=layout.cache, store=Store(layout.store))
+    return JudgedReward(*read_prepared(layout), always, retriever=retriever, cache=layout.cache, store=Store(layout.store))
 
 
 def _scored_pairs(layout: Layout) -> Iterator[pl.DataFrame]:

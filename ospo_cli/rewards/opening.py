@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import polars as pl
+
 from ospo_cli.layout import Layout
 from ospo_cli.own_code import rewards as own_reward
 from ospo_cli.params.whole import Params
@@ -11,14 +15,26 @@ from ospo_cli.tables import parquet
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 
 
-def open_reward(layout: Layout, params: Params) -> JudgedReward:
-    """Return the reward that the parameters name, over the prepared tables."""
-    documents, prompts, qrels, pools = (
-        parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data")
-        for table in (DOCUMENTS, PROMPTS, QRELS, POOLS)
-    )
+class Prepared(NamedTuple):
+    """The tables that a reward is opened over, in the order in which `JudgedReward` takes them."""
+
+    documents: pl.DataFrame
+    prompts: pl.DataFrame
+    qrels: pl.DataFrame
+    pools: pl.DataFrame
+
+
+def read_prepared(layout: Layout) -> Prepared:
+    """Read what `ospo prepare-data` wrote."""
+    tables = (DOCUMENTS, PROMPTS, QRELS, POOLS)
+    return Prepared(*(parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data") for table in tables))
+
+
+def open_reward(layout: Layout, params: Params, tables: Prepared | None = None, retriever: str | None = None) -> JudgedReward:
+    """Return the reward that the parameters name, over the prepared tables; under another retriever where one is named."""
     settings = params.score_coalitions
     own = own_reward.load(settings.own_reward, list(settings.own_weights), layout.root) if settings.own_reward else None
     # One call per coalition is a cost that somebody wants to see: nothing is looked up then.
     store = Store(layout.store) if settings.calls == "batched" else None
-    return JudgedReward(documents, prompts, qrels, pools, params, cache=layout.cache, store=store, own_reward=own)
+    tables = tables if tables is not None else read_prepared(layout)
+    return JudgedReward(*tables, params, retriever=retriever, cache=layout.cache, store=store, own_reward=own)

@@ -17,6 +17,7 @@ from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.params import whole
 from ospo_cli.params.whole import Params
 from ospo_cli.report.explanation_text import interaction_line
+from ospo_cli.rewards.opening import Prepared
 from ospo_cli.tables import parquet
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from tests.retrievers.catalogues import documents
@@ -39,7 +40,7 @@ def tables(titles, queries=(), qrels=(), pools=()):
 
 
 def explained(tmp_path, given, **request):
-    return explain(Request(**request), *given, Params(), tmp_path)
+    return explain(Request(**request), Prepared(*given), Params(), tmp_path)
 
 
 @pytest.fixture
@@ -289,7 +290,7 @@ def test_the_command_needs_the_prepared_tables_alone_and_says_what_makes_them(pr
 def test_the_projects_estimator_is_taken_where_none_is_named(tmp_path):
     values = Params()
     values = dataclasses.replace(values, attribute=dataclasses.replace(values.attribute, estimator="shapley"))
-    assert explain(Request("red shoe"), *tables(TOGETHER), values, tmp_path).estimator == "shapley"
+    assert explain(Request("red shoe"), Prepared(*tables(TOGETHER)), values, tmp_path).estimator == "shapley"
 
 
 def test_a_products_score_asks_for_no_value_and_says_nothing_of_any(project, capsys):

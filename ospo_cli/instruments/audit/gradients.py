@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from ospo_cli.policies.folder import LoadedPolicy
     from ospo_cli.training.gradient_step import Rows
 
+Method = tuple[str, str]  # estimator, rule
+
 FEWEST_PROMPTS = 2
 # Of params.yaml, what the result depends on besides the prepared tables and the policy.
 SECTIONS = ("train.seed", "rollout", "segment", "retrieval", "score_coalitions", "attribute", "update", "policy", "evaluate.bootstrap")
@@ -94,7 +96,6 @@ def execute(
     """
     from ospo_cli.policies.opening import load_policy
     from ospo_cli.policies.starting_point import adapted
-    from ospo_cli.stages import attribute, rollout, score_coalitions, segment, update
 
     began = time.monotonic()
     if group_size < 4 or group_size % 2:
@@ -103,34 +104,13 @@ def execute(
         raise ParameterError("--prompts", "too few for a spread", found=prompts, expected=f"at least {FEWEST_PROMPTS}")
     chosen = _methods(params, rules, estimators, layout)
     names = list(dict.fromkeys(estimators or [params.attribute.estimator]))
-    given, params = (
+    families = list(dict.fromkeys([*params.score_coalitions.families, "prefix"]))
+    given, params = params, replace(
         params,
-        replace(
-            params,
-            rollout=replace(params.rollout, group_size=group_size, prompts_per_iteration=prompts),
-            score_coalitions=replace(
-                params.score_coalitions, estimators=names, families=list(dict.fromkeys([*params.score_coalitions.families, "prefix"]))
-            ),
-        ),
-    )
-    layout.cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="gradient-audit-", suffix=".tmp", dir=layout.cache) as temporary:
-        whole = _HalfLayout(layout.root, Path(temporary))
-        rollout.execute(whole, params, iteration)
-        rollouts = parquet.read(whole.iteration(iteration, "rollouts.parquet"), ROLLOUTS)
-        halves = [_HalfLayout(layout.root, Path(temporary) / name) for name in ("a", "b")]
-        rows: list[dict[tuple[str, str], Rows]] = []
-        for number, half in enumerate(halves):
-            own = rollouts.filter((pl.col("sample_index") >= group_size // 2) == bool(number))
-            parquet.write(own, half.iteration(iteration, "rollouts.parquet"), ROLLOUTS)
-            segment.execute(half, params, iteration)
-            score_coalitions.execute(half, params, iteration)
-            rows.append({})
-            for estimator, rule in [("any", "uniform"), *chosen]:
-                used = names[0] if estimator == "any" else estimator
-                attribute.execute(half, replace(params, attribute=replace(params.attribute, estimator=used, rule=rule)), iteration)
-                advantages = parquet.read(half.iteration(iteration, "token_advantages.parquet"), TOKEN_ADVANTAGES)
-                rows[number][estimator, rule] = update.to_rows(own, advantages, params.rollout, iteration)
+        rollout=replace(params.rollout, group_size=group_size, prompts_per_iteration=prompts),
+        score_coalitions=replace(params.score_coalitions, estimators=names, families=families),
+    )  # fmt: skip
+    rows = _credited_halves(layout, params, iteration, [("any", "uniform"), *chosen])
     policy = load_policy(layout.policy(iteration - 1), params.policy.threads, trainable=True, project=layout.root)
     policy = adapted(policy, layout.root, params.policy, params.train.seed)
     products, counts = _products(policy, rows, chosen, params, iteration)
@@ -139,7 +119,7 @@ def execute(
     paths = [*(layout.prepared(f"{name}.parquet") for name in PREPARED), layout.policy(iteration - 1)]
     metrics = counts | {
         "group_size": group_size,
-        "rollouts": rollouts.height,
+        "rollouts": sum(len(half["any", "uniform"].lengths) for half in rows),
         "trained_weights": sum(weight.numel() for weight in policy.model.parameters() if weight.requires_grad),
         "tables": staleness.fingerprints(layout, params, [layout.iteration(iteration, "gradient_audit.parquet")], []),
         "inputs": staleness.fingerprints(layout, given, paths, SECTIONS),
@@ -147,6 +127,30 @@ def execute(
     }
     files.write_json(layout.iteration(iteration, "gradient_audit_metrics.json"), metrics)
     return table, metrics
+
+
+def _credited_halves(layout: Layout, params: Params, iteration: int, methods: Sequence[Method]) -> list[dict[Method, Rows]]:
+    """Sample rollout groups and give each half its credit by itself; return, per half, (estimator, rule) -> rollouts with advantages."""
+    from ospo_cli.stages import attribute, rollout, score_coalitions, segment, update
+
+    layout.cache.mkdir(parents=True, exist_ok=True)
+    found: list[dict[Method, Rows]] = [{}, {}]
+    with tempfile.TemporaryDirectory(prefix="gradient-audit-", suffix=".tmp", dir=layout.cache) as temporary:
+        whole = _HalfLayout(layout.root, Path(temporary))
+        rollout.execute(whole, params, iteration)
+        rollouts = parquet.read(whole.iteration(iteration, "rollouts.parquet"), ROLLOUTS)
+        for number, rows in enumerate(found):
+            half = _HalfLayout(layout.root, Path(temporary) / "ab"[number])
+            own = rollouts.filter((pl.col("sample_index") >= params.rollout.group_size // 2) == bool(number))
+            parquet.write(own, half.iteration(iteration, "rollouts.parquet"), ROLLOUTS)
+            segment.execute(half, params, iteration)
+            score_coalitions.execute(half, params, iteration)
+            for estimator, rule in methods:
+                used = params.score_coalitions.estimators[0] if estimator == "any" else estimator
+                attribute.execute(half, replace(params, attribute=replace(params.attribute, estimator=used, rule=rule)), iteration)
+                advantages = parquet.read(half.iteration(iteration, "token_advantages.parquet"), TOKEN_ADVANTAGES)
+                rows[estimator, rule] = update.to_rows(own, advantages, params.rollout, iteration)
+    return found
 
 
 def print_result(table: pl.DataFrame, metrics: dict[str, Any], stream: TextIO | None = None) -> None:
@@ -166,7 +170,7 @@ def print_result(table: pl.DataFrame, metrics: dict[str, Any], stream: TextIO | 
 
 def result_rows(table: pl.DataFrame) -> list[list[str]]:
     """Return the grid's cells, best cosine with GRPO's other half first."""
-    by_method: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    by_method: dict[Method, dict[str, dict[str, Any]]] = {}
     for row in table.iter_rows(named=True):
         by_method.setdefault((row["estimator"], row["rule"]), {})[row["measure"]] = row
     rows = []
@@ -188,7 +192,7 @@ def result_rows(table: pl.DataFrame) -> list[list[str]]:
     return rows
 
 
-def _methods(params: Params, rules: Sequence[str] | None, estimators: Sequence[str] | None, layout: Layout) -> list[tuple[str, str]]:
+def _methods(params: Params, rules: Sequence[str] | None, estimators: Sequence[str] | None, layout: Layout) -> list[Method]:
     """Return (estimator, rule), GRPO left out; a rule that reads no share is there once, under `any`."""
     from ospo_cli.own_code import rules as rule_file
 
@@ -201,7 +205,7 @@ def _methods(params: Params, rules: Sequence[str] | None, estimators: Sequence[s
     has_prefixes = params.score_coalitions.grand_value == "reward"
     if rules is None:
         rules = [name for name, rule in known.items() if has_prefixes or not rule.needs_prefix]
-    chosen: dict[tuple[str, str], None] = {}
+    chosen: dict[Method, None] = {}
     for estimator in dict.fromkeys(estimators or [params.attribute.estimator]):
         for rule in rules:
             if rule != "uniform":
@@ -212,8 +216,8 @@ def _methods(params: Params, rules: Sequence[str] | None, estimators: Sequence[s
 
 
 def _products(
-    policy: LoadedPolicy, rows: list[dict[tuple[str, str], Rows]], chosen: Sequence[tuple[str, str]], params: Params, iteration: int
-) -> tuple[dict[tuple[str, str], HalfProducts], dict[str, Any]]:
+    policy: LoadedPolicy, rows: list[dict[Method, Rows]], chosen: Sequence[Method], params: Params, iteration: int
+) -> tuple[dict[Method, HalfProducts], dict[str, Any]]:
     """Return the inner products of the gradients of all prompts whose two halves have a GRPO gradient, and what was counted."""
     from ospo_cli.training.group_gradient import GroupGradient, inner_product
 
@@ -229,7 +233,7 @@ def _products(
             expected=f"at least {FEWEST_PROMPTS}",
             remedy="take more prompts (--prompts) or larger groups (--group-size)",
         )
-    found: dict[tuple[str, str], list[list[float]]] = {method: [] for method in [("any", "uniform"), *chosen]}
+    found: dict[Method, list[list[float]]] = {method: [] for method in [("any", "uniform"), *chosen]}
     progress = Progress(f"gradients {iteration}", sum(is_alive), "prompts")
     mismatch = 0.0
     for index in np.flatnonzero(is_alive).tolist():
@@ -260,13 +264,13 @@ def _products(
     return products, counts
 
 
-def _table(products: dict[tuple[str, str], HalfProducts], params: Params) -> pl.DataFrame:
+def _table(products: dict[Method, HalfProducts], params: Params) -> pl.DataFrame:
     reference = products["any", "uniform"]
     size = len(reference.u_a_u_b)
     generator = seeding.generator(params.train.seed, "gradient audit bootstrap")
     resamples = Resamples(size, params.evaluate.bootstrap, generator)
     weights = gradient_agreement.resampled(size, params.evaluate.bootstrap, generator)
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for (estimator, rule), own in products.items():
         for name, measure in (
             ("agreement", gradient_agreement.agreement),

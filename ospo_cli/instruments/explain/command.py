@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -17,8 +17,8 @@ from ospo_cli.errors import CreditError, OspoError, RetrievalError, shorten
 from ospo_cli.instruments.explain.page import render
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
-from ospo_cli.maths.coalitions import Budget, Masks, Players
-from ospo_cli.maths.estimators import ESTIMATORS
+from ospo_cli.maths.coalitions import Budget, Players
+from ospo_cli.maths.estimators import ESTIMATORS, Estimator
 from ospo_cli.maths.ranking import parse_metric
 from ospo_cli.maths.single_game import SolvedGame, planned, solve
 from ospo_cli.params.whole import Params
@@ -27,10 +27,11 @@ from ospo_cli.report.explanation_text import print_explanation
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.retrievers.base import BatchRetriever, Ranking
 from ospo_cli.rewards.judged_reward import JudgedReward
+from ospo_cli.rewards.opening import Prepared, read_prepared
 from ospo_cli.rewards.remembered import Tally
 from ospo_cli.rewards.store.folder import Store
-from ospo_cli.tables import files, parquet
-from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.tables import files
+from ospo_cli.tables.prepared import PROMPTS, QRELS
 from ospo_cli.text.close_names import closest
 from ospo_cli.text.coalition_text import coalition_text
 from ospo_cli.text.levels import LEVELS
@@ -84,12 +85,8 @@ def execute(
     layout: Layout, params: Params, request: Request, html: Path | None = None, as_json: bool = False, stream: TextIO | None = None
 ) -> Explanation:
     """Read the prepared tables; print the explanation, and write it as a page where asked."""
-    documents, prompts, qrels, pools = (
-        parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data")
-        for table in (DOCUMENTS, PROMPTS, QRELS, POOLS)
-    )
     tally = Tally()
-    found = explain(request, documents, prompts, qrels, pools, params, layout.cache, Store(layout.store), tally)
+    found = explain(request, read_prepared(layout), params, layout.cache, Store(layout.store), tally)
     if tally.asked:  # a product's score is no value of the store's
         tally.report("explain")
     if html is not None:
@@ -103,15 +100,7 @@ def execute(
 
 
 def explain(
-    request: Request,
-    documents: pl.DataFrame,
-    prompts: pl.DataFrame,
-    qrels: pl.DataFrame,
-    pools: pl.DataFrame,
-    params: Params,
-    cache: Path,
-    store: Store | None = None,
-    tally: Tally | None = None,
+    request: Request, tables: Prepared, params: Params, cache: Path, store: Store | None = None, tally: Tally | None = None
 ) -> Explanation:
     """Return what the words of one query earned.
 
@@ -123,65 +112,19 @@ def explain(
         OspoError: nothing to explain, or names that do not exist.
         CreditError: more coalitions than one query may take; shares that do not add up.
     """
-    estimator_name = request.estimator or params.attribute.estimator
-    if estimator_name not in ESTIMATORS:
-        raise OspoError("--estimator", "unknown estimator", found=request.estimator, expected=", ".join(ESTIMATORS))
-    if request.relevant and request.doc_id:
-        raise OspoError("--relevant and --doc", "name two values", expected="one of them")
-    titles = dict(documents.select("doc_id", "title").iter_rows())
-    for doc_id in (*request.relevant, *([request.doc_id] if request.doc_id else [])):
-        if doc_id not in titles:
-            raise OspoError("--doc" if request.doc_id else "--relevant", "no such product", found=doc_id, expected=_close(doc_id, titles))
-    asked = _question(request, prompts, qrels)
+    estimator = _estimator(request.estimator or params.attribute.estimator)
+    titles = dict(tables.documents.select("doc_id", "title").iter_rows())
+    _check_products(request, titles)
+    asked = _question(request, tables.prompts, tables.qrels)
     spans = _segments(asked.query, request.level, params.segment.window)
-    reward = _reward(request, asked, documents, prompts, qrels, pools, params, cache, store)
+    reward = _reward(request, asked, tables, params, cache, store)
     reward.tally = tally if tally is not None else reward.tally
-    retriever = _Retriever(reward, asked, request)
+    retriever = _Retriever(reward, asked, request, titles)
     ranking = retriever.ranking(asked.query)
-    notes, target = list(asked.notes), None
-    if retriever.has_judgments:
-        target = retriever.best_judged(ranking)
-    elif request.doc_id:
-        target = reward.doc_ids.index(request.doc_id)
-    elif len(ranking.documents):
-        target = int(ranking.documents[0])
-    else:
-        raise RetrievalError(
-            "query",
-            "retrieves no product, so that there is no score to explain",
-            found=f"{shorten(asked.query, 120)} under {retriever.name}",
-            expected="at least one word of the catalogue",
-            remedy="name a prompt (--prompt-id), relevant products (--relevant) or a product (--doc)",
-        )
-    estimator = ESTIMATORS[estimator_name]
-    players = Players(len(spans), tuple(span.union_index for span in spans))
-    budget = _budget(params)
-    if planned(estimator, players, budget) > MOST_COALITIONS:
-        raise CreditError(
-            "query",
-            "needs too many coalitions",
-            found=f"{len(spans)} segments, {planned(estimator, players, budget):,} coalitions",
-            expected=f"at most {MOST_COALITIONS:,}",
-            remedy="take larger segments (--level phrase, window or sentence)",
-        )
-    places = [(span.start, span.end) for span in spans]
-
-    def value(masks: Masks) -> Values:
-        return retriever.values([coalition_text(asked.query, places, mask) for mask in masks], target)
-
-    game = solve(estimator, players, budget, seeding.streams(params.train.seed, f"explain|{asked.query}"), value)
-    gap = float(game.shares.efficiency_gap)
-    if estimator.is_efficient and gap > EFFICIENCY_TOLERANCE * max(1.0, abs(game.grand)):
-        raise CreditError("query", f"shares of {estimator.name} do not sum to v(N) - v(empty)", found=f"a gap of {gap:.3g}")
+    target = retriever.target(ranking)
+    game = _solved(estimator, asked.query, spans, params, lambda texts: retriever.values(texts, target))
     parts = _parts(asked.query, spans, game, retriever, target)
-    unknown = [word for part in parts for word in part.unknown_words]
-    if unknown:
-        notes.append(f"retrieves no product at all by itself: {', '.join(dict.fromkeys(unknown))}")
-    if game.grand == game.empty:
-        notes.append("the query is worth no more than no query at all: there is nothing to share out but what cancels out")
-    described, unit = retriever.described(target, titles)
-    if not retriever.has_judgments and not request.doc_id:
-        notes.append("no judgments are known for this query: name relevant products by --relevant, or a prompt by --prompt-id")
+    described, unit = retriever.described(target)
     return Explanation(
         query=asked.query,
         prompt_id=asked.prompt_id,
@@ -200,30 +143,72 @@ def explain(
         empty=game.empty,
         grand=game.grand,
         share_sum=float(game.shares.share.sum()),
-        efficiency_gap=gap,
+        efficiency_gap=float(game.shares.efficiency_gap),
         coalitions=game.coalitions,
-        products=[
-            Product(rank, reward.doc_ids[document], titles[reward.doc_ids[document]], float(score), retriever.gains.get(int(document)))
-            for rank, (document, score) in enumerate(
-                zip(ranking.documents[: request.top].tolist(), ranking.scores[: request.top].tolist(), strict=True), 1
-            )
-        ],
-        target=Target(reward.doc_ids[target], titles[reward.doc_ids[target]], retriever.gains.get(target), _rank(ranking, target)),
+        products=retriever.products(ranking, request.top),
+        target=Target(*retriever.named(target), retriever.gains.get(target), _rank(ranking, target)),
         parts=parts,
         interactions=interactions(game.dividends, [part.text for part in parts]),
-        notes=notes,
+        notes=[*asked.notes, *_notes(parts, game, retriever)],
     )
+
+
+def _estimator(name: str) -> Estimator:
+    if name not in ESTIMATORS:
+        raise OspoError("--estimator", "unknown estimator", found=name, expected=", ".join(ESTIMATORS))
+    return ESTIMATORS[name]
+
+
+def _check_products(request: Request, titles: Mapping[str, str]) -> None:
+    if request.relevant and request.doc_id:
+        raise OspoError("--relevant and --doc", "name two values", expected="one of them")
+    option = "--doc" if request.doc_id else "--relevant"
+    for doc_id in [request.doc_id] if request.doc_id else request.relevant:
+        if doc_id not in titles:
+            raise OspoError(option, "no such product", found=doc_id, expected=_close(doc_id, titles))
+
+
+def _solved(estimator: Estimator, query: str, spans: Sequence[Span], params: Params, value: Callable[[list[str]], Values]) -> SolvedGame:
+    """Return the query's game under the value of texts; raise where it is too large, or shares do not add up."""
+    players = Players(len(spans), tuple(span.union_index for span in spans))
+    own = Budget(**params.score_coalitions.coalition_budget)
+    budget = dataclasses.replace(own, cap=0, exact=max(own.exact, EXACT_COALITIONS), orders=max(own.orders, ORDERS))
+    if (count := planned(estimator, players, budget)) > MOST_COALITIONS:
+        raise CreditError(
+            "query",
+            "needs too many coalitions",
+            found=f"{len(spans)} segments, {count:,} coalitions",
+            expected=f"at most {MOST_COALITIONS:,}",
+            remedy="take larger segments (--level phrase, window or sentence)",
+        )
+    places = [(span.start, span.end) for span in spans]
+    draw = seeding.streams(params.train.seed, f"explain|{query}")
+    game = solve(estimator, players, budget, draw, lambda masks: value([coalition_text(query, places, mask) for mask in masks]))
+    gap = float(game.shares.efficiency_gap)
+    if estimator.is_efficient and gap > EFFICIENCY_TOLERANCE * max(1.0, abs(game.grand)):
+        raise CreditError("query", f"shares of {estimator.name} do not sum to v(N) - v(empty)", found=f"a gap of {gap:.3g}")
+    return game
+
+
+def _notes(parts: Sequence[Part], game: SolvedGame, retriever: _Retriever) -> Iterator[str]:
+    unknown = [word for part in parts for word in part.unknown_words]
+    if unknown:
+        yield f"retrieves no product at all by itself: {', '.join(dict.fromkeys(unknown))}"
+    if game.grand == game.empty:
+        yield "the query is worth no more than no query at all: there is nothing to share out but what cancels out"
+    if not retriever.has_judgments and not retriever.request.doc_id:
+        yield "no judgments are known for this query: name relevant products by --relevant, or a prompt by --prompt-id"
 
 
 class _Retriever:
     """The search engine over the query's candidates, with what is known of them, and the value of a text."""
 
-    def __init__(self, reward: JudgedReward, asked: _Question, request: Request) -> None:
+    def __init__(self, reward: JudgedReward, asked: _Question, request: Request, titles: Mapping[str, str]) -> None:
         self.reward, self.retriever = reward, reward.retriever
         self.name = reward.retriever.name
         self.judged_id = _ASKED if request.relevant else asked.prompt_id
         self.has_judgments = self.judged_id is not None and not request.doc_id
-        self.is_given = bool(request.relevant)
+        self.request, self.query, self.titles = request, asked.query, titles
         self.pool = None if self.judged_id is None else reward.pool(self.judged_id)
         self.candidates = len(reward.doc_ids) if self.pool is None else len(self.pool)
         self.gains: dict[int, float] = {} if self.judged_id is None else reward.known_gains(self.judged_id)
@@ -240,9 +225,20 @@ class _Retriever:
         """Tell whether each text retrieves a product of the whole catalogue."""
         return [len(found.documents) > 0 for found in self.retriever.rank(texts, [None] * len(texts), 1)]
 
-    def best_judged(self, ranking: Ranking) -> int:
-        """Return the product of the highest gain, of several the one that the query ranks best."""
-        assert self.judged_id is not None
+    def target(self, ranking: Ranking) -> int:
+        """Return the product whose rank is followed: the named; the one judged best, the best ranked of several; or the first."""
+        if self.request.doc_id:
+            return self.reward.doc_ids.index(self.request.doc_id)
+        if self.judged_id is None and not len(ranking.documents):
+            raise RetrievalError(
+                "query",
+                "retrieves no product, so that there is no score to explain",
+                found=f"{shorten(self.query, 120)} under {self.name}",
+                expected="at least one word of the catalogue",
+                remedy="name a prompt (--prompt-id), relevant products (--relevant) or a product (--doc)",
+            )
+        if self.judged_id is None:
+            return int(ranking.documents[0])
         documents, gains = self.reward.judged(self.judged_id)
         place = {document: rank for rank, document in enumerate(ranking.documents.tolist())}
         best = documents[gains == gains.max()].tolist()
@@ -261,13 +257,23 @@ class _Retriever:
             return np.asarray(self.retriever.rank_queries(texts, alone, 1)[1][:, 0], dtype=np.float64)
         return np.array([float(found.scores.sum()) for found in self.retriever.rank(texts, [alone] * len(texts), 1)])
 
-    def described(self, target: int, titles: dict[str, str]) -> tuple[str, str]:
+    def named(self, document: int) -> tuple[str, str]:
+        """Return identity and title of a document."""
+        doc_id = self.reward.doc_ids[document]
+        return doc_id, self.titles[doc_id]
+
+    def products(self, ranking: Ranking, count: int) -> list[Product]:
+        """Return the first products of a ranking."""
+        first = zip(ranking.documents[:count].tolist(), ranking.scores[:count].tolist(), strict=True)
+        return [Product(rank, *self.named(place), float(score), self.gains.get(place)) for rank, (place, score) in enumerate(first, 1)]
+
+    def described(self, target: int) -> tuple[str, str]:
         """Return what is shared out, and its unit, in words."""
         doc_id = self.reward.doc_ids[target]
         if not self.has_judgments:
             return f"score that {self.name} gives to product {doc_id}", f"{self.name} score"
         metric = self.reward.metric.name
-        if self.is_given:
+        if self.request.relevant:
             return f"{metric} of the ranking, where the products named by --relevant count as relevant", metric
         return f"{metric} of the ranking, against the judgments of prompt {self.judged_id}", metric
 
@@ -315,18 +321,9 @@ def _segments(query: str, level: str, window: int) -> list[Span]:
     return spans
 
 
-def _reward(
-    request: Request,
-    asked: _Question,
-    documents: pl.DataFrame,
-    prompts: pl.DataFrame,
-    qrels: pl.DataFrame,
-    pools: pl.DataFrame,
-    params: Params,
-    cache: Path,
-    store: Store | None,
-) -> JudgedReward:
+def _reward(request: Request, asked: _Question, tables: Prepared, params: Params, cache: Path, store: Store | None) -> JudgedReward:
     """Return the project's reward over this one prompt, or over the judgments that were given."""
+    documents, prompts, qrels, pools = tables
     if request.relevant:
         prompts = pl.DataFrame([(_ASKED, "test", "", [], "")], schema=PROMPTS.schema, orient="row")
         rows = [(_ASKED, doc_id, 1.0) for doc_id in dict.fromkeys(request.relevant)]
@@ -372,17 +369,12 @@ def _parts(query: str, spans: Sequence[Span], game: SolvedGame, retriever: _Retr
     ]
 
 
-def _budget(params: Params) -> Budget:
-    own = Budget(**params.score_coalitions.coalition_budget)
-    return dataclasses.replace(own, cap=0, exact=max(own.exact, EXACT_COALITIONS), orders=max(own.orders, ORDERS))
-
-
 def _rank(ranking: Ranking, document: int) -> int | None:
     places = np.flatnonzero(ranking.documents == document)
     return int(places[0]) + 1 if len(places) else None
 
 
-def _close(name: str, known: Sequence[str] | dict[str, str]) -> str:
+def _close(name: str, known: Iterable[str]) -> str:
     names = list(known)
     close = closest(name, names, cutoff=0.5) or sorted(names)[:3]
     return ", ".join(close) + (", …" if len(names) > len(close) else "")

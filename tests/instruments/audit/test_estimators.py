@@ -14,11 +14,13 @@ from ospo_cli import presets
 from ospo_cli.cli import app
 from ospo_cli.errors import CreditError, MissingInputError, ParameterError
 from ospo_cli.instruments.audit import estimators as audit
+from ospo_cli.instruments.audit import games, measures
 from ospo_cli.layout import Layout
 from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.params.evaluate import Evaluate
 from ospo_cli.params.score_coalitions import ScoreCoalitions
 from ospo_cli.params.whole import Params
+from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.stages import score_coalitions
 from ospo_cli.tables import parquet
 from ospo_cli.tables.audit import AUDIT
@@ -131,7 +133,7 @@ def test_the_audited_games_are_those_of_coalition_values(layout):
     rollouts, segments = frames(*sampled_rows())
     rewards = parquet.read(made.iteration(1, "rewards.parquet"), REWARDS)
     drawn, _ = audit._drawn(rollouts, segments, rewards, 100, 0, 1)
-    auditor = audit._Auditor(audit.JudgedReward(*tables, values), {}, audit._Vocabulary(tables[0], values), values)
+    auditor = games.Auditor(JudgedReward(*tables, values), {}, games.Vocabulary(tables[0], ["title"]), values.score_coalitions, 0)
     compared = 0
     for row in drawn:
         own = known.filter(pl.col("rollout_id") == row["rollout_id"])
@@ -158,7 +160,7 @@ def test_what_other_estimators_are_chosen_changes_no_number(layout):
 def test_the_grid_has_a_line_for_each_estimator_and_says_what_each_column_is(layout):
     table, metrics = audit.execute(layout, settings(), 1, 5, ["myerson", "alone"])
     stream = io.StringIO()
-    audit.print_result(table, metrics, settings(), stream)
+    measures.print_result(table, metrics, stream)
     lines = stream.getvalue().splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["estimator", "myerson", "alone"]
     columns = lines[1].split()[1:]
@@ -179,10 +181,10 @@ def test_a_narrow_terminal_loses_no_column(layout, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     table, metrics = audit.execute(layout, settings(), 1, 5, ["myerson", "alone"])
     stream = Terminal()
-    audit.print_result(table, metrics, settings(), stream)
+    measures.print_result(table, metrics, stream)
     text = re.sub("\x1b\\[[0-9;]*m", "", stream.getvalue())
     headers = [word for line in text.splitlines() if line.split()[:1] == ["estimator"] for word in line.split()[1:]]
-    assert headers == [measure.column for measure in audit._measures(["tfidf-char"]) if measure.column]
+    assert headers == [measure.column for measure in measures.measures_of(["tfidf-char"]) if measure.column]
     assert "…" not in text
 
 
