@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import polars as pl
 
@@ -133,18 +133,22 @@ def _described(frame: pl.DataFrame, name: str) -> list[str]:
     if not values.len():
         told = "none"
     elif isinstance(dtype, pl.List):
-        lengths = values.list.len()
-        told = f"{lengths.min()} to {lengths.max()} long"
+        least, most = _range(values.list.len())
+        told = f"{least} to {most} long"
     elif dtype.is_numeric():
-        low, high = values.min(), values.max()
+        low, high = _range(values)
         told = f"{low} to {high}" if dtype.is_integer() else f"{low:.4g} to {high:.4g}" if low is not None else "null"
     elif dtype == pl.Boolean:
-        told = f"{values.mean():.1%} true"
+        told = f"{float(values.sum()) / (values.len() - values.null_count() or 1):.1%} true"
     else:
         distinct = values.drop_nulls().unique().sort().to_list() if values.n_unique() <= _FEW else []
         told = ", ".join(_cell(value, 20) or "(empty)" for value in distinct) or f"{values.n_unique():,} distinct"
     nulls = values.null_count()
     return [visible(name, 60), kind, told + (f", {nulls:,} null" if nulls else "")]
+
+
+def _range(values: pl.Series) -> tuple[Any, Any]:
+    return values.min(), values.max()
 
 
 def _print_rows(frame: pl.DataFrame, output: Terminal) -> None:
