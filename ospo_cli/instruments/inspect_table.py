@@ -139,7 +139,7 @@ def _described(frame: pl.DataFrame, name: str) -> list[str]:
         low, high = _range(values)
         told = f"{low} to {high}" if dtype.is_integer() else f"{low:.4g} to {high:.4g}" if low is not None else "null"
     elif dtype == pl.Boolean:
-        told = f"{float(values.sum()) / (values.len() - values.null_count() or 1):.1%} true"
+        told = f"{float(values.mean() or 0.0):.1%} true"  # type: ignore[arg-type]
     else:
         distinct = values.drop_nulls().unique().sort().to_list() if values.n_unique() <= _FEW else []
         told = ", ".join(_cell(value, 20) or "(empty)" for value in distinct) or f"{values.n_unique():,} distinct"
