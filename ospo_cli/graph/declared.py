@@ -10,8 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ospo_cli.layout import Layout
-from ospo_cli.own_code import rewards as own_rewards
-from ospo_cli.own_code.rules import source_file as own_rules_file
+from ospo_cli.own_code.loading import REWARD, RULE, SEGMENTER, Kind, source_file
 from ospo_cli.params.whole import Params
 
 
@@ -164,12 +163,10 @@ def _rollout(params: Params, k: int) -> Node:
 
 @_stage("segment", is_iterated=True)
 def _segment(params: Params, k: int) -> Node:
-    named = params.segment.own_segmenter
-    own_segmenter = (str(own_rewards.source_file(named, _AT.root)),) if named else ()
     return Node(
         "segment",
         k,
-        inputs=(*of(k, "rollouts.parquet"), *own_segmenter),
+        inputs=(*of(k, "rollouts.parquet"), *_own_code(SEGMENTER, params.segment.own_segmenter)),
         outputs=of(k, "segments.parquet"),
         metrics=of(k, "segment_metrics.json"),
         sections=("segment",),
@@ -191,12 +188,11 @@ def _score_coalitions(params: Params, k: int) -> Node:
 
 @_stage("attribute", is_iterated=True)
 def _attribute(params: Params, k: int) -> Node:
-    own_rules = (str(own_rules_file(params.attribute.rule_file)),) if params.attribute.rule_file else ()
     tables = of(k, "rollouts.parquet", "segments.parquet", "rewards.parquet", "coalition_values.parquet")
     return Node(
         "attribute",
         k,
-        inputs=(*tables, str(_AT.policy(k - 1)), *own_rules),
+        inputs=(*tables, str(_AT.policy(k - 1)), *_own_code(RULE, params.attribute.rule_file)),
         outputs=of(k, *(f"{name}.parquet" for name in ("attributions", "interactions", *LEARNED_FROM))),
         metrics=of(k, "attribute_metrics.json"),
         sections=("train.seed", "attribute", *(f"score_coalitions.{name}" for name in ATTRIBUTE_READS)),
@@ -283,8 +279,11 @@ def retriever_files(params: Params, names: Iterable[str]) -> tuple[str, ...]:
 
 def _reward_files(params: Params) -> tuple[str, ...]:
     settings = params.score_coalitions
-    own = (str(own_rewards.source_file(settings.own_reward, _AT.root)),) if settings.own_reward else ()
-    return (*retriever_files(params, [settings.retriever]), *own)
+    return (*retriever_files(params, [settings.retriever]), *_own_code(REWARD, settings.own_reward))
+
+
+def _own_code(kind: Kind, name: str) -> tuple[str, ...]:
+    return (str(source_file(kind, name, _AT.root)),) if name else ()
 
 
 def _with_members(params: Params, names: Iterable[str]) -> set[str]:

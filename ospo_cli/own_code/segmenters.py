@@ -1,44 +1,49 @@
-"""A segmenter that a user wrote: a Python function of their own, named in segment.own_segmenter and run as it stands."""
+"""A segmenter that a user wrote: a Python function from an answer to the spans of its segments."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ospo_cli.errors import CreditError
-from ospo_cli.own_code import rewards
-
-Spans = list[tuple[int, int]]
-
-_REMEDY = "docs/segments.md has an example"
-_EXPECTED = "(first character, character after the last) of each segment, within the answer, disjoint, in order, with visible text"
+from ospo_cli.own_code.loading import REMEDY, SEGMENTER, OwnCode, load_function
 
 
-def load(name: str, root: Path) -> Callable[[str], Spans]:
-    """Return the function FILE.py:FUNCTION (relative to `root`) or MODULE:FUNCTION; what it finds is checked whenever it is called.
+@dataclass(frozen=True)
+class OwnSegmenter:
+    """The function; call it with an answer."""
 
-    Raises:
-        CreditError: there is no such file, module or function, or it cannot be run.
-    """
-    found = rewards.load(name, (), root)
-    return _guarded(name, found.source, found.function)
+    code: OwnCode
 
+    def __call__(self, answer: str) -> list[tuple[int, int]]:
+        """Return (first character, character after the last) of each segment, checked.
 
-def _guarded(name: str, source: Path, function: Callable[[str], Any]) -> Callable[[str], Spans]:
-    def segmenter(answer: str) -> Spans:
-        where = f"own_segmenter {name}, answer {answer[:60]!r}"
-        try:
-            spans = [(int(start), int(end)) for start, end in function(answer)]
-        except Exception as error:
-            raise CreditError(
-                f"{rewards._place(source, error)}, {where}", "fails", found=f"{type(error).__name__}: {error}", remedy=_REMEDY
-            ) from None
-        before = 0
+        Raises:
+            CreditError: the function fails, or a span is blank, leaves the answer, or begins before the one before it has ended.
+        """
+        where = f"own_segmenter {self.code.name}, answer {answer[:60]!r}"
+        spans = self.code.run(where, lambda: [_pair(span) for span in self.code.value(answer)])
+        end_before = 0
         for start, end in spans:
-            if not before <= start < end <= len(answer) or not answer[start:end].strip():
-                raise CreditError(where, "is cut in a wrong place", found=f"{start}..{end}", expected=_EXPECTED, remedy=_REMEDY)
-            before = end
+            if not end_before <= start < end <= len(answer) or not answer[start:end].strip():
+                expected = f"start < end within {end_before}..{len(answer)}, in order, disjoint, with visible text"
+                raise CreditError(where, "gives a span that cannot be", found=f"({start}, {end})", expected=expected, remedy=REMEDY)
+            end_before = end
         return spans
 
-    return segmenter
+
+def load(name: str, root: Path) -> OwnSegmenter:
+    """Return the function of that name; `root` is the folder that files are relative to.
+
+    Raises:
+        CreditError: there is no such file, module, entry point or function, or it cannot be run.
+    """
+    return OwnSegmenter(load_function(SEGMENTER, name, root))
+
+
+def _pair(span: Iterable[int]) -> tuple[int, int]:
+    start, end = span
+    if type(start) is not int or type(end) is not int:
+        raise TypeError(f"a span is no pair of whole numbers: {span!r}")
+    return start, end

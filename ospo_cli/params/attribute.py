@@ -25,8 +25,8 @@ class Attribute:
     )
     rule_file: str = parameter(
         "",
-        "Python file of your own that defines RULE or RULES, relative to params.yaml, or a module; it is run, and rule may name one of its "
-        "rules",
+        "rules of your own, of which rule may name one: FILE.py that defines RULE or RULES (relative to params.yaml), FILE.py:NAME, a "
+        "module, MODULE:NAME, or the name of an entry point in group ospo.rules; it is run (docs/own-code.md)",
     )
     beta: float = parameter(0.5, "weight of the share's difference (additive, group-additive)", minimum=0)
     alpha: float = parameter(0.5, "part of the advantage that follows the shares, the rest is uniform (mix)", minimum=0, maximum=1)

@@ -47,7 +47,7 @@ class ScoreCoalitions:
     own_reward: str = parameter(
         "",
         "function of your own that gives further parts: FILE.py:FUNCTION (relative to params.yaml), MODULE:FUNCTION, or the name of an "
-        "entry point in group ospo.rewards; it is run (docs/rewards.md)",
+        "entry point in group ospo.rewards; it is run (docs/own-code.md)",
     )
     own_weights: dict[str, float] = parameter(
         {}, "the parts that own_reward gives, and their weights", pattern=r"[a-z][a-z0-9_-]{0,31}"

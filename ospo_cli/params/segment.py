@@ -30,8 +30,8 @@ class Segment:
     )
     own_segmenter: str = parameter(
         "",
-        "function of your own that cuts answers, in place of level and segmenter: FILE.py:FUNCTION (relative to params.yaml) or "
-        "MODULE:FUNCTION; it is run (docs/segments.md)",
+        "function of your own that cuts answers, in place of level and segmenter: FILE.py:FUNCTION (relative to params.yaml), "
+        "MODULE:FUNCTION, or the name of an entry point in group ospo.segmenters; it is run (docs/own-code.md)",
     )
     spacy_model: str = parameter("en_core_web_sm", "installed model package; never downloaded (segmenter: spacy)")
     coverage: str = parameter(

@@ -84,7 +84,7 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
         read("coalition_values", COALITION_VALUES, "score-coalitions"),
     )
     pieces = TokenPieces.from_file(layout.policy(iteration - 1) / "tokenizer.json")
-    own_rules = rule_file.load(params.attribute.rule_file, layout.root) if params.attribute.rule_file else {}
+    own_rules = rule_file.load(params.attribute.rule_file, layout.root)
     result = attribute(scored, pieces.pieces, params, iteration, own_rules)
     # For people: report, inspect, audit.
     write("attributions", result.attributions, ATTRIBUTIONS)

@@ -77,7 +77,7 @@ def test_a_file_that_holds_no_function_is_one_line(tmp_path: Path, text: str, me
 
 @pytest.mark.parametrize("name", ["mine.py:", ":parts", "mine.py:not a name", "mine.py:a.b"])
 def test_a_name_that_names_no_function_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(CreditError, match="names no function"):
+    with pytest.raises(CreditError, match="names nothing that can be loaded"):
         own_reward.load(name, ("a",), tmp_path)
 
 
@@ -112,7 +112,7 @@ def test_its_source_and_its_parts_make_the_fingerprint_and_nothing_is_written_be
     assert len(prints) == 4
     assert loaded(tmp_path, GOOD).fingerprint == loaded(tmp_path, GOOD).fingerprint
     assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
-    assert not [name for name in sys.modules if name.startswith("ospo_own_reward")]
+    assert not [name for name in sys.modules if name.startswith("ospo_own_code")]
 
 
 def test_score_coalitions_depends_on_the_file_and_no_other_stage_does() -> None:

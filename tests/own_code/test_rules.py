@@ -34,7 +34,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def applied(path: Path, name: str) -> np.ndarray:
-    rule = rule_file.load(path)[name]
+    rule = rule_file.load(str(path), Path())[name]
     return redistribute(rule, token_map([[0, 1], [0]]), credit([1.0, -1.0], [0.3, 0.1, 0.0]), Settings()).advantages
 
 
@@ -44,17 +44,27 @@ def test_one_rule_or_several_are_found_and_applied(tmp_path: Path) -> None:
     two = written(
         tmp_path, GOOD + "RULES = [Rule('a', False, formula), Rule('b', True, lambda t, c, s: KNOWN['uniform'].formula(t, c, s))]\n"
     )
-    assert list(rule_file.load(two)) == ["a", "b"]
+    assert list(rule_file.load(str(two), Path())) == ["a", "b"]
     assert applied(two, "b").tolist() == [1.0, 1.0, -1.0]
+
+
+def test_a_rule_may_be_named_as_a_reward_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, GOOD + "mine = Rule('double', False, formula)\nboth = [mine, Rule('b', False, formula)]\n")
+    assert list(rule_file.load("mine.py:mine", tmp_path)) == ["double"]
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert list(rule_file.load("mine:both", tmp_path / "elsewhere")) == ["double", "b"]
+    sys.modules.pop("mine")
+    with pytest.raises(CreditError, match=r"attribute\.rule_file: no such entry point of group ospo\.rules: found double"):
+        rule_file.load("double", tmp_path)
 
 
 def test_nothing_is_written_beside_the_file_and_nothing_stays_loaded(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     own = "@dataclass\nclass Own:\n    number: int = 2\n"  # dataclasses look their module up by its name
     path.write_text("from __future__ import annotations\n" + HEAD + own + GOOD + "RULE = Rule('x', False, formula)\n", encoding="utf-8")
-    assert list(rule_file.load(path)) == ["x"]
+    assert list(rule_file.load(str(path), Path())) == ["x"]
     assert [file.name for file in tmp_path.iterdir()] == ["mine.py"]
-    assert not [name for name in sys.modules if name.startswith("ospo_rule_file")]
+    assert not [name for name in sys.modules if name.startswith("ospo_own_code")]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +73,7 @@ def test_nothing_is_written_beside_the_file_and_nothing_stays_loaded(tmp_path: P
         ("RULE = Rule('x', False\n", r"mine\.py, line 4: is no valid Python: found '\(' was never closed"),
         ("x = 1\n1 / 0\n", r"mine\.py, line 5: cannot be run: found ZeroDivisionError: division by zero"),
         ("import no_such_module_here\n", "line 4: cannot be run: found ModuleNotFoundError"),
-        ("x = 1\n", r"mine\.py: defines no rule: expected one of them; docs/lab\.md has an example"),
+        ("x = 1\n", r"mine\.py: defines no rule: expected one of them; docs/own-code\.md has an example"),
         ("RULES = []\n", "RULES is empty"),
         ("RULE = 3\n", "is no rule: found 3"),
         ("RULES = [Rule('x', False, None)]\n", "is no rule"),
@@ -75,7 +85,7 @@ def test_nothing_is_written_beside_the_file_and_nothing_stays_loaded(tmp_path: P
 )
 def test_a_file_that_gives_no_rules_is_one_clear_line(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(CreditError, match=message) as caught:
-        rule_file.load(written(tmp_path, text))
+        rule_file.load(str(written(tmp_path, text)), Path())
     assert "\n" not in caught.value.line()
 
 
@@ -97,11 +107,11 @@ def test_a_formula_that_fails_is_one_clear_line(body: str, message: str, tmp_pat
 
 
 def test_a_missing_file_and_one_that_is_no_text_are_told(tmp_path: Path) -> None:
-    with pytest.raises(CreditError, match=r"none\.py: no such file: expected a Python file that defines RULE or RULES"):
-        rule_file.load(tmp_path / "none.py")
+    with pytest.raises(CreditError, match=r"none\.py: no such file: expected a Python file with RULE or RULES"):
+        rule_file.load("none.py", tmp_path)
     (tmp_path / "bytes.py").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(CreditError, match="cannot be read"):
-        rule_file.load(tmp_path / "bytes.py")
+        rule_file.load("bytes.py", tmp_path)
 
 
 # Through the parameters, the graph, the stage and the lab

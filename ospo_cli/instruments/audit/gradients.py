@@ -196,7 +196,7 @@ def _methods(params: Params, rules: Sequence[str] | None, estimators: Sequence[s
     """Return (estimator, rule), GRPO left out; a rule that reads no share is there once, under `any`."""
     from ospo_cli.own_code import rules as rule_file
 
-    own = rule_file.load(params.attribute.rule_file, layout.root) if params.attribute.rule_file else {}
+    own = rule_file.load(params.attribute.rule_file, layout.root)
     known = RULES | own
     for option, given, names in (("--rules", rules, known), ("--estimators", estimators, ESTIMATORS)):
         unknown = [name for name in given or () if name not in names]

@@ -147,7 +147,7 @@ def lab(plan: Plan) -> Lab:
 
 def chosen_rules(names: Sequence[str], file: Path | None) -> dict[str, Rule]:
     """Return the rules of these names, all if there are none; a user's file adds its own, always."""
-    own = rule_file.load(file) if file is not None else {}
+    own = rule_file.load("" if file is None else str(file), Path())
     known = {**RULES, **own}
     for name in names:
         _known(name, known, "--rules")
