@@ -20,7 +20,7 @@ Formula = Callable[[TokenMap, Credit, Settings], tuple[NDArray[np.float64], NDAr
 _NAME = r"[a-z][a-z0-9-]{0,31}"
 
 
-def load(name: str, root: Path) -> dict[str, Rule]:
+def load(name: str, root: Path = Path()) -> dict[str, Rule]:
     """Return the rules by name; their formulas are checked whenever they are called.
 
     Args:
