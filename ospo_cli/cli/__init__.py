@@ -16,17 +16,24 @@ __all__ = ["app", "before_training", "exchange", "looking", "loop", "main", "sto
 
 def main() -> None:
     """Run a command; what a person can repair ends as one line on stderr and exit status 1."""
+    if sys.getfilesystemencoding() != "utf-8":  # else the libraries beneath cannot open a path that the locale cannot spell
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", "-m", "ospo_cli", *sys.argv[1:]])  # noqa: S606
+    _open_streams()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # a full disk or a reader that has gone is said here, not by the interpreter's last words
     except OspoError as error:
         _fail(error.line())
     except KeyboardInterrupt:
         _fail("interrupted; run the same command again, finished work is kept", status=130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         sys.exit(1)
     except OSError as error:
         place = error.filename or "file system"
+        _drop_stdout()
         _fail(
             OspoError(
                 place, "the system refused", found=error.strerror or error, remedy="mend that, then run the same command again"
@@ -50,6 +57,28 @@ def main() -> None:
                 remedy="OSPO_TRACEBACK=1 shows where; please report it",
             ).line()
         )
+
+
+def _drop_stdout() -> None:
+    """Send what is still buffered for stdout nowhere: it cannot be written, and the interpreter would try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _open_streams() -> None:
+    """Let output be written whatever the locale is, and treat a stream that was closed as /dev/null.
+
+    A closed descriptor is opened first: else the next file that is opened would get its number, and messages would be written into it.
+    """
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (for as long as the process lives)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace" if name == "stdout" else "backslashreplace")
 
 
 def _fail(line: str, status: int = 1) -> None:

@@ -1,0 +1,78 @@
+"""Output that cannot be written as it is: other encodings, closed streams, readers that have gone, full disks."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run a line of shell in which `ospo` is this package's command; outputs are bytes."""
+    text = command.replace("ospo ", f"{sys.executable} -m ospo_cli ")
+    return subprocess.run(["sh", "-c", text], env=os.environ | {"PYTHONPATH": str(ROOT)} | environment, capture_output=True)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_every_encoding_shows_the_whole_output(encoding):
+    usual, done = shell("ospo params", PYTHONIOENCODING="utf-8"), shell("ospo params", PYTHONIOENCODING=encoding)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(usual.stdout.splitlines()) > 100
+
+
+def test_what_an_encoding_lacks_is_replaced():
+    usual, done = shell("ospo params", PYTHONIOENCODING="utf-8"), shell("ospo params", PYTHONIOENCODING="latin-1")
+    assert done.stdout == usual.stdout.decode("utf-8").encode("latin-1", "replace")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_nowhere_and_no_failure(closed):
+    done = shell(f"ospo params {closed}")
+    assert done.returncode == 0
+    assert done.stderr == b""
+
+
+def test_an_error_keeps_its_exit_status_where_stderr_is_closed():
+    assert shell("ospo params no-such-name 2>&-").returncode == 1
+
+
+def test_nothing_is_written_into_a_file_that_took_a_closed_streams_number(tmp_path):
+    done = shell(f"ospo init {tmp_path / 'shop'} >&- 2>&-")
+    assert done.returncode == 0
+    shell(f"ospo init {tmp_path / 'other'}")
+    assert [path.read_bytes() for path in sorted((tmp_path / "shop").glob("*.yaml"))] == [
+        path.read_bytes() for path in sorted((tmp_path / "other").glob("*.yaml"))
+    ]
+
+
+def test_tables_with_credit_are_shown_under_ascii(tmp_path):
+    done = shell(
+        f"ospo init {tmp_path}/shop && ospo prepare-data -p {tmp_path}/shop && ospo inspect prompts -p {tmp_path}/shop",
+        PYTHONIOENCODING="ascii",
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) > 20
+
+
+def test_a_reader_that_goes_away_is_no_traceback():
+    done = shell("ospo params | head -n 1")
+    assert done.stderr == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_behind_stdout_is_one_line():
+    done = shell("ospo params > /dev/full")
+    assert done.returncode == 1
+    assert done.stderr.decode().startswith("ospo: file system: the system refused")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_folder_whose_name_the_locale_cannot_spell_works(tmp_path):
+    folder = tmp_path / "größe"
+    plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    made = shell(f"ospo init '{folder}' && ospo prepare-data -p '{folder}'", **plain)
+    assert made.returncode == 0, made.stderr
+    assert (folder / "data" / "prepared" / "card.json").is_file()
