@@ -14,12 +14,12 @@ import ast
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
 from ospo_cli.errors import OspoError
+from ospo_cli.graph.declared import Node
 from ospo_cli.layout import Layout
 from ospo_cli.tables import files
 
@@ -59,32 +59,26 @@ class Code:
         self._facts: dict[str, Facts] = {}
         self._files: dict[str, Path | None] = {}
 
-    def hash(self, modules: Iterable[str], uses: Mapping[str, Iterable[str]]) -> str:
-        """Return the SHA-256 (hex) over all that these modules reach.
-
-        Args:
-            modules: dotted names.
-            uses: registry's module -> the names of its entries that are chosen; of other registries all are.
-
-        Raises:
-            OspoError: one of the modules is not there, or is no valid Python.
-        """
-        found = self.reached(modules, uses)
+    def hash(self, wanted: Node) -> str:
+        """Return the SHA-256 (hex) over all that a stage reaches; raise as `reached` does."""
         digest = hashlib.sha256()
-        for name, content in sorted(found.items()):
+        for name, content in sorted(self.reached(wanted).items()):
             digest.update(f"{name}\0{content}\0".encode())
         self._remember()
         return digest.hexdigest()
 
-    def reached(self, modules: Iterable[str], uses: Mapping[str, Iterable[str]]) -> dict[str, str]:
-        """Return what the modules reach: name -> hash of a module, `module:name` -> target of an entry, path -> hash of another file."""
-        modules = list(modules)
-        for name in modules:
+    def reached(self, wanted: Node) -> dict[str, str]:
+        """Return what a stage reaches: name -> hash of a module, `module:name` -> target of an entry, path -> hash of another file.
+
+        Raises:
+            OspoError: a module of the stage is not there, or one that it reaches is no valid Python.
+        """
+        chosen = dict(wanted.uses)
+        found: dict[str, str] = {}
+        waiting = list(wanted.modules)
+        for name in waiting:
             if self._file(name) is None:
                 raise OspoError(name, "no such module in this package", remedy="install ospo again")
-        chosen = {module: set(names) for module, names in uses.items()}
-        found: dict[str, str] = {}
-        waiting = modules
         while waiting:
             name = waiting.pop()
             path = self._file(name)

@@ -55,6 +55,12 @@ class Node:
         """Dotted name of the module that runs it."""
         return f"ospo_cli.stages.{self.stage.replace('-', '_')}"
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Dotted names of what its work starts from: the module that runs it, and those of the sections that it is given."""
+        sections = dict.fromkeys(section.partition(".")[0] for section in self.sections)
+        return (self.module, *(f"ospo_cli.params.{section}" for section in sections))
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -131,7 +137,7 @@ def _warm_start(params: Params, _: int) -> Node:
         inputs += (params.warm_start.pairs_file,)
     if params.policy.base != "config":
         inputs += (params.policy.base,)
-    uses = _retrievers(params, training if teacher == "judgments" else [])
+    uses = (("ospo_cli.stages.warm_start", (teacher,)), *_retrievers(params, training))
     return Node("warm-start", None, inputs, outputs=(str(_AT.policy(0)),), sections=sections, uses=uses)
 
 
@@ -155,6 +161,7 @@ def _rollout(params: Params, k: int) -> Node:
         sections=sections,
         uses=(
             ("ospo_cli.stages.rollout", ("further_rounds",) if needs_rewards else ()),
+            ("ospo_cli.sampling", (params.rollout.sampler,)),
             *_retrievers(params, [params.score_coalitions.retriever]),
         ),
         is_strict=needs_rewards,
@@ -232,7 +239,7 @@ def _evaluate(params: Params, _: int) -> Node:
         outputs=tuple(str(_AT.evaluation(name)) for name in names),
         metrics=tuple(str(_AT.evaluation(name)) for name in ("metrics.json", "score_metrics.json")),
         sections=("train", "policy", "retrieval", "rollout", "score_coalitions", "evaluate"),
-        uses=_retrievers(params, params.evaluate.retrievers),
+        uses=(("ospo_cli.sampling", ()), *_retrievers(params, params.evaluate.retrievers)),  # its sampler is imported
     )
 
 

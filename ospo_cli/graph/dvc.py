@@ -73,7 +73,7 @@ def code_yaml(root: Path, params: Params) -> str:
 def code_hashes(root: Path, nodes: Iterable[Node]) -> dict[str, str]:
     """Return stage -> hash of the code that it can reach."""
     modules = code.of_project(root)
-    return {made.stage: modules.hash([made.module], dict(made.uses)) for made in nodes}
+    return {made.stage: modules.hash(made) for made in nodes}
 
 
 def dvc_yaml(params: Params) -> str:

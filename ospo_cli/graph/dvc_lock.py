@@ -40,7 +40,7 @@ class DvcLock:
         if set(dependencies) != set(dvc.stage_of(wanted).get("deps", ())) or not set(wanted.outputs) <= set(outputs):
             return False
         # The code as it is now, not as code.yaml has it: `dvc repro` writes that anew before it looks at a stage.
-        code = {f"stages.{wanted.stage}": self._code.hash([wanted.module], dict(wanted.uses))}
+        code = {f"stages.{wanted.stage}": self._code.hash(wanted)}
         return locked.get("params") == {"params.yaml": {name: self._value(name) for name in wanted.sections}, dvc.CODE: code} and all(
             self._hash(path) == md5 for path, md5 in (dependencies | outputs).items()
         )

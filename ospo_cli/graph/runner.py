@@ -118,7 +118,7 @@ class _Hashes:
 
 def _key(wanted: Node, params: Params, hashes: _Hashes) -> str:
     inputs = {path: hashes.of(path) for path in (*wanted.inputs, *wanted.optional)}
-    content = {"inputs": inputs, "params": section_values(wanted, params), "code": hashes.code.hash([wanted.module], dict(wanted.uses))}
+    content = {"inputs": inputs, "params": section_values(wanted, params), "code": hashes.code.hash(wanted)}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from ospo_cli.layout import Layout
-from ospo_cli.params.whole import Params
 from ospo_cli.rewards.answers import score_answers
 from ospo_cli.rewards.opening import open_reward
+
+if TYPE_CHECKING:
+    from ospo_cli.params.whole import Params
 
 
 def counter(layout: Layout, params: Params) -> Callable[[pl.DataFrame], int]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import groupby, pairwise
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from ospo_cli.errors import RetrievalError
 from ospo_cli.maths.ranking import Metric, metric_blocks, parse_metric
 from ospo_cli.own_code.rewards import OwnReward
-from ospo_cli.params.whole import Params
 from ospo_cli.retrievers.base import BatchRetriever, CoalitionRetriever, Coalitions, PreparingRetriever, Ranking, padded
 from ospo_cli.retrievers.opening import build
 from ospo_cli.rewards.remembered import Memory, Tally, is_kept
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.rewards.store.keys import scope
 from ospo_cli.tables.parquet import is_ascending
+
+if TYPE_CHECKING:
+    from ospo_cli.params.whole import Params
 
 # Cells (queries × ranks) of one batch of rankings; bounds memory when every rank of a large catalogue counts.
 BATCH_CELLS = 1 << 22

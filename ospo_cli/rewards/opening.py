@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 
 from ospo_cli.layout import Layout
 from ospo_cli.own_code import rewards as own_reward
-from ospo_cli.params.whole import Params
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.tables import parquet
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
+
+if TYPE_CHECKING:
+    from ospo_cli.params.whole import Params
 
 
 class Prepared(NamedTuple):

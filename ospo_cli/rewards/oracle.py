@@ -6,16 +6,19 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ospo_cli.params.whole import Params
 from ospo_cli.retrievers.base import Catalogue
 from ospo_cli.rewards.judged_reward import JudgedReward, compose
 from ospo_cli.text.word_edits import greedy_edits
 from ospo_cli.text.words import words
+
+if TYPE_CHECKING:
+    from ospo_cli.params.whole import Params
 
 
 class OracleSearch:

@@ -25,13 +25,19 @@ from ospo_cli.report.result_table import final_policy
 from ospo_cli.report.rollout_groups import colour_scale, rollout_groups
 from ospo_cli.report.warning_signs import warning_signs
 from ospo_cli.report.wins_and_losses import wins_and_losses
-from ospo_cli.tables import files, parquet, reference
-from ospo_cli.tables.audit import AUDIT_CURVES
+from ospo_cli.tables import files, parquet
+from ospo_cli.tables.attribute import ATTRIBUTIONS, INTERACTIONS
+from ospo_cli.tables.audit import AUDIT, AUDIT_CURVES, GRADIENT_AUDIT
 from ospo_cli.tables.declare import Table
 from ospo_cli.tables.evaluate import COMPLETIONS, QUERY_METRICS
 from ospo_cli.tables.plan import PLAN
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.score_coalitions import REWARDS
+from ospo_cli.tables.segment import SEGMENTS
 
-_PREPARED = ("documents", "prompts", "qrels", "pools")
+_PREPARED = (DOCUMENTS, PROMPTS, QRELS, POOLS)
+_ITERATION = (ROLLOUTS, SEGMENTS, REWARDS, ATTRIBUTIONS, INTERACTIONS)
 
 
 def execute(layout: Layout, params: Params) -> dict[str, Any]:
@@ -48,13 +54,12 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
 def report(layout: Layout, params: Params) -> dict[str, Any]:
     """Return everything that the page shows, JSON-able but for the warning signs."""
     prepared = {
-        name: parquet.read(layout.prepared(f"{name}.parquet"), reference.table_named(name), made_by="ospo prepare-data")
-        for name in _PREPARED
+        table.name: parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data") for table in _PREPARED
     }
     summary = _json(layout.evaluation("summary.json"), "ospo evaluate")
     iterations, groups = [], []
     for iteration in range(1, params.train.iterations + 1):
-        tables = {name: _table(layout, iteration, name) for name in ("rollouts", "segments", "rewards", "attributions", "interactions")}
+        tables = {table.name: _table(layout, iteration, table) for table in _ITERATION}
         rollouts = tables["rollouts"]
         if rollouts is None:
             continue
@@ -79,7 +84,7 @@ def report(layout: Layout, params: Params) -> dict[str, Any]:
         "defaults": whole.to_sections(Params()),
         "card": _json(layout.prepared("card.json"), "ospo prepare-data"),
         "counts": counts,
-        "files": [_fingerprint(layout, layout.prepared(f"{name}.parquet")) for name in _PREPARED],
+        "files": [_fingerprint(layout, layout.prepared(f"{table.name}.parquet")) for table in _PREPARED],
         "summary": summary,
         "iterations": iterations,
         "signs": warning_signs(iterations, params.rollout.max_new_tokens, summary["prompts"] if summary else None),
@@ -130,27 +135,27 @@ def _audits(layout: Layout, params: Params) -> list[dict[str, Any]]:
     """Return what `ospo audit` found, by iteration: tables whose inputs still are what they were, and for others what has changed."""
     found = []
     for iteration in range(1, params.train.iterations + 1):
-        audit = _standing(layout, params, iteration, "audit", "")
+        audit = _standing(layout, params, iteration, AUDIT, "")
         if audit is not None and not audit["changed"]:
             audit["curves"] = _table_rows(layout, iteration, AUDIT_CURVES, "")
             named = {row["estimator"] for row in audit["rows"]}
             audit["order"] = [name for name in ESTIMATORS if name in named]
-        gradients = _standing(layout, params, iteration, "gradient_audit", " --gradients")
+        gradients = _standing(layout, params, iteration, GRADIENT_AUDIT, " --gradients")
         if audit is not None or gradients is not None:
             found.append({"iteration": iteration, "audit": audit, "gradients": gradients})
     return found
 
 
-def _standing(layout: Layout, params: Params, iteration: int, name: str, option: str) -> dict[str, Any] | None:
+def _standing(layout: Layout, params: Params, iteration: int, table: Table, option: str) -> dict[str, Any] | None:
     """Return an audit's metrics, what has changed since, and its rows where nothing has; None where there is none."""
-    metrics = _json(layout.iteration(iteration, f"{name}_metrics.json"), f"ospo audit --iter {iteration}{option}")
+    metrics = _json(layout.iteration(iteration, f"{table.name}_metrics.json"), f"ospo audit --iter {iteration}{option}")
     if metrics is None:
         return None
     tables, inputs = metrics.get("tables"), metrics.get("inputs")
     if not isinstance(tables, dict) or not isinstance(inputs, dict):
-        return {"metrics": metrics, "changed": [f"{name}_metrics.json, which does not say what it was computed from,"]}
+        return {"metrics": metrics, "changed": [f"{table.name}_metrics.json, which does not say what it was computed from,"]}
     changed = staleness.changed(layout, params, tables | inputs)
-    rows = [] if changed else _table_rows(layout, iteration, reference.table_named(name), option)
+    rows = [] if changed else _table_rows(layout, iteration, table, option)
     return {"metrics": metrics, "changed": changed, "rows": rows}
 
 
@@ -166,10 +171,9 @@ def _chosen(prompt_ids: list[str], count: int, seed: int, iteration: int) -> lis
     return sorted(prompt_ids[index] for index in order[:count])
 
 
-def _table(layout: Layout, iteration: int, name: str) -> pl.DataFrame | None:
-    path = layout.iteration(iteration, f"{name}.parquet")
+def _table(layout: Layout, iteration: int, table: Table) -> pl.DataFrame | None:
     try:
-        return parquet.read(path, reference.table_named(name))
+        return parquet.read(layout.iteration(iteration, f"{table.name}.parquet"), table)
     except MissingInputError:
         return None
 

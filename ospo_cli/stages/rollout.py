@@ -18,7 +18,6 @@ from ospo_cli.executors.local import LocalExecutor, content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.params.rollout import Rollout
-from ospo_cli.params.whole import Params
 from ospo_cli.tables import files, parquet
 from ospo_cli.tables.prepared import PROMPTS
 from ospo_cli.tables.rollout import ROLLOUTS, SAMPLING_LOGPROBS
@@ -26,6 +25,7 @@ from ospo_cli.tables.score_queries import RAW_QUERY_VALUES
 from ospo_cli.text.answers import find_answer
 
 if TYPE_CHECKING:
+    from ospo_cli.params.whole import Params
     from ospo_cli.policies.folder import LoadedPolicy
     from ospo_cli.sampling.sampler import CompletionSampler
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -23,7 +23,6 @@ from ospo_cli.maths.adaptive import AdaptiveGroup
 from ospo_cli.maths.coalitions import Budget, Players
 from ospo_cli.maths.estimators import ESTIMATORS, evaluated_coalitions
 from ospo_cli.params.score_coalitions import ScoreCoalitions
-from ospo_cli.params.whole import Params
 from ospo_cli.rewards.answers import Parts, TextScorer, answer_rewards
 from ospo_cli.rewards.judged_reward import JudgedReward, compose
 from ospo_cli.rewards.opening import open_reward
@@ -32,6 +31,9 @@ from ospo_cli.tables.rollout import read_rollouts
 from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS
 from ospo_cli.tables.segment import SEGMENTS
 from ospo_cli.text.coalition_text import Runs, coalition_texts, runs_of, segment_words
+
+if TYPE_CHECKING:
+    from ospo_cli.params.whole import Params
 
 GROUPS_PER_SHARD = 64
 # Where coalitions cost microseconds, opening and writing tables would take longer than what a kill can lose.

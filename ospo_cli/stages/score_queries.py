@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from ospo_cli.layout import Layout
-from ospo_cli.params.whole import Params
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.tables import parquet
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.tables.score_queries import RAW_QUERY_VALUES
+
+if TYPE_CHECKING:
+    from ospo_cli.params.whole import Params
 
 
 def execute(layout: Layout, params: Params) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from ospo_cli.layout import Layout
 from ospo_cli.params import whole
 from ospo_cli.params.rollout import Rollout
 from ospo_cli.params.whole import Params
-from ospo_cli.tables import files, parquet, reference
-from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
+from ospo_cli.tables import files, parquet
+from ospo_cli.tables.attribute import PREFERENCE_PAIRS, TARGETS, TOKEN_ADVANTAGES
+from ospo_cli.tables.declare import Table
 from ospo_cli.tables.prepared import PROMPTS
 from ospo_cli.tables.rollout import read_rollouts
 from ospo_cli.text.token_classes import CLASSES, token_classes
@@ -142,13 +143,13 @@ def learned_from(
     objective = settings.objective
     made_by = f"ospo attribute --iter {iteration}"
 
-    def read(name: str) -> pl.DataFrame:
-        return parquet.read(layout.iteration(iteration, f"{name}.parquet"), reference.table_named(name), made_by=made_by)
+    def read(table: Table) -> pl.DataFrame:
+        return parquet.read(layout.iteration(iteration, f"{table.name}.parquet"), table, made_by=made_by)
 
     rollouts = read_rollouts(layout.iteration(iteration, "rollouts.parquet"), iteration)
     if objective == "policy-gradient":
-        return rollouts, read("token_advantages"), None
-    name = "targets" if objective == "sft" else "preference_pairs"
+        return rollouts, read(TOKEN_ADVANTAGES), None
+    learned = TARGETS if objective == "sft" else PREFERENCE_PAIRS
     if settings.examples_file:
         from ospo_cli.training import own_examples
 
@@ -156,10 +157,10 @@ def learned_from(
         examples = own_examples.read_examples(layout.root / settings.examples_file, objective, prompts)
         rollouts, table = own_examples.as_rollouts(examples, objective, prompts, behavior())
     else:
-        table = read(name)
+        table = read(learned)
     if table.height == 0:
         raise TableError(
-            name,
+            learned.name,
             "holds no rows: there is nothing to learn from",
             expected="at least one",
             remedy="see attribute.targets_above, attribute.pairs_margin, and `ospo inspect rewards`",
@@ -168,7 +169,7 @@ def learned_from(
     used = set().union(*(table[column] for column in columns))
     absent = sorted(used - set(rollouts["rollout_id"]))
     if absent:
-        raise TableError(name, "names rollouts that are not there", found=absent[0], remedy=f"run `{made_by}` again")
+        raise TableError(learned.name, "names rollouts that are not there", found=absent[0], remedy=f"run `{made_by}` again")
     marks = [[float(rollout_id in used)] * len(ids) for rollout_id, ids in rollouts.select("rollout_id", "token_ids").iter_rows()]
     advantages = pl.DataFrame({"rollout_id": rollouts["rollout_id"], "advantages": marks}, schema=TOKEN_ADVANTAGES.schema)
     return rollouts, advantages, table if objective == "dpo" else None

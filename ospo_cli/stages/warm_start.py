@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
+import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +14,18 @@ from ospo_cli.errors import ParameterError, TableError, first_line
 from ospo_cli.executors.local import content_key
 from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
-from ospo_cli.maths import seeding
 from ospo_cli.params import whole
 from ospo_cli.params.warm_start import WarmStart
 from ospo_cli.params.whole import Params
 from ospo_cli.tables import files, parquet
-from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS, TEACHER_PAIRS
+from ospo_cli.tables.prepared import DOCUMENTS, PROMPTS, TEACHER_PAIRS
 
 if TYPE_CHECKING:
     from ospo_cli.policies.folder import LoadedPolicy
-    from ospo_cli.rewards.judged_reward import JudgedReward
 
 MADE_BY = "ospo prepare-data"
+# What is loaded only where warm_start.teacher asks for it: then the first policy depends on the reward, and the graph knows.
+LOADED = {"judgments": "ospo_cli.rewards.judged_teacher:teacher_pairs"}
 
 
 def execute(layout: Layout, params: Params) -> dict[str, Any]:
@@ -127,89 +127,14 @@ def planned_steps(pairs: int, settings: WarmStart) -> int:
     return min(settings.steps, max(1, round(settings.max_epochs * pairs / min(settings.batch_size, pairs))))
 
 
-def judged_answers(
-    prompts: pl.DataFrame, documents: pl.DataFrame, qrels: pl.DataFrame, reward: JudgedReward, params: Params
-) -> pl.DataFrame:
-    """Return teacher pairs that name a relevant document: its title, then the first entries of `warm_start.title_fields`.
-
-    Which document helps most depends on the whole list of judgments and can hardly be learned from a query; so of the documents whose
-    answer earns nearly as much as the best (within `warm_start.value_tolerance`) the one that is relevant to most of the train prompts is
-    named, then the better, then the shorter answer, then the first in the alphabet. Prompts without a relevant document that has a
-    title get no pair.
-
-    Args:
-        prompts: rows of table prompts that get pairs.
-        documents: table documents.
-        qrels: judgments of train prompts alone: how often a document is relevant is counted over all of them.
-        reward: composes an answer with the query and scores it.
-        params: section warm_start.
-    """
-    settings = params.warm_start
-    answers = _answers(documents, settings)
-    relevant = qrels.filter(pl.col("relevance") > 0)
-    counts = dict(relevant.group_by("doc_id").len().iter_rows())
-    popularity: dict[str, int] = {}
-    for doc_id, count in counts.items():
-        popularity[answers[doc_id]] = max(count, popularity.get(answers[doc_id], 0))
-    asked = relevant.join(prompts.select("prompt_id"), on="prompt_id", how="semi").select("prompt_id", "doc_id")
-    rows = sorted({(prompt_id, answers[doc_id]) for prompt_id, doc_id in asked.iter_rows() if answers[doc_id]})
-    if not rows:
-        raise ParameterError(
-            "warm_start.teacher", "no train prompt has a relevant document with a title", found="judgments", expected="source, file or none"
-        )
-    values = reward.values([prompt_id for prompt_id, _ in rows], [reward.compose(prompt_id, answer) for prompt_id, answer in rows])
-    candidates: dict[str, list[tuple[float, str]]] = {}
-    for (prompt_id, answer), value in zip(rows, values.tolist(), strict=True):
-        candidates.setdefault(prompt_id, []).append((value, answer))
-    pairs = []
-    for prompt_id, found in sorted(candidates.items()):
-        enough = max(value for value, _ in found) - settings.value_tolerance
-        kept = [(-popularity[answer], -value, len(answer), answer) for value, answer in found if value >= enough]
-        pairs.append((prompt_id, 0, f"<answer>{min(kept)[-1]}</answer>"))
-    return pl.DataFrame(pairs, schema=TEACHER_PAIRS.schema, orient="row")
-
-
-def _answers(documents: pl.DataFrame, settings: WarmStart) -> dict[str, str]:
-    names = settings.title_fields
-    odd = [name for name in names if name in ("doc_id", "title") or names.count(name) > 1]
-    if odd:
-        raise ParameterError("warm_start.title_fields", "cannot follow the title", found=odd[0], expected="further text fields, each once")
-    missing = [name for name in settings.title_fields if name not in documents.columns]
-    if missing:
-        raise ParameterError("warm_start.title_fields", "no such text field", found=missing[0], expected=", ".join(documents.columns[1:]))
-    answers = {}
-    for row in documents.select("doc_id", "title", *settings.title_fields).iter_rows():
-        entries = [whole_words(_BRACKETS.sub(" ", entry.split(",")[0]), settings.title_characters) for entry in row[2:]]
-        title = whole_words(row[1], settings.title_characters)
-        answers[row[0]] = ", ".join(dict.fromkeys(entry for entry in (title, *entries) if entry)) if title else ""
-    return answers
-
-
-_BRACKETS = re.compile(r"\([^()]*\)")
-
-
-def whole_words(text: str, limit: int) -> str:
-    """Return the longest run of whole words from the start that has at most `limit` characters, white space made single.
-
-    >>> whole_words("The Lord of  the Rings", 12)
-    'The Lord of'
-    """
-    kept = ""
-    for word in text.replace("<", " ").replace(">", " ").split():
-        longer = f"{kept} {word}".strip()
-        if len(longer) > limit:
-            break
-        kept = longer
-    return kept
-
-
 def teacher_pairs(layout: Layout, params: Params, prompts: pl.DataFrame) -> pl.DataFrame:
     """Return the pairs that are trained on: table teacher_pairs, a file's, or those made from judgments; none where there is no teacher."""
     settings = params.warm_start
     if settings.teacher == "none" or settings.steps == 0:
         return TEACHER_PAIRS.empty()
     if settings.teacher == "judgments":
-        return _judged_pairs(layout, params, prompts)
+        made: pl.DataFrame = pkgutil.resolve_name(LOADED["judgments"])(layout, params, prompts)
+        return made
     path = layout.prepared("teacher_pairs.parquet")
     if settings.teacher == "source":
         pairs = parquet.read(path, TEACHER_PAIRS, made_by=MADE_BY)
@@ -251,25 +176,6 @@ def _read_pairs_file(path: Path, name: str) -> pl.DataFrame:
     if "pair_index" not in pairs.columns and "prompt_id" in pairs.columns:
         pairs = pairs.with_columns(pl.int_range(pl.len(), dtype=pl.Int32).over("prompt_id").alias("pair_index"))
     return parquet.check(pairs, TEACHER_PAIRS, where=path)
-
-
-def _judged_pairs(layout: Layout, params: Params, prompts: pl.DataFrame) -> pl.DataFrame:
-    from ospo_cli.rewards.judged_reward import JudgedReward
-    from ospo_cli.rewards.store.folder import Store
-
-    documents = parquet.read(layout.prepared("documents.parquet"), DOCUMENTS, made_by=MADE_BY)
-    qrels = parquet.read(layout.prepared("qrels.parquet"), QRELS, made_by=MADE_BY)
-    pools = parquet.read(layout.prepared("pools.parquet"), POOLS, made_by=MADE_BY)
-    train = prompts.filter(pl.col("split") == "train").sort("prompt_id")
-    known = qrels.join(train.select("prompt_id"), on="prompt_id", how="semi")
-    # No more prompts than the training can see: scoring titles takes time.
-    needed = min(train.height, params.warm_start.steps * params.warm_start.batch_size)
-    order = seeding.generator(params.train.seed, "warm start prompts").permutation(train.height)[:needed]
-    train = train[order.tolist()]
-    reward = JudgedReward(documents, prompts, qrels, pools, params, cache=layout.cache, store=Store(layout.store))
-    answers = judged_answers(train, documents, known, reward, params)
-    reward.tally.report("warm-start")
-    return answers
 
 
 def tokenizer_texts(layout: Layout, prompts: pl.DataFrame, pairs: pl.DataFrame) -> list[str]:

@@ -138,7 +138,7 @@ def test_a_further_prompt_that_is_too_long_is_named_and_the_next_is_drawn(layout
 
 
 def reached(wanted):
-    return set(code.Code().reached([wanted.module], dict(wanted.uses)))
+    return set(code.Code().reached(wanted))
 
 
 def test_rollouts_depend_on_the_reward_only_where_it_decides():

@@ -7,8 +7,8 @@ import pytest
 
 from ospo_cli.errors import MissingInputError, ParameterError, PolicyError, TableError
 from ospo_cli.layout import Layout
+from ospo_cli.rewards.judged_teacher import judged_answers, whole_words
 from ospo_cli.stages import rollout, warm_start
-from ospo_cli.stages.warm_start import judged_answers, whole_words
 from ospo_cli.tables import parquet
 from ospo_cli.tables.prepared import DOCUMENTS, PROMPTS, QRELS, TEACHER_PAIRS
 from ospo_cli.training import supervised

@@ -1,0 +1,115 @@
+"""A teacher made from judgments: per prompt, the title of a relevant document whose answer earns nearly as much as the best."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from ospo_cli.errors import ParameterError
+from ospo_cli.layout import Layout
+from ospo_cli.maths import seeding
+from ospo_cli.params.warm_start import WarmStart
+from ospo_cli.rewards.judged_reward import JudgedReward
+from ospo_cli.rewards.store.folder import Store
+from ospo_cli.tables import parquet
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, QRELS, TEACHER_PAIRS
+
+if TYPE_CHECKING:
+    from ospo_cli.params.whole import Params
+
+MADE_BY = "ospo prepare-data"
+
+
+def teacher_pairs(layout: Layout, params: Params, prompts: pl.DataFrame) -> pl.DataFrame:
+    """Return table teacher_pairs of the train prompts of a project, as many as the warm start can see."""
+    documents = parquet.read(layout.prepared("documents.parquet"), DOCUMENTS, made_by=MADE_BY)
+    qrels = parquet.read(layout.prepared("qrels.parquet"), QRELS, made_by=MADE_BY)
+    pools = parquet.read(layout.prepared("pools.parquet"), POOLS, made_by=MADE_BY)
+    train = prompts.filter(pl.col("split") == "train").sort("prompt_id")
+    known = qrels.join(train.select("prompt_id"), on="prompt_id", how="semi")
+    # No more prompts than the training can see: scoring titles takes time.
+    needed = min(train.height, params.warm_start.steps * params.warm_start.batch_size)
+    order = seeding.generator(params.train.seed, "warm start prompts").permutation(train.height)[:needed]
+    train = train[order.tolist()]
+    reward = JudgedReward(documents, prompts, qrels, pools, params, cache=layout.cache, store=Store(layout.store))
+    answers = judged_answers(train, documents, known, reward, params)
+    reward.tally.report("warm-start")
+    return answers
+
+
+def judged_answers(
+    prompts: pl.DataFrame, documents: pl.DataFrame, qrels: pl.DataFrame, reward: JudgedReward, params: Params
+) -> pl.DataFrame:
+    """Return teacher pairs that name a relevant document: its title, then the first entries of `warm_start.title_fields`.
+
+    Which document helps most depends on the whole list of judgments and can hardly be learned from a query; so of the documents whose
+    answer earns nearly as much as the best (within `warm_start.value_tolerance`) the one that is relevant to most of the train prompts is
+    named, then the better, then the shorter answer, then the first in the alphabet. Prompts without a relevant document that has a
+    title get no pair.
+
+    Args:
+        prompts: rows of table prompts that get pairs.
+        documents: table documents.
+        qrels: judgments of train prompts alone: how often a document is relevant is counted over all of them.
+        reward: composes an answer with the query and scores it.
+        params: section warm_start.
+    """
+    settings = params.warm_start
+    answers = _answers(documents, settings)
+    relevant = qrels.filter(pl.col("relevance") > 0)
+    counts = dict(relevant.group_by("doc_id").len().iter_rows())
+    popularity: dict[str, int] = {}
+    for doc_id, count in counts.items():
+        popularity[answers[doc_id]] = max(count, popularity.get(answers[doc_id], 0))
+    asked = relevant.join(prompts.select("prompt_id"), on="prompt_id", how="semi").select("prompt_id", "doc_id")
+    rows = sorted({(prompt_id, answers[doc_id]) for prompt_id, doc_id in asked.iter_rows() if answers[doc_id]})
+    if not rows:
+        raise ParameterError(
+            "warm_start.teacher", "no train prompt has a relevant document with a title", found="judgments", expected="source, file or none"
+        )
+    values = reward.values([prompt_id for prompt_id, _ in rows], [reward.compose(prompt_id, answer) for prompt_id, answer in rows])
+    candidates: dict[str, list[tuple[float, str]]] = {}
+    for (prompt_id, answer), value in zip(rows, values.tolist(), strict=True):
+        candidates.setdefault(prompt_id, []).append((value, answer))
+    pairs = []
+    for prompt_id, found in sorted(candidates.items()):
+        enough = max(value for value, _ in found) - settings.value_tolerance
+        kept = [(-popularity[answer], -value, len(answer), answer) for value, answer in found if value >= enough]
+        pairs.append((prompt_id, 0, f"<answer>{min(kept)[-1]}</answer>"))
+    return pl.DataFrame(pairs, schema=TEACHER_PAIRS.schema, orient="row")
+
+
+def _answers(documents: pl.DataFrame, settings: WarmStart) -> dict[str, str]:
+    names = settings.title_fields
+    odd = [name for name in names if name in ("doc_id", "title") or names.count(name) > 1]
+    if odd:
+        raise ParameterError("warm_start.title_fields", "cannot follow the title", found=odd[0], expected="further text fields, each once")
+    missing = [name for name in settings.title_fields if name not in documents.columns]
+    if missing:
+        raise ParameterError("warm_start.title_fields", "no such text field", found=missing[0], expected=", ".join(documents.columns[1:]))
+    answers = {}
+    for row in documents.select("doc_id", "title", *settings.title_fields).iter_rows():
+        entries = [whole_words(_BRACKETS.sub(" ", entry.split(",")[0]), settings.title_characters) for entry in row[2:]]
+        title = whole_words(row[1], settings.title_characters)
+        answers[row[0]] = ", ".join(dict.fromkeys(entry for entry in (title, *entries) if entry)) if title else ""
+    return answers
+
+
+_BRACKETS = re.compile(r"\([^()]*\)")
+
+
+def whole_words(text: str, limit: int) -> str:
+    """Return the longest run of whole words from the start that has at most `limit` characters, white space made single.
+
+    >>> whole_words("The Lord of  the Rings", 12)
+    'The Lord of'
+    """
+    kept = ""
+    for word in text.replace("<", " ").replace(">", " ").split():
+        longer = f"{kept} {word}".strip()
+        if len(longer) > limit:
+            break
+        kept = longer
+    return kept
