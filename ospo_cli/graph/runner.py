@@ -16,6 +16,7 @@ from ospo_cli.graph import code
 from ospo_cli.graph.declared import Node
 from ospo_cli.graph.nodes import plan, require_inputs
 from ospo_cli.layout import Layout
+from ospo_cli.params.declared import FREE, Declared
 from ospo_cli.params.whole import Params, check_retrievers, to_mapping
 from ospo_cli.tables import files
 
@@ -26,6 +27,8 @@ def execute(wanted: Node, layout: Layout, params: Params, hashes: _Hashes | None
     A manifest tells `run` what the result was made from, so that a stage that was run by its own command is not run again.
     """
     require_inputs(wanted, layout, params)
+    if wanted.stage in ("prepare-data", "evaluate"):  # before hours of training, not after
+        check_retrievers(params)
     hashes = hashes or _Hashes(layout.root)
     key = _key(wanted, params, hashes)
     result, took = measured(wanted, layout, params)
@@ -40,7 +43,8 @@ def execute(wanted: Node, layout: Layout, params: Params, hashes: _Hashes | None
 def measured(wanted: Node, layout: Layout, params: Params) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run one stage; return its result, and what it took: seconds, memory, bytes written, what it counted, and the parameters it read."""
     module = importlib.import_module(wanted.module)
-    arguments = (layout, params) if wanted.iteration is None else (layout, params, wanted.iteration)
+    reads = Declared(params, (*wanted.sections, *FREE), wanted.command)
+    arguments = (layout, reads) if wanted.iteration is None else (layout, reads, wanted.iteration)
     with Usage() as usage:
         result: dict[str, Any] = module.execute(*arguments)
     took = {"seconds": usage.seconds, "cpu_seconds": usage.cpu_seconds, "peak_bytes": usage.peak_bytes}

@@ -125,7 +125,7 @@ def check_retrievers(params: Params) -> None:
 
 def to_mapping(params: Params) -> dict[str, dict[str, Any]]:
     """Return section -> name -> plain value, in declared order."""
-    return dataclasses.asdict(params)
+    return {name: dataclasses.asdict(getattr(params, name)) for name in SECTIONS}
 
 
 def to_sections(params: Params) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from ospo_cli.executors.local import LocalExecutor, content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.statistics import Resamples
-from ospo_cli.params.whole import Params, check_retrievers
+from ospo_cli.params.whole import Params
 from ospo_cli.report import trec_files
 from ospo_cli.report.result_table import print_result
 from ospo_cli.rewards.judged_reward import JudgedReward, compose
@@ -45,7 +45,6 @@ _KEYS = ["system", "decoding", "prompt_id"]
 
 def execute(layout: Layout, params: Params) -> dict[str, Any]:
     """Answer the held-out prompts with every system, rank, measure, compare; write tables, TREC files and summaries."""
-    check_retrievers(params)
     folders = _policy_folders(layout, params.evaluated_iterations)
     documents, prompts, qrels, pools = (
         parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data")

@@ -7,7 +7,7 @@ import dataclasses
 import re
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import polars as pl
 
@@ -15,7 +15,7 @@ from ospo_cli import sources
 from ospo_cli.errors import FileError, ParameterError, SourceError, TableError, shorten
 from ospo_cli.layout import Layout
 from ospo_cli.params.prepare_data import PrepareData
-from ospo_cli.params.whole import Params, check_retrievers
+from ospo_cli.params.train import Train
 from ospo_cli.sources.base import SourceData
 from ospo_cli.sources.pools import sampled_pools
 from ospo_cli.sources.splits import assign_splits
@@ -25,6 +25,15 @@ from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS, TEACHER_P
 # Discounted sums of many such gains, and their ratios, are far from overflowing.
 LARGEST_GRADE = 1e12
 PLACEHOLDER = re.compile(r"\{(\w*)\}")
+
+
+class Reads(Protocol):
+    """The parameters that this stage reads."""
+
+    @property
+    def train(self) -> Train: ...
+    @property
+    def prepare_data(self) -> PrepareData: ...
 
 
 @dataclass(frozen=True)
@@ -39,11 +48,10 @@ class Prepared:
     card: dict[str, Any]
 
 
-def execute(layout: Layout, params: Params) -> dict[str, Any]:
+def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     """Read the source; write the five tables and card.json, all of them or (where the data is at fault) none."""
     settings = params.prepare_data
     check_template(settings.prompt_template)
-    check_retrievers(params)
     data = sources.read(settings, params.train.seed, layout.root)
     prepared = prepare(data, settings, params.train.seed)
     tables = {

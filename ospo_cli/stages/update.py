@@ -18,7 +18,6 @@ from ospo_cli.errors import CreditError, PolicyError, TableError
 from ospo_cli.executors.local import content_key
 from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
-from ospo_cli.params import whole
 from ospo_cli.params.rollout import Rollout
 from ospo_cli.params.whole import Params
 from ospo_cli.tables import files, parquet
@@ -76,7 +75,6 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     if iteration > 1 and not carried:
         sys.stderr.write(f"update {iteration}: no optimiser moments beside {predecessor.name}: AdamW starts anew\n")
     moments_hash = folders.file_hash(predecessor / folders.OPTIMIZER) if carried else ""
-    sections = whole.to_mapping(params)
     key = content_key(
         "update 3",
         policy.content_hash,
@@ -85,8 +83,8 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
         _hash(rollouts),
         _hash(advantages),
         "" if pairs is None else _hash(pairs),
-        sections["update"],
-        sections["policy"],
+        dataclasses.asdict(settings),
+        dataclasses.asdict(params.policy),
         params.train.iterations if settings.schedule != "constant" else 0,
         seed,
         iteration,
@@ -218,7 +216,7 @@ def update(policy: LoadedPolicy, rows: Rows, training: Training, checkpoint: Che
         params.update,
         seed=params.train.seed,
         iteration=iteration,
-        iterations=params.train.iterations,
+        iterations=params.train.iterations if params.update.schedule != "constant" else iteration,
         dropout=policy.is_adapter and params.policy.lora_dropout > 0,
         progress=lambda note, reused: progress.advance(1, note, reused),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pkgutil
 from pathlib import Path
@@ -14,7 +15,6 @@ from ospo_cli.errors import ParameterError, TableError, first_line
 from ospo_cli.executors.local import content_key
 from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
-from ospo_cli.params import whole
 from ospo_cli.params.warm_start import WarmStart
 from ospo_cli.params.whole import Params
 from ospo_cli.tables import files, parquet
@@ -85,7 +85,7 @@ def warm_start(policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame,
             )
         examples.append((rendered[prompt_id], ids))
     key = content_key(
-        "warm start 1", policy.content_hash, examples, whole.to_mapping(params)["warm_start"], params.train.seed, params.policy.threads
+        "warm start 1", policy.content_hash, examples, dataclasses.asdict(params.warm_start), params.train.seed, params.policy.threads
     )
     checkpoint = Checkpoint(cache / key, float(os.environ.get("OSPO_CHECKPOINT_SECONDS", "60")))
     training = Training(policy.model, settings.learning_rate, settings.weight_decay, settings.max_gradient_norm)
