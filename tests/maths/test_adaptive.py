@@ -77,6 +77,22 @@ def test_the_budget_goes_to_the_rollout_that_is_uncertain_and_to_its_doubtful_se
     assert count[:2].min() > count[3:].max()
 
 
+def test_what_is_missing_to_the_gain_goes_to_each_segment_by_its_part_of_the_variance() -> None:
+    noise = random_game(8, 1)
+
+    def value(members: frozenset[int]) -> float:
+        # Segments 5 to 7 earn the same in every order, the others do not.
+        return 10.0 * sum(member for member in members if member > 4) + noise(members & {0, 1, 2, 3, 4})
+
+    found = follow("shapley", [value], [Players(8)])
+    raw, shares = found.group.rollouts[0].mean, found.group.shares()[0]
+    missing = value(frozenset(range(8))) - raw.sum()
+    assert abs(missing) > 1e-3
+    variance = shares.standard_error**2
+    assert shares.share - raw == pytest.approx(missing * variance / variance.sum(), abs=1e-12)
+    assert shares.share[5:] == pytest.approx([50.0, 60.0, 70.0], abs=1e-9)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_more_budget_brings_the_estimate_closer_and_its_error_tells_so(name: str) -> None:
     players, game = Players(7, (0, 0, 0, 1, 1, 2, 2)), random_game(7, 4)

@@ -207,6 +207,27 @@ def test_potential_measures_the_first_token_as_grpo_does(normalize: str) -> None
     assert first[0].to_numpy() == pytest.approx(first[1].to_numpy(), abs=1e-6)
 
 
+def test_potential_measures_the_end_by_what_no_text_can_earn_of_the_reward() -> None:
+    """Formats differ in the first group: the parts that no segment holds are a last step, centred by position as the others are."""
+    made = usual()
+    result = made.run(rule="potential", normalize="none")
+    values = {row[:2]: row[2] for row in made.coalition_values.select("rollout_id", "coalition", "coalition_value").iter_rows()}
+    members = [name for name in made.rollouts["rollout_id"] if ":p0:" in name]
+    counts = {name: made.segments.filter(rollout_id=name).height for name in members}
+    reward = dict(made.rewards.select("rollout_id", "reward").iter_rows())
+    terminal = dict(made.rewards.select("rollout_id", 0.1 * pl.col("format")).iter_rows())
+    assert len(set(terminal.values())) > 1
+    ladders = {
+        name: [reward[name] - values.get((name, "1" * place + "0" * (counts[name] - place)), 0.0) for place in range(counts[name])]
+        for name in members
+    }
+    for name, advantages in result.token_advantages.filter(pl.col("rollout_id").is_in(members)).iter_rows():
+        at_end = [[*ladders[other], terminal[other]][min(counts[name], counts[other])] for other in members]
+        assert advantages[-1] == pytest.approx(terminal[name] - np.mean(at_end), abs=1e-6)
+        at_start = [[*ladders[other], terminal[other]][0] for other in members]
+        assert advantages[0] == pytest.approx(ladders[name][0] - np.mean(at_start), abs=1e-6)
+
+
 # Properties of every combination
 
 
