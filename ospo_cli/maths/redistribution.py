@@ -319,9 +319,9 @@ def _rms_matched(tokens: TokenMap, credit: Credit, settings: Settings) -> tuple[
     """
     matched = redistribute(settings.matched_rule, tokens, credit, settings).advantages
     uniform = credit.advantage[tokens.token_row]
-    weight = np.where(credit.is_degenerate[tokens.token_row], 0.0, tokens.inside)
-    own = float((weight * uniform**2).sum())
-    factor = np.sqrt(float((weight * matched**2).sum()) / own) if own > 0 else 1.0
+    # In degenerate rollout groups both are 0.
+    own = float((tokens.inside * uniform**2).sum())
+    factor = np.sqrt(float((tokens.inside * matched**2).sum()) / own) if own > 0 else 1.0
     elsewhere = uniform if settings.outside == "sequence" else np.zeros(len(uniform))
     return np.where(tokens.inside > 0, factor * uniform, elsewhere), _no_case(tokens)
 

@@ -77,6 +77,28 @@ def test_the_budget_goes_to_the_rollout_that_is_uncertain_and_to_its_doubtful_se
     assert count[:2].min() > count[3:].max()
 
 
+@pytest.mark.parametrize(
+    ("gap", "error", "is_doubtful"),
+    [(1.0, 0.4, True), (1.2, 0.4, False), (1.1, 0.4, True), (0.0, 0.0003, False), (0.0, 0.0005, True)],
+)
+def test_two_shares_are_in_doubt_where_they_differ_by_less_than_twice_the_error_of_their_difference(
+    gap: float, error: float, is_doubtful: bool
+) -> None:
+    """Of two segments with equal errors; a doubt below a thousandth is none."""
+    group = AdaptiveGroup(ESTIMATORS["shapley"], [Players(2)], BUDGET, [seeding.streams(0, "r")])
+    rollout = group.rollouts[0]
+    rollout.mean, rollout.count, rollout.squares = np.array([gap, 0.0]), np.array([4, 4]), np.full(2, error**2 * 3 * 4)
+    rollout.look_again()
+    assert rollout.wanted.tolist() == [is_doubtful] * 2
+
+
+def test_each_round_goes_to_the_most_doubtful_quarter_rounded_up() -> None:
+    game, scales = random_game(6, 3), [1.0, 4.0, 2.0, 5.0, 3.0]
+    group = AdaptiveGroup(ESTIMATORS["shapley"], [Players(6)] * 5, BUDGET, [seeding.streams(0, "same")] * 5)
+    group.receive([scales[index] * values_of(game, masks) for index, masks in group.request()])
+    assert [index for index, _ in group.request()] == [3, 1]
+
+
 def test_what_is_missing_to_the_gain_goes_to_each_segment_by_its_part_of_the_variance() -> None:
     noise = random_game(8, 1)
 

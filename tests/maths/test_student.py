@@ -51,3 +51,10 @@ def test_a_segment_whose_pairs_agree_by_chance_borrows_the_width_of_the_others()
 def test_with_many_pairs_a_segments_own_error_decides():
     error = np.array([0.1, 0.2, 0.3])
     assert half_width(error, np.full(3, 1e6)) == pytest.approx(1.96 * error, rel=1e-3)
+
+
+def test_each_variance_is_moderated_by_the_mean_of_all_which_weighs_two_pairs():
+    error, degrees = np.array([0.3, 0.1]), np.array([3.0, 3.0])
+    variance = error**2 * 4
+    moderated = (3 * variance + 2 * variance.mean()) / 5
+    assert half_width(error, degrees) == pytest.approx(2.570582 * np.sqrt(moderated / 4), rel=1e-6)

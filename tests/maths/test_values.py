@@ -16,7 +16,7 @@ from ospo_cli.maths import coalitions, seeding
 from ospo_cli.maths.coalitions import Budget, Players
 from ospo_cli.maths.estimators import ESTIMATORS, evaluated_coalitions, needed_coalitions, sample, sampled_shares
 from ospo_cli.maths.myerson import path_dividends, path_myerson, shared_equally
-from ospo_cli.maths.shapley import exact_banzhaf, exact_owen, exact_shapley, run_sums
+from ospo_cli.maths.shapley import banzhaf_of_subsets, exact_banzhaf, exact_owen, exact_shapley, run_sums
 from tests.games import Game, generator, random_game, values_of, windows
 from tests.oracles import banzhaf_by_coalitions, dividends_by_recursion, owen_by_orders, restricted_to_path, shapley_by_orders
 
@@ -263,6 +263,14 @@ def test_capped_windows_give_myerson_a_standard_error_and_full_ones_none() -> No
     error = ESTIMATORS["myerson"].shares(masks, values).standard_error
     assert error is not None
     assert (error > 0).all()
+
+
+def test_the_standard_error_of_random_subsets_is_that_of_a_mean_over_pairs() -> None:
+    subsets = np.array([[True, False], [False, True], [True, True], [False, False], [False, False], [True, True]])
+    share, error = banzhaf_of_subsets(subsets, np.array([0.5, 0.1, 0.9, 0.0, 0.2, 0.8]))
+    of_pairs = np.array([[0.4, -0.4], [0.9, 0.9], [0.6, 0.6]])
+    assert share == pytest.approx(of_pairs.mean(axis=0))
+    assert error == pytest.approx(np.sqrt(((of_pairs - share) ** 2).sum(axis=0) / 2 / 3))
 
 
 def test_the_standard_error_under_a_cap_is_a_jackknife_over_eighths_of_the_windows_with_the_finite_populations_correction() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from ospo_cli.credit import segment_shares
 from ospo_cli.errors import CreditError, PolicyError
 from ospo_cli.layout import Layout
 from ospo_cli.maths import coalitions
@@ -207,25 +208,51 @@ def test_potential_measures_the_first_token_as_grpo_does(normalize: str) -> None
     assert first[0].to_numpy() == pytest.approx(first[1].to_numpy(), abs=1e-6)
 
 
-def test_potential_measures_the_end_by_what_no_text_can_earn_of_the_reward() -> None:
+@pytest.mark.parametrize("trace", [1.0, 0.5, 0.0])
+def test_potential_measures_the_end_by_what_no_text_can_earn_of_the_reward(trace: float) -> None:
     """Formats differ in the first group: the parts that no segment holds are a last step, centred by position as the others are."""
     made = usual()
-    result = made.run(rule="potential", normalize="none")
+    result = made.run(rule="potential", normalize="none", trace=trace)
     values = {row[:2]: row[2] for row in made.coalition_values.select("rollout_id", "coalition", "coalition_value").iter_rows()}
     members = [name for name in made.rollouts["rollout_id"] if ":p0:" in name]
     counts = {name: made.segments.filter(rollout_id=name).height for name in members}
-    reward = dict(made.rewards.select("rollout_id", "reward").iter_rows())
     terminal = dict(made.rewards.select("rollout_id", 0.1 * pl.col("format")).iter_rows())
     assert len(set(terminal.values())) > 1
-    ladders = {
-        name: [reward[name] - values.get((name, "1" * place + "0" * (counts[name] - place)), 0.0) for place in range(counts[name])]
-        for name in members
-    }
+    ladders = {}
+    for name in members:
+        prefixes = [values.get((name, "1" * place + "0" * (counts[name] - place)), 0.0) for place in range(counts[name] + 1)]
+        steps = [*np.diff(prefixes), terminal[name]]
+        ladders[name] = [sum(trace**later * step for later, step in enumerate(steps[place:])) for place in range(len(steps))]
     for name, advantages in result.token_advantages.filter(pl.col("rollout_id").is_in(members)).iter_rows():
-        at_end = [[*ladders[other], terminal[other]][min(counts[name], counts[other])] for other in members]
+        at_end = [ladders[other][min(counts[name], counts[other])] for other in members]
         assert advantages[-1] == pytest.approx(terminal[name] - np.mean(at_end), abs=1e-6)
-        at_start = [[*ladders[other], terminal[other]][0] for other in members]
-        assert advantages[0] == pytest.approx(ladders[name][0] - np.mean(at_start), abs=1e-6)
+        assert advantages[0] == pytest.approx(ladders[name][0] - np.mean([ladders[other][0] for other in members]), abs=1e-6)
+
+
+def test_the_bound_of_clipping_is_a_multiple_of_the_deviation_where_there_are_differences() -> None:
+    made = usual()
+    result = made.run(clip=0.5)
+    counted = made.rewards.filter(~pl.col("is_degenerate_group"))
+    assert counted.height < made.rewards.height
+    over = counted.select(
+        (pl.col("reward") - pl.col("reward").mean().over("prompt_id")) / (pl.col("reward").std().over("prompt_id") + 1e-4)
+    )
+    assert result.metrics["clip_at"] == pytest.approx(0.5 * over["reward"].to_numpy().std())
+
+
+@pytest.mark.parametrize(("estimator", "families"), [("myerson", ("powerset",)), ("shapley", ("contiguous", "permutation"))])
+def test_tables_do_not_depend_on_how_many_rows_are_in_memory_at_once(
+    estimator: str, families: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scoring = ScoreCoalitions(exact_coalitions=2, orders=4)
+    params = dataclasses.replace(Params(), score_coalitions=scoring)
+    made = usual(families=families, scoring=scoring)
+    whole = made.run(params, estimator=estimator)
+    monkeypatch.setattr(segment_shares, "TABLE_CELLS", 1)
+    rows = made.run(params, estimator=estimator)
+    assert whole.interactions.height > 3
+    assert rows.interactions.equals(whole.interactions)
+    assert rows.attributions.equals(whole.attributions)
 
 
 # Properties of every combination
