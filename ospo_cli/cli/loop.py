@@ -93,7 +93,7 @@ _each_iteration("update", "Change the weights by the token advantages; write pol
 @app.command("evaluate", rich_help_panel=LOOP)
 def evaluate(project: Project = HERE) -> None:
     """Compare raw query, warm start, every policy and an oracle on held-out prompts."""
-    from ospo_cli.stages.evaluate import print_result
+    from ospo_cli.report.result_table import print_result
 
     print_result(_run_stage("evaluate", project))
 
@@ -129,7 +129,7 @@ def result(project: Project = HERE) -> None:
 
 
 def _print_result(layout: Any) -> None:
-    from ospo_cli.stages.evaluate import print_result
+    from ospo_cli.report.result_table import print_result
     from ospo_cli.tables.files import read_json
 
     print_result(read_json(layout.evaluation("summary.json"), "ospo evaluate"))

@@ -19,7 +19,6 @@ from ospo_cli.maths import seeding
 from ospo_cli.maths.statistics import Resamples
 from ospo_cli.params.whole import Params
 from ospo_cli.report import trec_files
-from ospo_cli.report.result_table import print_result
 from ospo_cli.rewards.judged_reward import JudgedReward, compose
 from ospo_cli.rewards.oracle import OracleSearch
 from ospo_cli.rewards.remembered import Tally
@@ -32,8 +31,6 @@ from ospo_cli.text.answers import find_answer
 
 if TYPE_CHECKING:
     from ospo_cli.sampling.causal_lm import Sampler
-
-__all__ = ["best_of_group", "curves", "evaluate", "execute", "print_result", "summarise"]
 
 METRICS = ("ndcg@10", "ndcg@pool", "mrr", "recall@10")
 HEADLINE = "ndcg@10"

@@ -35,3 +35,19 @@ def test_the_table_has_a_row_per_system_with_the_numbers_of_the_summary(tmp_path
     assert [row.split("  ")[0] for row in rows] == ["raw query", "warm start", "iteration 1", "oracle"]
     cell = summary["values"]["policy-001"]["greedy"]["bm25"]["ndcg@10"]
     assert f"  {cell['mean']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]  " in rows[2]
+
+
+def test_on_a_terminal_the_result_is_coloured_and_elsewhere_it_is_not(tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("TERM", "xterm-256color")
+    layout, _ = small_project.write_project(tmp_path, iterations=1)
+    summary = json.loads(layout.evaluation("summary.json").read_text(encoding="utf-8"))
+    coloured, plain = Terminal(), io.StringIO()
+    print_result(summary, coloured)
+    print_result(summary, plain)
+    assert "\x1b[" in coloured.getvalue()
+    assert "warm start" in coloured.getvalue()
+    assert "\x1b" not in plain.getvalue()

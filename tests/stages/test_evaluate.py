@@ -1,7 +1,6 @@
 """Evaluation of tiny policies on a made-up shop: agreement with ir_measures, what is cached, what is refused."""
 
 import dataclasses
-import io
 import json
 import shutil
 
@@ -287,29 +286,6 @@ def test_best_of_group_lies_above_the_mean_and_counts_groups():
     values = pl.DataFrame({"prompt_id": ["a", "a", "b", "b"], "value": [0.0, 1.0, 0.5, 0.5]})
     found = evaluate.best_of_group(values, small_project.make_params())
     assert (found["best"]["mean"], found["mean"]["mean"], found["prompts"], found["group_size"]) == (0.75, 0.5, 2, 2)
-
-
-def test_the_printed_result_names_every_system_with_intervals(evaluated):
-    _, _, summary = evaluated
-    stream = io.StringIO()
-    evaluate.print_result(summary, stream)
-    text = stream.getvalue()
-    raw = summary["values"]["raw-query"]["none"]["bm25"]["ndcg@10"]
-    assert [line.split("  ")[0] for line in text.splitlines()[3:7]] == ["raw query", "warm start", "iteration 1", "oracle"]
-    assert f"{raw['mean']:.3f} [{raw['low']:.3f}, {raw['high']:.3f}]" in text
-    assert "\x1b" not in text
-
-
-def test_on_a_terminal_the_result_is_coloured(evaluated, monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    monkeypatch.setenv("TERM", "xterm-256color")
-    stream = Terminal()
-    evaluate.print_result(evaluated[2], stream)
-    assert "\x1b[" in stream.getvalue()
-    assert "warm start" in stream.getvalue()
 
 
 def test_the_summary_is_plain_json_with_headroom(evaluated):
