@@ -36,7 +36,7 @@ def main() -> None:
     documents, prompts, qrels, pools = (
         parquet.read(layout.prepared(f"{table.name}.parquet"), table) for table in (DOCUMENTS, PROMPTS, QRELS, POOLS)
     )
-    reward = JudgedReward(documents, prompts, qrels, pools, params)
+    reward = JudgedReward((documents, prompts, qrels, pools), params)
     completions = parquet.read(layout.evaluation("completions.parquet"), COMPLETIONS)
     final = completions.filter(pl.col("system").str.starts_with("policy-") & (pl.col("decoding") == "greedy"))
     final = final.filter(pl.col("system") == final["system"].max()).sort("prompt_id")

@@ -106,7 +106,7 @@ def read(folder: Path, seed: int) -> tuple[JudgedReward, list[str], dict[str, li
         qrels.select(list(QRELS.schema)),
         pl.DataFrame(pools, schema=POOLS.schema, orient="row"),
     )
-    return JudgedReward(*frames, Params()), [row[0] for row in prompts], drawn
+    return JudgedReward(frames, Params()), [row[0] for row in prompts], drawn
 
 
 def recorded(folders: Sequence[Path], n: int, count: int, seed: int) -> list[Game]:

@@ -112,7 +112,7 @@ def compare(work: Work, pool_size: int, arguments: argparse.Namespace) -> None:
     part = np.sort(generator(arguments.seed, "peers").choice(len(texts), size=min(arguments.peer_coalitions, len(texts)), replace=False))
     chosen_ids, chosen = [prompt_ids[row] for row in part], [texts[row] for row in part]
     for peer, idf in (("rank-bm25", "robertson"), ("bm25s", "lucene")):
-        reward = JudgedReward(*work.tables, _params(idf))
+        reward = JudgedReward(work.tables, _params(idf))
         reward.coalition_values(work.prompt_ids[:8], work.parts[:8], [work.present] * 8)
         index = reward.retriever.index
         before = index.touched_postings
@@ -139,7 +139,7 @@ def compare(work: Work, pool_size: int, arguments: argparse.Namespace) -> None:
 
 def _peer(name: str, work: Work, idf: str, prompt_ids: list[str], texts: list[str], is_pooled: bool) -> dict[str, Callable[[], np.ndarray]]:
     # The ways to score the texts with a peer; building its index is not counted.
-    reward = JudgedReward(*work.tables, _params(idf), retriever=name)
+    reward = JudgedReward(work.tables, _params(idf), retriever=name)
     reward.values(prompt_ids[:2], texts[:2])
     if name == "rank-bm25" or is_pooled:
         return {f"{name}, one by one": lambda: reward.values(prompt_ids, texts)}
@@ -183,7 +183,7 @@ def make_work(documents: pl.DataFrame, queries: list[str], pool_size: int, count
     ids = documents["doc_id"].sort().to_list()
     titles = [words(title) for title in documents.sort("doc_id")["title"].to_list()]
     placeholder = pl.DataFrame(schema=POOLS.schema)
-    search = JudgedReward(documents, pl.DataFrame(schema=PROMPTS.schema), pl.DataFrame(schema=QRELS.schema), placeholder, Params())
+    search = JudgedReward((documents, pl.DataFrame(schema=PROMPTS.schema), pl.DataFrame(schema=QRELS.schema), placeholder), Params())
     present = coalitions.contiguous(SEGMENTS, SEGMENTS, 0, generator(seed, "none"))
     rows: dict[str, list[tuple[Any, ...]]] = {"prompts": [], "qrels": [], "pools": []}
     prompt_ids: list[str] = []

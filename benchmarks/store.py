@@ -88,7 +88,7 @@ def per_value(arguments: argparse.Namespace, folder: Path) -> None:
 def reward(documents: pl.DataFrame, tables: tuple, retriever: str, root: Path, values: str) -> JudgedReward:
     """Return a reward with that store.values."""
     parameters = dataclasses.replace(Params(), store=StoreParams(values=values))
-    return JudgedReward(documents, *tables[:3], parameters, retriever=retriever, cache=root / "cache", store=Store(root / "store"))
+    return JudgedReward((documents, *tables[:3]), parameters, retriever=retriever, cache=root / "cache", store=Store(root / "store"))
 
 
 def cpu(work: Callable[[], object]) -> float:
@@ -115,7 +115,7 @@ def made(documents: pl.DataFrame, queries: list[str], pool_size: int, count: int
     ordered = documents.sort("doc_id")
     ids, titles = ordered["doc_id"].to_list(), [words(title) for title in ordered["title"].to_list()]
     nothing = (pl.DataFrame(schema=PROMPTS.schema), pl.DataFrame(schema=QRELS.schema), pl.DataFrame(schema=POOLS.schema))
-    search = JudgedReward(documents, *nothing, Params()).retriever
+    search = JudgedReward((documents, *nothing), Params()).retriever
     numbers = generator(0, "benchmark")
     rows: dict[str, list[tuple]] = {"prompts": [], "qrels": [], "pools": []}
     pairs: dict[tuple[str, str], None] = {}

@@ -22,7 +22,7 @@ from ospo_cli.params.whole import Params
 from ospo_cli.report.number_text import p_value, plain, signed
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.rewards.judged_reward import JudgedReward, compose
-from ospo_cli.rewards.opening import Prepared, read_prepared
+from ospo_cli.rewards.judgments import Prepared, read_prepared
 from ospo_cli.rewards.oracle import OracleSearch
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.tables import files, parquet
@@ -124,7 +124,7 @@ def headroom(
     ids = chosen["prompt_id"].to_list()
     store = Store(layout.store)
     for name in request.retrievers or params.evaluate.retrievers:
-        reward = JudgedReward(*tables, params, retriever=name, metric=request.metric or None, cache=layout.cache, store=store)
+        reward = JudgedReward(tables, params, retriever=name, metric=request.metric or None, cache=layout.cache, store=store)
         found = _systems(reward, tables.documents, chosen, answers, params, request)
         raw = found[RAW_QUERY][1]
         for system, (queries, values) in found.items():

@@ -20,7 +20,7 @@ from ospo_cli.maths import seeding
 from ospo_cli.params.whole import Params
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.rewards.judged_reward import JudgedReward
-from ospo_cli.rewards.opening import read_prepared
+from ospo_cli.rewards.judgments import read_prepared
 from ospo_cli.rewards.store.book import Book
 from ospo_cli.rewards.store.folder import Store, Summary, superfluous
 from ospo_cli.tables import files, parquet
@@ -209,7 +209,7 @@ def _frames(folder: Path) -> Iterator[pl.DataFrame]:
 
 def _reward(layout: Layout, params: Params, retriever: str) -> JudgedReward:
     always = dataclasses.replace(params, store=dataclasses.replace(params.store, values="always"))
-    return JudgedReward(*read_prepared(layout), always, retriever=retriever, cache=layout.cache, store=Store(layout.store))
+    return JudgedReward(read_prepared(layout), always, retriever=retriever, cache=layout.cache, store=Store(layout.store))
 
 
 def _scored_pairs(layout: Layout) -> Iterator[pl.DataFrame]:

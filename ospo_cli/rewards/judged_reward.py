@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from itertools import groupby, pairwise
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from ospo_cli.errors import RetrievalError
@@ -19,13 +18,15 @@ from ospo_cli.maths.ranking import Metric, metric_blocks, parse_metric
 from ospo_cli.own_code.rewards import OwnReward
 from ospo_cli.retrievers.base import BatchRetriever, CoalitionRetriever, Coalitions, PreparingRetriever, Ranking, padded
 from ospo_cli.retrievers.opening import build
+from ospo_cli.rewards.judgments import Judgments, Prepared
 from ospo_cli.rewards.remembered import Memory, Tally, is_kept
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.rewards.store.keys import scope
-from ospo_cli.tables.parquet import is_ascending
 
 if TYPE_CHECKING:
-    from ospo_cli.params.whole import Params
+    from ospo_cli.params.retrieval import Retrieval
+    from ospo_cli.params.score_coalitions import ScoreCoalitions
+    from ospo_cli.params.store import Store as StoreSettings
 
 # Cells (queries × ranks) of one batch of rankings; bounds memory when every rank of a large catalogue counts.
 BATCH_CELLS = 1 << 22
@@ -44,15 +45,25 @@ def compose(raw_query: str, text: str, composition: str) -> str:
     return f"{raw_query} {text}" if text else raw_query
 
 
-class JudgedReward:
+class Sections(Protocol):
+    """What a reward reads of the parameters."""
+
+    @property
+    def score_coalitions(self) -> ScoreCoalitions: ...
+    @property
+    def retrieval(self) -> Retrieval: ...
+    @property
+    def store(self) -> StoreSettings: ...
+
+
+class JudgedReward(Judgments):
     """Scores texts: rankings of a retriever, compared with the judgments.
 
-    The same targets everywhere: a prompt's candidates are its pool (the whole catalogue where table pools has no rows at all), its
-    ideal ranking holds the judged candidates. A text that retrieves nothing is worth 0 by definition; anything that goes wrong raises.
+    A text that retrieves nothing is worth 0 by definition; anything that goes wrong raises.
 
     Args:
-        documents, prompts, qrels, pools: the prepared tables.
-        params: all parameters; `score_coalitions.retriever` and `.metric` unless named here.
+        tables: the prepared ones.
+        params: `score_coalitions.retriever` and `.metric` are used unless named here.
         retriever: name of another retriever (evaluation).
         metric: name of another metric.
         cache: folder for what a retriever may keep and rebuild at any time; None keeps it in memory.
@@ -62,11 +73,8 @@ class JudgedReward:
 
     def __init__(
         self,
-        documents: pl.DataFrame,
-        prompts: pl.DataFrame,
-        qrels: pl.DataFrame,
-        pools: pl.DataFrame,
-        params: Params,
+        tables: Prepared,
+        params: Sections,
         *,
         retriever: str | None = None,
         metric: str | None = None,
@@ -74,19 +82,14 @@ class JudgedReward:
         own_reward: OwnReward | None = None,
         store: Store | None = None,
     ) -> None:
+        super().__init__(tables)
         self.own_reward = own_reward
-        self.metric: Metric = parse_metric(metric or params.score_coalitions.metric)
-        self.composition = params.score_coalitions.composition
-        self.retriever = build(retriever or params.score_coalitions.retriever, documents, params.retrieval, cache)
-        self.doc_ids: list[str] = documents["doc_id"].sort().to_list()
-        self.raw_queries: dict[str, str] = dict(zip(prompts["prompt_id"].to_list(), prompts["query"].to_list(), strict=True))
-        catalogue = pl.DataFrame({"doc_id": self.doc_ids}, schema={"doc_id": pl.String}).with_row_index("index")
-        self._judged, self._pooled = _ByPrompt(qrels, "qrels", catalogue), _ByPrompt(pools, "pools", catalogue)
-        self._whole_catalogue = pools.height == 0
-        self._pools: dict[str, NDArray[np.int64] | None] = {}
-        self._gains: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
+        settings, (documents, _, _, pools) = params.score_coalitions, tables
+        self.metric: Metric = parse_metric(metric or settings.metric)
+        self.composition = settings.composition
+        self.retriever = build(retriever or settings.retriever, documents, params.retrieval, cache)
         self.tally = Tally()
-        candidates = len(self.doc_ids) if self._whole_catalogue else pools.height / max(1, pools["prompt_id"].n_unique())
+        candidates = pools.height / max(1, pools["prompt_id"].n_unique()) if pools.height else len(self.doc_ids)
         self.store = store if store is not None and is_kept(self.retriever, candidates, params.store.values) else None
         self._products = params.store.products
         self._memories: dict[tuple[str, ...], Memory] = {}
@@ -94,14 +97,6 @@ class JudgedReward:
     def compose(self, prompt_id: str, text: str) -> str:
         """Return what the retriever is given for a text of this prompt, under `score_coalitions.composition`."""
         return compose(self.raw_query(prompt_id), text, self.composition)
-
-    def raw_query(self, prompt_id: str) -> str:
-        """Return what the user typed."""
-        if prompt_id not in self.raw_queries:
-            raise RetrievalError(
-                f"prompt {prompt_id}", "no such prompt in table prompts", remedy="run `ospo prepare-data`, then what follows it, again"
-            )
-        return self.raw_queries[prompt_id]
 
     def values(self, prompt_ids: Sequence[str], queries: Sequence[str]) -> NDArray[np.float64]:
         """Return the metric of each (prompt, query) pair, 0 to 1; equal pairs are ranked once."""
@@ -231,64 +226,6 @@ class JudgedReward:
         """Return the first k documents of each query among its prompt's candidates; k = 0 is all."""
         return self.retriever.rank(queries, [self.pool(prompt_id) for prompt_id in prompt_ids], k)
 
-    def pool(self, prompt_id: str) -> NDArray[np.int64] | None:
-        """Return the candidates as ascending indices into `doc_ids`; None is the whole catalogue."""
-        if self._whole_catalogue:
-            return None
-        if prompt_id not in self._pools:
-            if prompt_id not in self._pooled:
-                raise RetrievalError(
-                    f"prompt {prompt_id}",
-                    "has no pool",
-                    expected="rows in table pools for every prompt or for none",
-                    remedy="run `ospo prepare-data` again",
-                )
-            self._pools[prompt_id] = self._pooled.indices(prompt_id)
-        return self._pools[prompt_id]
-
-    def judged(self, prompt_id: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return the judged candidates with a gain above 0: indices into `doc_ids`, ascending, and gains.
-
-        Raises:
-            RetrievalError: there is none, so that no metric is defined.
-        """
-        if prompt_id not in self._gains:
-            self.raw_query(prompt_id)
-            relevance = self._judged.relevance(prompt_id)
-            is_relevant = ~(relevance <= 0)  # NaN among them: named below
-            if not is_relevant.any():
-                raise RetrievalError(
-                    f"prompt {prompt_id}",
-                    "has no relevant product",
-                    found="no row of table qrels with a relevance above 0",
-                    expected="at least one",
-                    remedy="judge a product for it or leave the query out of the source, then run `ospo prepare-data` again",
-                )
-            indices, gains = self._judged.indices(prompt_id, is_relevant), relevance[is_relevant]
-            pool = self.pool(prompt_id)
-            if pool is not None:
-                is_candidate = pool[np.minimum(np.searchsorted(pool, indices), len(pool) - 1)] == indices
-                indices, gains = indices[is_candidate], gains[is_candidate]
-                if not len(indices):
-                    raise RetrievalError(
-                        f"prompt {prompt_id}",
-                        "no relevant product is in its pool",
-                        found=self._judged.doc_ids(prompt_id)[int(np.flatnonzero(is_relevant)[0])],
-                        expected="every target in table pools",
-                        remedy="run `ospo prepare-data` again",
-                    )
-            if not np.isfinite(gains).all():
-                raise RetrievalError(
-                    f"prompt {prompt_id}", "a relevance is not a finite number", expected="gains ≥ 0", remedy="mend the judgments"
-                )
-            self._gains[prompt_id] = indices, gains
-        return self._gains[prompt_id]
-
-    def known_gains(self, prompt_id: str) -> dict[int, float]:
-        """Return the gain of every judged candidate, 0 among them, by index into `doc_ids`; empty where nothing is judged."""
-        indices = self._judged.indices(prompt_id).tolist()
-        return dict(zip(indices, self._judged.relevance(prompt_id).tolist(), strict=True))
-
     def _gain_rows(
         self, prompt_id: str, queries: list[str], cutoff: int, metrics: list[Metric], ranks: int
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -304,7 +241,7 @@ class JudgedReward:
 
     def _ranked_together(self, queries_of: dict[str, list[str]], cutoff: int) -> NDArray[np.int64] | None:
         # The rankings of all prompts' queries one below the other, in one call; None where that cannot be or would not fit.
-        if not isinstance(self.retriever, CoalitionRetriever) or self._whole_catalogue or len(queries_of) < 2:
+        if not isinstance(self.retriever, CoalitionRetriever) or self.is_whole_catalogue or len(queries_of) < 2:
             return None
         whole = np.ones((1, 1), dtype=bool)
         pools = [self.pool(prompt_id) for prompt_id in queries_of]
@@ -343,55 +280,6 @@ class JudgedReward:
         if isinstance(self.retriever, BatchRetriever):
             return self.retriever.rank_queries(queries, pool, cutoff)[0]
         return padded(self.retriever.rank(queries, [pool] * len(queries), cutoff))[0]
-
-
-class _ByPrompt:
-    """The rows of table qrels or pools of each prompt, in catalogue order; a frame per prompt would cost more than scoring it."""
-
-    def __init__(self, frame: pl.DataFrame, table: str, catalogue: pl.DataFrame) -> None:
-        if not is_ascending(frame, ("prompt_id", "doc_id")):
-            frame = frame.sort("prompt_id", "doc_id")
-        runs = frame["prompt_id"].rle().struct.unnest()
-        bounds = np.concatenate(([0], np.cumsum(runs["len"].to_numpy().astype(np.int64)))).tolist()
-        self.table = table
-        self._places = dict(zip(runs["value"].to_list(), pairwise(bounds), strict=True))
-        self._doc_ids = frame["doc_id"]
-        # −1: no such product, an error once its prompt is asked for.
-        places = frame.select("doc_id").join(catalogue, on="doc_id", how="left", maintain_order="left")["index"]
-        self._indices = places.cast(pl.Int64).fill_null(-1).to_numpy()
-        self._relevance = frame["relevance"].to_numpy() if "relevance" in frame.columns else np.zeros(0)
-
-    def __contains__(self, prompt_id: str) -> bool:
-        return prompt_id in self._places
-
-    def doc_ids(self, prompt_id: str) -> list[str]:
-        """Return the prompt's products; none where it has no row."""
-        start, end = self._places.get(prompt_id, (0, 0))
-        return self._doc_ids[start:end].to_list()
-
-    def indices(self, prompt_id: str, chosen: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
-        """Return the catalogue indices of the prompt's products, ascending, or of the chosen ones.
-
-        Raises:
-            RetrievalError: one of them is not in the catalogue.
-        """
-        start, end = self._places.get(prompt_id, (0, 0))
-        own: NDArray[np.int64] = self._indices[start:end] if chosen is None else self._indices[start:end][chosen]
-        if (own < 0).any():
-            names = self.doc_ids(prompt_id) if chosen is None else self._doc_ids[start:end].filter(pl.Series(chosen)).to_list()
-            raise RetrievalError(
-                f"table {self.table}, prompt {prompt_id}",
-                "names a product that is not in the catalogue",
-                found=names[int(np.flatnonzero(own < 0)[0])],
-                expected="a doc_id of table documents",
-                remedy="run `ospo prepare-data` again",
-            )
-        return own
-
-    def relevance(self, prompt_id: str) -> NDArray[np.float64]:
-        """Return their relevance."""
-        start, end = self._places.get(prompt_id, (0, 0))
-        return np.asarray(self._relevance[start:end], dtype=np.float64)
 
 
 def _grouped(prompt_ids: Sequence[str]) -> dict[str, list[int]]:

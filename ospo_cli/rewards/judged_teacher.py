@@ -12,6 +12,7 @@ from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.params.warm_start import WarmStart
 from ospo_cli.rewards.judged_reward import JudgedReward
+from ospo_cli.rewards.judgments import Prepared
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.tables import parquet
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, QRELS, TEACHER_PAIRS
@@ -33,7 +34,7 @@ def teacher_pairs(layout: Layout, params: Params, prompts: pl.DataFrame) -> pl.D
     needed = min(train.height, params.warm_start.steps * params.warm_start.batch_size)
     order = seeding.generator(params.train.seed, "warm start prompts").permutation(train.height)[:needed]
     train = train[order.tolist()]
-    reward = JudgedReward(documents, prompts, qrels, pools, params, cache=layout.cache, store=Store(layout.store))
+    reward = JudgedReward(Prepared(documents, prompts, qrels, pools), params, cache=layout.cache, store=Store(layout.store))
     answers = judged_answers(train, documents, known, reward, params)
     reward.tally.report("warm-start")
     return answers

@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
-import polars as pl
-
 from ospo_cli.layout import Layout
 from ospo_cli.own_code import rewards as own_reward
-from ospo_cli.rewards.judged_reward import JudgedReward
+from ospo_cli.rewards.judged_reward import JudgedReward, Sections
+from ospo_cli.rewards.judgments import Prepared, read_prepared
 from ospo_cli.rewards.store.folder import Store
-from ospo_cli.tables import parquet
-from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
-
-if TYPE_CHECKING:
-    from ospo_cli.params.whole import Params
 
 
-class Prepared(NamedTuple):
-    """The tables that a reward is opened over, in the order in which `JudgedReward` takes them."""
-
-    documents: pl.DataFrame
-    prompts: pl.DataFrame
-    qrels: pl.DataFrame
-    pools: pl.DataFrame
-
-
-def read_prepared(layout: Layout) -> Prepared:
-    """Read what `ospo prepare-data` wrote."""
-    tables = (DOCUMENTS, PROMPTS, QRELS, POOLS)
-    return Prepared(*(parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data") for table in tables))
-
-
-def open_reward(layout: Layout, params: Params, tables: Prepared | None = None, retriever: str | None = None) -> JudgedReward:
+def open_reward(layout: Layout, params: Sections, tables: Prepared | None = None, retriever: str | None = None) -> JudgedReward:
     """Return the reward that the parameters name, over the prepared tables; under another retriever where one is named."""
     settings = params.score_coalitions
     own = own_reward.load(settings.own_reward, list(settings.own_weights), layout.root) if settings.own_reward else None
     # One call per coalition is a cost that somebody wants to see: nothing is looked up then.
     store = Store(layout.store) if settings.calls == "batched" else None
     tables = tables if tables is not None else read_prepared(layout)
-    return JudgedReward(*tables, params, retriever=retriever, cache=layout.cache, store=store, own_reward=own)
+    return JudgedReward(tables, params, retriever=retriever, cache=layout.cache, store=store, own_reward=own)

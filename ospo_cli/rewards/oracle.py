@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import polars as pl
@@ -18,7 +18,17 @@ from ospo_cli.text.word_edits import greedy_edits
 from ospo_cli.text.words import words
 
 if TYPE_CHECKING:
-    from ospo_cli.params.whole import Params
+    from ospo_cli.params.evaluate import Evaluate
+    from ospo_cli.params.retrieval import Retrieval
+
+
+class Sections(Protocol):
+    """What the oracle reads of the parameters."""
+
+    @property
+    def evaluate(self) -> Evaluate: ...
+    @property
+    def retrieval(self) -> Retrieval: ...
 
 
 class OracleSearch:
@@ -29,16 +39,16 @@ class OracleSearch:
     Args:
         reward: scores the queries.
         documents: table documents.
-        params: sections evaluate (oracle_edits, oracle_words), score_coalitions (composition) and retrieval (fields).
+        params: sections evaluate (oracle_edits, oracle_words) and retrieval (fields).
     """
 
-    def __init__(self, reward: JudgedReward, documents: pl.DataFrame, params: Params) -> None:
+    def __init__(self, reward: JudgedReward, documents: pl.DataFrame, params: Sections) -> None:
         self.reward, self.documents, self.params = reward, documents, params
 
     def queries(self, prompts: pl.DataFrame) -> list[str]:
         """Return the oracle's query for each row of prompts (prompt_id, query)."""
         ids, raw = prompts["prompt_id"].to_list(), prompts["query"].to_list()
-        composition = self.params.score_coalitions.composition
+        composition = self.reward.composition
         starts = [query.split() if composition == "replace" else [] for query in raw]
 
         def composed(index: int, chosen: Iterable[str]) -> str:

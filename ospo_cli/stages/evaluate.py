@@ -20,12 +20,12 @@ from ospo_cli.maths.statistics import Resamples
 from ospo_cli.params.whole import Params
 from ospo_cli.report import trec_files
 from ospo_cli.rewards.judged_reward import JudgedReward, compose
+from ospo_cli.rewards.judgments import Prepared, read_prepared
 from ospo_cli.rewards.oracle import OracleSearch
 from ospo_cli.rewards.remembered import Tally
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.tables import files, parquet
 from ospo_cli.tables.evaluate import COMPLETIONS, QUERY_METRICS, RUN
-from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.tables.score_coalitions import REWARDS
 from ospo_cli.text.answers import find_answer
 
@@ -43,14 +43,13 @@ _KEYS = ["system", "decoding", "prompt_id"]
 def execute(layout: Layout, params: Params) -> dict[str, Any]:
     """Answer the held-out prompts with every system, rank, measure, compare; write tables, TREC files and summaries."""
     folders = _policy_folders(layout, params.evaluated_iterations)
-    documents, prompts, qrels, pools = (
-        parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data")
-        for table in (DOCUMENTS, PROMPTS, QRELS, POOLS)
-    )
+    documents, prompts, qrels, pools = read_prepared(layout)
     prompts = choose_prompts(prompts, params)
     qrels, pools = _of(prompts, qrels, "qrels"), _of(prompts, pools, "pools")
     rewards = {
-        name: JudgedReward(documents, prompts, qrels, pools, params, retriever=name, cache=layout.cache, store=Store(layout.store))
+        name: JudgedReward(
+            Prepared(documents, prompts, qrels, pools), params, retriever=name, cache=layout.cache, store=Store(layout.store)
+        )
         for name in params.evaluate.retrievers
     }
     made = [_undecoded(RAW_QUERY, prompts["prompt_id"], prompts["query"].to_list())]

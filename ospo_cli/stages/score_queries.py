@@ -8,23 +8,21 @@ import polars as pl
 
 from ospo_cli.layout import Layout
 from ospo_cli.rewards.judged_reward import JudgedReward
+from ospo_cli.rewards.judged_reward import Sections as Reads
+from ospo_cli.rewards.judgments import read_prepared
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.tables import parquet
-from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.tables.score_queries import RAW_QUERY_VALUES
 
 if TYPE_CHECKING:
-    from ospo_cli.params.whole import Params
+    pass
 
 
-def execute(layout: Layout, params: Params) -> dict[str, Any]:
+def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     """Read the prepared tables, write raw_query_values.parquet."""
-    documents, prompts, qrels, pools = (
-        parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data")
-        for table in (DOCUMENTS, PROMPTS, QRELS, POOLS)
-    )
-    reward = JudgedReward(documents, prompts, qrels, pools, params, cache=layout.cache, store=Store(layout.store))
-    values = score_queries(prompts, reward)
+    tables = read_prepared(layout)
+    reward = JudgedReward(tables, params, cache=layout.cache, store=Store(layout.store))
+    values = score_queries(tables.prompts, reward)
     parquet.write(values, layout.raw_query_values(), RAW_QUERY_VALUES)
     reward.tally.report("score-queries")
     return {"prompts": values.height, "mean_value": values["value"].mean()}

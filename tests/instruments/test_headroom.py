@@ -76,7 +76,7 @@ def test_several_edits_do_no_worse_than_the_best_single_one(layout: Layout) -> N
 def test_best_and_mean_of_the_saved_rollouts_are_those_of_their_rewards(layout: Layout) -> None:
     values = values_of()
     stage.execute(layout, values, dataclasses.replace(REQUEST, iteration=1))
-    reward, rows = JudgedReward(*prepared(), values), parquet.read(layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
+    reward, rows = JudgedReward(prepared(), values), parquet.read(layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
     answers = rows["completion"].str.slice(rows["answer_start"], rows["answer_end"] - rows["answer_start"]).to_list()
     scored = rows.with_columns(value=pl.Series(reward.values(rows["prompt_id"].to_list(), answers)))
     expected = scored.group_by("prompt_id").agg(best=pl.col("value").max(), mean=pl.col("value").mean()).sort("prompt_id")
@@ -90,7 +90,7 @@ def test_each_query_that_is_named_is_worth_what_stands_beside_it(layout: Layout)
     found = parquet.read(layout.headroom("headroom_queries.parquet"), HEADROOM_QUERIES).filter(
         pl.col("retriever") == "tfidf-char", pl.col("query") != ""
     )
-    reward = JudgedReward(*prepared(), values_of(), retriever="tfidf-char")
+    reward = JudgedReward(prepared(), values_of(), retriever="tfidf-char")
     assert reward.values(found["prompt_id"].to_list(), found["query"].to_list()).tolist() == found["value"].to_list()
     assert found["system"].n_unique() == 6
 

@@ -184,7 +184,7 @@ def test_an_export_holds_every_value_with_its_products(scored, tmp_path):
     own = found.filter(retriever="bm25")
     assert (own.height, set(own["part"]), set(own["documents"])) == (count, {"ndcg@10"}, {40})
     assert own["products"].list.len().max() == 2
-    reward = JudgedReward(*prepared(), dataclasses.replace(KEPT, store=StoreParams(values="never")))
+    reward = JudgedReward(prepared(), dataclasses.replace(KEPT, store=StoreParams(values="never")))
     assert set(reward.values(["p1"] * 3, ["red", "wool coat", ""]).tolist()) <= {
         *own["value"].to_list(),
         0.0,

@@ -64,7 +64,7 @@ def judged(params: Params | None = None) -> JudgedReward:
     documents = pl.DataFrame({"doc_id": ids, "title": TITLES, "category": [""] * len(ids)}, schema=DOCUMENTS.schema)
     prompts = pl.DataFrame([(name, "train", "coat", [], "coat") for name in ("p0", "p1")], schema=PROMPTS.schema, orient="row")
     qrels = pl.DataFrame([("p0", "d0", 1.0), ("p0", "d1", 1.0), ("p0", "d4", 1.0), ("p1", "d2", 1.0)], schema=QRELS.schema, orient="row")
-    return JudgedReward(documents, prompts, qrels, pl.DataFrame(schema=POOLS.schema), params or RELEASED)
+    return JudgedReward((documents, prompts, qrels, pl.DataFrame(schema=POOLS.schema)), params or RELEASED)
 
 
 class Counting:

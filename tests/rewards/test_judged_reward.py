@@ -41,7 +41,7 @@ def pools(*rows):
 def judged(titles=TITLES, queries=None, judgments=(("p1", "d004", 1.0),), pooled=(), **settings):
     section = dataclasses.replace(ScoreCoalitions(), **settings)
     values = dataclasses.replace(Params(), score_coalitions=section)
-    return JudgedReward(documents(titles), prompts(**(queries or {"p1": "coat"})), qrels(*judgments), pools(*pooled), values)
+    return JudgedReward((documents(titles), prompts(**(queries or {"p1": "coat"})), qrels(*judgments), pools(*pooled)), values)
 
 
 def test_the_target_behind_an_equal_document_of_a_lower_id_earns_the_second_rank():
@@ -186,7 +186,7 @@ def test_the_value_of_a_coalition_has_the_bits_of_its_text(composition, is_raw_i
         values, score_coalitions=dataclasses.replace(values.score_coalitions, composition=composition, metric=metric)
     )
     reward = JudgedReward(
-        documents(titles), prompts, qrels, pl.DataFrame(members, schema=POOLS.schema, orient="row"), values, cache=tmp_path
+        (documents(titles), prompts, qrels, pl.DataFrame(members, schema=POOLS.schema, orient="row")), values, cache=tmp_path
     )
     parts = [[" ".join(f"w{word}" for word in rng.integers(0, 130, size=rng.integers(1, 4))) for _ in range(5)] for _ in range(6)]
     present = [rng.random((9, 5)) < 0.5 for _ in range(6)]

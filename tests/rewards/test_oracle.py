@@ -17,7 +17,7 @@ def search(root, **changes):
         name: parquet.read(layout.prepared(f"{name}.parquet"), reference.TABLES[name])
         for name in ("documents", "prompts", "qrels", "pools")
     }
-    reward = JudgedReward(*tables.values(), values, cache=layout.cache)
+    reward = JudgedReward(tuple(tables.values()), values, cache=layout.cache)
     return OracleSearch(reward, tables["documents"], values), reward, tables
 
 

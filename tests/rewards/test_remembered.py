@@ -32,7 +32,7 @@ def reward(root, *, store="always", titles=TITLES, retriever="bm25", metric="ndc
     pools = pl.DataFrame([(name, f"d{document:03d}") for name in names for document in pool], schema=POOLS.schema, orient="row")
     values = dataclasses.replace(Params(), store=StoreParams(values=store, products=products), retrieval=Retrieval(**retrieval))
     return JudgedReward(
-        documents(titles), prompts, pl.DataFrame(rows, schema=QRELS.schema, orient="row"), pools, values,
+        (documents(titles), prompts, pl.DataFrame(rows, schema=QRELS.schema, orient="row"), pools), values,
         retriever=retriever, metric=metric, cache=root / "cache", store=Store(root / "store"),
     )  # fmt: skip
 

@@ -32,7 +32,7 @@ def reward(cache, name, pooled):
         qrels(*[(prompt_id, f"d{5 * index:03d}", 1.0) for index, prompt_id in enumerate(QUERIES)]),
         pools(*[(prompt_id, f"d{place:03d}") for prompt_id in QUERIES for place in range(0, COUNT, 5)] * pooled),
     )
-    return JudgedReward(*tables, Params(), retriever=name, cache=cache)
+    return JudgedReward(tables, Params(), retriever=name, cache=cache)
 
 
 @pytest.mark.parametrize("pooled", [True, False])

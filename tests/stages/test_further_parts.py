@@ -43,7 +43,7 @@ def changed(**settings: Any) -> Params:
 def rewarded(folder: Path, values: Params, text: str = OWN) -> JudgedReward:
     (folder / "mine.py").write_text(text, encoding="utf-8")
     own = own_reward.load("mine.py:parts", list(values.score_coalitions.own_weights), folder)
-    return JudgedReward(*prepared(), values, own_reward=own)
+    return JudgedReward(prepared(), values, own_reward=own)
 
 
 def scored(folder: Path, values: Params, rows: list[Any], text: str = OWN) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -123,7 +123,7 @@ def test_a_function_that_draws_lots_is_refused(tmp_path: Path) -> None:
 def test_a_metric_is_not_counted_twice(names: dict[str, float]) -> None:
     values = dataclasses.replace(Params(), score_coalitions=ScoreCoalitions(further_metrics=names))
     with pytest.raises(ParameterError, match="names a metric twice, or the metric itself"):
-        FurtherParts(JudgedReward(*prepared(), values), values.score_coalitions)
+        FurtherParts(JudgedReward(prepared(), values), values.score_coalitions)
 
 
 @pytest.mark.parametrize("estimator", test_weighted_rewards.LINEAR)
@@ -138,7 +138,7 @@ def test_credit_is_linear_in_further_parts_too(tmp_path: Path, estimator: str) -
     qrels = pl.DataFrame([("p0", "d0", 1.0), ("p0", "d5", 1.0)], schema=QRELS.schema, orient="row")
     (tmp_path / "mine.py").write_text(OWN, encoding="utf-8")
     own = own_reward.load("mine.py:parts", list(section.own_weights), tmp_path)
-    reward = JudgedReward(documents, prompts, qrels, pl.DataFrame(schema=POOLS.schema), values, own_reward=own)
+    reward = JudgedReward((documents, prompts, qrels, pl.DataFrame(schema=POOLS.schema)), values, own_reward=own)
     rewards, coalition_values, _ = stage.score_coalitions(made.rollouts, made.segments, reward, values)
     made = dataclasses.replace(made, rewards=rewards, coalition_values=coalition_values)
 

@@ -34,7 +34,7 @@ def changed(**settings):
 
 def score(rows, values=None, tables=None):
     values = values or Params()
-    reward = JudgedReward(*(tables or prepared()), values)
+    reward = JudgedReward(tables or prepared(), values)
     rewards, coalition_values, _ = stage.score_coalitions(*frames(*rows), reward, values)
     return rewards, coalition_values, reward
 
@@ -164,7 +164,7 @@ def test_an_answer_without_segments_has_a_reward_and_no_coalitions():
 def test_each_distinct_text_of_a_prompt_is_ranked_once(monkeypatch):
     asked = []
     values = Params()
-    reward = JudgedReward(*prepared(), values)
+    reward = JudgedReward(prepared(), values)
     plain = reward.values
     monkeypatch.setattr(
         reward, "values", lambda prompt_ids, queries: asked.extend(zip(prompt_ids, queries, strict=True)) or plain(prompt_ids, queries)
@@ -311,7 +311,7 @@ def test_raw_queries_are_scored_by_themselves(tmp_path):
     layout = project(tmp_path)
     score_queries.execute(layout, Params())
     found = parquet.read(layout.raw_query_values(), RAW_QUERY_VALUES)
-    reward = JudgedReward(*prepared(), Params())
+    reward = JudgedReward(prepared(), Params())
     assert found["value"].to_list() == [reward.values([prompt_id], [reward.raw_query(prompt_id)])[0] for prompt_id in found["prompt_id"]]
 
 

@@ -50,7 +50,7 @@ def scored(params: Params, rows: list | None = None) -> tuple[pl.DataFrame, pl.D
     # The first two segments of each answer are a union, each other one its own.
     segments = segments.with_columns(union_index=(pl.col("segment_index") - 1).clip(0).cast(pl.Int32))
     rollouts = with_ids(rollouts)
-    rewards, values, _ = score_coalitions.score_coalitions(rollouts, segments, JudgedReward(*prepared(), params), params)
+    rewards, values, _ = score_coalitions.score_coalitions(rollouts, segments, JudgedReward(prepared(), params), params)
     return rollouts, segments, rewards, values
 
 

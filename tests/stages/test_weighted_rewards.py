@@ -70,7 +70,7 @@ def scored(params: Params = PARAMS) -> Tables:
     documents = pl.DataFrame({"doc_id": ids, "title": TITLES, "category": [""] * len(ids)}, schema=DOCUMENTS.schema)
     prompts = pl.DataFrame([("p0", "train", "coat", [], "coat")], schema=PROMPTS.schema, orient="row")
     qrels = pl.DataFrame([("p0", "d0", 1.0), ("p0", "d5", 1.0)], schema=QRELS.schema, orient="row")
-    reward = JudgedReward(documents, prompts, qrels, pl.DataFrame(schema=POOLS.schema), params)
+    reward = JudgedReward((documents, prompts, qrels, pl.DataFrame(schema=POOLS.schema)), params)
     rewards, values, _ = score_coalitions(made.rollouts, made.segments, reward, params)
     _known[repr(params)] = dataclasses.replace(made, rewards=rewards, coalition_values=values)
     return _known[repr(params)]

@@ -18,7 +18,8 @@ from ospo_cli.maths import seeding
 from ospo_cli.maths.estimators import ESTIMATORS, Estimator
 from ospo_cli.params.whole import Params
 from ospo_cli.report import staleness
-from ospo_cli.rewards.opening import open_reward, read_prepared
+from ospo_cli.rewards.judgments import read_prepared
+from ospo_cli.rewards.opening import open_reward
 from ospo_cli.rewards.remembered import Tally
 from ospo_cli.tables import files, parquet
 from ospo_cli.tables.audit import AUDIT, AUDIT_CURVES

@@ -27,7 +27,7 @@ from ospo_cli.report.explanation_text import print_explanation
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.retrievers.base import BatchRetriever, Ranking
 from ospo_cli.rewards.judged_reward import JudgedReward
-from ospo_cli.rewards.opening import Prepared, read_prepared
+from ospo_cli.rewards.judgments import Prepared, read_prepared
 from ospo_cli.rewards.remembered import Tally
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.tables import files
@@ -338,7 +338,7 @@ def _reward(request: Request, asked: _Question, tables: Prepared, params: Params
             )
         prompts, qrels, pools = prompts.filter(own), qrels.filter(own), pools.filter(own)
     parse_metric(params.score_coalitions.metric)
-    return JudgedReward(documents, prompts, qrels, pools, params, retriever=request.retriever or None, cache=cache, store=store)
+    return JudgedReward(Prepared(documents, prompts, qrels, pools), params, retriever=request.retriever or None, cache=cache, store=store)
 
 
 def _parts(query: str, spans: Sequence[Span], game: SolvedGame, retriever: _Retriever, target: int) -> list[Part]:

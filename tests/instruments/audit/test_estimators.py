@@ -133,7 +133,7 @@ def test_the_audited_games_are_those_of_coalition_values(layout):
     rollouts, segments = frames(*sampled_rows())
     rewards = parquet.read(made.iteration(1, "rewards.parquet"), REWARDS)
     drawn, _ = audit._drawn(rollouts, segments, rewards, 100, 0, 1)
-    auditor = games.Auditor(JudgedReward(*tables, values), {}, games.Vocabulary(tables[0], ["title"]), values.score_coalitions, 0)
+    auditor = games.Auditor(JudgedReward(tables, values), {}, games.Vocabulary(tables[0], ["title"]), values.score_coalitions, 0)
     compared = 0
     for row in drawn:
         own = known.filter(pl.col("rollout_id") == row["rollout_id"])

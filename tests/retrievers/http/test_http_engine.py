@@ -95,7 +95,7 @@ def test_values_under_the_server_are_those_under_its_engine(server, tmp_path):
     )
     values = Params(retrieval=settings(server))
     ids, texts = list(queries) * 4, (QUERIES * 2)[: len(queries) * 4]
-    found, expected = (JudgedReward(*tables, values, retriever=name, cache=tmp_path).values(ids, texts) for name in ("http", "bm25"))
+    found, expected = (JudgedReward(tables, values, retriever=name, cache=tmp_path).values(ids, texts) for name in ("http", "bm25"))
     assert found.tolist() == expected.tolist()
 
 
