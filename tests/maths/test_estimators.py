@@ -281,6 +281,22 @@ def test_sampled_marginals_carry_their_standard_error() -> None:
     assert result.standard_error[0] == pytest.approx(np.std(marginals, ddof=1) / np.sqrt(3))
 
 
+@pytest.mark.parametrize("absent", [[7], [3, 9, 12, 15, 16]])
+def test_myerson_of_sampled_windows_has_the_error_of_leaving_out_one_eighth_of_them_at_a_time(absent: list[int]) -> None:
+    masks = windows(6)
+    values = values_of(random_game(6, 3), masks)
+    values[absent] = np.nan
+    is_window, sizes = masks.any(axis=1), masks.sum(axis=1)
+    number = np.cumsum(is_window) - 1
+    kept = [np.where(is_window & (sizes < 6) & (number % 8 == part), np.nan, values) for part in range(8)]
+    parts = np.array([ESTIMATORS["myerson"].shares(masks, own).share for own in kept])
+    # Delete-a-part jackknife, times the share of the windows that the sample left out.
+    variance = 7 / 8 * ((parts - parts.mean(axis=0)) ** 2).sum(axis=0) * len(absent) / is_window.sum()
+    found = ESTIMATORS["myerson"].shares(masks, values).standard_error
+    assert found == pytest.approx(np.sqrt(variance))
+    assert found.max() > 0
+
+
 def test_missing_windows_are_excused_only_under_a_cap_and_up_to_it() -> None:
     masks = windows(4)
     values = np.zeros((1, len(masks)))
