@@ -84,7 +84,7 @@ def plan(
     project: Project = HERE,
 ) -> None:
     """Estimate what a run will take, before anything runs: completions, texts, steps, seconds, bytes, memory (docs/planning.md)."""
-    from ospo_cli.instruments.plan import planning
+    from ospo_cli.instruments import plan as planning
     from ospo_cli.stages.report import plan_and_actual
 
     layout, parameters = opened(project)

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from ospo_cli.graph import nodes, runner
-from ospo_cli.instruments.plan import planning, sample
+from ospo_cli.instruments import plan as planning
 from ospo_cli.layout import Layout
 from ospo_cli.params.whole import Params
 from ospo_cli.report.page import render
@@ -78,7 +78,7 @@ def test_every_stage_has_a_cost_from_the_sample_and_nothing_is_up_to_date(planne
 def test_the_plan_leaves_nothing_behind_but_itself(planned: tuple[Layout, pl.DataFrame, dict]) -> None:
     layout, table, _ = planned
     found = {path.relative_to(layout.root).as_posix() for path in layout.data.rglob("*") if path.is_file()}
-    assert found == {"data/plan/plan.parquet", "data/plan/plan.json"}
+    assert found == {"data/plan/plan.parquet", "data/plan/plan.json", "data/cache/code.json"}  # the last: hashes of the code
     assert parquet.read(layout.plan("plan.parquet"), PLAN).equals(table.sort("stage", "iteration"))
 
 
@@ -113,7 +113,7 @@ def test_counts_are_those_of_the_run(run: Layout, planned: tuple[Layout, pl.Data
 
 
 def test_after_a_run_its_own_rates_count_and_nothing_is_sampled(run: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "sampled", lambda *_: pytest.fail("sampled though a run recorded its rates"))
+    monkeypatch.setattr(planning, "_sampled", lambda *_: pytest.fail("sampled though a run recorded its rates"))
     path = run.plan("actual/attribute@1.json")
     records = [json.loads(run.plan(f"actual/attribute@{k}.json").read_text(encoding="utf-8")) for k in (1, 2)]
     table, _ = planning.plan(run, values())
@@ -167,12 +167,13 @@ def test_two_sizes_give_a_fixed_cost_and_one_of_a_unit_and_equal_sizes_a_median(
 def test_an_iteration_takes_no_more_prompts_than_there_are(run: Layout) -> None:
     many = dataclasses.replace(values(), rollout=dataclasses.replace(values().rollout, prompts_per_iteration=500))
     found = planning.counts(run, many)
-    assert found["rollouts"] == found["train_prompts"] * 4 < 500
+    train = pl.read_parquet(run.prepared("prompts.parquet")).filter(split="train").height
+    assert found["rollout"][0] == train * 4 < 500
 
 
 def test_the_oracle_is_planned_by_prompts_and_the_rest_of_the_evaluation_by_completions() -> None:
-    exact = {"evaluated_answers": 60, "evaluated_prompts": 10, "most_evaluated_tokens": 720}
-    own = {"evaluate": [record(completions=6)], sample.ORACLE: [record(prompts=2)]}
+    exact = {"evaluate": (60, 60, 720), planning.ORACLE: (10, 10, 0)}
+    own = {"evaluate": [record(completions=6)], planning.ORACLE: [record(prompts=2)]}
     units, _, tokens, seconds, cpu, size, _ = planning._expected("evaluate", exact, own)
     assert (units, tokens, seconds, cpu, size) == (60, 720, 20.0 + 10.0, 10.0 + 5.0, 100 + 50)
 

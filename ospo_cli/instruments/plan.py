@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
+import math
 import shutil
 import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import polars as pl
 
 from ospo_cli.errors import OspoError
-from ospo_cli.graph import runner
-from ospo_cli.graph.declared import Node
+from ospo_cli.graph import declared, nodes, runner
 from ospo_cli.graph.standing import standing
-from ospo_cli.instruments.plan.sample import ORACLE, Record, Scratch, sampled
 from ospo_cli.layout import Layout
 from ospo_cli.params.whole import Params, to_mapping
 from ospo_cli.report.number_text import count, short
@@ -27,19 +28,18 @@ from ospo_cli.report.plan_sections import HEADER, UNITS, cells, total
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.tables import files, parquet
 from ospo_cli.tables.plan import PLAN
-from ospo_cli.tables.prepared import PROMPTS, QRELS
+from ospo_cli.tables.prepared import PROMPTS
 
 # Parameters that change how many units a stage has, and hardly what one of them takes.
 FREE = {
     "train.seed", "warm_start.steps", "warm_start.max_epochs", "rollout.prompts_per_iteration", "rollout.group_size",
     "rollout.further_rounds", "update.groups_per_step", "update.max_groups", "evaluate.max_prompts", "evaluate.bootstrap",
 }  # fmt: skip
-# Stage -> what its time grows with, by its name among the counts of the stage's result.
-_GROWS = {
-    "prepare-data": "prompts", "score-queries": "prompts", "warm-start": "steps", "segment": "answers", "evaluate": "completions",
-    "report": "iterations", ORACLE: "prompts",
-}  # fmt: skip
 _SUMMED = (("seconds", 1.0), ("cpu_seconds", 1.0), ("bytes", 1e6))
+SECONDS, CPU_SECONDS = 60.0, 10.0  # where a round of one rollout group takes longer, the last one is of two
+EVALUATED = 16  # most prompts of a round's evaluation
+ORACLE = "evaluate: oracle"
+Record = dict[str, Any]
 
 
 def plan(layout: Layout, params: Params) -> tuple[pl.DataFrame, dict[str, Any]]:
@@ -48,7 +48,7 @@ def plan(layout: Layout, params: Params) -> tuple[pl.DataFrame, dict[str, Any]]:
     records = {made.stage: recorded(layout, made, params) for made, _ in made_by}
     layout.cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="plan-", dir=layout.cache) as folder, contextlib.redirect_stderr(io.StringIO()):
-        scratch = Scratch(layout.root, layout.cache / Path(folder).name)
+        scratch = _Scratch(layout.root, layout.cache / Path(folder).name)
         missing, found = [stage for stage, runs in records.items() if not runs], dict[str, list[Record]]()
         if made_by[0][1] and records["prepare-data"]:
             shutil.copytree(layout.prepared(""), scratch.prepared(""))
@@ -56,7 +56,7 @@ def plan(layout: Layout, params: Params) -> tuple[pl.DataFrame, dict[str, Any]]:
             found["prepare-data"] = [runner.measured(made_by[0][0], scratch, params)[1]]
         exact = counts(scratch, params)
         if set(missing) - {"prepare-data"}:
-            found |= sampled(layout, scratch, params)
+            found |= _sampled(layout, scratch, params)
         records |= {stage: runs for stage, runs in found.items() if stage in missing or (stage == ORACLE and "evaluate" in missing)}
     rows = [
         (made.stage, made.iteration or 0, *_expected(made.stage, exact, records), "sample" if made.stage in missing else "run", bool(by))
@@ -65,42 +65,40 @@ def plan(layout: Layout, params: Params) -> tuple[pl.DataFrame, dict[str, Any]]:
     table = pl.DataFrame(rows, schema=PLAN.schema, orient="row")
     parquet.write(table, layout.plan("plan.parquet"), PLAN)
     owners = [by for _, by in made_by if by]
-    facts = exact | {"params": to_mapping(params), "made_by": {name: owners.count(name) for name in sorted(set(owners))}}
+    facts = {"params": to_mapping(params), "made_by": {name: owners.count(name) for name in sorted(set(owners))}}
     files.write_json(layout.plan("plan.json"), facts)
     return table, facts
 
 
-def counts(layout: Layout, params: Params) -> dict[str, int]:
-    """Return what the parameters and the prepared tables fix: exact, but for what is named `most`, which a run can stay below."""
+def counts(layout: Layout, params: Params) -> dict[str, tuple[int, int, int]]:
+    """Return stage -> what its time grows with, its units, and its tokens: exact, but for tokens and steps of update, which are at most."""
     from ospo_cli.stages.warm_start import planned_steps, teacher_pairs
 
     prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS)
-    train = prompts.filter(pl.col("split") == "train")
-    settings, warm, update = params.rollout, params.warm_start, params.update
-    if warm.teacher == "judgments":
-        relevant = parquet.read(layout.prepared("qrels.parquet"), QRELS).filter(pl.col("relevance") > 0)
-        pairs = min(train.join(relevant, on="prompt_id", how="semi").height, warm.steps * warm.batch_size)
+    train, held_out = (prompts.filter(pl.col("split") == split) for split in ("train", params.evaluate.split))
+    rollout, warm, update = params.rollout, params.warm_start, params.update
+    if warm.teacher == "judgments":  # one pair a prompt, and no more prompts than the training can see
+        pairs = min(train.height, warm.steps * warm.batch_size)
     else:
         pairs = teacher_pairs(layout, params, prompts).height
-    groups, evaluated = min(settings.prompts_per_iteration, train.height), prompts.filter(pl.col("split") == params.evaluate.split).height
-    evaluated = min(evaluated, params.evaluate.max_prompts or evaluated)
+    steps, groups = planned_steps(pairs, warm), min(rollout.prompts_per_iteration, train.height)
+    completions, most = groups * rollout.group_size, rollout.max_new_tokens
+    evaluated = min(held_out.height, params.evaluate.max_prompts or held_out.height)
     answers = evaluated * len(params.evaluated_iterations) * (1 + params.evaluate.samples)
-    return {
-        "prompts": prompts.height,
-        "train_prompts": train.height,
-        "evaluated_prompts": evaluated,
-        "warm_start_steps": planned_steps(pairs, warm),
-        "rollouts": groups * settings.group_size,
-        "most_tokens": groups * settings.group_size * settings.max_new_tokens,
-        "most_update_tokens": groups * settings.group_size * settings.max_new_tokens * update.epochs,
-        "most_update_steps": update.epochs * -(-min(groups, update.max_groups or groups) // update.groups_per_step),
-        "evaluated_answers": answers,
-        "most_evaluated_tokens": answers * settings.max_new_tokens,
-        "iterations": params.train.iterations,
+    updates = update.epochs * -(-min(groups, update.max_groups or groups) // update.groups_per_step)
+    every = dict.fromkeys(("prepare-data", "score-queries"), (prompts.height, prompts.height, 0))
+    every |= dict.fromkeys(("segment", "score-coalitions", "attribute"), (completions, completions, 0))
+    return every | {
+        "warm-start": (steps, steps, 0),
+        "rollout": (completions, completions, completions * most),
+        "update": (completions, updates, completions * most * update.epochs),
+        "evaluate": (answers, answers, answers * most),
+        ORACLE: (evaluated, evaluated, 0),
+        "report": (params.train.iterations, params.train.iterations, 0),
     }
 
 
-def recorded(layout: Layout, made: Node, params: Params) -> list[Record]:
+def recorded(layout: Layout, made: declared.Node, params: Params) -> list[Record]:
     """Return the records of a stage's last runs, one per iteration: those of the same parameters but FREE, that found no finished work."""
     present, found = _weighty(runner.section_values(made, params)), []
     for path in sorted(layout.plan("actual").glob(f"{made.stage}.json" if made.iteration is None else f"{made.stage}@*.json")):
@@ -118,27 +116,20 @@ def _weighty(sections: Mapping[str, Any]) -> Any:
     return json.loads(json.dumps({name: value for name, value in flat.items() if name not in FREE}))
 
 
-def _expected(stage: str, exact: Mapping[str, int], records: Mapping[str, Sequence[Record]]) -> tuple[Any, ...]:
+def _expected(stage: str, exact: Mapping[str, tuple[int, int, int]], records: Mapping[str, Sequence[Record]]) -> tuple[Any, ...]:
     """Return units, unit, most tokens, seconds, processor seconds, bytes and peak memory of one run of a stage."""
-    grows, tokens = {
-        "prepare-data": ("prompts", ""), "score-queries": ("prompts", ""), "warm-start": ("warm_start_steps", ""),
-        "rollout": ("rollouts", "most_tokens"), "update": ("rollouts", "most_update_tokens"), "report": ("iterations", ""),
-        "evaluate": ("evaluated_answers", "most_evaluated_tokens"),
-    }.get(stage, ("rollouts", ""))  # fmt: skip
-    units, own = exact[grows], records[stage]
-    took = _cost(stage, own, units)
+    (work, units, tokens), own = exact[stage], records[stage]
+    took = _cost(stage, own, work)
     if stage == "evaluate" and ORACLE in records:
-        took = [one + other for one, other in zip(took, _cost(ORACLE, records[ORACLE], exact["evaluated_prompts"]), strict=True)]
+        took = [one + other for one, other in zip(took, _cost(ORACLE, records[ORACLE], exact[ORACLE][0]), strict=True)]
     if stage == "score-coalitions":
-        units = round(units * sum(each["counts"]["distinct_values"] for each in own) / sum(_work(stage, each) for each in own))
-    elif stage == "update":
-        units = exact["most_update_steps"]
-    peak = max(record["peak_bytes"] for record in own)
-    return (units, UNITS[stage][0], exact.get(tokens, 0), took[0], took[1], round(took[2]), peak)
+        units = round(work * sum(each["counts"]["distinct_values"] for each in own) / sum(_work(stage, each) for each in own))
+    return (units, UNITS[stage][0], tokens, *took[:2], round(took[2]), max(record["peak_bytes"] for record in own))
 
 
 def _work(stage: str, record: Record) -> float:
-    return max(float(record["counts"][_GROWS.get(stage, "rollouts")]), 1.0)
+    name = {"score-coalitions": "rollouts", "update": "rollouts", ORACLE: "prompts"}.get(stage) or UNITS[stage][1]
+    return max(float(record["counts"][name]), 1.0)
 
 
 def _cost(stage: str, records: Sequence[Record], units: float) -> list[float]:
@@ -160,6 +151,75 @@ def _cost(stage: str, records: Sequence[Record], units: float) -> list[float]:
     return [took["cpu_seconds"] * stretched, took["cpu_seconds"], took["bytes"]]
 
 
+@dataclass(frozen=True)
+class _Scratch(Layout):
+    """The project's folder for its inputs, and another one for everything that is written."""
+
+    folder: Path
+
+    @property
+    def data(self) -> Path:
+        """The scratch folder."""
+        return self.folder
+
+
+def _sampled(layout: Layout, scratch: _Scratch, params: Params) -> dict[str, list[Record]]:
+    """Return stage -> records of two rounds of the loop on prepared tables: of one rollout group, and of as many as one batch samples.
+
+    Policy 000 of the project is sampled where it is there. Else one that was trained for some steps is, which hardly ever stops: it may
+    go on for as many tokens as the teacher's answers have in the mean.
+    """
+    rounds: list[dict[str, Record]] = []
+    batch = max(2, params.rollout.batch_size // params.rollout.group_size)
+    # The first round also pays for what is imported and compiled once.
+    for groups in (1, 1, min(batch, params.rollout.prompts_per_iteration)):
+        own = _Scratch(scratch.root, scratch.folder / f"round-{len(rounds)}")
+        shutil.copytree(scratch.prepared(""), own.prepared(""))
+        seconds, cpu = (sum(record[name] for record in rounds[-1].values()) if rounds else 0.0 for name in ("seconds", "cpu_seconds"))
+        rounds.append(_round(layout, own, _few(params, min(groups, 2) if seconds > SECONDS or cpu > CPU_SECONDS else groups)))
+    found: dict[str, list[Record]] = {stage: [each[stage] for each in rounds[-2:]] for stage in rounds[0]}
+    if declared.uses_raw_query_values(params):
+        found["score-queries"] = [runner.measured(nodes.node("score-queries", None, params), scratch, _few(params, 1))[1]]
+    return found
+
+
+def _few(params: Params, groups: int) -> Params:
+    wanted: dict[str, dict[str, Any]] = {
+        "train": {"iterations": 1},
+        "warm_start": {"steps": min(1 if groups == 1 else 4, params.warm_start.steps), "max_epochs": 0.0},
+        "rollout": {"prompts_per_iteration": groups, "prompts": "all", "further_rounds": 0},
+        # How many rollout groups will be degenerate, or hold a target, is not known: all count.
+        "score_coalitions": {"degenerate_groups": "evaluate"},
+        "update": {"objective": "policy-gradient", "groups": "all", "examples_file": ""},
+        "evaluate": {"max_prompts": min(groups, EVALUATED)},
+        "store": {"values": "never"},  # what the store holds would make the rates those of a look-up
+    }
+    return _replaced(params, wanted)
+
+
+def _replaced(params: Params, wanted: dict[str, dict[str, Any]]) -> Params:
+    return dataclasses.replace(params, **{name: dataclasses.replace(getattr(params, name), **own) for name, own in wanted.items()})
+
+
+def _round(layout: Layout, scratch: _Scratch, params: Params) -> dict[str, Record]:
+    """Run every stage once; return their records, the oracle's part of the evaluation by itself."""
+    records = {}
+    for made in nodes.plan(params)[1:]:
+        result, records[made.stage] = runner.measured(made, scratch, params)
+        if made.stage == "warm-start" and (layout.policy(0) / "tokenizer.json").is_file():
+            shutil.rmtree(scratch.policy(0))
+            shutil.copytree(layout.policy(0), scratch.policy(0))
+        elif made.stage == "warm-start" and "mean_completion_tokens" in result:
+            most = min(params.rollout.max_new_tokens, math.ceil(result["mean_completion_tokens"]))
+            params = _replaced(params, {"rollout": {"max_new_tokens": most}})
+    if params.evaluate.oracle_edits:
+        shutil.rmtree(scratch.cache, ignore_errors=True)
+        whole, params = records["evaluate"], _replaced(params, {"evaluate": {"oracle_edits": 0}})
+        records["evaluate"] = runner.measured(nodes.node("evaluate", None, params), scratch, params)[1]
+        records[ORACLE] = whole | {name: max(whole[name] - records["evaluate"][name], 0) for name in ("seconds", "cpu_seconds", "bytes")}
+    return records
+
+
 def print_plan(table: pl.DataFrame, facts: dict[str, Any], stream: TextIO | None = None) -> None:
     """Print a line per stage, all iterations together, the sums, and what they rest on."""
     output, todo = Terminal(stream if stream is not None else sys.stdout), table.filter(~pl.col("is_current"))
@@ -173,13 +233,7 @@ def print_plan(table: pl.DataFrame, facts: dict[str, Any], stream: TextIO | None
             rows.append([stage, *told, short(first["seconds"]), *_sums(left), short(first["peak_bytes"] / 1e6)])
     rows.append(["to do", str(todo.height), *[""] * 6, *_sums(todo), short(max([0, *todo["peak_bytes"]]) / 1e6)])
     output.grid(header, rows, numbers=[name for name in header if name not in words])
-    output.line(f"\nPrompts: {count(facts['train_prompts'])} to train on, {count(facts['evaluated_prompts'])} to evaluate.")
-    further = facts["params"]["rollout"]["further_rounds"]
-    if further:
-        output.line(
-            "Rollouts of the first round are planned; as many prompts again as there are rollout groups of equal rewards follow, "
-            f"up to {count(further)} times (rollout.further_rounds)."
-        )
+    output.line()
     if facts["made_by"]:
         made = ", ".join(f"{number} by {name}" for name, number in facts["made_by"].items())
         output.line(f"Up to date: {made}. `ospo run` skips what it or a command of its stages made, `dvc repro` what stands in dvc.lock.")
