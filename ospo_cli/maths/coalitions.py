@@ -267,14 +267,6 @@ def to_mask_strings(masks: Masks) -> list[str]:
     return [letters[at * n : (at + 1) * n] for at in range(rows)]
 
 
-def from_mask_string(text: str) -> Masks:
-    """Return bool[n] of a mask string; raise CreditError where it holds anything but 0 and 1."""
-    if text.strip("01"):
-        raise CreditError("coalition", "is not a bit mask", found=text, expected="characters 0 and 1")
-    bits: Masks = np.frombuffer(text.encode("ascii"), dtype=np.uint8) == 49
-    return bits
-
-
 def row_of(masks: Masks, mask: Masks) -> int:
     """Return the row that holds the coalition; raise CreditError where none does."""
     rows = np.flatnonzero((masks == mask).all(axis=1))

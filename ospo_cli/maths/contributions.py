@@ -33,16 +33,14 @@ def marginal_pairs(masks: Masks) -> tuple[Indices, Indices, Indices]:
     return row[same], other[same], player[same]
 
 
-def weighted_marginals(masks: Masks, values: Values, weights: Values | None = None) -> tuple[Values, Indices, Values]:
-    """Sum the evaluated marginals of each segment: Σ weight(|S|) · (v(S with j) - v(S)).
+def mean_marginals(masks: Masks, values: Values) -> tuple[Values, Indices, Values]:
+    """Return [..., n] the mean of the evaluated marginals v(S with j) - v(S), their number, and their sample standard deviation.
+
+    The mean is 0 where a segment has none, the deviation NaN where it has fewer than two.
 
     Args:
         masks: bool[m, n] coalitions.
         values: [..., m] their values; NaN where not evaluated.
-        weights: [n] by size of S; None for the plain mean of the marginals that exist (0 where a segment has none).
-
-    Returns:
-        [..., n] sums (or means), the number of marginals, and the sample standard deviation of the marginals (NaN below two).
     """
     n = masks.shape[1]
     without, with_player, player = marginal_pairs(masks)
@@ -55,11 +53,7 @@ def weighted_marginals(masks: Masks, values: Values, weights: Values | None = No
     deviation = np.where(exists, marginals - mean[..., player], 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         spread = np.sqrt(((deviation**2) @ of_player) / np.where(count > 1, count - 1, np.nan))
-    if weights is None:
-        return mean, count, spread
-    size = masks[without].sum(axis=1)
-    # einsum, not @: a row's last bits must not depend on how many rows there are.
-    return np.einsum("...p,pj->...j", marginals * weights[size], of_player), count, spread
+    return mean, count, spread
 
 
 def shapley_weights(n: int) -> Values:

@@ -26,7 +26,7 @@ from ospo_cli.maths.coalitions import (
     undrawn,
     union_of,
 )
-from ospo_cli.maths.contributions import weighted_marginals
+from ospo_cli.maths.contributions import mean_marginals
 from ospo_cli.maths.myerson import path_myerson, window_sums
 from ospo_cli.maths.shapley import (
     banzhaf_of_subsets,
@@ -223,13 +223,13 @@ def _value_of(masks: Masks, values: Values, mask: Masks) -> Values:
 
 def _contiguous_mean(masks: Masks, u: Values, order: Orders | None, players: Players) -> tuple[Values, Indices, Values | None]:
     """Mean of all evaluated marginals between contiguous coalitions; not efficient (Nath et al., arXiv 2601.08403)."""
-    mean, count, spread = weighted_marginals(masks, u)
+    mean, count, spread = mean_marginals(masks, u)
     return mean, count, spread / np.sqrt(np.maximum(count, 1))
 
 
 def _contiguous_shapley(masks: Masks, u: Values, order: Orders | None, players: Players) -> tuple[Values, Indices, Values | None]:
     """Shapley's weights on contiguous coalitions alone, never renormalised."""
-    return contiguous_shapley(masks, u), weighted_marginals(masks, u)[1], None
+    return contiguous_shapley(masks, u), mean_marginals(masks, u)[1], None
 
 
 def _myerson(masks: Masks, u: Values, order: Orders | None, players: Players) -> tuple[Values, Indices, Values | None]:
