@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ospo_cli.errors import MissingInputError, ParameterError, PolicyError, SourceError
+from ospo_cli.errors import MissingInputError, PolicyError, SourceError
 from ospo_cli.layout import Layout
 from ospo_cli.report import trec_files
 from ospo_cli.stages import evaluate
@@ -218,14 +218,10 @@ def test_the_last_iterations_rewards_are_asked_for_by_their_command(project):
         evaluate.execute(layout, values)
 
 
-def test_an_empty_split_and_a_list_without_the_training_retriever_are_refused(project):
+def test_an_empty_split_is_refused(project):
     layout, _, _ = project
     with pytest.raises(SourceError, match=r"no prompt in split dev: found test, train"):
         evaluate.execute(layout, small_project.make_params(iterations=1, evaluate={"split": "dev"}))
-    with pytest.raises(ParameterError, match="put bm25"):
-        evaluate.execute(layout, small_project.make_params(iterations=1, evaluate={"retrievers": ["lsa"]}))
-    with pytest.raises(ParameterError, match="name each once"):
-        evaluate.execute(layout, small_project.make_params(iterations=1, evaluate={"retrievers": ["bm25", "bm25"]}))
 
 
 def test_fewer_prompts_are_a_subset_that_the_seed_decides():
