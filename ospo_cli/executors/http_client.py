@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import http.client
+import contextlib
 import os
-import queue
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from email.utils import parsedate_to_datetime
-from typing import Any, Protocol
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import SplitResult, urlsplit
 
 from ospo_cli.errors import OspoError, ParameterError
 
+if TYPE_CHECKING:
+    import httpx
+
 LONGEST_PAUSE_SECONDS = 300.0
 LARGEST_ANSWER_BYTES = 1 << 28
-_CHUNK_BYTES = 1 << 16
 
 
 class Again(Exception):
@@ -69,12 +73,8 @@ class HttpClient:
         self.settings, self.section, self.failure = settings, section, failure
         parts = _checked_url(settings.url, section)
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
-        self._host, self._base, self._is_tls = (parts.hostname or "", parts.port), parts.path.rstrip("/"), parts.scheme == "https"
-        self._headers = {"Accept": "application/json", "Connection": "keep-alive"}
         self._secret = _secret(settings.authorization, section)
-        if self._secret:
-            self._headers[header] = self._secret
-        self._idle: queue.SimpleQueue[http.client.HTTPConnection] = queue.SimpleQueue()
+        self._http = _opened(settings, {header: self._secret} if self._secret else {})
         self._pace = threading.Lock()
         self._next_seconds = 0.0
         self._stop = threading.Event()
@@ -145,78 +145,41 @@ class HttpClient:
         )
 
     def _exchange(self, method: str, content_type: str, path: str, body: bytes | None) -> bytes:
+        import httpx
+
+        headers = {"Content-Type": content_type} if body is not None else {}
         deadline = time.monotonic() + self.settings.timeout_seconds
-        headers = self._headers | ({"Content-Type": content_type} if body is not None else {})
         try:
-            connection, is_kept = self._idle.get_nowait(), True
-        except queue.Empty:
-            connection, is_kept = self._connect(), False
-        try:
-            try:
-                answer = self._begin(connection, method, path, body, headers)
-            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-                if not is_kept:
-                    raise
-                # A kept connection that the server closed in the meantime: a new one, which is no further attempt.
-                connection.close()
-                connection = self._connect()
-                answer = self._begin(connection, method, path, body, headers)
-            content = self._content(connection, answer, deadline)
-        except TimeoutError:
-            connection.close()
+            with self._http.stream(method, self.url + path, content=body, headers=headers) as answer:
+                content = self._content(answer, deadline)
+        except (httpx.TimeoutException, TimeoutError):
             raise Again(f"no answer within {self.settings.timeout_seconds:g} s") from None
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
+        except httpx.TransportError as error:
             raise Again(f"{type(error).__name__} {error}".strip()) from None
-        except BaseException:
-            connection.close()
-            raise
-        if answer.will_close:
-            connection.close()
-        else:
-            self._idle.put(connection)
-        if answer.status == 200:
+        if answer.status_code == 200:
             return content
-        found = self.clean(f"HTTP {answer.status} {answer.reason}: {content[:300].decode('utf-8', 'replace')}")
-        if answer.status in (408, 425, 429) or answer.status >= 500:
+        found = self.clean(f"HTTP {answer.status_code} {answer.reason_phrase}: {content[:300].decode('utf-8', 'replace')}")
+        if answer.status_code in (408, 425, 429) or answer.status_code >= 500:
             raise Again(found, _retry_after(answer.headers.get("Retry-After")))
         if answer.headers.get("Location"):
             found += f", to {self.clean(answer.headers['Location'])}"
         raise self.failure(self.url, "the server refuses the request", found=found, expected="HTTP 200")
 
-    def _begin(
-        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, headers: dict[str, str]
-    ) -> http.client.HTTPResponse:
-        if connection.sock is not None:
-            connection.sock.settimeout(self.settings.timeout_seconds)
-        connection.request(method, self._base + path, body=body, headers=headers)
-        return connection.getresponse()
-
-    def _content(self, connection: http.client.HTTPConnection, answer: http.client.HTTPResponse, deadline: float) -> bytes:
-        # Chunk by chunk: a server that sends a byte a second keeps every single read within its time-out.
-        parts: list[bytes] = []
-        size = 0
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
+    def _content(self, answer: httpx.Response, deadline: float) -> bytes:
+        # A server that sends a byte a second keeps every single read within its time-out: the connection is cut at the deadline.
+        cut = threading.Timer(max(0.0, deadline - time.monotonic()), _cut, [answer])
+        cut.start()
+        content = bytearray()
+        try:
+            for part in answer.iter_raw():
+                content += part
+                if len(content) > LARGEST_ANSWER_BYTES:
+                    raise self.failure(self.url, "an answer is too large", found=f"more than {LARGEST_ANSWER_BYTES >> 20} MiB")
+        finally:
+            cut.cancel()
+            if time.monotonic() >= deadline:
                 raise TimeoutError
-            if connection.sock is not None:
-                connection.sock.settimeout(left)
-            part = answer.read1(_CHUNK_BYTES)
-            if not part:
-                break
-            parts.append(part)
-            size += len(part)
-            if size > LARGEST_ANSWER_BYTES:
-                raise self.failure(self.url, "an answer is too large", found=f"more than {LARGEST_ANSWER_BYTES >> 20} MiB")
-        if answer.length:  # read1 ends quietly where a connection is cut
-            raise http.client.IncompleteRead(b"", answer.length)
-        answer.close()  # read1 does not, and an open answer blocks the next request
-        return b"".join(parts)
-
-    def _connect(self) -> http.client.HTTPConnection:
-        kind = http.client.HTTPSConnection if self._is_tls else http.client.HTTPConnection
-        return kind(*self._host, timeout=self.settings.timeout_seconds)
+        return bytes(content)
 
     def _keep_pace(self) -> None:
         if not self.settings.requests_per_second:
@@ -230,6 +193,25 @@ class HttpClient:
 
 class _Stopped(Exception):
     """Another request failed."""
+
+
+def _opened(settings: Settings, secret: dict[str, str]) -> httpx.Client:
+    import httpx
+
+    # Nothing of the environment (proxy, netrc), the operating system's certificates, no cookies, bytes as they come.
+    return httpx.Client(
+        headers={"Accept": "application/json", "Accept-Encoding": "identity"} | secret,
+        timeout=settings.timeout_seconds,
+        limits=httpx.Limits(max_connections=settings.concurrency, keepalive_expiry=None),
+        verify=ssl.create_default_context(),
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        trust_env=False,
+    )
+
+
+def _cut(answer: httpx.Response) -> None:
+    with contextlib.suppress(OSError):  # it may have ended just now
+        answer.extensions["network_stream"].get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
 
 def _checked_url(url: str, section: str) -> SplitResult:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ospo_cli.errors import RetrievalError
 from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.retrievers.base import NOTHING, Catalogue, Ranking, best_first, candidates, require_words
 from ospo_cli.text.words import words
@@ -21,8 +22,12 @@ class BM25S:
     reads_words_alone = True
 
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path | None) -> None:
-        import bm25s
-
+        try:
+            import bm25s
+        except ModuleNotFoundError:
+            raise RetrievalError(
+                "retriever bm25s", "its package is not installed", remedy="pip install 'ospo[bm25s]', or take bm25, which scores alike"
+            ) from None
         self.settings = settings
         self.fingerprint = catalogue.fingerprint("bm25s-1", settings.k1, settings.b, settings.idf, settings.query_terms)
         self.count = len(catalogue.doc_ids)

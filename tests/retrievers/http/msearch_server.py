@@ -107,6 +107,20 @@ def dripping(handler, text):
     handler.close_connection = True
 
 
+def silent_within(handler, text):
+    """A fault: late headers, a byte just within the time-out, then nothing for long."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        for _ in range(2):
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
+            time.sleep(0.35)
+        time.sleep(1.0)
+    handler.close_connection = True
+
+
 def cut_at_once(handler, text):
     """A fault: the connection ends without an answer."""
     handler.close_connection = True

@@ -1,5 +1,7 @@
 """BM25: agreement with rank-bm25 and bm25s, and exact sums."""
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -25,6 +27,12 @@ def test_scores_equal_those_of_rank_bm25_but_for_the_constant_factor(k1, b, quer
     queries = random_queries(12, 40)
     found, expected = ours.rank(queries, [pool] * 40, 0), theirs.rank(queries, [pool] * 40, 0)
     assert np.array([scores(r, COUNT) * (k1 + 1) for r in found]) == pytest.approx(np.array([scores(r, COUNT) for r in expected]), abs=1e-5)
+
+
+def test_where_bm25s_is_not_installed_one_line_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    with pytest.raises(RetrievalError, match=r"retriever bm25s: its package is not installed; pip install 'ospo\[bm25s\]'"):
+        retriever("bm25s", documents(["coat"]), tmp_path)
 
 
 @pytest.mark.parametrize(("idf", "factor"), [("lucene", 1.0), ("robertson", 1.0), ("atire", 2.2)])
