@@ -313,7 +313,9 @@ def test_more_results_than_the_depth_are_an_error_and_all_is_the_depth(server, t
 
 
 def test_a_server_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(RetrievalError, match=r"http://127.0.0.1:9.*no answer to request 0 after 1 attempts: found ConnectError .*Connection refused"):
+    with pytest.raises(
+        RetrievalError, match=r"http://127.0.0.1:9.*no answer to request 0 after 1 attempts: found ConnectError .*Connection refused"
+    ):
         build(
             "http",
             TABLE,
