@@ -34,8 +34,8 @@ from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.sampling.causal_lm import SampledRow, Sampler
 from ospo_cli.sampling.next_token import Sampling
 from ospo_cli.sampling.sampler import Request
-from ospo_cli.training import gradient_step
-from ospo_cli.training.gradient_step import Rows
+from ospo_cli.training import forward, gradient_step
+from ospo_cli.training.rows import Rows
 from ospo_cli.training.token_batches import Group
 from ospo_cli.training.training_state import Training
 
@@ -105,15 +105,15 @@ def measure(name: str, device: torch.device, options: argparse.Namespace) -> Non
         max_logprob_mismatch=1e9,
     )
     with autocast_anywhere(device):
-        trained = gradient_step.logprobs_of(policy, rows, options.tokens_per_micro_batch, options.precision)
-    exact = gradient_step.logprobs_of(policy, rows, options.tokens_per_micro_batch)
+        trained = forward.logprobs_of(policy, rows, options.tokens_per_micro_batch, options.precision)
+    exact = forward.logprobs_of(policy, rows, options.tokens_per_micro_batch)
     print(
         f"  numerics: sampler to update {apart(rows.behavior_logprobs, trained)}, sampler to float32 {apart(rows.behavior_logprobs, exact)}"
     )
 
     training = Training(policy.model, LEARNING_RATE, 0.0, 1.0)
     if options.gradient_checkpointing:
-        gradient_step.checkpoint_layers(policy)
+        forward.checkpoint_layers(policy)
     losses: list[float] = []
 
     def update() -> None:
@@ -200,13 +200,13 @@ def rows_of(prompts: Sequence[Sequence[int]], found: list[list[SampledRow]], new
 @contextlib.contextmanager
 def autocast_anywhere(device: torch.device) -> Any:
     """Let the update's arithmetic be bfloat16 on a CPU too, which `ospo update` refuses as slow: here the path alone is checked."""
-    real = gradient_step.arithmetic
+    real = forward.arithmetic
     if device.type == "cpu":
-        gradient_step.arithmetic = lambda _, precision: torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+        forward.arithmetic = lambda _, precision: torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
     try:
         yield
     finally:
-        gradient_step.arithmetic = real
+        forward.arithmetic = real
 
 
 def best(work: Callable[[], None], repeats: int, device: torch.device) -> float:

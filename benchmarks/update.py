@@ -36,8 +36,8 @@ from ospo_cli.policies import lora
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.policies.opening import load_policy
 from ospo_cli.policies.small_llama import write_small_llama
-from ospo_cli.training import gradient_step, memory_plan, update_sizes
-from ospo_cli.training.gradient_step import Rows
+from ospo_cli.training import forward, gradient_step, memory_plan, update_sizes
+from ospo_cli.training.rows import Rows
 from ospo_cli.training.token_batches import Group
 from ospo_cli.training.training_state import Training
 
@@ -141,7 +141,7 @@ def draw_rows(policy: LoadedPolicy, groups: int, group_size: int, prompt_tokens:
     starts = np.cumsum(lengths) - lengths
     count = int(lengths.sum())
     rows = Rows(made, lengths, starts, np.zeros(count, np.float32), rng.normal(size=count).astype(np.float32), None, 1.0, new_tokens)
-    return Rows(made, lengths, starts, gradient_step.logprobs_of(policy, rows, 2048), rows.advantages, None, 1.0, new_tokens)
+    return Rows(made, lengths, starts, forward.logprobs_of(policy, rows, 2048), rows.advantages, None, 1.0, new_tokens)
 
 
 def our_step(policy: LoadedPolicy, rows: Rows, settings: Update) -> Callable[[], float]:

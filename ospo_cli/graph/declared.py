@@ -224,6 +224,7 @@ def _update(params: Params, k: int) -> Node:
         outputs=(str(_AT.policy(k)), *of(k, "update_steps.json")),
         metrics=of(k, "update_metrics.json"),
         sections=("train.seed", *length, "policy", "rollout.temperature", "rollout.max_new_tokens", "update"),
+        uses=(("ospo_cli.training.objectives", (settings.objective,)),),
     )
 
 

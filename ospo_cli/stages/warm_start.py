@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pkgutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,49 +62,21 @@ def warm_start(policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame,
     Raises:
         PolicyError: a pair does not fit the context.
     """
-    from ospo_cli.errors import PolicyError
-    from ospo_cli.policies.folder import render_prompt
     from ospo_cli.training import supervised
-    from ospo_cli.training.training_state import Checkpoint, Training
+    from ospo_cli.training.encoded_texts import EncodedTexts
+    from ospo_cli.training.training_state import Checkpoint, Run, Training
 
-    settings = params.warm_start
-    texts = dict(prompts.select("prompt_id", "prompt").iter_rows())
-    rendered: dict[str, list[int]] = {}
-    examples = []
-    for prompt_id, index, completion in pairs.sort("prompt_id", "pair_index").select("prompt_id", "pair_index", "completion").iter_rows():
-        if prompt_id not in rendered:
-            rendered[prompt_id] = render_prompt(policy, texts[prompt_id])
-        ids = [*policy.tokenizer.encode(completion, add_special_tokens=False), policy.end_token_id]
-        if len(rendered[prompt_id]) + len(ids) > policy.context_length:
-            where = f"teacher pair {index} of prompt {prompt_id}"
-            raise PolicyError(
-                where,
-                "does not fit the policy's context",
-                found=f"{len(rendered[prompt_id])} + {len(ids)} tokens",
-                expected=f"at most {policy.context_length}",
-            )
-        examples.append((rendered[prompt_id], ids))
-    key = content_key(
-        "warm start 1", policy.content_hash, examples, dataclasses.asdict(params.warm_start), params.train.seed, params.policy.threads
-    )
-    checkpoint = Checkpoint(cache / key, float(os.environ.get("OSPO_CHECKPOINT_SECONDS", "60")))
+    settings = dataclasses.replace(params.warm_start, steps=planned_steps(pairs.height, params.warm_start))
+    texts = EncodedTexts(policy, dict(prompts.select("prompt_id", "prompt").iter_rows()))
+    rows = pairs.sort("prompt_id", "pair_index").select("prompt_id", "pair_index", "completion").iter_rows()
+    examples = [texts.ids(prompt_id, text, f"teacher pair {index} of prompt {prompt_id}") for prompt_id, index, text in rows]
+    run = Run(params.train.seed, 0, dropout=policy.is_adapter and params.policy.lora_dropout > 0)
+    sections = [dataclasses.asdict(section) for section in (params.warm_start, run)]
+    key = content_key("warm start 2", policy.content_hash, examples, sections, params.policy.threads)
+    checkpoint = Checkpoint(cache / key)
     training = Training(policy.model, settings.learning_rate, settings.weight_decay, settings.max_gradient_norm)
-    steps = planned_steps(pairs.height, settings)
-    progress = Progress("warm-start", steps, "steps")
-    curves = supervised.train(
-        policy,
-        examples,
-        training,
-        checkpoint,
-        steps=steps,
-        batch_size=settings.batch_size,
-        peak=settings.learning_rate,
-        schedule=settings.schedule,
-        warmup_steps=settings.warmup_steps,
-        dropout=policy.is_adapter and params.policy.lora_dropout > 0,
-        seed=params.train.seed,
-        progress=lambda note, reused: progress.advance(1, note, reused),
-    )
+    progress = Progress("warm-start", settings.steps, "steps")
+    curves = supervised.train(policy, examples, training, checkpoint, settings, run, partial(progress.advance, 1))
     progress.close()
     checkpoint.remove()
     tail = curves["loss"][-max(1, len(curves["loss"]) // 10) :]
@@ -113,7 +85,7 @@ def warm_start(policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame,
         "trained_weights": sum(weight.numel() for weight in training.weights.values()),
         "mean_prompt_tokens": float(np.mean([len(prompt) for prompt, _ in examples])),
         "mean_completion_tokens": float(np.mean([len(ids) for _, ids in examples])),
-        "epochs": steps * min(settings.batch_size, len(examples)) / len(examples),
+        "epochs": settings.steps * min(settings.batch_size, len(examples)) / len(examples),
         "first_loss": curves["loss"][0],
         "last_loss": float(np.mean(tail)),
         "curves": curves,

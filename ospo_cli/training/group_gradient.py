@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from ospo_cli.params.update import Update
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.training import token_batches
-from ospo_cli.training.gradient_step import Rows
-from ospo_cli.training.policy_loss import clipped_loss, token_weights
+from ospo_cli.training.policy_loss import Tokens, clipped_loss, token_weights
+from ospo_cli.training.rows import Rows
 from ospo_cli.training.token_batches import Group
 from ospo_cli.training.token_logprobs import token_logprobs
 
@@ -32,7 +32,8 @@ class GroupGradient:
     """
 
     def __init__(self, policy: LoadedPolicy, rows: Rows, group: Group, settings: Update) -> None:
-        self.policy, self.settings = policy, settings
+        # The audit compares credit, not surrogates: ratios of tokens, one clip.
+        self.policy, self.settings = policy, dataclasses.replace(settings, dual_clip=0.0, ratio="token")
         self.weights = [weight for weight in policy.model.parameters() if weight.requires_grad]
         own = dataclasses.replace(group, first=0)
         first = int(rows.starts[group.first])
@@ -42,8 +43,7 @@ class GroupGradient:
         token_weight = token_weights(lengths, settings.aggregation, rows.max_new_tokens)
         self.parts: list[tuple[torch.Tensor, NDArray[np.int64], torch.Tensor, torch.Tensor, list[int]]] = []
         self.mismatch = 0.0
-        laid_out = [own] if token_batches.packing_pays([own]) else [single for single in own.apart() if single.tokens]
-        for part in token_batches.micro_batches(laid_out, settings.tokens_per_micro_batch):
+        for part in token_batches.micro_batches(token_batches.arranged([own]), settings.tokens_per_micro_batch):
             members = [row for each in part for row in range(each.first, each.first + len(each.completions))]
             places = np.concatenate([np.arange(starts[row], starts[row] + lengths[row]) for row in members])
             batch = token_batches.build(part, policy.pad_token_id, policy.device)
@@ -59,10 +59,7 @@ class GroupGradient:
             own = advantages[places]
             if not own.any():
                 continue
-            loss = clipped_loss(
-                logprobs, behavior, self._tensor(own), token_weight, self.settings.clip_low, self.settings.clip_high,
-                trace=self.settings.trace, lengths=lengths,
-            ).loss  # fmt: skip
+            loss = clipped_loss(Tokens(logprobs, behavior, self._tensor(own), token_weight, lengths), self.settings).loss
             found = torch.autograd.grad(loss, self.weights, retain_graph=True, allow_unused=True)
             total = [new if old is None else old if new is None else old + new for old, new in zip(total, found, strict=True)]
         return total

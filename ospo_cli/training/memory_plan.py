@@ -12,8 +12,7 @@ import torch
 from ospo_cli.errors import PolicyError
 from ospo_cli.params.update import Update
 from ospo_cli.policies.folder import LoadedPolicy
-from ospo_cli.training.gradient_step import arranged
-from ospo_cli.training.token_batches import Group, micro_batches
+from ospo_cli.training.token_batches import Group, arranged, micro_batches
 from ospo_cli.training.token_logprobs import LOGITS_AT_ONCE
 
 GIB = 1 << 30
@@ -32,8 +31,8 @@ def needed_bytes(policy: LoadedPolicy, groups: Sequence[Group], settings: Update
     file that is mapped takes memory when its weights are first read, and those that train are copied.
     """
     config: Any = policy.model.config
-    every = sum(weight.numel() for weight in policy.model.parameters())
-    trained = sum(weight.numel() for weight in policy.model.parameters() if weight.requires_grad)
+    every: int = sum(weight.numel() for weight in policy.model.parameters())
+    trained: int = sum(weight.numel() for weight in policy.model.parameters() if weight.requires_grad)
     hidden, layers = int(getattr(config, "hidden_size", 0)), int(getattr(config, "num_hidden_layers", 0))
     kept = 10 * hidden + 4 * int(getattr(config, "intermediate_size", None) or 4 * hidden)
     vocabulary = int(getattr(config, "vocab_size", 0))

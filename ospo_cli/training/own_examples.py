@@ -7,28 +7,27 @@ from typing import Any
 
 import polars as pl
 
-from ospo_cli.errors import PolicyError, TableError, first_line
-from ospo_cli.policies.folder import LoadedPolicy, render_prompt
-from ospo_cli.tables.attribute import PREFERENCE_PAIRS, TARGETS
+from ospo_cli.errors import TableError, first_line
+from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.text.answers import find_answer
+from ospo_cli.training.encoded_texts import EncodedTexts
+from ospo_cli.training.objectives.base import Objective
 
-COLUMNS = {"sft": ("prompt_id", "completion"), "dpo": ("prompt_id", "chosen", "rejected")}
 
-
-def read_examples(path: Path, objective: str, prompts: pl.DataFrame) -> pl.DataFrame:
+def read_examples(path: Path, objective: Objective, prompts: pl.DataFrame) -> pl.DataFrame:
     """Return the file's rows, checked.
 
     Args:
-        path: Parquet of `COLUMNS[objective]`.
-        objective: sft or dpo.
+        path: Parquet of prompt_id and `objective.file_columns`.
+        objective: one that a file may be for.
         prompts: table prompts; held-out prompts would leak into training.
 
     Raises:
         TableError: the file cannot be read, lacks a column, is empty, holds nulls, names prompts that are not train prompts, or prefers a
             completion to itself.
     """
-    columns = COLUMNS[objective]
+    columns, name_of = ("prompt_id", *objective.file_columns), objective.settings.objective
     if not path.is_file():
         raise TableError(path, "no such file", expected=f"update.examples_file: a Parquet file of {', '.join(columns)}")
     try:
@@ -38,9 +37,7 @@ def read_examples(path: Path, objective: str, prompts: pl.DataFrame) -> pl.DataF
     for name in columns:
         if name not in rows.columns or rows.schema[name] != pl.String:
             found = f"{name}: {rows.schema[name]}" if name in rows.columns else f"columns {', '.join(rows.columns)}"
-            raise TableError(
-                path, f"needs a column {name} of type String (objective {objective})", found=found, expected=", ".join(columns)
-            )
+            raise TableError(path, f"needs a column {name} of type String (objective {name_of})", found=found, expected=", ".join(columns))
         if rows[name].null_count():
             raise TableError(path, f"column {name} holds nulls", found=rows[name].null_count(), expected="none")
     if rows.height == 0:
@@ -50,58 +47,43 @@ def read_examples(path: Path, objective: str, prompts: pl.DataFrame) -> pl.DataF
     if odd.height:
         found = f"{odd['prompt_id'][0]} ({odd['split'][0] or 'no such prompt'})"
         raise TableError(path, "trains on prompts that are not train prompts", found=found, expected="prompt_id of train prompts")
-    if objective == "dpo" and (same := rows.filter(pl.col("chosen") == pl.col("rejected"))).height:
+    if len(columns) > 2 and (same := rows.filter(pl.col(columns[1]) == pl.col(columns[2]))).height:
         raise TableError(path, "prefers a completion to itself", found=f"prompt {same['prompt_id'][0]}", expected="two completions")
     return rows.select(columns)
 
 
-def as_rollouts(rows: pl.DataFrame, objective: str, prompts: pl.DataFrame, policy: LoadedPolicy) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return tables as an iteration has them: rollouts (log-probabilities 0: nobody sampled them), and targets or preference_pairs.
-
-    Rewards and margins are not known: targets have reward 0, pairs margin 1.
+def as_rollouts(rows: pl.DataFrame, objective: Objective, prompts: pl.DataFrame, policy: LoadedPolicy) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return tables as an iteration has them: rollouts (log-probabilities 0: nobody sampled them), and the objective's.
 
     Raises:
         PolicyError: a completion does not fit the policy's context.
     """
-    texts = dict(prompts.select("prompt_id", "prompt").iter_rows())
+    texts = EncodedTexts(policy, dict(prompts.select("prompt_id", "prompt").iter_rows()))
     rollouts: dict[tuple[str, str], dict[str, Any]] = {}
     counts: dict[str, int] = {}
-    rendered: dict[str, list[int]] = {}
 
     def name_of(prompt_id: str, completion: str) -> str:
-        if (prompt_id, completion) in rollouts:
-            return str(rollouts[prompt_id, completion]["rollout_id"])
-        if prompt_id not in rendered:
-            rendered[prompt_id] = render_prompt(policy, texts[prompt_id])
-        index = counts[prompt_id] = counts.get(prompt_id, -1) + 1
-        ids = [*policy.tokenizer.encode(completion, add_special_tokens=False), policy.end_token_id]
-        if len(rendered[prompt_id]) + len(ids) > policy.context_length:
-            raise PolicyError(
-                f"example {index} of prompt {prompt_id}",
-                "does not fit the policy's context",
-                found=f"{len(rendered[prompt_id])} + {len(ids)} tokens",
-                expected=f"at most {policy.context_length}",
-            )
-        answer = find_answer(completion)
-        rollouts[prompt_id, completion] = {
-            "rollout_id": f"file:{prompt_id}:{index}",
-            "prompt_id": prompt_id,
-            "sample_index": index,
-            "prompt_token_ids": rendered[prompt_id],
-            "completion": completion,
-            "token_ids": ids,
-            "behavior_logprobs": [0.0] * len(ids),
-            "answer_start": answer.start,
-            "answer_end": answer.end,
-            "has_answer_tags": answer.has_tags,
-            "finish_reason": "stop",
-        }
+        if (prompt_id, completion) not in rollouts:
+            index = counts[prompt_id] = counts.get(prompt_id, -1) + 1
+            prompt, ids = texts.ids(prompt_id, completion, f"example {index} of prompt {prompt_id}")
+            answer = find_answer(completion)
+            rollouts[prompt_id, completion] = {
+                "rollout_id": f"file:{prompt_id}:{index}",
+                "prompt_id": prompt_id,
+                "sample_index": index,
+                "prompt_token_ids": prompt,
+                "completion": completion,
+                "token_ids": ids,
+                "behavior_logprobs": [0.0] * len(ids),
+                "answer_start": answer.start,
+                "answer_end": answer.end,
+                "has_answer_tags": answer.has_tags,
+                "finish_reason": "stop",
+            }
         return str(rollouts[prompt_id, completion]["rollout_id"])
 
-    if objective == "sft":
-        chosen = [(name_of(prompt_id, text), prompt_id, 0.0) for prompt_id, text in rows.iter_rows()]
-        made = pl.DataFrame(chosen, schema=TARGETS.schema, orient="row").unique(TARGETS.key).sort(TARGETS.key)
-    else:
-        pairs = [(name_of(prompt_id, first), name_of(prompt_id, second), prompt_id, 1.0) for prompt_id, first, second in rows.iter_rows()]
-        made = pl.DataFrame(pairs, schema=PREFERENCE_PAIRS.schema, orient="row").unique(PREFERENCE_PAIRS.key).sort(PREFERENCE_PAIRS.key)
+    named = [(prompt_id, *(name_of(prompt_id, text) for text in completions)) for prompt_id, *completions in rows.iter_rows()]
+    made = objective.table_of(pl.DataFrame(named, schema=["prompt_id", *objective.named], orient="row"))
+    table = objective.table
+    made = made.select(*table.schema).cast(table.schema).unique(table.key).sort(table.key)  # type: ignore[arg-type]
     return pl.DataFrame(list(rollouts.values()), schema=ROLLOUTS.schema).sort(ROLLOUTS.key), made

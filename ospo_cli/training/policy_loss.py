@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ospo_cli.params.update import Update
+
 
 @dataclass(frozen=True)
 class TokenLoss:
@@ -21,77 +23,75 @@ class TokenLoss:
     penalties: torch.Tensor
 
 
-def clipped_loss(
-    logprobs: torch.Tensor,
-    behavior_logprobs: torch.Tensor,
-    advantages: torch.Tensor,
-    weights: torch.Tensor,
-    clip_low: float,
-    clip_high: float,
-    reference_logprobs: torch.Tensor | None = None,
-    kl_weight: float = 0.0,
-    trace: float = 0.0,
-    lengths: Sequence[int] | None = None,
-    *,
-    dual_clip: float = 0.0,
-    ratio: str = "token",
-    kl: str = "k3",
-    is_kl_weighted: bool = False,
-    entropies: torch.Tensor | None = None,
-    entropy_bonus: float = 0.0,
-    correction: torch.Tensor | None = None,
-) -> TokenLoss:
-    """Return Σ_t w_t · (c_t · −min(ratio·A, clip(ratio, 1−ε_low, 1+ε_high)·A) + β·k − η·H).
+@dataclass(frozen=True)
+class Tokens:
+    """What a loss is computed from; all but `lengths` are [tokens], rows one after another.
 
-    Args:
-        logprobs: [tokens] under the policy in training, with gradient.
-        behavior_logprobs: [tokens] under the policy that sampled.
-        advantages: [tokens] A.
-        weights: [tokens] w from `token_weights`.
-        clip_low: ε of the lower clip.
-        clip_high: ε of the upper clip.
-        reference_logprobs: [tokens] under the reference policy; needed for a penalty.
-        kl_weight: β of the penalty.
-        trace: λ of GRPO-λ; above 0 a token's ratio is that of its trace, see `traced`.
-        lengths: [rows] tokens of each row, one after another; needed for a trace and for ratios of sequences.
-        dual_clip: bound of the ratio where A < 0; 0 is none.
-        ratio: token; sequence (the geometric mean over the row, GSPO); sequence-token (its value, but each token's own gradient).
-        kl: k1, k2 or k3, see `kl_terms`.
-        is_kl_weighted: the penalty is multiplied by the ratio, with its gradient.
-        entropies: [tokens] H with gradient; needed for a bonus.
-        entropy_bonus: η.
-        correction: [tokens] c, constant weights for a sampler that is not the policy that training starts from, see `sampler_weights`.
+    Attributes:
+        logprobs: under the policy in training, with gradient.
+        old_logprobs: under the policy that ratios are taken to: that which sampled.
+        advantages: A.
+        weights: w.
+        lengths: [rows] tokens of each row.
+        reference_logprobs: under the reference policy; needed for a penalty.
+        entropies: H, with gradient where there is a bonus.
+        correction: c, constant weights for a sampler that is not the policy that training starts from, see `sampler_weights`.
+    """
+
+    logprobs: torch.Tensor
+    old_logprobs: torch.Tensor
+    advantages: torch.Tensor
+    weights: torch.Tensor
+    lengths: Sequence[int]
+    reference_logprobs: torch.Tensor | None = None
+    entropies: torch.Tensor | None = None
+    correction: torch.Tensor | None = None
+
+
+def clipped_loss(tokens: Tokens, settings: Update) -> TokenLoss:
+    """Return Σ_t w_t · (c_t · −min(ratio·A, clip(ratio, 1−ε_low, 1+ε_high)·A) + β·k − η·H), its symbols as in section update.
+
+    Where A < 0 the ratio is at most `dual_clip` (0 is none). The penalty k is that of `kl_terms`, times the ratio with its gradient for
+    `kl_in: weighted-loss`.
 
     Source: Schulman et al., Proximal Policy Optimization Algorithms, 2017; Ye et al., Mastering Complex Control in MOBA Games with Deep
     Reinforcement Learning, 2020 (dual clip); Zheng et al., Group Sequence Policy Optimization, 2025.
     """
-    log_ratios = logprobs - behavior_logprobs
-    if (trace > 0 or ratio != "token") and lengths is None:
-        raise ValueError("a trace, or the ratio of a sequence, needs the lengths of the rows")
-    if trace > 0:
-        log_ratios = traced(log_ratios, lengths or (), trace)
-    if ratio != "token":
-        means = row_means(log_ratios, lengths or ())
-        log_ratios = means if ratio == "sequence" else means.detach() + log_ratios - log_ratios.detach()
-    ratios = torch.exp(log_ratios)
-    bounded = torch.where(advantages < 0, ratios.clamp(max=dual_clip), ratios) if dual_clip > 0 else ratios
+    advantages, weights = tokens.advantages, tokens.weights
+    ratios = ratios_of(tokens, settings)
+    bounded = torch.where(advantages < 0, ratios.clamp(max=settings.dual_clip), ratios) if settings.dual_clip > 0 else ratios
     plain = bounded * advantages
-    clipped = ratios.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages
+    clipped = ratios.clamp(1.0 - settings.clip_low, 1.0 + settings.clip_high) * advantages
     losses = -torch.minimum(plain, clipped)
-    if correction is not None:
-        losses = losses * correction
+    if tokens.correction is not None:
+        losses = losses * tokens.correction
     parts = {"policy": (weights * losses).sum().detach()}
-    penalties = torch.zeros_like(logprobs)
-    if reference_logprobs is not None:
-        penalties = kl_terms(logprobs, reference_logprobs, kl)
-        pull = kl_weight * (penalties * ratios if is_kl_weighted else penalties)
+    penalties = torch.zeros_like(tokens.logprobs)
+    if tokens.reference_logprobs is not None:
+        penalties = kl_terms(tokens.logprobs, tokens.reference_logprobs, settings.kl)
+        pull = settings.kl_weight * (penalties * ratios if settings.kl_in == "weighted-loss" else penalties)
         parts["kl"] = (weights * pull).sum().detach()
         losses = losses + pull
-    if entropies is not None and entropy_bonus > 0:
-        parts["entropy"] = (-entropy_bonus * weights * entropies).sum().detach()
-        losses = losses - entropy_bonus * entropies
+    if tokens.entropies is not None and settings.entropy_bonus > 0:
+        parts["entropy"] = (-settings.entropy_bonus * weights * tokens.entropies).sum().detach()
+        losses = losses - settings.entropy_bonus * tokens.entropies
     is_clipped = (clipped < plain) | (bounded < ratios)
     return TokenLoss((weights * losses).sum(), parts, ratios.detach(), is_clipped.detach(), penalties.detach())
+
+
+def ratios_of(tokens: Tokens, settings: Update) -> torch.Tensor:
+    """Return [tokens] the importance ratios, with gradient.
+
+    With a trace a token's ratio is that of its trace, see `traced`; with `ratio: sequence` the geometric mean over the row (GSPO), with
+    `sequence-token` its value, but each token's own gradient.
+    """
+    log_ratios = tokens.logprobs - tokens.old_logprobs
+    if settings.trace > 0:
+        log_ratios = traced(log_ratios, tokens.lengths, settings.trace)
+    if settings.ratio != "token":
+        means = row_means(log_ratios, tokens.lengths)
+        log_ratios = means if settings.ratio == "sequence" else means.detach() + log_ratios - log_ratios.detach()
+    return torch.exp(log_ratios)
 
 
 def row_means(values: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
@@ -170,7 +170,7 @@ def k3(logprobs: torch.Tensor, other_logprobs: torch.Tensor) -> torch.Tensor:
     return kl_terms(logprobs, other_logprobs, "k3")
 
 
-def token_weights(lengths: Sequence[int], aggregation: str, max_new_tokens: int) -> NDArray[np.float64]:
+def token_weights(lengths: Sequence[int] | NDArray[np.int64], aggregation: str, max_new_tokens: int) -> NDArray[np.float64]:
     """Return one weight per token, rows one after another.
 
     Args:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from ospo_cli.errors import PolicyError
 from ospo_cli.maths import seeding
+from ospo_cli.params.warm_start import WarmStart
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.training import token_batches
 from ospo_cli.training.token_batches import Group
 from ospo_cli.training.token_logprobs import token_logprobs
-from ospo_cli.training.training_state import Checkpoint, Training
+from ospo_cli.training.training_state import Checkpoint, Run, Training
 
 BATCHES_PER_BUCKET = 16
 
@@ -44,14 +45,19 @@ def batches(widths: Sequence[int], batch_size: int, steps: int, seed: int) -> li
     return found[:steps]
 
 
-def learning_rate_at(step: int, steps: int, peak: float, schedule: str, warmup_steps: int) -> float:
-    """Return the learning rate of a step (from 0): linear rise over `warmup_steps`, then cosine or linear fall to 0, or constant."""
-    if step < warmup_steps:
-        return peak * (step + 1) / (warmup_steps + 1)
-    done = (step - warmup_steps) / max(steps - warmup_steps, 1)
+def fallen(peak: float, done: float, schedule: str) -> float:
+    """Return the learning rate at a share of the way: cosine and linear fall to 0, constant does not."""
     if schedule == "cosine":
         return peak * 0.5 * (1.0 + math.cos(math.pi * done))
     return peak * (1.0 - done) if schedule == "linear" else peak
+
+
+def learning_rate_at(step: int, settings: WarmStart) -> float:
+    """Return the learning rate of a step (from 0): linear rise over `warmup_steps`, then the fall of the schedule."""
+    warmup = settings.warmup_steps
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / (warmup + 1)
+    return fallen(settings.learning_rate, (step - warmup) / max(settings.steps - warmup, 1), settings.schedule)
 
 
 def train(
@@ -59,37 +65,34 @@ def train(
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
     training: Training,
     checkpoint: Checkpoint,
-    *,
-    steps: int,
-    batch_size: int,
-    peak: float,
-    schedule: str,
-    warmup_steps: int,
-    dropout: bool,
-    seed: int,
-    progress: Callable[[str, bool], None] | None = None,
+    settings: WarmStart,
+    run: Run,
+    progress: Callable[[str, bool], None] = lambda note, was_done: None,
 ) -> dict[str, list[float]]:
-    """Train in place; return the curves: loss per completion token in nats, share of tokens predicted, gradient norm.
+    """Train in place; return the curves: loss per completion token in nats, gradient norm, learning rate.
 
     Args:
         policy: loaded trainable.
         pairs: token ids of prompt and completion (end token included).
         training: the policy's weights and optimiser.
         checkpoint: where a cut-off run resumes.
-        dropout: whether the adapter's dropout is on.
+        settings: section warm_start; all of its steps are taken.
+        run: seed and dropout.
         progress: called for each step with a short note, and whether the step was done before a cut.
+
+    Raises:
+        PolicyError: the loss is not finite.
     """
     finished, notes = checkpoint.restore(training)
     curves: dict[str, list[float]] = notes.get("curves", {"loss": [], "gradient_norm": [], "learning_rate": []})
-    plan = batches([len(prompt) + len(completion) for prompt, completion in pairs], batch_size, steps, seed)
-    policy.model.train(dropout)
+    plan = batches([len(prompt) + len(completion) for prompt, completion in pairs], settings.batch_size, settings.steps, run.seed)
+    policy.model.train(run.dropout)
     for step in range(finished):
-        if progress:
-            progress(f"loss {curves['loss'][step]:.3f}", True)
-    for step in range(finished, steps):
+        progress(f"loss {curves['loss'][step]:.3f}", True)
+    for step in range(finished, settings.steps):
         groups = [Group(pairs[index][0], [pairs[index][1]]) for index in plan[step]]
         batch = token_batches.build(groups, policy.pad_token_id, policy.device)
-        with seeded_dropout(seed, f"supervised dropout/{step}", dropout):
+        with seeded_dropout(run.seed, f"supervised dropout/{step}", run.dropout):
             logprobs, _ = token_logprobs(policy.model, batch, 1.0)
         loss = -logprobs.mean()
         value = float(loss.detach())
@@ -97,14 +100,13 @@ def train(
             raise PolicyError(
                 f"step {step + 1} of the warm start", "the loss is not finite", found=value, remedy="lower warm_start.learning_rate"
             )
-        loss.backward()
-        rate = learning_rate_at(step, steps, peak, schedule, warmup_steps)
+        loss.backward()  # type: ignore[no-untyped-call]
+        rate = learning_rate_at(step, settings)
         norm = training.step(rate)
         for name, number in (("loss", value), ("gradient_norm", norm), ("learning_rate", rate)):
             curves[name].append(number)
         checkpoint.offer(training, step + 1, {"curves": curves})
-        if progress:
-            progress(f"loss {value:.3f}", False)
+        progress(f"loss {value:.3f}", False)
     policy.model.eval()
     return curves
 

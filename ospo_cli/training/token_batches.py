@@ -131,3 +131,11 @@ def packing_pays(groups: Sequence[Group]) -> bool:
     packed = sum(group.width for group in groups)
     apart = sum((len(group.prompt) + max(len(ids) for ids in group.completions)) * len(group.completions) for group in groups)
     return packed * 1.25 < apart and max(group.width for group in groups) <= 4096
+
+
+def arranged(groups: Sequence[Group]) -> list[Group]:
+    """Return the groups as the forward passes take them: packed behind one prompt where that pays, else one row per completion."""
+    filled = [group for group in groups if group.tokens]
+    if not filled or packing_pays(filled):
+        return filled
+    return [single for group in filled for single in group.apart() if single.tokens]

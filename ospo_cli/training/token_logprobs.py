@@ -29,7 +29,9 @@ def token_logprobs(
     head = base.get_output_embeddings()
     at_once = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
     if torch.is_grad_enabled() and not head.weight.requires_grad and head.bias is None:
-        logprobs, entropies = _FrozenHead.apply(hidden, head.weight, batch.targets, temperature, entropy_has_gradient, at_once)
+        logprobs, entropies = _FrozenHead.apply(  # type: ignore[no-untyped-call]
+            hidden, head.weight, batch.targets, temperature, entropy_has_gradient, at_once
+        )
         return logprobs, entropies if want_entropy else None
     if len(hidden) <= at_once:
         return _of_logits(head(hidden), batch.targets, temperature, *wants)
@@ -68,7 +70,7 @@ class _FrozenHead(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,
@@ -89,7 +91,7 @@ class _FrozenHead(torch.autograd.Function):
             with torch.autocast(hidden.device.type, enabled=False):  # else a sum over the vocabulary in bfloat16
                 entropies = -torch.linalg.vecdot(probabilities, logits)
             slopes = (weight[wanted] - probabilities.to(weight.dtype) @ weight).float() / temperature
-            parts = (logprobs, entropies, slopes)
+            parts: tuple[torch.Tensor, ...] = (logprobs, entropies, slopes)
             if entropy_has_gradient:
                 logits.add_(entropies[:, None]).mul_(probabilities)
                 parts = (*parts, -(logits.to(weight.dtype) @ weight).float() / temperature)
@@ -102,7 +104,7 @@ class _FrozenHead(torch.autograd.Function):
         return logprobs, entropies
 
     @staticmethod
-    def backward(ctx: Any, logprobs: torch.Tensor, entropies: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, logprobs: torch.Tensor, entropies: torch.Tensor) -> tuple[Any, ...]:
         slopes, *of_entropy = ctx.saved_tensors
         gradient = logprobs[:, None] * slopes
         if of_entropy:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,23 @@ from safetensors.torch import load_file, save_file
 
 from ospo_cli.errors import OspoError, PolicyError, first_line
 from ospo_cli.tables import files
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where in a training some steps are.
+
+    Attributes:
+        seed: root seed.
+        iteration: from 1; 0 is the warm start.
+        iterations: of the whole training, for the update's schedule.
+        dropout: whether the adapter's dropout is on.
+    """
+
+    seed: int
+    iteration: int
+    iterations: int = 1
+    dropout: bool = False
 
 
 class Training:
@@ -98,8 +117,9 @@ class Training:
 class Checkpoint:
     """State of a training loop under a folder named by the content it depends on; removed when the loop is done."""
 
-    def __init__(self, folder: Path, every_seconds: float = 60.0) -> None:
-        self.folder, self.every_seconds = folder, every_seconds
+    def __init__(self, folder: Path, every_seconds: float | None = None) -> None:
+        self.folder = folder
+        self.every_seconds = float(os.environ.get("OSPO_CHECKPOINT_SECONDS", "60")) if every_seconds is None else every_seconds
         self.last_seconds = time.monotonic()
 
     def restore(self, training: Training) -> tuple[int, dict[str, Any]]:

@@ -21,7 +21,9 @@ from ospo_cli.tables import parquet, reference
 from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
 from ospo_cli.tables.prepared import PROMPTS
 from ospo_cli.tables.rollout import ROLLOUTS
-from ospo_cli.training import gradient_step
+from ospo_cli.training import forward, gradient_step
+from ospo_cli.training.row_building import prepared, to_rows
+from ospo_cli.training.rows import Rows, chosen
 from tests.policies.tiny import tiny_params, write_tiny_policy
 
 FIXTURE = Path(__file__).with_name("trl_update.json")
@@ -167,7 +169,7 @@ def draw_rows(layout: Layout) -> list[dict]:
             )
     write_rows(layout, rows)
     policy = load_policy(layout.policy(1), 1)
-    moved = gradient_step.logprobs_of(policy, _rows(layout, SETUPS["mean over rows"]), 10_000).astype(np.float64)
+    moved = forward.logprobs_of(policy, _rows(layout, SETUPS["mean over rows"]), 10_000).astype(np.float64)
     moved = np.minimum(moved + rng.normal(scale=0.15, size=len(moved)), -0.001).round(5)
     for row in rows:
         row["behavior_logprobs"], moved = moved[: len(row["token_ids"])].tolist(), moved[len(row["token_ids"]) :]
@@ -211,19 +213,16 @@ def exported(layout: Layout, setup: Setup, target: str = "trl") -> Path:
 def our_step(layout: Layout, setup: Setup) -> Step:
     """Return loss and gradient as `update` computes them, and the weights that it writes."""
     policy = load_policy(layout.policy(ITERATION - 1), 1, trainable=True)
-    rows = gradient_step.corrected(
-        gradient_step.chosen(_rows(layout, setup), setup.params.update, 0, ITERATION), policy, setup.params.update
-    )
-    if setup.kl_weight:
-        reference = load_policy(layout.policy(0), 1)
-        rows = dataclasses.replace(rows, reference_logprobs=gradient_step.logprobs_of(reference, rows, 10_000))
+    sampled, reference = _rows(layout, setup), load_policy(layout.policy(0), 1) if setup.kl_weight else None
+    groups = chosen(sampled, setup.params.update, 0, ITERATION)
+    rows = prepared(sampled, groups, policy, reference, setup.params.update)
     measures = gradient_step.accumulate(policy, rows, rows.groups, setup.params.update)
     gradient = flat({name: weight.grad for name, weight in policy.model.named_parameters()})
     update.execute(layout, setup.params, ITERATION)
     return Step(measures["loss"], gradient, flat(load_file(layout.policy(ITERATION) / "model.safetensors")))
 
 
-def _rows(layout: Layout, setup: Setup) -> gradient_step.Rows:
+def _rows(layout: Layout, setup: Setup) -> Rows:
     rollouts = parquet.read(layout.iteration(ITERATION, "rollouts.parquet"), ROLLOUTS)
     advantages = parquet.read(layout.iteration(ITERATION, "token_advantages.parquet"), TOKEN_ADVANTAGES)
-    return update.to_rows(rollouts, advantages, setup.params.rollout, ITERATION)
+    return to_rows(rollouts, advantages, setup.params.rollout, ITERATION)

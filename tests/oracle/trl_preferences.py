@@ -18,7 +18,9 @@ from ospo_cli.policies.opening import load_policy
 from ospo_cli.stages import update
 from ospo_cli.tables import parquet
 from ospo_cli.tables.attribute import PREFERENCE_PAIRS
-from ospo_cli.training import gradient_step
+from ospo_cli.training import forward, gradient_step
+from ospo_cli.training.objectives import objective_of
+from ospo_cli.training.row_building import to_rows
 from tests.oracle import one_update
 from tests.oracle.one_update import ITERATION, LEARNING_RATE, MAX_NEW_TOKENS, Step, flat
 from tests.policies.tiny import tiny_params
@@ -49,9 +51,11 @@ def our_step(layout: Layout, beta: float) -> Step:
     """Return loss and gradient as `update` computes them, and the weights that it writes."""
     params = params_of(beta)
     policy, reference = load_policy(layout.policy(1), 1, trainable=True), load_policy(layout.policy(0), 1)
-    rollouts, marks, pairs = update.learned_from(layout, params, ITERATION, lambda: policy)
-    rows = dataclasses.replace(update.to_rows(rollouts, marks, params.rollout, ITERATION), pairs=update.numbered(pairs, rollouts))
-    rows = dataclasses.replace(rows, reference_logprobs=gradient_step.logprobs_of(reference, rows, 10_000))
+    objective = objective_of(params.update)
+    learned = update.read(layout, objective, ITERATION)
+    pairs = objective.pairs(learned.rollouts, learned.table)
+    rows = to_rows(learned.rollouts, learned.advantages, params.rollout, ITERATION, pairs)
+    rows = dataclasses.replace(rows, reference_logprobs=forward.logprobs_of(reference, rows, 10_000))
     measures = gradient_step.accumulate(policy, rows, rows.groups, params.update)
     gradient = flat({name: weight.grad for name, weight in policy.model.named_parameters()})
     update.execute(layout, params, ITERATION)

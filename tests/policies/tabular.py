@@ -10,7 +10,8 @@ import torch
 from ospo_cli.maths.advantages import group_advantages
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.training import gradient_step
-from ospo_cli.training.gradient_step import Rows
+from ospo_cli.training.row_building import centred_penalties
+from ospo_cli.training.rows import Rows, chosen
 from ospo_cli.training.token_batches import Group
 
 PROMPT = 0
@@ -84,10 +85,12 @@ def learn(game, update, attribute, steps, rate, seed=0, groups=32, group_size=8)
     found = [table.logits.detach().double().numpy().copy()]
     for _ in range(steps):
         rows, _ = rollouts(table, game, attribute, groups, group_size, generator)
-        rows = gradient_step.chosen(rows, update, seed, 1)
+        rows = replace(rows, groups=chosen(rows, update, seed, 1))
         if update.kl_weight > 0:
             uniform = np.full_like(rows.behavior_logprobs, -np.log(game.choices))
-            rows = gradient_step.penalised(replace(rows, reference_logprobs=uniform), update)
+            penalties = update.kl_weight * centred_penalties(rows, rows.groups, rows.behavior_logprobs, uniform, update.kl)[rows.owner]
+            in_reward = {"advantages": rows.advantages - penalties.astype(np.float32)}
+            rows = replace(rows, **(in_reward if update.kl_in == "reward" else {"reference_logprobs": uniform}))
         table.logits.grad = torch.zeros_like(table.logits)
         if rows.groups:
             gradient_step.accumulate(policy, rows, rows.groups, update)

@@ -27,7 +27,7 @@ from ospo_cli.stages import attribute as attribute_stage
 from ospo_cli.stages import score_coalitions as score_stage
 from ospo_cli.stages.segment import segment
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
-from ospo_cli.training.policy_loss import clipped_loss, token_weights
+from ospo_cli.training.policy_loss import Tokens, clipped_loss, token_weights
 from tests.games import three_segments
 from tests.maths.flat_rows import credit, token_map
 from tests.stages.test_attribute import VOCABULARY, tables
@@ -223,11 +223,11 @@ def test_8_the_trace_of_grpo_lambda_does_not_reach_the_loss() -> None:
     drawn = np.random.Generator(np.random.Philox(key=2)).normal(scale=0.1, size=(3, 6))
     logprobs, behavior, advantages = (torch.from_numpy(row) for row in drawn)
     weights = torch.from_numpy(token_weights([4, 2], RELEASED.update.aggregation, 10))
-    bounds = (RELEASED.update.clip_low, RELEASED.update.clip_high)
-    plain = clipped_loss(logprobs, behavior, advantages, weights, *bounds).loss
-    preset = clipped_loss(logprobs, behavior, advantages, weights, *bounds, trace=RELEASED.update.trace, lengths=[4, 2]).loss
-    asked_for = clipped_loss(logprobs, behavior, advantages, weights, *bounds, trace=0.9, lengths=[4, 2]).loss
-    assert preset.item() == plain.item() != asked_for.item()
+    tokens = Tokens(logprobs, behavior, advantages, weights, [4, 2])
+    preset, plain, asked_for = (
+        clipped_loss(tokens, dataclasses.replace(RELEASED.update, trace=trace)).loss.item() for trace in (RELEASED.update.trace, 0.0, 0.9)
+    )
+    assert preset == plain != asked_for
 
 
 def test_9_the_cut_off_of_ndcg_is_the_number_of_products_that_the_query_retrieved() -> None:

@@ -10,7 +10,7 @@ from ospo_cli import presets
 from ospo_cli.params.attribute import Attribute
 from ospo_cli.params.update import Update
 from ospo_cli.training import gradient_step
-from ospo_cli.training.gradient_step import Rows
+from ospo_cli.training.rows import Rows
 from ospo_cli.training.token_batches import Group
 from tests.policies.tabular import PROMPT, Game, as_policy, learn
 

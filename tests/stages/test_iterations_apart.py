@@ -11,8 +11,9 @@ import torch
 from ospo_cli import presets
 from ospo_cli.policies.opening import load_policy
 from ospo_cli.stages import rollout, update
-from ospo_cli.training import gradient_step, token_batches
-from ospo_cli.training.training_state import Training
+from ospo_cli.training import gradient_step, optimiser_steps, token_batches
+from ospo_cli.training.row_building import to_rows
+from ospo_cli.training.training_state import Checkpoint, Run, Training
 from tests.policies.tiny import copy_project, folder_bytes, tiny_params, write_advantages, write_project
 
 ITERATIONS = 3
@@ -58,9 +59,9 @@ def test_iterations_that_start_from_files_write_the_bytes_of_iterations_that_kee
     settings = params.update
     training = Training(policy.model, settings.learning_rate, settings.weight_decay, settings.max_gradient_norm)
     for iteration in range(1, ITERATIONS + 1):
-        rows = update.to_rows(*_tables(layout, iteration), params.rollout, iteration)
-        checkpoint = gradient_step.Checkpoint(tmp_path / "none", 1e9)
-        gradient_step.train(policy, rows, training, checkpoint, settings, seed=0, iteration=iteration, iterations=ITERATIONS)
+        rows = to_rows(*_tables(layout, iteration), params.rollout, iteration)
+        checkpoint = Checkpoint(tmp_path / "none", 1e9)
+        optimiser_steps.train(policy, rows, training, checkpoint, settings, Run(0, iteration, ITERATIONS))
     expected = load_policy(layout.policy(ITERATIONS), 1).model.state_dict()
     assert all(torch.equal(weight, expected[name]) for name, weight in policy.model.state_dict().items())
 
@@ -83,7 +84,7 @@ def test_packed_rows_have_the_loss_and_the_gradient_of_padded_ones_under_an_adap
     write_advantages(layout, 1)
     update.execute(layout, params, 1)
     policy = load_policy(layout.policy(1), 1, trainable=True, project=layout.root)
-    rows = update.to_rows(*_tables(layout, 1), params.rollout, 1)
+    rows = to_rows(*_tables(layout, 1), params.rollout, 1)
     found = []
     for pays in (True, False):
         monkeypatch.setattr(token_batches, "packing_pays", lambda groups, pays=pays: pays)

@@ -10,11 +10,12 @@ import torch
 from ospo_cli.errors import MissingInputError, PolicyError, TableError
 from ospo_cli.policies.opening import load_policy
 from ospo_cli.stages import rollout, update
-from ospo_cli.stages.update import to_rows
 from ospo_cli.tables import parquet
 from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
 from ospo_cli.tables.rollout import ROLLOUTS
-from ospo_cli.training import gradient_step, token_batches
+from ospo_cli.training import forward, gradient_step, token_batches
+from ospo_cli.training.row_building import to_rows
+from ospo_cli.training.rows import Rows
 from ospo_cli.training.training_state import Checkpoint, Training
 from tests.policies.tiny import copy_project, folder_bytes, tiny_params, write_advantages, write_project
 
@@ -162,7 +163,7 @@ def test_a_penalty_keeps_the_policy_near_policy_000(layout):
             params.rollout,
             1,
         )
-        new = gradient_step.logprobs_of(load_policy(layout.policy(1), 1), rows, 10_000)
+        new = forward.logprobs_of(load_policy(layout.policy(1), 1), rows, 10_000)
         distances.append(float(np.square(new - rows.behavior_logprobs).mean()))
     assert distances[1] < 0.5 * distances[0]
 
@@ -261,7 +262,7 @@ def test_an_empty_completion_is_allowed(rows, project):
     policy = load_policy(project.policy(0), 1, trainable=True)
     ids = [7, 8]
     group = token_batches.Group([5, 6], [[], ids])
-    few = gradient_step.Rows([group], np.array([0, 2]), np.array([0, 0]), np.zeros(2, np.float32), np.ones(2, np.float32), None, 1.0, 4)
+    few = Rows([group], np.array([0, 2]), np.array([0, 0]), np.zeros(2, np.float32), np.ones(2, np.float32), None, 1.0, 4)
     measures, found = gradient(policy, few)
     assert measures["tokens"] == 2
     assert bool(torch.isfinite(found).all())

@@ -20,10 +20,12 @@ from ospo_cli.stages import rollout, update
 from ospo_cli.tables import parquet
 from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
 from ospo_cli.tables.rollout import ROLLOUTS
-from ospo_cli.training import gradient_step, memory_plan, token_batches, token_logprobs
-from ospo_cli.training.gradient_step import Rows
+from ospo_cli.training import forward, gradient_step, memory_plan, optimiser_steps, token_batches, token_logprobs, update_metrics
+from ospo_cli.training.objectives.policy_gradient import PolicyGradient
+from ospo_cli.training.row_building import prepared
+from ospo_cli.training.rows import Rows, chosen
 from ospo_cli.training.token_batches import Group
-from ospo_cli.training.training_state import Checkpoint, Training
+from ospo_cli.training.training_state import Checkpoint, Run, Training
 from tests.policies.tiny import copy_project, folder_bytes, tiny_params, write_advantages, write_project, write_tiny_policy
 
 
@@ -68,7 +70,7 @@ def draw(seed, lengths=((3, 5, 1), (4, 4, 2)), zeros=0.3):
 def near_the_policy(policy, rows, seed=0):
     """Return the rows with old log-probabilities that are the policy's but for some noise."""
     noise = np.random.default_rng(seed).normal(scale=0.15, size=len(rows.advantages))
-    return dataclasses.replace(rows, behavior_logprobs=(gradient_step.logprobs_of(policy, rows, 10_000) + noise).astype(np.float32))
+    return dataclasses.replace(rows, behavior_logprobs=(forward.logprobs_of(policy, rows, 10_000) + noise).astype(np.float32))
 
 
 def step(policy, rows, update):
@@ -133,7 +135,7 @@ def test_tokens_that_are_left_out_are_those_on_which_the_loss_does_not_depend(po
     update = settings_of(**VARIANTS[name])
     rows = with_reference(near_the_policy(policy, draw(5, zeros=0.7)), update)
     measures, gradient = step(policy, rows, update)
-    monkeypatch.setattr(gradient_step, "wanted_tokens", lambda rows, settings: np.ones(len(rows.advantages), dtype=bool))
+    monkeypatch.setattr(PolicyGradient, "is_wanted", lambda self, rows: np.ones(len(rows.advantages), dtype=bool))
     everything, all_gradient = step(policy, rows, update)
     assert measures["loss"] == pytest.approx(everything["loss"], abs=1e-6)
     assert near(gradient, all_gradient)
@@ -143,8 +145,8 @@ def test_the_output_embedding_sees_no_token_without_advantage_and_completions_en
     rows = draw(7, ((4, 6),))
     rows.advantages[:] = [0, 1, 0, 0, 0, 0, -1, 1, 0, 0]
     seen = []
-    real = gradient_step.token_logprobs
-    monkeypatch.setattr(gradient_step, "token_logprobs", lambda model, batch, *a, **k: seen.append(batch) or real(model, batch, *a, **k))
+    real = forward.token_logprobs
+    monkeypatch.setattr(forward, "token_logprobs", lambda model, batch, *a, **k: seen.append(batch) or real(model, batch, *a, **k))
     measures, _ = step(policy, rows, settings_of())
     first, second = rows.groups[0].completions
     assert seen[0].targets.tolist() == [first[1], second[2], second[3]]
@@ -156,12 +158,12 @@ def test_dynamic_sampling_leaves_out_groups_without_advantage_and_keeps_at_most_
     rows = draw(1, ((2, 2),) * 5, zeros=0)
     for dead in (1, 3):
         rows.advantages[rows.tokens_of([rows.groups[dead]])] = 0
-    alive = gradient_step.chosen(rows, settings_of(groups="alive"), 0, 1)
-    few = [gradient_step.chosen(rows, settings_of(groups="alive", max_groups=2), seed, 1) for seed in range(8)]
-    assert [group.first for group in alive.groups] == [0, 4, 8]
-    assert all({group.first for group in each.groups} < {0, 4, 8} for each in few)
-    assert len({tuple(group.first for group in each.groups) for each in few}) > 1
-    assert gradient_step.chosen(rows, settings_of(), 0, 1).groups == rows.groups
+    alive = chosen(rows, settings_of(groups="alive"), 0, 1)
+    few = [chosen(rows, settings_of(groups="alive", max_groups=2), seed, 1) for seed in range(8)]
+    assert [group.first for group in alive] == [0, 4, 8]
+    assert all({group.first for group in each} < {0, 4, 8} for each in few)
+    assert len({tuple(group.first for group in each) for each in few}) > 1
+    assert chosen(rows, settings_of(), 0, 1) == rows.groups
 
 
 def test_an_iteration_in_which_no_group_is_alive_takes_a_step_of_nothing(layout):
@@ -173,15 +175,19 @@ def test_an_iteration_in_which_no_group_is_alive_takes_a_step_of_nothing(layout)
     assert (layout.policy(1) / "model.safetensors").read_bytes() == (layout.policy(0) / "model.safetensors").read_bytes()
 
 
-def test_a_penalty_in_the_reward_is_the_sum_over_the_row_centred_over_its_group():
-    rows = dataclasses.replace(draw(2), reference_logprobs=np.full(19, -4.0, np.float32))
-    found = gradient_step.penalised(rows, settings_of(kl_weight=0.5, kl="k1", kl_in="reward"))
-    sums = [(rows.behavior_logprobs[rows.tokens_of([single])] + 4).sum() for single in rows.groups[0].apart()]
+def test_a_penalty_in_the_reward_is_the_sum_over_the_row_centred_over_its_group_and_one_in_the_loss_leaves_the_advantages(policy):
+    rows = near_the_policy(policy, draw(2))
+    update = settings_of(kl_weight=0.5, kl="k1", kl_in="reward")
+    found = prepared(rows, rows.groups, policy, policy, update)
+    reference = forward.logprobs_of(policy, rows, 2048)
+    sums = [(rows.behavior_logprobs - reference)[rows.tokens_of([single])].sum() for single in rows.groups[0].apart()]
     for single, value in zip(rows.groups[0].apart(), sums, strict=True):
         places = rows.tokens_of([single])
         assert found.advantages[places] == pytest.approx(rows.advantages[places] - 0.5 * (value - np.mean(sums)), abs=1e-5)
     assert found.reference_logprobs is None
-    assert gradient_step.penalised(rows, settings_of(kl_weight=0.5)) is rows
+    in_the_loss = prepared(rows, rows.groups, policy, policy, dataclasses.replace(update, kl_in="loss"))
+    assert in_the_loss.advantages.tolist() == rows.advantages.tolist()
+    assert in_the_loss.reference_logprobs.tolist() == reference.tolist()
 
 
 def test_rollouts_of_a_slightly_different_sampler_are_weighted_and_ratios_start_at_one(layout, project):
@@ -243,7 +249,7 @@ def test_advantages_by_class_of_token_are_their_root_mean_squares():
         {"rollout_id": ["a"], "token_ids": [[4, 1, 2, 3, 5]], "completion": [completion], "answer_start": [11], "answer_end": [15]}
     )
     advantages = pl.DataFrame({"rollout_id": ["a"], "advantages": [[3.0, 1.0, -2.0, 1.0, 2.0]]})
-    found = update.token_class_sizes(rows, advantages, lambda ids: [pieces[token] for token in ids], 1)
+    found = update_metrics.token_class_sizes(rows, advantages, lambda ids: [pieces[token] for token in ids], 1)
     assert found == pytest.approx({"answer": 2.0, "think": 3.0, "tags": np.sqrt((1 + 1 + 4) / 3)})
 
 
@@ -254,7 +260,7 @@ def test_gradient_checkpointing_changes_no_gradient_and_leaves_dropout_alone(pol
     calls = []
     real = policy.model.model.layers[0].mlp.forward
     monkeypatch.setattr(policy.model.model.layers[0].mlp, "forward", lambda *a: calls.append(1) or real(*a))
-    gradient_step.checkpoint_layers(policy)
+    forward.checkpoint_layers(policy)
     _, again = step(policy, rows, settings_of(tokens_per_micro_batch=10_000))
     policy.model.activation_checkpointing_disable()
     policy.model.eval()
@@ -316,7 +322,7 @@ from ospo_cli.params.update import Update
 from ospo_cli.policies import small_llama
 from ospo_cli.training import gradient_step, memory_plan, update_sizes
 from ospo_cli.policies.opening import load_policy
-from ospo_cli.training.gradient_step import Rows
+from ospo_cli.training.rows import Rows
 from ospo_cli.training.token_batches import Group
 from ospo_cli.training.training_state import Training
 small_llama.write_small_llama(["navy coat"], Policy(hidden_size=256, intermediate_size=1024, layers=4), 0, Path(sys.argv[1]))
@@ -354,7 +360,7 @@ def test_bfloat16_gives_nearly_the_loss_and_the_gradient_of_float32(policy, monk
         weight.requires_grad_(True)
     for precision in ("float32", "bfloat16"):
         enabled = precision == "bfloat16"
-        monkeypatch.setattr(gradient_step, "arithmetic", lambda *_, on=enabled: torch.autocast("cpu", torch.bfloat16, enabled=on))
+        monkeypatch.setattr(forward, "arithmetic", lambda *_, on=enabled: torch.autocast("cpu", torch.bfloat16, enabled=on))
         policy.model.zero_grad()
         measures = gradient_step.accumulate(policy, rows, rows.groups, settings_of(precision=precision))
         losses[precision], entropies[precision] = measures["loss"], measures["entropy"]
@@ -375,16 +381,16 @@ def trained(folder, rows, precision, checkpoint=None):
     policy = load_policy(folder, 1, trainable=True)
     training = Training(policy.model, 1e-2, 0.0, 1.0)
     settings = settings_of(precision=precision, groups_per_step=1, max_logprob_mismatch=1.0)
-    steps = gradient_step.train(policy, rows, training, checkpoint or Checkpoint(folder / "none"), settings, seed=0, iteration=1)
+    steps = optimiser_steps.train(policy, rows, training, checkpoint or Checkpoint(folder / "none"), settings, Run(0, 1))
     return steps, torch.cat([weight.detach().flatten() for weight in training.weights.values()])
 
 
 def test_float16_keeps_gradients_that_its_smallest_number_would_swallow(policy, monkeypatch):
-    monkeypatch.setattr(gradient_step, "arithmetic", float16_on_the_cpu)
+    monkeypatch.setattr(forward, "arithmetic", float16_on_the_cpu)
     rows = near_the_policy(policy, draw(4))
     rows = dataclasses.replace(rows, advantages=rows.advantages * np.float32(1e-5))
     gradients = {}
-    for precision, scale in (("float32", 1.0), ("float16", 1.0), ("float16", gradient_step.FIRST_SCALE)):
+    for precision, scale in (("float32", 1.0), ("float16", 1.0), ("float16", optimiser_steps.FIRST_SCALE)):
         policy.model.zero_grad()
         gradient_step.accumulate(policy, rows, rows.groups, settings_of(precision=precision), scale=scale)
         found = torch.cat([weight.grad.flatten() for weight in policy.model.parameters() if weight.grad is not None])
@@ -395,13 +401,13 @@ def test_float16_keeps_gradients_that_its_smallest_number_would_swallow(policy, 
 
 
 def test_float16_takes_a_step_anew_where_a_gradient_overflows(policy, monkeypatch):
-    monkeypatch.setattr(gradient_step, "arithmetic", float16_on_the_cpu)
+    monkeypatch.setattr(forward, "arithmetic", float16_on_the_cpu)
     rows = near_the_policy(policy, draw(4))
     rows = dataclasses.replace(rows, advantages=rows.advantages * np.float32(1e3))
     plain, expected = trained(policy.folder, rows, "float32")
     steps, weights = trained(policy.folder, rows, "float16")
     scales = [each["loss_scale"] for each in steps]
-    assert 1.0 <= scales[0] < gradient_step.FIRST_SCALE
+    assert 1.0 <= scales[0] < optimiser_steps.FIRST_SCALE
     assert scales == sorted(scales, reverse=True)
     assert len(steps) == len(plain) > 1
     assert steps[0]["gradient_norm"] == pytest.approx(plain[0]["gradient_norm"], rel=0.02)
@@ -410,7 +416,7 @@ def test_float16_takes_a_step_anew_where_a_gradient_overflows(policy, monkeypatc
 
 
 def test_float16_resumes_to_the_same_bytes(policy, tmp_path, monkeypatch):
-    monkeypatch.setattr(gradient_step, "arithmetic", float16_on_the_cpu)
+    monkeypatch.setattr(forward, "arithmetic", float16_on_the_cpu)
     rows = near_the_policy(policy, draw(4))
     rows = dataclasses.replace(rows, advantages=rows.advantages * np.float32(1e3))
     steps, weights = trained(policy.folder, rows, "float16")
@@ -433,7 +439,7 @@ def test_float16_resumes_to_the_same_bytes(policy, tmp_path, monkeypatch):
 
 def test_a_gradient_that_no_scale_makes_finite_is_named(policy, monkeypatch):
     monkeypatch.setattr(Training, "unscale", lambda self, scale: bool(self.optimizer.zero_grad()))
-    monkeypatch.setattr(gradient_step, "arithmetic", float16_on_the_cpu)
+    monkeypatch.setattr(forward, "arithmetic", float16_on_the_cpu)
     rows = near_the_policy(policy, draw(4))
     rows = dataclasses.replace(rows, advantages=rows.advantages * np.float32(1e12))
     with pytest.raises(PolicyError, match="is not finite"):
@@ -479,7 +485,7 @@ def test_token_ids_beyond_the_vocabulary_are_refused(layout):
 
 def test_the_plan_of_steps_is_the_same_for_every_choice_that_keeps_all_groups():
     expected = seeding.generator(0, "update/1/epoch 0").permutation(7)
-    assert np.concatenate(gradient_step.step_plan(7, settings_of(), 0, 1)).tolist() == expected.tolist()
+    assert np.concatenate(optimiser_steps.step_plan(7, settings_of(), 0, 1)).tolist() == expected.tolist()
 
 
 def test_every_algorithm_takes_an_update_from_tables(layout):

@@ -7,6 +7,7 @@ import pytest
 
 from ospo_cli.errors import MissingInputError, ParameterError, PolicyError, TableError
 from ospo_cli.layout import Layout
+from ospo_cli.params.warm_start import WarmStart
 from ospo_cli.rewards.judged_teacher import judged_answers, whole_words
 from ospo_cli.stages import rollout, warm_start
 from ospo_cli.tables import parquet
@@ -218,7 +219,8 @@ def test_batches_take_every_pair_once_per_epoch_and_put_like_widths_together():
 
 @pytest.mark.parametrize(("schedule", "middle"), [("cosine", 0.5), ("linear", 0.5), ("constant", 1.0)])
 def test_the_learning_rate_rises_then_falls_as_asked(schedule, middle):
-    rates = [supervised.learning_rate_at(step, 101, 1.0, schedule, 1) for step in range(101)]
+    settings = WarmStart(steps=101, learning_rate=1.0, schedule=schedule, warmup_steps=1)
+    rates = [supervised.learning_rate_at(step, settings) for step in range(101)]
     assert rates[0] == 0.5
     assert max(rates) == 1.0
     assert rates[51] == pytest.approx(middle)

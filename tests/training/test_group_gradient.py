@@ -8,12 +8,12 @@ import torch
 
 from ospo_cli.policies.opening import load_policy
 from ospo_cli.stages import rollout
-from ospo_cli.stages.update import to_rows
 from ospo_cli.tables import parquet
 from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
 from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.training import gradient_step
 from ospo_cli.training.group_gradient import GroupGradient, inner_product
+from ospo_cli.training.row_building import to_rows
 from tests.policies.tiny import tiny_params, write_advantages, write_project
 
 

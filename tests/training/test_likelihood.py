@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ospo_cli.policies.opening import load_policy
-from ospo_cli.training import gradient_step, token_batches
-from ospo_cli.training.gradient_step import Rows
-from ospo_cli.training.likelihood import imitation_weights, preference_weights
+from ospo_cli.training import forward, gradient_step, token_batches
+from ospo_cli.training.objectives.imitation import imitation_weights
+from ospo_cli.training.objectives.preference import preference_weights
+from ospo_cli.training.rows import Rows
 from ospo_cli.training.token_batches import Group
 from tests.policies.tiny import tiny_params, write_tiny_policy
 
@@ -132,8 +133,8 @@ def test_a_step_without_pairs_is_a_step_of_nothing(policy):
 
 def test_dropout_is_off_where_likelihoods_are_compared_and_on_again_after(policy, monkeypatch):
     modes = []
-    real = gradient_step.token_logprobs
-    monkeypatch.setattr(gradient_step, "token_logprobs", lambda model, *a, **k: modes.append(model.training) or real(model, *a, **k))
+    real = forward.token_logprobs
+    monkeypatch.setattr(forward, "token_logprobs", lambda model, *a, **k: modes.append(model.training) or real(model, *a, **k))
     policy.model.train()
     step(policy, rows_of([0, 2], np.zeros(12), [(2, 0)]), settings_of(objective="dpo"))
     policy.model.eval()

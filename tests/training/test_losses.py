@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ospo_cli import presets
 from ospo_cli.params.attribute import Attribute
 from ospo_cli.params.update import Update
-from ospo_cli.training.policy_loss import clipped_loss, kl_terms, row_means, sampler_weights, token_weights
+from ospo_cli.training.policy_loss import Tokens, clipped_loss, kl_terms, row_means, sampler_weights, token_weights
 
 numbers = st.floats(-0.5, 0.5)
 TOKEN = st.tuples(numbers, numbers, st.floats(-2, 2), numbers, st.floats(0, 3), st.sampled_from([0.0, 0.4, 1.0, 2.0]))
@@ -43,25 +43,9 @@ def loss_of(rows, update, is_corrected=False):
     logprobs, old, advantages, reference, entropies, correction = columns
     logprobs.requires_grad_()
     lengths = [len(row) for row in rows]
-    result = clipped_loss(
-        logprobs,
-        old,
-        advantages,
-        torch.from_numpy(token_weights(lengths, update.aggregation, CAP)),
-        update.clip_low,
-        update.clip_high,
-        reference if update.kl_weight else None,
-        update.kl_weight,
-        update.trace,
-        lengths,
-        dual_clip=update.dual_clip,
-        ratio=update.ratio,
-        kl=update.kl,
-        is_kl_weighted=update.kl_in == "weighted-loss",
-        entropies=entropies,
-        entropy_bonus=update.entropy_bonus,
-        correction=correction if is_corrected else None,
-    )
+    weights = torch.from_numpy(token_weights(lengths, update.aggregation, CAP))
+    tokens = Tokens(logprobs, old, advantages, weights, lengths, reference if update.kl_weight else None, entropies)
+    result = clipped_loss(dataclasses.replace(tokens, correction=correction if is_corrected else None), update)
     return result, logprobs
 
 
@@ -192,8 +176,3 @@ def test_the_mean_of_a_row_is_its_own(rows):
     flat = torch.tensor([value for row in rows for value in row], dtype=torch.float64)
     expected = [sum(row) / len(row) for row in rows for _ in row]
     assert row_means(flat, [len(row) for row in rows]).tolist() == pytest.approx(expected)
-
-
-def test_a_ratio_of_sequences_without_the_rows_is_refused():
-    with pytest.raises(ValueError, match="lengths"):
-        clipped_loss(*[torch.zeros(1)] * 4, 0.2, 0.2, ratio="sequence")

@@ -4,13 +4,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ospo_cli.training.policy_loss import clipped_loss, k3, token_weights
+from ospo_cli.params.update import Update
+from ospo_cli.training.policy_loss import Tokens, clipped_loss, k3, token_weights
 
 
 def loss_of(logprobs, behavior, advantages, **settings):
-    values = {"clip_low": 0.2, "clip_high": 0.3} | settings
     rows = [torch.tensor(numbers, dtype=torch.float64) for numbers in (behavior, advantages, [1.0] * len(behavior))]
-    return clipped_loss(logprobs, *rows, **values)
+    tokens = Tokens(logprobs, *rows, [len(behavior)], reference_logprobs=settings.pop("reference_logprobs", None))
+    return clipped_loss(tokens, Update(clip_low=0.2, clip_high=0.3, **settings))
 
 
 def test_ratio_one_gives_minus_the_advantage_and_the_policy_gradient():

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ospo_cli.maths.redistribution import Settings, redistribute
-from ospo_cli.training.policy_loss import clipped_loss, token_weights, traced
+from ospo_cli.params.update import Update
+from ospo_cli.training.policy_loss import Tokens, clipped_loss, token_weights, traced
 from tests.games import generator
 from tests.maths.flat_rows import credit, token_map
 
@@ -36,13 +37,12 @@ def tensors(rows):
     return [torch.from_numpy(column.copy()) for column in flat.T]
 
 
-def loss_of(rows, trace, **changes):
+def loss_of(rows, trace):
     logprobs, behavior, advantages = tensors(rows)
     logprobs.requires_grad_()
     lengths = [len(row) for row in rows]
     weights = torch.from_numpy(token_weights(lengths, "seq_mean", 10))
-    given_lengths = {"trace": trace, "lengths": lengths} | changes
-    result = clipped_loss(logprobs, behavior, advantages, weights, 0.2, 0.28, **given_lengths)
+    result = clipped_loss(Tokens(logprobs, behavior, advantages, weights, lengths), Update(clip_low=0.2, clip_high=0.28, trace=trace))
     return result, logprobs
 
 
@@ -70,14 +70,11 @@ def test_on_the_policy_that_sampled_a_token_gets_what_follows_it_with_decay():
 
 def test_no_trace_is_the_plain_loss_to_the_last_bit_and_a_trace_is_not():
     rows = [[tuple(token) for token in generator(3).normal(scale=0.1, size=(5, 3)).tolist()]]
-    plain, _ = loss_of(rows, 0.0, lengths=None)
-    assert loss_of(rows, 0.0)[0].loss.item() == plain.loss.item()
-    assert loss_of(rows, 0.5)[0].loss.item() != plain.loss.item()
-
-
-def test_a_trace_without_the_rows_is_refused():
-    with pytest.raises(ValueError, match="lengths"):
-        loss_of([[(0.0, 0.0, 1.0)]], 0.5, lengths=None)
+    plain, (logprobs, behavior, advantages) = loss_of(rows, 0.0)[0].loss.item(), tensors(rows)
+    ratios = torch.exp(logprobs - behavior)
+    surrogate = -torch.minimum(ratios * advantages, ratios.clamp(1.0 - 0.2, 1.0 + 0.28) * advantages)
+    assert plain == (torch.from_numpy(token_weights([5], "seq_mean", 10)) * surrogate).sum().item()
+    assert loss_of(rows, 0.5)[0].loss.item() != plain
 
 
 @pytest.mark.parametrize("outside", ["sequence", "zero"])
@@ -95,7 +92,8 @@ def test_proportional_with_equal_shares_over_the_whole_completion_has_the_loss_a
         advantages = redistribute(rule, tokens, given_credit, Settings(outside=outside, credit_unit=credit_unit)).advantages
         logprobs = torch.from_numpy(drawn[0].copy()).requires_grad_()
         weights = torch.from_numpy(token_weights(lengths, "seq_mean", 50))
-        result = clipped_loss(logprobs, torch.from_numpy(drawn[1]), torch.from_numpy(advantages), weights, 0.2, 0.2)
+        drawn_tokens = Tokens(logprobs, torch.from_numpy(drawn[1]), torch.from_numpy(advantages), weights, lengths)
+        result = clipped_loss(drawn_tokens, Update())
         result.loss.backward()
         found.append((result.loss.item(), logprobs.grad.tolist()))
     assert found[0] == found[1]

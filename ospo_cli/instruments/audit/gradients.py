@@ -33,7 +33,7 @@ from ospo_cli.text.close_names import unknown_name
 
 if TYPE_CHECKING:
     from ospo_cli.policies.folder import LoadedPolicy
-    from ospo_cli.training.gradient_step import Rows
+    from ospo_cli.training.rows import Rows
 
 Method = tuple[str, str]  # estimator, rule
 
@@ -131,7 +131,8 @@ def execute(
 
 def _credited_halves(layout: Layout, params: Params, iteration: int, methods: Sequence[Method]) -> list[dict[Method, Rows]]:
     """Sample rollout groups and give each half its credit by itself; return, per half, (estimator, rule) -> rollouts with advantages."""
-    from ospo_cli.stages import attribute, rollout, score_coalitions, segment, update
+    from ospo_cli.stages import attribute, rollout, score_coalitions, segment
+    from ospo_cli.training.row_building import to_rows
 
     layout.cache.mkdir(parents=True, exist_ok=True)
     found: list[dict[Method, Rows]] = [{}, {}]
@@ -149,7 +150,7 @@ def _credited_halves(layout: Layout, params: Params, iteration: int, methods: Se
                 used = params.score_coalitions.estimators[0] if estimator == "any" else estimator
                 attribute.execute(half, replace(params, attribute=replace(params.attribute, estimator=used, rule=rule)), iteration)
                 advantages = parquet.read(half.iteration(iteration, "token_advantages.parquet"), TOKEN_ADVANTAGES)
-                rows[estimator, rule] = update.to_rows(own, advantages, params.rollout, iteration)
+                rows[estimator, rule] = to_rows(own, advantages, params.rollout, iteration)
     return found
 
 

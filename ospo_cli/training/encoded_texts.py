@@ -1,0 +1,37 @@
+"""A prompt and a completion that is given as text, as the token ids that a policy is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ospo_cli.errors import PolicyError
+from ospo_cli.policies.folder import LoadedPolicy, render_prompt
+
+
+class EncodedTexts:
+    """Encodes completions behind prompts; each prompt is rendered once.
+
+    Args:
+        policy: whose tokenizer and chat template are used; its weights are not.
+        messages: prompt id -> the user's message.
+    """
+
+    def __init__(self, policy: LoadedPolicy, messages: Mapping[str, str]) -> None:
+        self.policy, self.messages = policy, messages
+        self.rendered: dict[str, list[int]] = {}
+
+    def ids(self, prompt_id: str, completion: str, where: str) -> tuple[list[int], list[int]]:
+        """Return the token ids of prompt and completion, end token included; raise PolicyError where they do not fit the context."""
+        policy = self.policy
+        if prompt_id not in self.rendered:
+            self.rendered[prompt_id] = render_prompt(policy, self.messages[prompt_id])
+        prompt = self.rendered[prompt_id]
+        ids = [*policy.tokenizer.encode(completion, add_special_tokens=False), policy.end_token_id]
+        if len(prompt) + len(ids) > policy.context_length:
+            raise PolicyError(
+                where,
+                "does not fit the policy's context",
+                found=f"{len(prompt)} + {len(ids)} tokens",
+                expected=f"at most {policy.context_length}",
+            )
+        return prompt, ids

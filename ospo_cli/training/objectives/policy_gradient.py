@@ -1,0 +1,52 @@
+"""Objective policy-gradient: token advantages under the clipped surrogate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
+from ospo_cli.training.objectives.base import Logprobs, Objective
+from ospo_cli.training.policy_loss import TokenLoss, Tokens, clipped_loss, token_weights
+from ospo_cli.training.rows import Rows
+from ospo_cli.training.token_batches import Group
+
+
+class PolicyGradient(Objective):
+    """Table token_advantages holds the advantages themselves."""
+
+    table = TOKEN_ADVANTAGES
+
+    def advantages(self, rollouts: pl.DataFrame, table: pl.DataFrame, made_by: str) -> pl.DataFrame:
+        """Return the table."""
+        return table
+
+    def is_wanted(self, rows: Rows) -> NDArray[np.bool_]:
+        """Return [tokens] those whose log-probability the loss depends on.
+
+        A ratio of sequences depends on every token of its row, a trace on those before, a penalty or an entropy bonus on all there are.
+        """
+        settings, has_advantage = self.settings, np.not_equal(rows.advantages, 0)
+        if rows.corrections is not None:
+            has_advantage &= rows.corrections != 0
+        if (settings.kl_weight > 0 and settings.kl_in != "reward") or settings.entropy_bonus > 0:
+            return np.ones_like(has_advantage)
+        if settings.ratio == "token" and settings.trace == 0:
+            return has_advantage
+        last = np.full(len(rows.lengths), -1, dtype=np.int64)
+        np.maximum.at(last, rows.owner[has_advantage], np.flatnonzero(has_advantage))
+        reaches: NDArray[np.int64] = last[rows.owner]
+        return np.greater_equal(reaches, 0 if settings.ratio != "token" else np.arange(len(reaches)))
+
+    def weights(self, rows: Rows, groups: Sequence[Group], logprobs: Logprobs) -> tuple[NDArray[np.float64], dict[str, float]]:
+        """Return the weights of update.aggregation."""
+        weights = np.zeros(len(rows.advantages))
+        weights[rows.tokens_of(groups)] = token_weights(rows.lengths[rows.rows_of(groups)], self.settings.aggregation, rows.max_new_tokens)
+        return weights, {}
+
+    def loss(self, tokens: Tokens) -> TokenLoss:
+        """Return the clipped loss."""
+        return clipped_loss(tokens, self.settings)
