@@ -114,6 +114,7 @@ def test_credit_for_the_place_shows(audited):
     assert reading(table, "last", "position", "spread")["low"] > 0
     assert reading(table, "last", "null player", "largest |share|")["value"] > 0.1
     assert reading(table, "shapley", "position", "spread")["value"] == pytest.approx(0, abs=1e-12)
+    assert reading(table, "shapley", "position", "slope")["value"] == pytest.approx(0, abs=1e-12)
 
 
 def test_equal_parts_are_chance_in_the_filler_check(audited):
@@ -141,6 +142,31 @@ def test_the_audited_games_are_those_of_coalition_values(layout):
         assert auditor.case(row).base.value(masks) == pytest.approx(own["coalition_value"].to_numpy(), abs=1e-12)
         compared += own.height
     assert compared > 100
+
+
+def test_a_judged_word_and_one_of_none_stand_where_the_case_says_and_controls_are_taken_off_their_own_curve(layout):
+    rollouts, segments = frames(*sampled_rows())
+    drawn, _ = audit._drawn(rollouts, segments, parquet.read(layout.iteration(1, "rewards.parquet"), REWARDS), 100, 0, 1)
+    auditor = audit._auditor(layout, settings())
+    cases = [(auditor.case(row), auditor.vocabulary.judged(auditor.reward.judged(row["prompt_id"])[0])) for row in drawn]
+    orders = set()
+    for case, judged in cases:
+        helpful, filler = (case.injected.text[slice(*case.injected.spans[place])] for place in (case.helpful, case.filler))
+        assert helpful in judged
+        assert filler not in judged
+        orders.add(case.helpful < case.filler)
+        found = auditor.measured(ESTIMATORS["alone"], case)
+        assert found["deletion"] - found["deletion control"] == pytest.approx(case.control_deletion)
+        assert found["insertion"] - found["insertion control"] == pytest.approx(case.control_insertion)
+    assert orders == {True, False}
+    assert any(case.control_deletion != case.control_insertion for case, _ in cases)
+
+
+def test_largest_values_have_no_interval_and_undefined_ones_do_not_count():
+    found = {"shapley": [{"gap": 1.0}, {"gap": 3.0}, {"gap": float("nan")}, {}]}
+    table = measures.audit_table(found, measures.measures_of([])[:2], 0, 100)
+    assert table.select("measure", "value", "n").rows() == [("mean gap", 2.0, 2), ("largest gap", 3.0, 2)]
+    assert table["low"].to_list() == [1.0, None]
 
 
 def test_two_runs_write_equal_bytes(layout):

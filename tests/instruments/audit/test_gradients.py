@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 
+import numpy as np
 import polars as pl
 import pytest
 from typer.testing import CliRunner
@@ -13,6 +14,7 @@ from ospo_cli.cli import app
 from ospo_cli.errors import CreditError, MissingInputError, ParameterError, PolicyError
 from ospo_cli.instruments.audit import gradients as gradient_audit
 from ospo_cli.layout import Layout
+from ospo_cli.maths.gradient_agreement import HalfProducts
 from ospo_cli.maths.redistribution import RULES
 from ospo_cli.params import whole
 from ospo_cli.stages import prepare_data, warm_start
@@ -179,3 +181,10 @@ def test_options_of_gradients_alone_are_refused_without_it(project):
     done = CliRunner().invoke(app, ["audit", "-k", "1", "--prompts", "8", "-p", str(layout.root)])
     assert done.exit_code == 2
     assert whole.load(layout.params)
+
+
+def test_a_half_without_a_gradient_counts_as_half_a_silent_prompt(project):
+    some, none = np.array([4.0, 1.0, 2.0]), np.array([0.0, 1.0, 0.0])
+    products = HalfProducts(some, none, none, none, none, some, some, some)
+    table = gradient_audit._table({("any", "uniform"): products}, project[1])
+    assert reading(table, "uniform", "silent", "any")["value"] == pytest.approx(1 / 3)
