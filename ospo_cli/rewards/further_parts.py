@@ -54,7 +54,8 @@ class FurtherParts:
         if not self.weights:
             return {}
         # Separators at an answer's ends belong to no segment: a function that sees them would find v(N) and the reward to differ.
-        triples = [(*pair, _ENDS.sub("", text)) for *pair, text in zip(prompt_ids, queries, texts, strict=True)]
+        named = zip(prompt_ids, queries, texts, strict=True)
+        triples = [(prompt_id, query, _ENDS.sub("", text)) for prompt_id, query, text in named]
         new = [triple for triple in dict.fromkeys(triples) if triple not in self._known]
         if new:
             self._known.update(zip(new, self._measured(new), strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -16,10 +16,11 @@ from ospo_cli.executors.base import Shard
 from ospo_cli.executors.local import LocalExecutor, content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
-from ospo_cli.maths.statistics import Resamples
-from ospo_cli.params.whole import Params
 from ospo_cli.report import trec_files
+from ospo_cli.report.evaluation_summary import HEADLINE, ORACLE, RAW_QUERY, best_of_group, curves, headline, policy_name, summarise
+from ospo_cli.report.evaluation_summary import Sections as SummarySections
 from ospo_cli.rewards.judged_reward import JudgedReward, compose
+from ospo_cli.rewards.judged_reward import Sections as RewardSections
 from ospo_cli.rewards.judgments import Prepared, read_prepared
 from ospo_cli.rewards.oracle import OracleSearch
 from ospo_cli.rewards.remembered import Tally
@@ -30,17 +31,27 @@ from ospo_cli.tables.score_coalitions import REWARDS
 from ospo_cli.text.answers import find_answer
 
 if TYPE_CHECKING:
+    from ospo_cli.params.policy import Policy
+    from ospo_cli.params.rollout import Rollout
     from ospo_cli.sampling.causal_lm import Sampler
 
 METRICS = ("ndcg@10", "ndcg@pool", "mrr", "recall@10")
-HEADLINE = "ndcg@10"
-RAW_QUERY, ORACLE = "raw-query", "oracle"
 RUN_DEPTH = 100  # ranks written to table run and the TREC files
 _PROMPTS_PER_SHARD = 64
 _KEYS = ["system", "decoding", "prompt_id"]
 
 
-def execute(layout: Layout, params: Params) -> dict[str, Any]:
+class Reads(RewardSections, SummarySections, Protocol):
+    """The sections that the stage reads: those of the reward and of the summary, and how a policy is sampled."""
+
+    @property
+    def policy(self) -> Policy: ...
+
+    @property
+    def rollout(self) -> Rollout: ...
+
+
+def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     """Answer the held-out prompts with every system, rank, measure, compare; write tables, TREC files and summaries."""
     folders = _policy_folders(layout, params.evaluated_iterations)
     documents, prompts, qrels, pools = read_prepared(layout)
@@ -73,9 +84,7 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
     return summary | {"completions": completions.filter(pl.col("decoding") != "none").height}
 
 
-def evaluate(
-    completions: pl.DataFrame, rewards: dict[str, JudgedReward], params: Params
-) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+def evaluate(completions: pl.DataFrame, rewards: dict[str, JudgedReward], params: Reads) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Rank every query with every retriever.
 
     Returns:
@@ -103,98 +112,7 @@ def evaluate(
     return query_metrics, pl.concat(runs).select(list(RUN.schema)).sort(RUN.key), single
 
 
-def summarise(query_metrics: pl.DataFrame, params: Params) -> dict[str, Any]:
-    """Return means with intervals, paired differences to the raw query and to the warm start, and the gaps that have to show."""
-    settings = params.evaluate
-    cells: dict[tuple[str, ...], NDArray[np.float64]] = {}
-    order = ["system", "decoding", "retriever", "metric"]
-    for key, rows in query_metrics.sort(*order, "prompt_id").group_by(order, maintain_order=True):
-        cells[tuple(map(str, key))] = rows["metric_value"].to_numpy()
-    policies = [policy_name(iteration) for iteration in params.evaluated_iterations]
-    present = {key[0] for key in cells}
-    systems = [system for system in (RAW_QUERY, *policies, ORACLE) if system in present]
-
-    draws = _draws(query_metrics["prompt_id"].n_unique(), params)
-
-    def paired(key: tuple[str, ...], base: tuple[str, ...]) -> dict[str, float] | None:
-        if key[0] == base[0] or key not in cells or base not in cells:
-            return None
-        return draws.difference(cells[key], cells[base])._asdict()
-
-    values: dict[str, Any] = {}
-    for key in sorted(cells, key=lambda key: (systems.index(key[0]), *key[1:])):
-        cell: dict[str, Any] = draws.mean(cells[key])._asdict() | {"n": len(cells[key])}
-        warm = (policies[0], "greedy" if key[1] == "none" else key[1], *key[2:])
-        for label, base in (("to_raw_query", (RAW_QUERY, "none", *key[2:])), ("to_warm_start", warm)):
-            if (found := paired(key, base)) is not None:
-                cell[label] = found
-        values.setdefault(key[0], {}).setdefault(key[1], {}).setdefault(key[2], {})[key[3]] = cell
-    training, gaps = params.score_coalitions.retriever, []
-    raw, oracle = (RAW_QUERY, "none"), (ORACLE, "none")
-    for decoding in ("greedy", "sampled"):
-        warm, final = (policies[0], decoding), (policies[-1], decoding)
-        for better, worse in ((warm, raw), (final, warm), (final, raw), (oracle, final)):
-            if (found := paired((*better, training, HEADLINE), (*worse, training, HEADLINE))) is not None:
-                gaps.append({"better": better[0], "worse": worse[0], "decoding": decoding} | found)
-    return {
-        "split": settings.split,
-        "prompts": query_metrics["prompt_id"].n_unique(),
-        "samples": settings.samples,
-        "training_retriever": training,
-        "retrievers": list(settings.retrievers),
-        "metric": HEADLINE,
-        "level": 0.95,
-        "resamples": settings.bootstrap,
-        "systems": systems,
-        "values": values,
-        "gaps": gaps,
-    }
-
-
-def best_of_group(values: pl.DataFrame, params: Params) -> dict[str, Any]:
-    """Return the mean over prompts of the best value of a group and of its mean, with intervals (columns prompt_id, value)."""
-    groups = (
-        values.group_by("prompt_id")
-        .agg(pl.col("value").max().alias("best"), pl.col("value").mean().alias("mean"), pl.len())
-        .sort("prompt_id")
-    )
-    draws = _draws(groups.height, params)
-    intervals = {name: draws.mean(groups[name].to_numpy())._asdict() for name in ("best", "mean")}
-    return intervals | {"prompts": groups.height, "group_size": int(groups["len"].to_numpy().max())}
-
-
-def curves(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one row per policy for DVC's plots: the headline metric under the training retriever, with intervals."""
-    rows = []
-    for system in summary["systems"]:
-        if not system.startswith("policy-"):
-            continue
-        row: dict[str, Any] = {"iteration": int(system.removeprefix("policy-"))}
-        for decoding, by_retriever in sorted(summary["values"][system].items()):
-            cell = by_retriever[summary["training_retriever"]][summary["metric"]]
-            row |= {decoding: cell["mean"], f"{decoding}_low": cell["low"], f"{decoding}_high": cell["high"]}
-        rows.append(row)
-    return rows
-
-
-def headline(summary: dict[str, Any]) -> dict[str, float]:
-    """Return the few numbers that `dvc metrics show` compares between experiments: headline metric, training retriever."""
-    policies = [system for system in summary["systems"] if system.startswith("policy-")]
-    names = {RAW_QUERY: "raw_query", policies[0]: "warm_start", policies[-1]: "final", ORACLE: "oracle"}
-    found = {}
-    for system, name in names.items():
-        for decoding, by_retriever in summary["values"].get(system, {}).items():
-            suffix = "" if decoding == "none" else f"_{decoding}"
-            found[f"{name}{suffix}"] = by_retriever[summary["training_retriever"]][summary["metric"]]["mean"]
-    return found
-
-
-def policy_name(iteration: int) -> str:
-    """Return the system name of a policy: policy-000 is the warm start."""
-    return f"policy-{iteration:03d}"
-
-
-def choose_prompts(prompts: pl.DataFrame, params: Params) -> pl.DataFrame:
+def choose_prompts(prompts: pl.DataFrame, params: Reads) -> pl.DataFrame:
     """Return the prompts of evaluate.split, at most evaluate.max_prompts of them, chosen by seed."""
     settings = params.evaluate
     chosen = prompts.filter(pl.col("split") == settings.split).sort("prompt_id")
@@ -235,7 +153,7 @@ def _undecoded(system: str, prompt_ids: Iterable[str], queries: Sequence[str]) -
     return pl.DataFrame(rows, schema=COMPLETIONS.schema, orient="row")
 
 
-def _policy_completions(prompts: pl.DataFrame, folders: dict[int, Path], layout: Layout, params: Params) -> list[pl.DataFrame]:
+def _policy_completions(prompts: pl.DataFrame, folders: dict[int, Path], layout: Layout, params: Reads) -> list[pl.DataFrame]:
     """Return completions of each policy, greedy and sampled in one pass; finished shards are found by the policy's content."""
     from ospo_cli.policies.folder import check_folder, content_hash
 
@@ -259,7 +177,7 @@ def _policy_completions(prompts: pl.DataFrame, folders: dict[int, Path], layout:
     return [_composed(frame, raw_queries, params) for frame in named]
 
 
-def _composed(completions: pl.DataFrame, raw_queries: dict[str, str], params: Params) -> pl.DataFrame:
+def _composed(completions: pl.DataFrame, raw_queries: dict[str, str], params: Reads) -> pl.DataFrame:
     queries = []
     for prompt_id, completion in completions.select("prompt_id", "completion").iter_rows():
         answer = find_answer(completion)
@@ -270,7 +188,7 @@ def _composed(completions: pl.DataFrame, raw_queries: dict[str, str], params: Pa
 class _Answers:
     """Samples one policy at a time; a policy is loaded when its first unfinished shard comes up."""
 
-    def __init__(self, params: Params) -> None:
+    def __init__(self, params: Reads) -> None:
         self.params = params
         self.sampler: Sampler | None = None
 
@@ -308,7 +226,7 @@ class _Answers:
 
 
 def _oracle_completions(
-    reward: JudgedReward, documents: pl.DataFrame, prompts: pl.DataFrame, layout: Layout, params: Params
+    reward: JudgedReward, documents: pl.DataFrame, prompts: pl.DataFrame, layout: Layout, params: Reads
 ) -> list[pl.DataFrame]:
     """Return the oracle's queries: greedy single-word edits of the raw query, scored by the reward's retriever and metric."""
     if params.evaluate.oracle_edits == 0:
@@ -353,7 +271,7 @@ def _rankings(shown: pl.DataFrame, reward: JudgedReward) -> pl.DataFrame:
     )
 
 
-def _headroom(single: pl.DataFrame, layout: Layout, params: Params) -> dict[str, Any]:
+def _headroom(single: pl.DataFrame, layout: Layout, params: Reads) -> dict[str, Any]:
     """Return best of G of the last iteration's rollouts (train prompts) and of the final policy's evaluation samples."""
     last, found = params.train.iterations, {}
     if last:
@@ -364,10 +282,6 @@ def _headroom(single: pl.DataFrame, layout: Layout, params: Params) -> dict[str,
     if sampled.height:
         found["final_samples"] = best_of_group(sampled, params)
     return found
-
-
-def _draws(prompts: int, params: Params) -> Resamples:
-    return Resamples(prompts, params.evaluate.bootstrap, seeding.generator(params.train.seed, "evaluate/bootstrap"))
 
 
 def _listed(pool: NDArray[np.int64] | None) -> list[int] | None:

@@ -9,7 +9,7 @@ import polars as pl
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.params.whole import Params
-from ospo_cli.stages.evaluate import summarise
+from ospo_cli.report.evaluation_summary import summarise
 from ospo_cli.tables import parquet
 from ospo_cli.tables.attribute import ATTRIBUTIONS, INTERACTIONS, TOKEN_ADVANTAGES
 from ospo_cli.tables.evaluate import COMPLETIONS, QUERY_METRICS

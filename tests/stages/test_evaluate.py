@@ -12,10 +12,11 @@ import pytest
 from ospo_cli.errors import MissingInputError, PolicyError, SourceError
 from ospo_cli.layout import Layout
 from ospo_cli.report import trec_files
+from ospo_cli.report.evaluation_summary import best_of_group, curves, summarise
 from ospo_cli.stages import evaluate
 from ospo_cli.tables import parquet
-from ospo_cli.tables.evaluate import COMPLETIONS, QUERY_METRICS
-from ospo_cli.tables.prepared import PROMPTS
+from ospo_cli.tables.evaluate import COMPLETIONS, QUERY_METRICS, RUN
+from ospo_cli.tables.prepared import PROMPTS, QRELS
 from ospo_cli.tables.score_coalitions import REWARDS
 from tests.report import small_project
 
@@ -192,8 +193,13 @@ def test_the_rewards_own_metric_is_evaluated_too(project):
     values = dataclasses.replace(values, score_coalitions=dataclasses.replace(values.score_coalitions, metric="recall@3"))
     evaluate.execute(layout, values)
     found = metric_values(layout, metric="recall@3", system="raw-query", retriever="bm25")
-    assert len(found) == values.evaluate.max_prompts or len(found) > 1
-    assert max(found.values()) <= 1
+    relevant = parquet.read(layout.prepared("qrels.parquet"), QRELS).filter(pl.col("relevance") > 0)
+    run = parquet.read(layout.evaluation("run.parquet"), RUN).filter(system="raw-query", retriever="bm25").filter(pl.col("rank") <= 3)
+    hits = run.join(relevant, on=["prompt_id", "doc_id"]).group_by("prompt_id").len()
+    counts = dict(hits.iter_rows())
+    totals = dict(relevant.group_by("prompt_id").len().iter_rows())
+    assert set(found) == set(metric_values(layout, metric="ndcg@10", system="raw-query", retriever="bm25"))
+    assert found == pytest.approx({prompt_id: counts.get(prompt_id, 0) / totals[prompt_id] for prompt_id in found})
 
 
 def test_a_missing_policy_names_the_command_that_makes_it(project):
@@ -258,7 +264,7 @@ def test_gaps_and_differences_are_paired_by_prompt():
         ("oracle", "none", 0.4),
     ]:
         rows += [("test", system, decoding, f"q{n}", "bm25", "ndcg@10", 0.05 * n + shift) for n in range(10)]
-    summary = evaluate.summarise(pl.DataFrame(rows, schema=QUERY_METRICS.schema, orient="row"), values)
+    summary = summarise(pl.DataFrame(rows, schema=QUERY_METRICS.schema, orient="row"), values)
     found = {(gap["better"], gap["worse"]): round(gap["mean"], 9) for gap in summary["gaps"]}
     assert found == {
         ("policy-000", "raw-query"): 0.1, ("policy-001", "policy-000"): 0.2, ("policy-001", "raw-query"): 0.3, ("oracle", "policy-001"): 0.1,
@@ -268,7 +274,7 @@ def test_gaps_and_differences_are_paired_by_prompt():
     cell = summary["values"]["policy-001"]["greedy"]["bm25"]["ndcg@10"]
     assert cell["to_warm_start"]["mean"] == pytest.approx(0.2)
     assert cell["high"] - cell["low"] > 0.05
-    assert evaluate.curves(summary)[1]["greedy"] == pytest.approx(0.525)
+    assert curves(summary)[1]["greedy"] == pytest.approx(0.525)
 
 
 def test_the_headline_is_flat_and_agrees_with_the_summary(evaluated):
@@ -280,7 +286,7 @@ def test_the_headline_is_flat_and_agrees_with_the_summary(evaluated):
 
 def test_best_of_group_lies_above_the_mean_and_counts_groups():
     values = pl.DataFrame({"prompt_id": ["a", "a", "b", "b"], "value": [0.0, 1.0, 0.5, 0.5]})
-    found = evaluate.best_of_group(values, small_project.make_params())
+    found = best_of_group(values, small_project.make_params())
     assert (found["best"]["mean"], found["mean"]["mean"], found["prompts"], found["group_size"]) == (0.75, 0.5, 2, 2)
 
 
