@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ospo_cli import sources
 from ospo_cli.maths import coalitions
 from ospo_cli.maths.seeding import generator
 from ospo_cli.params.prepare_data import PrepareData
@@ -34,6 +33,7 @@ from ospo_cli.retrievers.base import best_first
 from ospo_cli.retrievers.lexical import inverted_index
 from ospo_cli.retrievers.opening import build
 from ospo_cli.rewards.judged_reward import JudgedReward
+from ospo_cli.sources import opening
 from ospo_cli.tables.prepared import POOLS, PROMPTS, QRELS
 from ospo_cli.text.words import words
 
@@ -91,7 +91,7 @@ def read(documents_path: Path | None, queries_path: Path | None) -> tuple[pl.Dat
         documents_path, queries_path = ICECAT / "products.parquet", ICECAT / "queries.parquet"
     if documents_path is None:
         print("no --documents, and no chorus-icecat beside the repository: the demo shop")
-        data = sources.read(PrepareData(), 0, Path())
+        data = opening.read(PrepareData(), 0, Path())
         return data.documents, data.prompts["query"].to_list()
     documents = pl.read_parquet(documents_path)
     documents = documents.rename({"product_id": "doc_id"} if "doc_id" not in documents.columns else {})

@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ospo_cli import sources
 from ospo_cli.maths.seeding import generator
 from ospo_cli.params.prepare_data import PrepareData
 from ospo_cli.params.store import Store as StoreParams
@@ -33,6 +32,7 @@ from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.remembered import is_kept
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.rewards.store.keys import Keys, joined, keys, scope
+from ospo_cli.sources import opening
 from ospo_cli.tables.prepared import POOLS, PROMPTS, QRELS
 from ospo_cli.text.words import words
 
@@ -103,7 +103,7 @@ def read(documents_path: Path | None, queries_path: Path | None) -> tuple[pl.Dat
     if documents_path is None and ICECAT.is_dir():
         documents_path, queries_path = ICECAT / "products.parquet", ICECAT / "queries.parquet"
     if documents_path is None or queries_path is None:
-        data = sources.read(PrepareData(), 0, Path())
+        data = opening.read(PrepareData(), 0, Path())
         return data.documents, data.prompts["query"].to_list()
     documents = pl.read_parquet(documents_path)
     documents = documents.rename({"product_id": "doc_id"} if "doc_id" not in documents.columns else {})

@@ -31,9 +31,19 @@ def show_params(
         str,
         typer.Option("--row", help="Instead: an algorithm as options of DVC: dvc exp run --name dpo $(ospo params --row dpo)"),
     ] = "",
+    write: Annotated[
+        bool, typer.Option("--write", help="Instead: bring params.yaml up to this version. Values stay, own comments do not.")
+    ] = False,
+    project: Project = HERE,
 ) -> None:
     """List every parameter with type, default, allowed values and meaning."""
     from ospo_cli.params import whole
+
+    if write:
+        from ospo_cli.layout import Layout
+
+        _renew(Layout(project).params)
+        return
 
     if row:
         from ospo_cli import presets
@@ -47,6 +57,20 @@ def show_params(
     for found in rows:
         allowed = f" [{found['allowed']}]" if found["allowed"] else ""
         typer.echo(f"{found['name']}  ({found['type']}, default {found['default']}){allowed}\n    {found['meaning']}")
+
+
+def _renew(path: Path) -> None:
+    from ospo_cli.params import written
+    from ospo_cli.tables.files import write_text
+
+    found = written.renewed(path)
+    for name in found.gone:
+        say("params", f"{name} is gone: left out")
+    if found.text == path.read_text(encoding="utf-8"):
+        typer.echo(f"{path} is as this version writes it")
+        return
+    write_text(path, found.text)
+    typer.echo(f"wrote {path}; new: {', '.join(found.added) or 'no names'}")
 
 
 @app.command("graph", rich_help_panel=BEFORE_TRAINING)

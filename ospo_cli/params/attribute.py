@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ospo_cli.errors import ParameterError
-from ospo_cli.params.declare import parameter
-from ospo_cli.params.score_coalitions import ESTIMATOR_NAMES
+from ospo_cli.params.declare import Registered, parameter
 
 
 @dataclass(frozen=True)
 class Attribute:
     """From coalition values to token advantages."""
 
-    estimator: str = parameter("myerson", "share of each segment", choices=ESTIMATOR_NAMES)
+    estimator: str = parameter("myerson", "share of each segment", choices=Registered("maths.estimators", "ESTIMATORS"))
     rule: str = parameter(
         "group-additive",
         "how shares become token advantages",
-        choices=(
-            *("uniform", "proportional", "rank", "mix", "signed", "additive", "group-additive", "share-only", "potential"),
-            *("answer-uniform", "random", "rms-matched"),
-        ),
+        choices=Registered("maths.redistribution", "RULES"),
         open_with="rule_file",
     )
     rule_file: str = parameter(
@@ -33,37 +30,27 @@ class Attribute:
     matched_rule: str = parameter(
         "proportional",
         "rule whose size within the answer uniform advantages are brought to (rms-matched)",
-        choices=(
-            *("uniform", "proportional", "rank", "mix", "signed", "additive", "group-additive", "share-only", "potential"),
-            *("answer-uniform", "random"),
-        ),
+        choices=Registered("maths.redistribution", "RULES", without=("rms-matched",)),
     )
     trace: float = parameter(1.0, "λ of the potential rule", minimum=0, maximum=1)
-    outside: str = parameter(
-        "sequence",
-        "tokens of no segment: sequence (group advantage; rule potential: that of their place) or zero",
-        choices=("sequence", "zero"),
+    outside: Literal["sequence", "zero"] = parameter(
+        "sequence", "tokens of no segment: sequence (group advantage; rule potential: that of their place) or zero"
     )
-    credit_unit: str = parameter(
-        "divide", "a segment's mass is divided over its tokens, or copied to each (rules that keep the sum)", choices=("divide", "copy")
+    credit_unit: Literal["divide", "copy"] = parameter(
+        "divide", "a segment's mass is divided over its tokens, or copied to each (rules that keep the sum)"
     )
-    normalize: str = parameter("std", "group advantage: std (divide by the group's standard deviation) or none", choices=("std", "none"))
-    baseline: str = parameter(
+    normalize: Literal["std", "none"] = parameter("std", "group advantage: std (divide by the group's standard deviation) or none")
+    baseline: Literal["group", "batch"] = parameter(
         "group",
         "what a reward is compared with, and whose deviation divides it: its rollout group, or the batch of all rollouts (rule uniform)",
-        choices=("group", "batch"),
     )
     clip: float | None = parameter(None, "clip token advantages at ± clip · std of the group advantages; null never clips", minimum=0)
-    targets: str = parameter(
-        "best",
-        "completions that objective sft imitates: the best of each rollout group (best-of-G), those above the group's mean, or all",
-        choices=("best", "above-mean", "all"),
+    targets: Literal["best", "above-mean", "all"] = parameter(
+        "best", "completions that objective sft imitates: the best of each rollout group (best-of-G), those above the group's mean, or all"
     )
     targets_above: float | None = parameter(0.0, "targets earn more than this; null sets no bound")
-    pairs: str = parameter(
-        "best-worst",
-        "pairs that objective dpo learns from: the best and the worst of each rollout group, or all whose rewards differ",
-        choices=("best-worst", "all"),
+    pairs: Literal["best-worst", "all"] = parameter(
+        "best-worst", "pairs that objective dpo learns from: the best and the worst of each rollout group, or all whose rewards differ"
     )
     pairs_margin: float = parameter(0.0, "the rewards of a pair differ by more than this", minimum=0)
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from ospo_cli.params.declare import parameter
+from ospo_cli.params.declare import Registered, parameter
 
 
 @dataclass(frozen=True)
 class Evaluate:
     """Held-out comparison."""
 
-    split: str = parameter("test", "prompts that are evaluated", choices=("train", "dev", "test"))
-    retrievers: list[str] = parameter(["bm25", "tfidf-char", "lsa"], "first the training one, then ones that the policy never saw")
+    split: Literal["train", "dev", "test"] = parameter("test", "prompts that are evaluated")
+    retrievers: list[str] = parameter(
+        ["bm25", "tfidf-char", "lsa"],
+        "first the training one, then ones that the policy never saw",
+        choices=Registered("retrievers", "RETRIEVERS"),
+    )
     every: int = parameter(1, "the warm start, each so-many-th policy and the last are evaluated", minimum=1)
     samples: int = parameter(4, "sampled completions per prompt; 0 evaluates greedy decoding alone", minimum=0)
     max_prompts: int = parameter(256, "prompts that are evaluated, by seed; 0 is all", minimum=0)

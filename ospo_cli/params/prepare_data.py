@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from ospo_cli.params.declare import parameter
+from ospo_cli.params.declare import Registered, parameter
 
 
 @dataclass(frozen=True)
 class PrepareData:
     """Where documents, prompts and judgments come from."""
 
-    source: str = parameter("demo-shop", "name of the data set's reader: demo-shop, esci, hm, wands, beir or tables")
+    source: str = parameter("demo-shop", "reader of the data set", choices=Registered("sources", "SOURCES"))
     path: str = parameter("", "folder of the data set, relative to params.yaml; empty for demo-shop")
     prompt_template: str = parameter("{query}\nbought: {history}", "user message; may hold {query} and {history}")
-    pool: str = parameter("sampled", "candidates: sampled (per prompt) or catalogue (all documents)", choices=("sampled", "catalogue"))
+    pool: Literal["sampled", "catalogue"] = parameter("sampled", "candidates: sampled (per prompt) or catalogue (all documents)")
     pool_same_category: int = parameter(50, "negatives of a relevant document's category", minimum=0)
     pool_related: int = parameter(30, "negatives closest in text to a relevant document", minimum=0)
     pool_random: int = parameter(20, "random negatives", minimum=0)

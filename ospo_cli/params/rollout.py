@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 from ospo_cli.errors import ParameterError
-from ospo_cli.params.declare import parameter
+from ospo_cli.params.declare import Registered, parameter
 
 
 @dataclass(frozen=True)
 class Vllm:
     """Sampler vllm: an engine that runs as long as the command."""
 
-    dtype: str = parameter(
-        "float32",
-        "number format of weights and sums; in 16 bits log-probabilities differ from the update's (update.sampler_correction)",
-        choices=("float32", "bfloat16", "float16"),
+    dtype: Literal["float32", "bfloat16", "float16"] = parameter(
+        "float32", "number format of weights and sums; in 16 bits log-probabilities differ from the update's (update.sampler_correction)"
     )
     tensor_parallel: int = parameter(1, "GPUs that share the policy", minimum=1, maximum=64)
     gpu_memory_share: float = parameter(0.9, "part of a GPU's memory that the engine takes", minimum=0.01, maximum=1)
@@ -53,8 +52,8 @@ class Rollout:
     top_p: float = parameter(1.0, "only the likeliest tokens that together hold this probability are drawn; 1 is all", minimum=0, maximum=1)
     max_new_tokens: int = parameter(48, "cap of the completion's length in tokens, end token included", minimum=1)
     batch_size: int = parameter(256, "completions sampled at once; changes no result (sampler transformers, on a CPU)", minimum=1)
-    prompts: str = parameter(
-        "all", "all, or headroom (raw query's value below headroom_max; a change of reward then samples again)", choices=("all", "headroom")
+    prompts: Literal["all", "headroom"] = parameter(
+        "all", "all, or headroom (raw query's value below headroom_max; a change of reward then samples again)"
     )
     headroom_max: float = parameter(0.95, "largest raw-query value of a headroom prompt", minimum=0, maximum=1)
     further_rounds: int = parameter(
@@ -66,7 +65,7 @@ class Rollout:
     sampler: str = parameter(
         "transformers",
         "who draws the rollouts: transformers (this process), vllm (an engine; extra [vllm]) or openai (a server); docs/sampling.md",
-        choices=("transformers", "vllm", "openai"),
+        choices=Registered("sampling", "SAMPLERS"),
     )
     vllm: Vllm = dataclasses.field(default_factory=Vllm)
     server: Server = dataclasses.field(default_factory=Server)

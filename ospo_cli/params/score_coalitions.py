@@ -3,46 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ospo_cli.errors import ParameterError
-from ospo_cli.params.declare import parameter
+from ospo_cli.params.declare import Registered, parameter
 
-# As in maths.estimators, which is not read here, so that a change of an estimator makes no stage but those that use it run again.
-ESTIMATOR_NAMES = (
-    "contiguous-mean",
-    "contiguous-shapley",
-    "myerson",
-    "shapley",
-    "shapley-windows",
-    "owen",
-    "banzhaf",
-    "leave-one-out",
-    "alone",
-    "uniform",
-    "random",
-)
-
-
-# The names that maths.ranking.parse_metric reads; not read here, for the same reason.
-METRIC_PATTERN = (
-    r"(ndcg|ndcg-exp|mrr|ap|recall|precision)@[1-9]\d{0,5}|ndcg@(pool|retrieved)|ndcg-exp@pool|mrr|ap"
-    r"|(nDCG|nDCG\(dcg='exp-log2'\)|RR|AP|R|P)@[1-9]\d{0,5}|RR|AP"
-)
+METRIC = Registered("maths.ranking", "parse_metric")
 
 
 @dataclass(frozen=True)
 class ScoreCoalitions:
     """The characteristic function and the reward."""
 
-    retriever: str = parameter("bm25", "search engine of the reward")
+    retriever: str = parameter("bm25", "search engine of the reward", choices=Registered("retrievers", "RETRIEVERS"))
     metric: str = parameter(
         "ndcg@10",
         "ndcg@K, ndcg@pool, ndcg@retrieved, ndcg-exp@K, ndcg-exp@pool, mrr, mrr@K, ap, ap@K, recall@K or precision@K (docs/rewards.md)",
-        pattern=METRIC_PATTERN,
+        parser=METRIC,
     )
     further_metrics: dict[str, float] = parameter(
         {}, "further metrics of the same ranking that are added to the reward, and their weights, such as {recall@10: 0.2}",
-        pattern=METRIC_PATTERN,
+        parser=METRIC,
     )  # fmt: skip
     own_reward: str = parameter(
         "",
@@ -53,20 +34,20 @@ class ScoreCoalitions:
         {}, "the parts that own_reward gives, and their weights", pattern=r"[a-z][a-z0-9_-]{0,31}"
     )  # fmt: skip
     own_ranks: int = parameter(10, "documents of the ranking that own_reward is shown", minimum=0, maximum=10_000)
-    composition: str = parameter("replace", "replace: the answer is the query; append: raw query + answer", choices=("replace", "append"))
-    empty_value: str = parameter(
-        "zero", "v of the empty coalition under replace: zero or query (the raw query's value)", choices=("zero", "query")
+    composition: Literal["replace", "append"] = parameter("replace", "replace: the answer is the query; append: raw query + answer")
+    empty_value: Literal["zero", "query"] = parameter(
+        "zero", "v of the empty coalition under replace: zero or query (the raw query's value)"
     )
     estimators: list[str] = parameter(
         ["myerson", "leave-one-out"],
         "the coalitions that these need are evaluated, so that attribute.estimator may be any of them (contiguous-mean, "
         "contiguous-shapley, alone and random need what myerson needs)",
-        choices=ESTIMATOR_NAMES,
+        choices=Registered("maths.estimators", "ESTIMATORS"),
     )
     families: list[str] = parameter(
         ["prefix"],
         "further coalitions that are evaluated (rule potential needs prefix)",
-        choices=("contiguous", "prefix", "leave-one-out", "powerset", "permutation", "two-level", "subsets"),
+        choices=Registered("maths.coalitions", "FAMILIES"),
     )
     contiguous_width: int = parameter(32, "widest window of the contiguous family", minimum=1)
     contiguous_cap: int = parameter(0, "most coalitions per rollout of the contiguous family (M); 0 is no cap", minimum=0)
@@ -74,26 +55,21 @@ class ScoreCoalitions:
         256, "shapley, owen and banzhaf are exact where they need at most so many coalitions, and sampled beyond", minimum=2, maximum=4096
     )
     orders: int = parameter(16, "sampled orders per rollout, an even number", minimum=4, maximum=4096)
-    budget: str = parameter(
+    budget: Literal["fixed", "adaptive"] = parameter(
         "fixed",
         "fixed, or adaptive: further orders for the segments whose rank by share is uncertain (shapley, shapley-windows, owen; sampled)",
-        choices=("fixed", "adaptive"),
     )
     further_coalitions: int = parameter(
         64, "coalitions per rollout, on average over its rollout group, that are spent on further orders (budget: adaptive)", minimum=1
     )
-    grand_value: str = parameter(
-        "reward",
-        "reward: v of all segments must be the reward without its format part, checked; any: segments may leave words out",
-        choices=("reward", "any"),
+    grand_value: Literal["reward", "any"] = parameter(
+        "reward", "reward: v of all segments must be the reward without its format part, checked; any: segments may leave words out"
     )
-    degenerate_groups: str = parameter(
-        "skip", "rollout groups of equal rewards: skip, or evaluate their coalitions, which nothing reads", choices=("skip", "evaluate")
+    degenerate_groups: Literal["skip", "evaluate"] = parameter(
+        "skip", "rollout groups of equal rewards: skip, or evaluate their coalitions, which nothing reads"
     )
-    calls: str = parameter(
-        "batched",
-        "batched: each distinct text once; one-by-one: a call of the retriever per coalition, equal ones too; changes no result",
-        choices=("batched", "one-by-one"),
+    calls: Literal["batched", "one-by-one"] = parameter(
+        "batched", "batched: each distinct text once; one-by-one: a call of the retriever per coalition, equal ones too; changes no result"
     )
     retrieval_weight: float = parameter(1.0, "weight of the retrieval metric")
     format_weight: float = parameter(0.1, "weight of the format part")

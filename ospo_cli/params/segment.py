@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ospo_cli.errors import ParameterError
 from ospo_cli.params.declare import parameter
@@ -13,20 +14,15 @@ from ospo_cli.text.levels import LEVELS_WITH_PHRASES, UNIONS
 class Segment:
     """Players of the game."""
 
-    level: str = parameter(
-        "phrase",
-        "phrase, word, sentence or window",
-        choices=("phrase", "word", "sentence", "window"),
-    )
+    level: Literal["phrase", "word", "sentence", "window"] = parameter("phrase", "phrase, word, sentence or window")
     window: int = parameter(3, "words per segment (level: window)", minimum=1)
-    unions: str = parameter(
+    unions: Literal["auto", "sentence", "clause", "phrase", "none"] = parameter(
         "auto",
         "blocks of neighbouring segments, for two-level values: sentence, clause, phrase (over words), none, or auto "
         "(words: phrase; phrases: sentence where there are several, else clause; sentences and windows: none)",
-        choices=("auto", "sentence", "clause", "phrase", "none"),
     )
-    segmenter: str = parameter(
-        "rules", "who finds phrases (level: phrase or word): rules, or spacy (noun chunks; extra [spacy])", choices=("rules", "spacy")
+    segmenter: Literal["rules", "spacy"] = parameter(
+        "rules", "who finds phrases (level: phrase or word): rules, or spacy (noun chunks; extra [spacy])"
     )
     own_segmenter: str = parameter(
         "",
@@ -34,8 +30,8 @@ class Segment:
         "MODULE:FUNCTION, or the name of an entry point in group ospo.segmenters; it is run (docs/own-code.md)",
     )
     spacy_model: str = parameter("en_core_web_sm", "installed model package; never downloaded (segmenter: spacy)")
-    coverage: str = parameter(
-        "full", "full: every letter of an answer lies in a segment, checked; partial: not all need to", choices=("full", "partial")
+    coverage: Literal["full", "partial"] = parameter(
+        "full", "full: every letter of an answer lies in a segment, checked; partial: not all need to"
     )
     max_segments: int = parameter(0, "merge the tail beyond so many segments into the last one; 0 never merges", minimum=0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ospo_cli.params.declare import parameter
 
@@ -11,9 +12,7 @@ from ospo_cli.params.declare import parameter
 class Store:
     """Values of texts that are kept beside the tables (docs/store.md); changes no result, so that no stage runs again for it."""
 
-    values: str = parameter(
-        "auto",
-        "which values are kept and looked up: auto (of engines that cost more than a look-up), always or never",
-        choices=("auto", "always", "never"),
+    values: Literal["auto", "always", "never"] = parameter(
+        "auto", "which values are kept and looked up: auto (of engines that cost more than a look-up), always or never"
     )
     products: int = parameter(0, "first retrieved products that are kept with each value", minimum=0, maximum=1000)

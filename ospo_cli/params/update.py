@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ospo_cli.errors import ParameterError
 from ospo_cli.params.declare import parameter
@@ -12,32 +13,27 @@ from ospo_cli.params.declare import parameter
 class Update:
     """The training steps of an iteration."""
 
-    objective: str = parameter(
-        "policy-gradient",
-        "policy-gradient (token advantages), sft (likelihood of table targets) or dpo (table preference_pairs)",
-        choices=("policy-gradient", "sft", "dpo"),
+    objective: Literal["policy-gradient", "sft", "dpo"] = parameter(
+        "policy-gradient", "policy-gradient (token advantages), sft (likelihood of table targets) or dpo (table preference_pairs)"
     )
     dpo_beta: float = parameter(0.1, "β of objective dpo: how closely the policy is held to the reference", minimum=1e-6)
-    dpo_reference: str = parameter(
-        "behavior",
-        "reference of objective dpo: behavior (the policy that sampled, anew each iteration) or warm-start (policy 000)",
-        choices=("behavior", "warm-start"),
+    dpo_reference: Literal["behavior", "warm-start"] = parameter(
+        "behavior", "reference of objective dpo: behavior (the policy that sampled, anew each iteration) or warm-start (policy 000)"
     )
     examples_file: str = parameter(
         "",
         "Parquet of your own in place of the iteration's tables: prompt_id and completion (sft), or prompt_id, chosen and rejected (dpo)",
     )
     learning_rate: float = parameter(5e-4, "AdamW's learning rate, or its peak", minimum=0)
-    schedule: str = parameter(
-        "constant", "fall of the learning rate over all iterations: constant, linear or cosine", choices=("constant", "linear", "cosine")
+    schedule: Literal["constant", "linear", "cosine"] = parameter(
+        "constant", "fall of the learning rate over all iterations: constant, linear or cosine"
     )
     warmup_steps: int = parameter(0, "first optimiser steps, over iterations, in which the learning rate rises", minimum=0)
     weight_decay: float = parameter(0.0, "AdamW's weight decay", minimum=0)
     epochs: int = parameter(1, "passes over the iteration's rollouts", minimum=1)
-    groups: str = parameter(
+    groups: Literal["all", "alive"] = parameter(
         "all",
         "rollout groups in the steps: all, or alive (those with an advantage; dynamic sampling draws more prompts and leaves the rest out)",
-        choices=("all", "alive"),
     )
     max_groups: int = parameter(0, "most rollout groups in the steps, by seed; 0 is no limit", minimum=0)
     groups_per_step: int = parameter(16, "rollout groups per optimiser step", minimum=1)
@@ -47,37 +43,29 @@ class Update:
     clip_low: float = parameter(0.2, "ε of the lower clip of the ratio", minimum=0, maximum=1)
     clip_high: float = parameter(0.2, "ε of the upper clip of the ratio", minimum=0)
     dual_clip: float = parameter(0.0, "bound of the ratio where the advantage is negative, above 1 + clip_high; 0 is off", minimum=0)
-    ratio: str = parameter(
+    ratio: Literal["token", "sequence", "sequence-token"] = parameter(
         "token",
         "ratio of each token, of its sequence (geometric mean, GSPO), or sequence-token (that value with each token's own gradient)",
-        choices=("token", "sequence", "sequence-token"),
     )
     trace: float = parameter(0.0, "λ of GRPO-λ: log-ratios are summed backwards with this decay; 0 is off", minimum=0, maximum=1)
-    aggregation: str = parameter("seq_mean", "seq_mean, token_mean or constant", choices=("seq_mean", "token_mean", "constant"))
+    aggregation: Literal["seq_mean", "token_mean", "constant"] = parameter("seq_mean", "seq_mean, token_mean or constant")
     kl_weight: float = parameter(0.0, "β of the penalty that pulls to policy 000", minimum=0)
-    kl: str = parameter(
-        "k3",
-        "term of the penalty: k1 (log-ratio; in the plain loss its pull is 0 on average), k2 (half its square) or k3",
-        choices=("k1", "k2", "k3"),
+    kl: Literal["k1", "k2", "k3"] = parameter(
+        "k3", "term of the penalty: k1 (log-ratio; in the plain loss its pull is 0 on average), k2 (half its square) or k3"
     )
-    kl_in: str = parameter(
-        "loss",
-        "loss, weighted-loss (times the ratio, for samples of an older policy) or reward (a completion's sum off its advantage)",
-        choices=("loss", "weighted-loss", "reward"),
+    kl_in: Literal["loss", "weighted-loss", "reward"] = parameter(
+        "loss", "loss, weighted-loss (times the ratio, for samples of an older policy) or reward (a completion's sum off its advantage)"
     )
     entropy_bonus: float = parameter(0.0, "weight of the entropy in the loss", minimum=0)
-    sampler_correction: str = parameter(
+    sampler_correction: Literal["none", "token-truncate", "token-mask", "sequence-truncate", "sequence-mask"] = parameter(
         "none",
         "importance weights for a sampler that is not the trained policy to the last digit (vLLM), at most sampler_bound: truncate, or "
         "mask (0 beyond), per token or per sequence",
-        choices=("none", "token-truncate", "token-mask", "sequence-truncate", "sequence-mask"),
     )
     sampler_bound: float = parameter(2.0, "largest weight of a sampled token (sampler_correction)", minimum=1)
     max_gradient_norm: float = parameter(1.0, "gradient clipping; 0 never clips", minimum=0)
-    precision: str = parameter(
-        "float32",
-        "arithmetic of the passes: float32, or bfloat16 or float16 (autocast; need a GPU; float16 with a scaled loss)",
-        choices=("float32", "bfloat16", "float16"),
+    precision: Literal["float32", "bfloat16", "float16"] = parameter(
+        "float32", "arithmetic of the passes: float32, or bfloat16 or float16 (autocast; need a GPU; float16 with a scaled loss)"
     )
     gradient_checkpointing: bool = parameter(False, "compute each layer again in the backward pass: less memory, a third more time")
     reference_groups: int = parameter(

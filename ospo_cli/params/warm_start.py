@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ospo_cli.params.declare import parameter
 
@@ -11,18 +12,16 @@ from ospo_cli.params.declare import parameter
 class WarmStart:
     """Supervised start of the policy."""
 
-    teacher: str = parameter(
-        "source",
-        "pairs: source (made by prepare-data), judgments (made here), file, or none (copy the base)",
-        choices=("source", "judgments", "file", "none"),
+    teacher: Literal["source", "judgments", "file", "none"] = parameter(
+        "source", "pairs: source (made by prepare-data), judgments (made here), file, or none (copy the base)"
     )
     pairs_file: str = parameter("", "Parquet of prompt_id and completion (teacher: file)")
     steps: int = parameter(900, "optimiser steps", minimum=0)
     max_epochs: float = parameter(0.0, "stop after so many passes over the pairs where that is fewer steps; 0 is no limit", minimum=0)
     batch_size: int = parameter(32, "pairs per step", minimum=1)
     learning_rate: float = parameter(3e-3, "peak of AdamW's learning rate", minimum=0)
-    schedule: str = parameter(
-        "cosine", "fall of the learning rate after its rise: cosine, linear or constant", choices=("cosine", "linear", "constant")
+    schedule: Literal["cosine", "linear", "constant"] = parameter(
+        "cosine", "fall of the learning rate after its rise: cosine, linear or constant"
     )
     warmup_steps: int = parameter(20, "steps over which the learning rate rises", minimum=0)
     weight_decay: float = parameter(0.0, "AdamW's weight decay", minimum=0)

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from ospo_cli.errors import ParameterError
+from ospo_cli.errors import OspoError, ParameterError
 from ospo_cli.params.attribute import Attribute
 from ospo_cli.params.evaluate import Evaluate
 from ospo_cli.params.policy import Policy
@@ -81,14 +81,18 @@ _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
 
 def load(path: Path) -> Params:
     """Read params.yaml; raise ParameterError on a name that is unknown or missing, a wrong type or a value out of range."""
+    return from_mapping(read(path), where=str(path))
+
+
+def read(path: Path) -> object:
+    """Return what the file holds, unchecked; raise ParameterError where it is not there or no YAML."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506  (a SafeLoader)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506  (a SafeLoader)
     except FileNotFoundError:
         raise ParameterError(path, "no such file", remedy="run `ospo init DIR --preset demo` or go to the project's folder") from None
     # PyYAML raises many kinds: ValueError for `2026-13-01`, KeyError for `!!bool maybe`, AttributeError for `!!timestamp x`.
     except (OSError, yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise ParameterError(path, "cannot be read as YAML", found=" ".join(str(error).split())) from None
-    return from_mapping(content, where=str(path))
 
 
 def from_mapping(content: object, where: str = "params.yaml") -> Params:
@@ -159,14 +163,15 @@ def _described(section: str, kind: type) -> list[dict[str, str]]:
         if dataclasses.is_dataclass(hints[field.name]):
             rows += _described(f"{section}.{field.name}", hints[field.name])
             continue
+        hint, metadata = _plain(hints[field.name], field.metadata)
         rows.append(
             {
                 "name": f"{section}.{field.name}",
-                "type": _type_name(hints[field.name]),
+                "type": _type_name(hint),
                 "default": yaml.safe_dump(getattr(defaults, field.name), default_flow_style=True, width=10_000)
                 .replace("\n...", "")
                 .strip(),
-                "allowed": _allowed(field.metadata),
+                "allowed": _allowed(metadata),
                 "meaning": field.metadata["meaning"],
             }
         )
@@ -178,19 +183,21 @@ def _section(where: str, name: str, kind: type, content: object) -> Any:
     if not isinstance(content, dict):
         raise ParameterError(f"{where}: {name}", "is not a mapping", found=type(content).__name__, expected=", ".join(fields))
     _check_names(f"{where}: {name}", "parameter", content, fields)
-    hints = typing.get_type_hints(kind)
-    return kind(
-        **{
-            key: _section(where, f"{name}.{key}", hints[key], content[key])
-            if dataclasses.is_dataclass(hints[key])
-            else _value(f"{where}: {name}.{key}", hints[key], _opened(fields[key].metadata, content), content[key])
-            for key in fields
-        }
-    )
+    values = {}
+    for key, hint in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            values[key] = _section(where, f"{name}.{key}", typing.cast(type, hint), content[key])
+        else:
+            plain, metadata = _plain(hint, fields[key].metadata)
+            if content.get(metadata["open_with"]):
+                metadata = {**metadata, "choices": ()}
+            values[key] = _value(f"{where}: {name}.{key}", plain, metadata, content[key])
+    return kind(**values)
 
 
-def _opened(metadata: typing.Mapping[str, Any], content: dict[Any, Any]) -> typing.Mapping[str, Any]:
-    return {**metadata, "choices": ()} if metadata.get("open_with") and content.get(metadata["open_with"]) else metadata
+def _plain(hint: Any, metadata: typing.Mapping[str, Any]) -> tuple[Any, typing.Mapping[str, Any]]:
+    """Return a field's type, and what is declared of it, with the texts of a Literal as choices of a str."""
+    return (str, {**metadata, "choices": typing.get_args(hint)}) if typing.get_origin(hint) is typing.Literal else (hint, metadata)
 
 
 def _check_names(where: str, noun: str, content: dict[Any, Any], known: typing.Iterable[str]) -> None:
@@ -201,13 +208,17 @@ def _check_names(where: str, noun: str, content: dict[Any, Any], known: typing.I
     missing = [key for key in known if key not in content]
     if missing:
         raise ParameterError(
-            where, f"missing {noun}", found="nothing", expected=", ".join(missing), remedy="`ospo params` shows the defaults"
+            where,
+            f"missing {noun}",
+            found="nothing",
+            expected=", ".join(missing),
+            remedy="`ospo params --write` adds them with their defaults",
         )
 
 
 def _value(where: str, hint: Any, metadata: typing.Mapping[str, Any], value: Any) -> Any:
     if hint == dict[str, float] and isinstance(value, dict):
-        odd = [str(key) for key in value if metadata.get("pattern") and not re.fullmatch(metadata["pattern"], str(key))]
+        odd = [str(key) for key in value if not _reads(metadata, str(key))]
         if odd:
             raise ParameterError(where, "unknown name", found=odd[0], expected=metadata["meaning"])
         return {str(key): _value(f"{where}.{key}", float, {"minimum": 0}, item) for key, item in value.items()}
@@ -237,9 +248,19 @@ def _value(where: str, hint: Any, metadata: typing.Mapping[str, Any], value: Any
         raise ParameterError(where, "out of range", found=value, expected=_allowed(metadata))
     if choices and any(item not in choices for item in (value if isinstance(value, list) else [value])):
         raise ParameterError(where, "unknown value", found=value, expected=_allowed(metadata))
-    if metadata.get("pattern") and not re.fullmatch(metadata["pattern"], value):
+    if isinstance(value, str) and not _reads(metadata, value):
         raise ParameterError(where, "unknown value", found=value, expected=metadata["meaning"])
     return value
+
+
+def _reads(metadata: typing.Mapping[str, Any], text: str) -> bool:
+    """Tell whether a text is what the parameter's pattern or parser takes, where it has one."""
+    if metadata.get("parser"):
+        try:
+            metadata["parser"].found()(text)
+        except OspoError:
+            return False
+    return not metadata.get("pattern") or re.fullmatch(metadata["pattern"], text) is not None
 
 
 def _accepts_float(hint: Any) -> bool:

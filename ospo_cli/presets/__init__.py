@@ -17,6 +17,7 @@ from ospo_cli.errors import OspoError, ParameterError
 from ospo_cli.graph import dvc
 from ospo_cli.params import whole
 from ospo_cli.params.whole import Params
+from ospo_cli.params.written import render
 from ospo_cli.tables.files import write_text
 
 NAMES = ("demo", "smollm2-movies", "tables", "esci-qwen7b", "hm-qwen7b", "released")
@@ -33,29 +34,6 @@ DVC_IGNORE = "__pycache__\n*.tmp\n/data/cache\n/data/manifests\n/data/store\n"
 def load(name: str) -> Params:
     """Return a preset's parameters: the defaults with the preset's own values over them."""
     return whole.from_mapping(_merged(name), where=f"preset {name}")
-
-
-def render(values: Params) -> str:
-    """Return params.yaml with each parameter's meaning and allowed values beside it."""
-    meanings = {row["name"]: row for row in whole.describe()}
-    lines = ["# Every number that changes a result. All names are required; `ospo params` lists types, defaults and meanings."]
-    for section, content in whole.to_mapping(values).items():
-        lines += ["", f"{section}:", *_lines(section, content, meanings)]
-    return "\n".join(lines) + "\n"
-
-
-def _lines(section: str, content: dict[str, Any], meanings: dict[str, dict[str, str]]) -> list[str]:
-    lines = []
-    indent = "  " * (section.count(".") + 1)
-    for name, value in content.items():
-        row = meanings.get(f"{section}.{name}")
-        if row is None:  # a section within the section
-            lines += [f"{indent}{name}:", *_lines(f"{section}.{name}", value, meanings)]
-            continue
-        text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True).replace("\n...", "").strip()
-        choices = f" [{row['allowed']}]" if row["allowed"] and "," in row["allowed"] else ""
-        lines.append(f"{indent}{name}: {text}".ljust(44) + f"  # {row['meaning']}{choices}")
-    return lines
 
 
 def init(directory: Path, name: str) -> list[str]:

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import polars as pl
 
-from ospo_cli import sources
 from ospo_cli.errors import FileError, ParameterError, SourceError, TableError, shorten
 from ospo_cli.layout import Layout
 from ospo_cli.params.prepare_data import PrepareData
 from ospo_cli.params.train import Train
+from ospo_cli.sources import opening
 from ospo_cli.sources.base import SourceData
 from ospo_cli.sources.pools import sampled_pools
 from ospo_cli.sources.splits import assign_splits
@@ -52,7 +52,7 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     """Read the source; write the five tables and card.json, all of them or (where the data is at fault) none."""
     settings = params.prepare_data
     check_template(settings.prompt_template)
-    data = sources.read(settings, params.train.seed, layout.root)
+    data = opening.read(settings, params.train.seed, layout.root)
     prepared = prepare(data, settings, params.train.seed)
     tables = {
         "documents": (prepared.documents, DOCUMENTS),

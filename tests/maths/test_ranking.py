@@ -1,7 +1,5 @@
 """nDCG, reciprocal rank, average precision, recall and precision: axioms, and agreement with ir_measures."""
 
-import re
-
 import ir_measures
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 from ospo_cli.errors import ParameterError, RetrievalError
 from ospo_cli.maths import ranking
 from ospo_cli.maths.ranking import Metric, parse_metric
-from ospo_cli.params.score_coalitions import METRIC_PATTERN
+from ospo_cli.params.whole import Params, from_mapping, to_mapping
 
 GAINS = st.lists(st.sampled_from([0.0, 0.01, 0.1, 1.0, 2.0, 3.0]), min_size=1, max_size=30).filter(any)
 
@@ -184,9 +182,18 @@ def is_read(name):
         return False
 
 
+def is_allowed(content):
+    try:
+        return bool(from_mapping(content))
+    except ParameterError:
+        return False
+
+
 @pytest.mark.parametrize("name", [*NAMES, *SPELLED, *WRONG])
 def test_params_allow_exactly_the_names_that_are_read(name):
-    assert bool(re.fullmatch(METRIC_PATTERN, name)) == is_read(name) == (name not in WRONG)
+    content = to_mapping(Params())
+    content["score_coalitions"] |= {"metric": name, "further_metrics": {name: 0.5}}
+    assert is_allowed(content) == is_read(name) == (name not in WRONG)
 
 
 @pytest.mark.parametrize("name", ["ndcg", "ndcg@0", "ndcg@-1", "map", "recall@pool", "NDCG@10", "ndcg@10 ", ""])

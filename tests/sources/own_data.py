@@ -5,8 +5,8 @@ from pathlib import Path
 
 import polars as pl
 
-from ospo_cli import sources
 from ospo_cli.params.prepare_data import PrepareData
+from ospo_cli.sources import opening
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 ABSENT = "folder ../shared/data is absent"
@@ -47,7 +47,7 @@ def shop(folder, suffix=".parquet", products=PRODUCTS, queries=QUERIES, judgment
 
 def read(folder, source="tables", **settings):
     """Return what the source reads in a folder."""
-    return sources.read(PrepareData(source=source, path=str(folder), **settings), 0, Path("/"))
+    return opening.read(PrepareData(source=source, path=str(folder), **settings), 0, Path("/"))
 
 
 def lines(path, rows):
