@@ -79,7 +79,7 @@ def _padded(lists: pl.Series, dtype: type, left: bool = False) -> tuple[NDArray[
     width = max(1, int(lengths.max(initial=0)))
     place = np.arange(width)
     mask = place >= width - lengths[:, None] if left else place < lengths[:, None]
-    values = np.zeros(mask.shape, dtype=dtype)
+    values: NDArray[Any] = np.zeros(mask.shape, dtype=dtype)
     values[mask] = lists.explode(empty_as_null=False).to_numpy()
     return values, mask.astype(np.int64)
 

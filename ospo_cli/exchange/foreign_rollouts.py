@@ -64,10 +64,8 @@ def to_rollouts(frame: pl.DataFrame, prompt_ids: Sequence[str], pieces: Pieces, 
     first_row: dict[tuple[str, object], int] = {}
     rows = []
     for number, row in enumerate(frame.iter_rows(named=True), 1):
-        place = f"{where}, row {number}"
-        if row.get("rollout_id") is not None:
-            place += f", rollout {row['rollout_id']}"
-        prompt_id = row["prompt_id"]
+        place = f"{where}, row {number}" + (f", rollout {row['rollout_id']}" if row.get("rollout_id") is not None else "")
+        prompt_id, sample_index, rollout_id = row["prompt_id"], row.get("sample_index"), row.get("rollout_id")
         if prompt_id not in known:
             raise TableError(
                 place,
@@ -76,11 +74,9 @@ def to_rollouts(frame: pl.DataFrame, prompt_ids: Sequence[str], pieces: Pieces, 
                 expected=f"one of the {len(known)} in table prompts",
                 remedy="name each rollout's prompt as `ospo prepare-data` does (data/prepared/prompts.parquet)",
             )
-        sample_index = row.get("sample_index")
         if sample_index is None:
             sample_index = next_index.get(prompt_id, 0)
             next_index[prompt_id] = sample_index + 1
-        rollout_id = row.get("rollout_id")
         if rollout_id is None:
             rollout_id = f"foreign:{prompt_id}:{sample_index:02d}"
         for what, key in (("prompt_id and sample_index", (prompt_id, sample_index)), ("rollout_id", rollout_id)):
@@ -88,29 +84,30 @@ def to_rollouts(frame: pl.DataFrame, prompt_ids: Sequence[str], pieces: Pieces, 
             if earlier != number:
                 shown = key if isinstance(key, str) else f"{key[0]} and {key[1]}"
                 raise TableError(place, f"{what} occurs twice", found=f"{shown}, in row {earlier} too", expected="each once")
-        ids, logprobs = row["completion_token_ids"], row["old_logprobs"]
-        _check_numbers(place, ids, logprobs)
-        ends_special = _check_spelling(place, ids, row["completion"], pieces)
-        finish_reason = row.get("finish_reason") or ("stop" if ends_special else "length")
-        if finish_reason not in ("stop", "length"):
-            raise TableError(place, "unknown finish_reason", found=finish_reason, expected="stop or length")
-        answer = find_answer(row["completion"])
-        rows.append(
-            (
-                rollout_id,
-                prompt_id,
-                sample_index,
-                row.get("prompt_token_ids") or [],
-                row["completion"],
-                ids,
-                logprobs,
-                answer.start,
-                answer.end,
-                answer.has_tags,
-                finish_reason,
-            )
-        )
-    return pl.DataFrame(rows, schema=ROLLOUTS.schema, orient="row").sort("rollout_id")
+        sampled = _sampled(place, row, pieces)
+        rows.append(sampled | {"rollout_id": rollout_id, "prompt_id": prompt_id, "sample_index": sample_index})
+    return pl.DataFrame(rows, schema=ROLLOUTS.schema).sort("rollout_id")
+
+
+def _sampled(place: str, row: dict[str, Any], pieces: Pieces) -> dict[str, Any]:
+    """Return what was sampled in a row, by the columns of table rollouts, checked."""
+    ids, completion = row["completion_token_ids"], row["completion"]
+    _check_numbers(place, ids, row["old_logprobs"])
+    ends_special = _check_spelling(place, ids, completion, pieces)
+    finish_reason = row.get("finish_reason") or ("stop" if ends_special else "length")
+    if finish_reason not in ("stop", "length"):
+        raise TableError(place, "unknown finish_reason", found=finish_reason, expected="stop or length")
+    answer = find_answer(completion)
+    return {
+        "prompt_token_ids": row.get("prompt_token_ids") or [],
+        "completion": completion,
+        "token_ids": ids,
+        "behavior_logprobs": row["old_logprobs"],
+        "answer_start": answer.start,
+        "answer_end": answer.end,
+        "has_answer_tags": answer.has_tags,
+        "finish_reason": finish_reason,
+    }
 
 
 def _check_numbers(place: str, ids: list[int], logprobs: list[float]) -> None:
@@ -166,11 +163,11 @@ def _read_json_lines(path: Path) -> pl.DataFrame:
             for number, line in enumerate(stream, 1):
                 if not line.strip():
                     continue
-                record = _json_object(f"{path}, line {number}", line)
-                if not records and not columns and "format" in record:
-                    _check_header(f"{path}, line {number}", record)
-                    continue
                 place = f"{path}, line {number}"
+                record = _json_object(place, line)
+                if not records and not columns and "format" in record:
+                    _check_header(place, record)
+                    continue
                 _check_columns(place, record)
                 columns |= {name for name in _OPTIONAL if name in record}
                 records.append({name: _json_value(place, name, record[name]) for name in (*_REQUIRED, *_OPTIONAL) if name in record})

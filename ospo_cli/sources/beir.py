@@ -29,46 +29,16 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     judged = [path for split in SPLITS if (path := files.find(place / "qrels", split, (".tsv",)))]
     if not judged:
         raise SourceError(place / "qrels", "no judgments", expected="train.tsv, dev.tsv or test.tsv", remedy=REMEDY)
-    corpus = files.read(paths[0], ["_id", "text"])
-    title = (
-        columns.text(corpus["title"], paths[0]) if "title" in corpus.columns else pl.repeat("", corpus.height, dtype=pl.String, eager=True)
-    )
-    documents = pl.DataFrame(
-        [
-            columns.ids(corpus, "_id", paths[0], unique=True).alias("doc_id"),
-            title.alias("title"),
-            columns.required_text(corpus, "text", paths[0]).alias("text"),
-        ]
-    ).with_columns(pl.lit("").alias("category"))
-    queries = files.read(paths[1], ["_id", "text"])
-    texts = pl.DataFrame(
-        [
-            columns.ids(queries, "_id", paths[1], unique=True).alias("prompt_id"),
-            columns.required_text(queries, "text", paths[1]).alias("query"),
-        ]
-    )
+    documents, texts = _documents(paths[0]), _texts(paths[1])
     parts = [_qrels(path, params) for path in judged]
     qrels = pl.concat([part for part, _ in parts])
-    merged = sum(count for _, count in parts)
-    splits = qrels.select("prompt_id", "split").unique(maintain_order=True)
-    twice = splits.filter(pl.col("prompt_id").is_duplicated())
-    if twice.height:
-        found = f"query {twice['prompt_id'][0]} in {', '.join(twice.filter(pl.col('prompt_id') == twice['prompt_id'][0])['split'])}"
-        raise SourceError(
-            place / "qrels", "one query is judged in two splits", found=found, expected="each query in one", remedy="keep one of them"
-        )
-    untold = splits.join(texts, on="prompt_id", how="anti")
-    if untold.height:
-        raise SourceError(
-            paths[1],
-            "a judged query has no text",
-            found=f"query {untold['prompt_id'][0]} ({untold.height} such)",
-            expected="an entry for every query of qrels",
-        )
-    own = qrels.filter(pl.col("prompt_id") == pl.col("doc_id")).height
+    splits = _splits(qrels, texts, place / "qrels", paths[1])
+    counts = {
+        "equal judgments merged": sum(count for _, count in parts),
+        "judgments of the query's own id": qrels.filter(pl.col("prompt_id") == pl.col("doc_id")).height,
+    }
     itself = texts.select("prompt_id", pl.col("prompt_id").alias("doc_id")).join(documents, on="doc_id", how="semi")
     prompts = texts.join(splits, on="prompt_id").with_columns(pl.lit([], dtype=pl.List(pl.String)).alias("history"))
-    counts = {"equal judgments merged": merged, "judgments of the query's own id": own}
     card = {
         "licence": "not stated in the files: see the collection's page",
         "inputs": files.hashes([*paths, *judged], place),
@@ -77,6 +47,35 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     }
     qrels = qrels.filter(pl.col("prompt_id") != pl.col("doc_id")).select("prompt_id", "doc_id", "relevance")
     return SourceData(documents, prompts.select("prompt_id", "split", "query", "history"), qrels, excluded=itself, card=card)
+
+
+def _documents(path: Path) -> pl.DataFrame:
+    corpus = files.read(path, ["_id", "text"])
+    title = columns.text(corpus["title"], path) if "title" in corpus.columns else pl.lit("")
+    return pl.DataFrame(
+        [columns.ids(corpus, "_id", path, unique=True).alias("doc_id"), columns.required_text(corpus, "text", path).alias("text")]
+    ).select("doc_id", title.alias("title"), "text", pl.lit("").alias("category"))
+
+
+def _texts(path: Path) -> pl.DataFrame:
+    queries = files.read(path, ["_id", "text"])
+    return pl.DataFrame(
+        [columns.ids(queries, "_id", path, unique=True).alias("prompt_id"), columns.required_text(queries, "text", path).alias("query")]
+    )
+
+
+def _splits(qrels: pl.DataFrame, texts: pl.DataFrame, where: Path, queries: Path) -> pl.DataFrame:
+    """Return the split of each judged query, each in one and with a text."""
+    splits = qrels.select("prompt_id", "split").unique(maintain_order=True)
+    twice = splits.filter(pl.col("prompt_id").is_duplicated())
+    if twice.height:
+        found = f"query {twice['prompt_id'][0]} in {', '.join(twice.filter(pl.col('prompt_id') == twice['prompt_id'][0])['split'])}"
+        raise SourceError(where, "one query is judged in two splits", found=found, expected="each query in one", remedy="keep one of them")
+    untold = splits.join(texts, on="prompt_id", how="anti")
+    if untold.height:
+        found = f"query {untold['prompt_id'][0]} ({untold.height} such)"
+        raise SourceError(queries, "a judged query has no text", found=found, expected="an entry for every query of qrels")
+    return splits
 
 
 def _qrels(path: Path, params: PrepareData) -> tuple[pl.DataFrame, int]:

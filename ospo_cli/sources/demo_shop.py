@@ -125,12 +125,13 @@ def title(product: np.ndarray) -> str:
 
 def value(product: np.ndarray, attribute: str) -> str:
     """Return the catalogue's word for one attribute of a product."""
-    return _VALUES[attribute][product[_COLUMN[attribute]]]
+    return _VALUES[attribute][int(product[_COLUMN[attribute]])]
 
 
 def helpful_words(seed: int, split: str = "test") -> dict[str, tuple[str, ...]]:
     """Return prompt_id -> the catalogue words that the user's need consists of: the known truth that credit can be judged by."""
-    products, taken, helpful = catalogue(seed), set(), {}
+    products, helpful = catalogue(seed), {}
+    taken: set[frozenset[str]] = set()
     for name, count in PROMPTS_OF_SPLIT.items():
         for number in range(count):
             prompt_id = f"{name}-{number:05d}"
