@@ -116,7 +116,7 @@ class Code:
         # Templates, styles and the like that the module names, or whose folder it names.
         text, found = path.read_bytes(), {}
         for other, names in _data_files(path.parent):
-            if any(f'"{name}"'.encode() in text for name in names):
+            if any(f"{quote}{name}{quote}".encode() in text for name in names for quote in "\"'"):
                 found[other.relative_to(self.package).as_posix()] = hashlib.sha256(other.read_bytes()).hexdigest()
         return found
 
