@@ -34,5 +34,5 @@ class Declared:
         value = getattr(self._whole, name)
         further = [entry.partition(".")[2] for entry in self._entries if entry.partition(".")[0] == name]
         if not further:
-            raise UndeclaredError(f"{self._reader} reads {self._where}{name}, which its node (graph/nodes.py) does not declare")
+            raise UndeclaredError(f"{self._reader} reads {self._where}{name}, which its node (graph/declared.py) does not declare")
         return value if "" in further else Declared(value, further, self._reader, f"{self._where}{name}.")

@@ -16,11 +16,11 @@ from ospo_cli.executors.local import content_key
 from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
 from ospo_cli.params.warm_start import WarmStart
-from ospo_cli.params.whole import Params
 from ospo_cli.tables import files, parquet
 from ospo_cli.tables.prepared import DOCUMENTS, PROMPTS, TEACHER_PAIRS
 
 if TYPE_CHECKING:
+    from ospo_cli.params.whole import Params
     from ospo_cli.policies.folder import LoadedPolicy
 
 MADE_BY = "ospo prepare-data"
