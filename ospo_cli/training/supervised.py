@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from ospo_cli.errors import PolicyError
 from ospo_cli.maths import seeding
-from ospo_cli.params.warm_start import WarmStart
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.training import token_batches
 from ospo_cli.training.token_batches import Group
 from ospo_cli.training.token_logprobs import token_logprobs
 from ospo_cli.training.training_state import Checkpoint, Run, Training
+
+if TYPE_CHECKING:
+    from ospo_cli.params.warm_start import WarmStart
 
 BATCHES_PER_BUCKET = 16
 

@@ -145,6 +145,7 @@ def new_entry(package, registry: str, name: str, module: str) -> None:
         ("retrievers/__init__.py", "retrievers/lexical/new"),
         ("sources/__init__.py", "sources/new"),
         ("sampling/__init__.py", "sampling/new"),
+        ("training/objectives/__init__.py", "training/objectives/new"),
     ],
 )
 def test_a_new_entry_that_nobody_chose_makes_no_stage_stale(registry, module, package):
@@ -177,6 +178,8 @@ CHANGED = [
     ("maths/adaptive.py", {"score-coalitions", "attribute"}),
     ("maths/ranking.py", EVERYTHING_AFTER_REWARDS),
     ("training/policy_loss.py", {"update"}),
+    ("training/objectives/policy_gradient.py", {"update"}),
+    ("training/objectives/preference.py", set()),
     ("training/supervised.py", {"warm-start", "update"}),
     ("segmenters/spacy_chunks.py", {"segment"}),
     ("text/segments.py", {"segment"}),
