@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import re
+import sys
 import types
 import typing
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ospo_cli.errors import OspoError, ParameterError
+from ospo_cli.errors import OspoError, ParameterError, shorten
 from ospo_cli.params.attribute import Attribute
 from ospo_cli.params.evaluate import Evaluate
 from ospo_cli.params.policy import Policy
@@ -80,8 +81,30 @@ _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
 
 
 def load(path: Path) -> Params:
-    """Read params.yaml; raise ParameterError on a name that is unknown or missing, a wrong type or a value out of range."""
-    return from_mapping(read(path), where=str(path))
+    """Read params.yaml; raise ParameterError on an unknown name, a wrong type or a value out of range.
+
+    A name that is missing has its default, and one line on stderr says so: a project of an earlier version goes on working.
+    """
+    content, absent = read(path), list[str]()
+    params = from_mapping(_filled(Params, content, "", absent) if isinstance(content, dict) else content, where=str(path))
+    if absent:
+        names = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+        sys.stderr.write(f"{shorten(path)}: not there, so at the default: {names}; `ospo params --write` adds what is missing\n")
+    return params
+
+
+def _filled(kind: type, content: dict[Any, Any], section: str, absent: list[str]) -> dict[Any, Any]:
+    """Return the content with the defaults of missing names, which are added to `absent` in declared order."""
+    filled, default = dict(content), kind()
+    for name, hint in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            inner = filled.get(name, {})
+            if isinstance(inner, dict):
+                filled[name] = _filled(typing.cast(type, hint), inner, f"{section}{name}.", absent)
+        elif name not in filled:
+            filled[name] = getattr(default, name)
+            absent.append(f"{section}{name}")
+    return filled
 
 
 def read(path: Path) -> object:

@@ -30,7 +30,7 @@ class Renewed:
 def render(values: Params) -> str:
     """Return params.yaml with each parameter's meaning and allowed values beside it."""
     rows = {row["name"]: row for row in whole.describe()}
-    lines = ["# Every number that changes a result. All names are required; `ospo params` lists types, defaults and meanings."]
+    lines = ["# Every number that changes a result. `ospo params` lists types, defaults and meanings."]
     for section, content in whole.to_mapping(values).items():
         lines += ["", f"{section}:", *_lines(section, content, rows)]
     return "\n".join(lines) + "\n"

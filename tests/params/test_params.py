@@ -4,10 +4,12 @@ import copy
 import dataclasses
 
 import pytest
+import yaml
 
 from ospo_cli import presets
 from ospo_cli.errors import ParameterError
 from ospo_cli.params import whole
+from ospo_cli.params.train import Train
 from ospo_cli.params.whole import Params
 
 
@@ -35,7 +37,7 @@ def test_an_unknown_section_is_refused():
         whole.from_mapping({**whole.to_mapping(Params()), "atribute": {}})
 
 
-def test_a_missing_name_is_refused():
+def test_a_mapping_that_lacks_a_name_is_refused():
     content = whole.to_mapping(Params())
     del content["update"]["learning_rate"]
     with pytest.raises(ParameterError, match=r"update: missing parameter.*learning_rate"):
@@ -131,3 +133,21 @@ def test_what_evaluation_could_not_do_is_said_before_any_training(change, messag
         values = dataclasses.replace(values, **{section: dataclasses.replace(getattr(values, section), **fields)})
     with pytest.raises(ParameterError, match=message):
         whole.check_retrievers(values)
+
+
+def test_a_file_of_an_earlier_version_works_with_the_defaults_of_what_it_lacks_and_says_so(tmp_path, capsys):
+    path = tmp_path / "params.yaml"
+    content = whole.to_mapping(Params())
+    content["train"]["seed"] = 7
+    del content["update"]["learning_rate"], content["retrieval"]["dense"]["pooling"], content["store"]
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert whole.load(path) == dataclasses.replace(Params(), train=Train(seed=7))
+    names = "retrieval.dense.pooling, update.learning_rate, store.values, store.products"
+    assert capsys.readouterr().err == f"{path}: not there, so at the default: {names}; `ospo params --write` adds what is missing\n"
+
+
+def test_nothing_is_said_of_a_file_that_has_all_names(tmp_path, capsys):
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(whole.to_mapping(Params())), encoding="utf-8")
+    assert whole.load(path) == Params()
+    assert capsys.readouterr().err == ""
