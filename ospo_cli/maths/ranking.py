@@ -59,29 +59,24 @@ def discounts(count: int) -> NDArray[np.float64]:
     return np.asarray(1.0 / np.log2(np.arange(2, count + 2, dtype=np.float64)))
 
 
-def ndcg(gains: NDArray[np.float64], ideal: NDArray[np.float64], k: int) -> float:
-    """Return the normalised discounted cumulative gain of one ranking.
+def ndcg_rows(gains: NDArray[np.float64], ideal: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    """Return the normalised discounted cumulative gain of each row; it depends on the row's own gains alone, to the last bit.
 
     Σ_{r=1..k} gains_r / log2(r + 1), divided by the same sum over the `ideal` gains in descending order. Gains are linear.
 
     Args:
-        gains: gain of the document at each rank, best rank first; ranks beyond its length gained nothing.
+        gains: [rows, ranks] gain of the document at each rank, best rank first; ranks beyond the last gained nothing.
         ideal: gains of all judged candidates, in any order; at least one above 0.
         k: cut-off, ≥ 1.
 
     Returns:
-        0 to 1; 1 if and only if the first k gains are as large as they can be.
+        [rows] 0 to 1; 1 if and only if the first k gains are as large as they can be.
 
     Source: Järvelin & Kekäläinen, "Cumulated gain-based evaluation of IR techniques" (2002).
 
-    >>> round(ndcg(np.array([0.0, 1.0]), np.array([1.0]), 10), 6)
-    0.63093
+    >>> ndcg_rows(np.array([[0.0, 1.0]]), np.array([1.0]), 10).round(6).tolist()
+    [0.63093]
     """
-    return float(ndcg_rows(np.asarray(gains, dtype=np.float64)[None, :], ideal, k)[0])
-
-
-def ndcg_rows(gains: NDArray[np.float64], ideal: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """Return `ndcg` of each row; a row's value depends on its own gains alone, to the last bit."""
     return _ndcg_blocks(gains, [ideal], [len(gains)], k)
 
 
@@ -116,38 +111,29 @@ def exponential_gains(relevance: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.exp2(relevance) - 1.0)
 
 
-def mrr(gains: NDArray[np.float64]) -> float:
-    """Return 1 / rank of the first document with a gain above 0, else 0 (reciprocal rank).
-
-    >>> mrr(np.array([0.0, 0.0, 1.0, 1.0]))
-    0.3333333333333333
-    """
-    return float(mrr_rows(np.asarray(gains, dtype=np.float64)[None, :])[0])
-
-
 def mrr_rows(gains: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return `mrr` of each row."""
+    """Return 1 / rank of each row's first document with a gain above 0, else 0 (reciprocal rank).
+
+    >>> mrr_rows(np.array([[0.0, 0.0, 1.0, 1.0]])).round(6).tolist()
+    [0.333333]
+    """
     if gains.shape[1] == 0:
         return np.zeros(gains.shape[0])
     is_relevant = gains > 0
     return np.where(is_relevant.any(axis=1), 1.0 / (is_relevant.argmax(axis=1) + 1.0), 0.0)
 
 
-def average_precision(gains: NDArray[np.float64], ideal: NDArray[np.float64], k: int) -> float:
+def average_precision_rows(gains: NDArray[np.float64], ideal: NDArray[np.float64], k: int) -> NDArray[np.float64]:
     """Return the precision at the rank of each relevant document among the first k, summed, over the number of all relevant candidates.
 
-    Relevant documents that are not among the first k count as 0 (as trec_eval's map_cut has it).
+    Relevant documents that are not among the first k count as 0 (as trec_eval's map_cut has it). A row's value depends on its own
+    gains alone, to the last bit.
 
     Source: Buckley & Voorhees, "Evaluating evaluation measure stability" (2000).
 
-    >>> average_precision(np.array([1.0, 0.0, 1.0]), np.array([1.0, 1.0]), 10)
-    0.8333333333333333
+    >>> average_precision_rows(np.array([[1.0, 0.0, 1.0]]), np.array([1.0, 1.0]), 10).round(6).tolist()
+    [0.833333]
     """
-    return float(average_precision_rows(np.asarray(gains, dtype=np.float64)[None, :], ideal, k)[0])
-
-
-def average_precision_rows(gains: NDArray[np.float64], ideal: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """Return `average_precision` of each row; a row's value depends on its own gains alone, to the last bit."""
     relevant = _relevant_count(ideal, "average precision")
     found, total = np.zeros(gains.shape[0]), np.zeros(gains.shape[0])
     for place in range(min(k, gains.shape[1])):
@@ -157,17 +143,12 @@ def average_precision_rows(gains: NDArray[np.float64], ideal: NDArray[np.float64
     return np.asarray(total / relevant)
 
 
-def recall(gains: NDArray[np.float64], ideal: NDArray[np.float64], k: int) -> float:
-    """Return the share of the judged candidates with a gain above 0 that stand in the first k ranks.
-
-    >>> recall(np.array([1.0, 0.0, 1.0]), np.array([1.0, 1.0, 1.0, 0.0]), 2)
-    0.3333333333333333
-    """
-    return float(recall_rows(np.asarray(gains, dtype=np.float64)[None, :], ideal, k)[0])
-
-
 def recall_rows(gains: NDArray[np.float64], ideal: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """Return `recall` of each row."""
+    """Return the share of the judged candidates with a gain above 0 that stand in the first k ranks of each row.
+
+    >>> recall_rows(np.array([[1.0, 0.0, 1.0]]), np.array([1.0, 1.0, 1.0, 0.0]), 2).round(6).tolist()
+    [0.333333]
+    """
     relevant = _relevant_count(ideal, "recall")
     return np.asarray(np.count_nonzero(gains[:, :k] > 0, axis=1) / relevant)
 

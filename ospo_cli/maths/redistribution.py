@@ -127,9 +127,7 @@ def redistribute(
             a rule that keeps it.
     """
     if isinstance(rule, str):
-        if rule not in RULES:
-            raise CreditError("attribute.rule", "unknown rule", found=rule, expected=", ".join(RULES))
-        rule = RULES[rule]
+        rule = rule_named(rule, settings.matched_rule)
     names = row_names if row_names is not None else [f"row {row}" for row in range(tokens.n_rows)]
     _check_inputs(tokens, credit, names)
     advantages, special = rule.formula(tokens, credit, settings)

@@ -13,7 +13,7 @@ Runs = Sequence[tuple[int, int]]
 _PRESENT = re.compile("1+")
 
 
-def coalition_text(text: str, spans: Sequence[tuple[int, int]] | np.ndarray, present: Sequence[bool] | np.ndarray) -> str:
+def coalition_text(text: str, spans: Sequence[tuple[int, int]], present: Sequence[bool] | np.ndarray) -> str:
     """Return the raw slices of the maximal runs of present segments, separators inside a run included, joined by one space.
 
     A word of no segment between two segments (where these are no partition) ends a run: it is in no coalition's text.
@@ -32,21 +32,7 @@ def coalition_text(text: str, spans: Sequence[tuple[int, int]] | np.ndarray, pre
     """
     if len(spans) != len(present):
         raise ValueError(f"{len(spans)} spans, {len(present)} marks")
-    slices: list[str] = []
-    run_start = run_end = -1
-    for (start, end), is_present in zip(spans, present, strict=True):
-        if is_present:
-            if run_start >= 0 and not text[run_end:start].isspace() and any(map(str.isalnum, text[run_end:start])):
-                slices.append(text[run_start:run_end])
-                run_start = -1
-            run_start = start if run_start < 0 else run_start
-            run_end = end
-        elif run_start >= 0:
-            slices.append(text[run_start:run_end])
-            run_start = -1
-    if run_start >= 0:
-        slices.append(text[run_start:run_end])
-    return " ".join(slices)
+    return coalition_texts(text, spans, [runs_of("".join("01"[bool(is_present)] for is_present in present))])[0]
 
 
 def runs_of(mask: str) -> Runs:

@@ -273,25 +273,6 @@ def test_the_standard_error_of_random_subsets_is_that_of_a_mean_over_pairs() -> 
     assert error == pytest.approx(np.sqrt(((of_pairs - share) ** 2).sum(axis=0) / 2 / 3))
 
 
-def test_the_standard_error_under_a_cap_is_a_jackknife_over_eighths_of_the_windows_with_the_finite_populations_correction() -> None:
-    masks = windows(6)
-    values = values_of(random_game(6, 3), masks)
-    kept = {mask.tobytes() for mask in coalitions.contiguous(6, 6, 14, generator(1))}
-    is_kept = np.array([mask.tobytes() in kept for mask in masks])
-    values[~is_kept] = np.nan
-    told = ESTIMATORS["myerson"].shares(masks, values).standard_error
-    # The same without a table: windows in their order, every eighth one left out, the grand coalition never.
-    at = [row for row, mask in enumerate(masks) if mask.any()]
-    parts = []
-    for part in range(8):
-        fewer = values.copy()
-        fewer[[row for number, row in enumerate(at) if number % 8 == part and not masks[row].all()]] = np.nan
-        parts.append(ESTIMATORS["myerson"].shares(masks, fewer).share)
-    left_out = 1 - is_kept[at].mean()
-    assert 0.2 < left_out < 0.8
-    assert told == pytest.approx(np.sqrt(7 / 8 * np.sum((parts - np.mean(parts, axis=0)) ** 2, axis=0) * left_out))
-
-
 @pytest.mark.parametrize("name", SAMPLED)
 def test_long_answers_are_sampled_and_read_as_they_were_drawn(name: str) -> None:
     players, budget, draw = Players(200, tuple(range(200))), Budget(width=4, orders=4), seeding.streams(1, "001:p:00")

@@ -16,7 +16,7 @@ import torch
 from ospo_cli import presets
 from ospo_cli.errors import CreditError, RetrievalError
 from ospo_cli.maths.estimators import ESTIMATORS
-from ospo_cli.maths.ranking import metric_rows, ndcg, parse_metric
+from ospo_cli.maths.ranking import metric_rows, ndcg_rows, parse_metric
 from ospo_cli.maths.redistribution import Settings, redistribute
 from ospo_cli.own_code import rules as rule_file
 from ospo_cli.params.whole import Params
@@ -242,6 +242,6 @@ def test_9_the_cut_off_of_ndcg_is_the_number_of_products_that_the_query_retrieve
     for query, count in zip(found, counts, strict=True):
         documents = reward.rankings(["p0"], [query], 0)[0].documents
         gains = np.isin(documents, reward.judged("p0")[0]).astype(float)
-        assert found[query]["ndcg@retrieved"][0] == pytest.approx(ndcg(gains, np.ones(3), count))
+        assert found[query]["ndcg@retrieved"][0] == pytest.approx(ndcg_rows(gains[None], np.ones(3), count)[0])
     nothing = metric_rows(parse_metric("ndcg@retrieved"), np.zeros((1, 3)), np.ones(2), np.array([0]))
     assert nothing.tolist() == [0.0]

@@ -311,6 +311,14 @@ def test_degenerate_groups_have_zero_advantages_and_a_named_case() -> None:
     assert result.metrics["special_cases"] == {"degenerate-group": 2}
 
 
+def test_equal_rewards_are_a_degenerate_group_and_need_no_coalitions_even_where_no_flag_says_so() -> None:
+    made = usual()
+    unflagged = dataclasses.replace(made, rewards=made.rewards.with_columns(is_degenerate_group=pl.lit(False)))
+    assert made.rewards["is_degenerate_group"].any()
+    assert unflagged.run().token_advantages.equals(made.run().token_advantages)
+    assert unflagged.run().metrics == made.run().metrics
+
+
 def test_an_empty_answer_needs_no_coalitions_and_gets_its_group_advantage() -> None:
     made = tables([["<answer></answer>", GOLDEN, "<answer>... !</answer>"]], lambda completion, mask: THREE_SEGMENTS.get(mask, 0.0))
     result = made.run(rule="proportional", outside="zero")

@@ -33,6 +33,28 @@ def test_runs_keep_their_separators_and_are_joined_by_one_space(present: list[in
     assert coalition_text(ANSWER, SPANS, np.array(present, dtype=bool)) == text
 
 
+def obvious(text: str, spans: list[tuple[int, int]], present: list[bool]) -> str:
+    """One segment after the other: a run ends at an absent one, and where a word of no segment stands between two."""
+    runs: list[list[int]] = []
+    for index, is_in in enumerate(present):
+        before = index - 1
+        goes_on = index > 0 and present[before] and not any(map(str.isalnum, text[spans[before][1] : spans[index][0]]))
+        if is_in and goes_on:
+            runs[-1].append(index)
+        elif is_in:
+            runs.append([index])
+    return " ".join(text[spans[run[0]][0] : spans[run[-1]][1]] for run in runs)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet="ab1 .,'-é", max_size=24), st.lists(st.integers(0, 24), max_size=10), st.randoms(use_true_random=False))
+def test_the_text_of_any_coalition_is_that_of_the_obvious_loop(text, cuts, random):
+    places = sorted({min(cut, len(text)) for cut in cuts})
+    spans = [span for span in pairwise(places) if random.random() < 0.8]
+    present = [random.random() < 0.5 for _ in spans]
+    assert coalition_text(text, spans, present) == obvious(text, spans, present)
+
+
 def test_spans_on_the_completion_give_the_same_text_as_spans_on_the_answer() -> None:
     shifted = [(start + 8, end + 8) for start, end in SPANS]
     assert coalition_text(f"<answer>{ANSWER}</answer>", shifted, [True, False, True, True]) == coalition_text(

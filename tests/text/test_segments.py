@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ospo_cli.errors import CreditError
 from ospo_cli.text.levels import LEVELS, UNIONS
-from ospo_cli.text.segments import Span, segment, segmentation, word_coverage
+from ospo_cli.text.segments import Span, given_segments, segment, segmentation, word_coverage
 from tests.text.hostile_texts import ANSWERS
 
 
@@ -337,3 +337,20 @@ def test_unknown_levels_and_empty_windows_are_refused(level: str, window: int, m
 
 def test_a_segment_that_loses_a_letter_is_seen_by_the_coverage() -> None:
     assert word_coverage("navy coat", [Span(0, 4, 0), Span(6, 9, 1)]) == (7, 8)
+
+
+def test_a_run_of_four_content_words_is_one_phrase_and_of_five_is_cut_into_even_pieces() -> None:
+    four, five = (segmentation(" ".join(["plush"] * count), "phrase") for count in (4, 5))
+    assert ([span.end for span in four.spans], four.fallbacks) == ([23], 0)
+    assert ([span.end for span in five.spans], five.fallbacks) == ([17, 29], 1)
+
+
+@pytest.mark.parametrize(("start", "union"), [(3, 0), (4, 0), (7, 0), (8, 1), (9, 1), (10, 1), (16, 1)])
+def test_a_given_segment_lies_in_the_union_of_the_first_word_that_ends_behind_its_start(start: int, union: int) -> None:
+    """It may begin within a word or before one."""
+    assert given_segments("red coat, for men", [(0, 2), (start, 17)])[-1].union_index == union
+
+
+def test_given_segments_of_a_text_without_words_are_each_their_own_union() -> None:
+    assert [span.union_index for span in given_segments("-- !!", [(0, 2), (3, 5)])] == [0, 1]
+    assert given_segments("", []) == []
