@@ -151,3 +151,20 @@ def test_the_loop_and_a_rescored_folder_are_read_and_the_tables_written(tmp_path
         stage.execute(layout, PARAMS, 1, "loop", "two")
     with pytest.raises(OspoError, match="compares a reward with itself"):
         stage.execute(layout, PARAMS, 1, "loop", "loop")
+
+
+def test_a_share_next_to_nothing_has_no_sign_to_turn_and_a_degenerate_group_of_either_reward_has_no_shares() -> None:
+    rewards = [[0.1, 0.9], [0.2, 0.8]]
+    a = scored("a", rewards, [[[0.5, 0.1]] * 2, [[0.5, 0.1]] * 2])
+    b = scored("b", rewards, [[[0.5, -1e-15]] * 2, [[-0.5, 0.1]] * 2])
+    _, groups = stage.compare_rewards(rollouts(2, 2), a, b, Params())
+    assert groups["shares_turned"].to_list() == [0.0, 0.5]
+    is_second = pl.col("rollout_id").str.starts_with("001:p1")
+    case = pl.when(is_second).then(pl.lit("degenerate-group")).otherwise(pl.lit("")).alias("special_case")
+    for first, second in ((a, degenerate(b, case)), (degenerate(a, case), b)):
+        _, groups = stage.compare_rewards(rollouts(2, 2), first, second, Params())
+        assert groups["shares_turned"].to_list() == [0.0, None]
+
+
+def degenerate(reward: Scored, case: pl.Expr) -> Scored:
+    return Scored(reward.name, reward.rewards, reward.attributions.with_columns(case))

@@ -185,6 +185,7 @@ def test_a_query_of_a_hundred_words_is_sampled_with_errors_shown(tmp_path):
     assert all(part.standard_error is not None for part in found.parts)
     assert max(part.standard_error for part in found.parts) > 0
     assert found.special_case == "sampled-orders"
+    assert {part.n_contributions for part in found.parts} == {64}  # orders, more than the project's own
 
 
 def test_errors_are_in_the_table_where_shares_are_sampled_and_only_there(project):

@@ -138,3 +138,37 @@ def test_a_policy_is_sampled_once_and_its_answers_are_found_again(layout: Layout
 def test_a_split_without_prompts_is_named(layout: Layout) -> None:
     with pytest.raises(SourceError, match="no prompt in split dev: found train"):
         stage.execute(layout, values_of(), dataclasses.replace(REQUEST, split="dev"))
+
+
+def test_of_equal_values_the_first_query_stays() -> None:
+    start = (["raw", "other"], np.array([0.5, 0.5]))
+    queries, best = stage._best_of(start, [(0, "equal"), (1, "better"), (1, "as good as better")], np.array([0.5, 0.75, 0.75]))
+    assert (queries, best.tolist()) == (["raw", "better"], [0.5, 0.75])
+    assert start[0] == ["raw", "other"]
+
+
+def test_the_mean_of_samples_is_that_of_each_prompts_own_number(layout: Layout) -> None:
+    rows = parquet.read(layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
+    answers = rows["completion"].str.slice(rows["answer_start"], rows["answer_end"] - rows["answer_start"]).to_list()
+    values = JudgedReward(prepared(), values_of()).values(rows["prompt_id"].to_list(), answers)
+    few = rows.with_columns(value=values).filter(pl.col("sample_index") < 2).group_by("prompt_id").agg(pl.col("value").mean())
+    prompt_id, expected = few.sort("value", "prompt_id").row(-1)
+    parquet.write(
+        rows.filter((pl.col("prompt_id") != prompt_id) | (pl.col("sample_index") < 2)), layout.iteration(1, "rollouts.parquet"), ROLLOUTS
+    )
+    stage.execute(layout, values_of(), dataclasses.replace(REQUEST, iteration=1))
+    place = sorted(set(rows["prompt_id"])).index(prompt_id)
+    assert by_prompt(layout, "bm25")["rollouts 001: mean of 4"][place] == pytest.approx(expected)
+    assert expected > 0
+
+
+def test_no_more_words_are_tried_than_asked_for(layout: Layout) -> None:
+    def added(words: int) -> list[int]:
+        stage.execute(layout, values_of(), dataclasses.replace(REQUEST, words=words, edits=5))
+        found = parquet.read(layout.headroom("headroom_queries.parquet"), HEADROOM_QUERIES)
+        greedy = found.filter(retriever="bm25", system="best 5 words, greedy").sort("prompt_id")["query"].to_list()
+        raw = prepared()[1].filter(split="train").sort("prompt_id")["query"].to_list()
+        return [len(set(query.split()) - set(own.split())) for query, own in zip(greedy, raw, strict=True)]
+
+    assert max(added(1)) == 1
+    assert max(added(6)) > 1

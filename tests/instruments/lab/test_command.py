@@ -49,6 +49,20 @@ def test_the_tables_hold_every_rule_estimator_and_axis(folder: tuple[Path, str])
     assert ends.join(convergence, on=["problem", "outside", "rule"]).filter(pl.col("expected_reward") != pl.col("end_reward")).height == 0
 
 
+def test_ninety_five_per_cent_are_of_the_way_from_the_start_to_the_end(folder: tuple[Path, str]) -> None:
+    rows = parquet.read(folder[0] / "lab_convergence.parquet", LAB_CONVERGENCE).filter(pl.col("steps_to_95").is_not_null())
+    curves = parquet.read(folder[0] / "lab_curves.parquet", LAB_CURVES)
+    before = 0
+    for row in rows.iter_rows(named=True):
+        own = curves.filter(**{name: row[name] for name in ("problem", "outside", "estimator", "rule")})
+        level = row["start_reward"] + 0.95 * (row["end_reward"] - row["start_reward"])
+        assert (own.filter(pl.col("step") >= row["steps_to_95"])["expected_reward"] >= level - 1e-12).all()
+        last = own.filter(pl.col("step") == row["steps_to_95"] - 1)["expected_reward"]
+        assert (last < level).all()
+        before += last.len()
+    assert before > 0
+
+
 def test_the_best_of_each_condition_is_behind_nothing_and_tied_with_itself(folder: tuple[Path, str]) -> None:
     quality = parquet.read(folder[0] / "lab_gradient_quality.parquet", LAB_GRADIENT_QUALITY)
     best = quality.group_by("interaction", "segments", "group_size", "noise", "estimator").agg(
