@@ -42,9 +42,9 @@ class Layout:
         """`documents.parquet`, `prompts.parquet`, `qrels.parquet`, `pools.parquet`, `teacher_pairs.parquet`, `card.json`."""
         return self.data / "prepared" / name
 
-    def raw_query_values(self) -> Path:
-        """Raw-query values under the reward (a table of its own: it depends on the retriever)."""
-        return self.data / "raw_query_values.parquet"
+    def once(self, name: str) -> Path:
+        """A file of the whole project, such as `raw_query_values.parquet`."""
+        return self.data / name
 
     def policy(self, iteration: int) -> Path:
         """Folder of the policy that update of this iteration writes; 0 is the warm start."""
@@ -61,6 +61,10 @@ class Layout:
     def headroom(self, name: str) -> Path:
         """A file of what can be gained before training."""
         return self.data / "headroom" / name
+
+    def lab(self, name: str) -> Path:
+        """A file of the lab, which needs no project: `ospo lab` writes beside it."""
+        return self.root / "lab" / name
 
     def plan(self, name: str) -> Path:
         """A file of the plan, or how long the stages took."""

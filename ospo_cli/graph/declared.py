@@ -119,7 +119,7 @@ def _score_queries(params: Params, _: int) -> Node:
         "score-queries",
         None,
         inputs=prepared(*PREPARED) + retriever_files(params, [params.score_coalitions.retriever]),
-        outputs=(str(_AT.raw_query_values()),),
+        outputs=(str(_AT.once("raw_query_values.parquet")),),
         sections=("retrieval", "score_coalitions"),
         uses=_retrievers(params, [params.score_coalitions.retriever]),
     )
@@ -145,7 +145,7 @@ def _warm_start(params: Params, _: int) -> Node:
 def _rollout(params: Params, k: int) -> Node:
     inputs = (*prepared("prompts"), str(_AT.policy(k - 1)))
     if uses_raw_query_values(params):
-        inputs += (str(_AT.raw_query_values()),)
+        inputs += (str(_AT.once("raw_query_values.parquet")),)
     sections: tuple[str, ...] = ("train.seed", "policy", "rollout")
     needs_rewards = params.rollout.further_rounds > 0
     if needs_rewards:

@@ -11,7 +11,7 @@ from ospo_cli.exchange import credit_files
 from ospo_cli.exchange.credit_format import credit_rows, header
 from ospo_cli.layout import Layout
 from ospo_cli.params.whole import Params
-from ospo_cli.tables import files, parquet
+from ospo_cli.tables import files, parquet, placed
 from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
 from ospo_cli.tables.prepared import PROMPTS
 from ospo_cli.tables.rollout import ROLLOUTS
@@ -40,7 +40,7 @@ def execute(
     def path_of(file: str) -> Path:
         return folder / file if folder is not None else layout.iteration(iteration or 0, file)
 
-    prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS, made_by="ospo prepare-data")
+    prompts = placed.read(PROMPTS, layout)
     rollouts = parquet.read(path_of("rollouts.parquet"), ROLLOUTS, made_by=made_by["rollout"])
     rewards = parquet.read(path_of("rewards.parquet"), REWARDS, made_by=made_by["score-coalitions"])
     advantages = parquet.read(path_of("token_advantages.parquet"), TOKEN_ADVANTAGES, made_by=made_by["attribute"])

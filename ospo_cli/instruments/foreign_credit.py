@@ -10,7 +10,7 @@ from typing import Any
 from ospo_cli.errors import OspoError
 from ospo_cli.layout import Layout
 from ospo_cli.params.whole import Params
-from ospo_cli.tables import files, parquet
+from ospo_cli.tables import files, parquet, placed
 
 # Its presence tells that a folder was written here, and may be replaced.
 CARD = "foreign_rollouts.json"
@@ -55,7 +55,7 @@ def attribute_file(layout: Layout, params: Params, source: Path, tokenizer: Path
 
     if (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir()) and not (out / CARD).is_file()):
         raise OspoError(out, "is not empty and was not written by this command", remedy="name another folder with --out")
-    prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS, made_by="ospo prepare-data")
+    prompts = placed.read(PROMPTS, layout)
     pieces = TokenPieces.from_file(tokenizer / "tokenizer.json")
     frame = foreign_rollouts.read(source)
     rollouts = foreign_rollouts.to_rollouts(frame, prompts["prompt_id"].to_list(), pieces.pieces, source)

@@ -25,7 +25,7 @@ from ospo_cli.rewards.judged_reward import JudgedReward, compose
 from ospo_cli.rewards.judgments import Prepared, read_prepared
 from ospo_cli.rewards.oracle import OracleSearch
 from ospo_cli.rewards.store.folder import Store
-from ospo_cli.tables import files, parquet
+from ospo_cli.tables import files, parquet, placed
 from ospo_cli.tables.evaluate import COMPLETIONS
 from ospo_cli.tables.headroom import HEADROOM, HEADROOM_QUERIES
 from ospo_cli.tables.rollout import ROLLOUTS
@@ -90,8 +90,8 @@ def execute(layout: Layout, params: Params, request: Request) -> tuple[pl.DataFr
         chosen = _chosen(in_split, request.prompts, params.train.seed)
         answers = _sampled(layout, chosen, params, request)
     table, queries = headroom(tables, chosen, answers, params, request, layout)
-    parquet.write(table, layout.headroom("headroom.parquet"), HEADROOM)
-    parquet.write(queries, layout.headroom("headroom_queries.parquet"), HEADROOM_QUERIES)
+    placed.write(table, HEADROOM, layout)
+    placed.write(queries, HEADROOM_QUERIES, layout)
     facts = {"prompts": chosen.height, "answers": None if answers is None else answers.name, "split": _split(chosen)}
     files.write_json(layout.headroom("headroom.json"), facts)
     return table, facts

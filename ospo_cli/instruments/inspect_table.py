@@ -15,16 +15,17 @@ from ospo_cli.report.explanation_text import interaction_line
 from ospo_cli.report.number_text import plain
 from ospo_cli.report.rollout_groups import colour_scale, rollout_groups
 from ospo_cli.report.terminal import Terminal
-from ospo_cli.tables import parquet, reference
+from ospo_cli.tables import parquet, placed, reference
+from ospo_cli.tables.attribute import ATTRIBUTIONS, INTERACTIONS
 from ospo_cli.tables.declare import Table
 from ospo_cli.tables.prepared import PROMPTS
 from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.score_coalitions import REWARDS
+from ospo_cli.tables.segment import SEGMENTS
 from ospo_cli.text.close_names import closest, did_you_mean
 from ospo_cli.text.visible import visible
 
 _CREDIT_TABLES = ("rollouts", "segments", "rewards", "coalition_values", "attributions", "interactions", "token_advantages")
-_FURTHER_TABLES = ("sampling_logprobs", "targets", "preference_pairs", "audit", "audit_curves", "gradient_audit")  # of an iteration, too
-_PREPARED_TABLES = ("documents", "prompts", "qrels", "pools", "teacher_pairs")
 _CELL = 36
 _LINE = 120  # rows that need more are shown column by column
 _RECORD = 160
@@ -52,7 +53,7 @@ def inspect(
     if rollout_id is not None and rollout_id[:3].isdecimal() and rollout_id[3:4] == ":":
         iteration = int(rollout_id[:3])
     path, table = _found(path_or_table_name, layout, iteration)
-    frame = parquet.read(path, table, made_by=_maker(table, iteration))
+    frame = parquet.read(path, table, made_by=table.command(iteration))
     key = ", ".join(table.key)
     output.line(f"{table.name}: {table.meaning}", style="bold")
     output.line(f"{visible(str(path), 300)}: {frame.height:,} rows, key {key}", style="dim")
@@ -65,7 +66,7 @@ def inspect(
         _print_rows(frame.head(rows), output)
         if frame.height > rows:
             output.line(f"… {frame.height - rows:,} more", style="dim")
-    if table.name in _CREDIT_TABLES and Path(path) == _iteration_path(layout, iteration, table.name):
+    if table.name in _CREDIT_TABLES and path == table.path(layout, iteration):
         _print_credit(layout, iteration, rollout_id, output)
     elif rollout_id is not None:
         raise OspoError(table.name, "holds no rollout to paint", remedy=f"name one of {', '.join(_CREDIT_TABLES)}")
@@ -73,7 +74,7 @@ def inspect(
 
 def _found(name: str, layout: Layout, iteration: int) -> tuple[Path, Table]:
     if name in reference.TABLES:
-        return _table_path(layout, iteration, name), reference.TABLES[name]
+        return _place(reference.TABLES[name], layout, iteration), reference.TABLES[name]
     path = Path(name)
     if path.suffix != ".parquet" and not path.exists():
         remedy = did_you_mean(name, reference.TABLES) or "name a table or a Parquet file"
@@ -96,30 +97,14 @@ def _found(name: str, layout: Layout, iteration: int) -> tuple[Path, Table]:
     return path, max(fits, key=lambda table: len(table.columns))
 
 
-def _table_path(layout: Layout, iteration: int, name: str) -> Path:
-    if name in _PREPARED_TABLES:
-        return layout.prepared(f"{name}.parquet")
-    if name == "raw_query_values":
-        return layout.raw_query_values()
-    if name in (*_CREDIT_TABLES, *_FURTHER_TABLES):
-        return _iteration_path(layout, iteration, name)
-    return layout.evaluation(f"{name}.parquet")
-
-
-def _iteration_path(layout: Layout, iteration: int, name: str) -> Path:
-    return layout.iteration(iteration, f"{name}.parquet")
-
-
-def _maker(table: Table, iteration: int) -> str:
-    stages = {"rollouts": "rollout", "segments": "segment", "rewards": "score-coalitions", "coalition_values": "score-coalitions"}
-    stages |= dict.fromkeys(("attributions", "interactions", "token_advantages", "targets", "preference_pairs"), "attribute")
-    stages |= {"sampling_logprobs": "rollout", "audit": "audit", "audit_curves": "audit"}
-    if table.name == "gradient_audit":
-        return f"ospo audit --iter {iteration} --gradients"
-    if table.name in stages:
-        return f"ospo {stages[table.name]} --iter {iteration}"
-    others = {"raw_query_values": "score-queries"} | dict.fromkeys(_PREPARED_TABLES, "prepare-data")
-    return f"ospo {others.get(table.name, 'evaluate')}"
+def _place(table: Table, layout: Layout, iteration: int) -> Path:
+    """Return the table's file; of a table that several runs or pairs of rewards have, the only one."""
+    path = table.path(layout, iteration)
+    found = sorted(path.parent.parent.glob(f"*/{path.name}")) if path.parent.name == "*" else []
+    if len(found) > 1:
+        names = ", ".join(str(each) for each in found)
+        raise OspoError(table.name, "several files hold it", found=names, remedy=f"name one: `ospo inspect {found[0]}`")
+    return found[0] if found else path
 
 
 def _meaning(table: Table, name: str) -> str:
@@ -174,13 +159,13 @@ def _cell(value: object, limit: int) -> str:
 
 
 def _print_credit(layout: Layout, iteration: int, rollout_id: str | None, output: Terminal) -> None:
-    rollouts = parquet.read(_iteration_path(layout, iteration, "rollouts"), ROLLOUTS, made_by=f"ospo rollout --iter {iteration}")
-    others = {name: _optional(layout, iteration, name) for name in ("segments", "rewards", "attributions", "interactions")}
+    rollouts = placed.read(ROLLOUTS, layout, iteration)
+    others = {table.name: _optional(table, layout, iteration) for table in (SEGMENTS, REWARDS, ATTRIBUTIONS, INTERACTIONS)}
     chosen = _chosen(rollouts, others["rewards"], rollout_id, iteration)
     if chosen is None:
         return
     row = rollouts.row(by_predicate=pl.col("rollout_id") == chosen, named=True)
-    prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS, made_by="ospo prepare-data")
+    prompts = placed.read(PROMPTS, layout)
     group = rollout_groups([row["prompt_id"]], prompts, rollouts, others, most=_INTERACTIONS)
     rollout = next(member for member in group[0]["rollouts"] if member["sample"] == row["sample_index"])
     reward = f"reward {plain(rollout['reward'])}, " if rollout["reward"] is not None else ""
@@ -192,14 +177,13 @@ def _print_credit(layout: Layout, iteration: int, rollout_id: str | None, output
     if group[0]["degenerate"]:
         output.line("degenerate group: all rewards are equal, no credit")
     output.painted(rollout["pieces"], colour_scale(group))
-    missing = [name for name in ("segments", "attributions") if others[name] is None]
+    missing = [table for table in (SEGMENTS, ATTRIBUTIONS) if others[table.name] is None]
     if missing:
-        stage = {"segments": "segment", "attributions": "attribute"}[missing[0]]
-        output.line(f"no credit yet: run `ospo {stage} --iter {iteration}`", style="dim")
+        output.line(f"no credit yet: run `{missing[0].command(iteration)}`", style="dim")
     else:
         output.line("numbers: share of the reward that each segment earned (blue) or cost (orange)", style="dim")
         if others["interactions"] is None:
-            output.line(f"no interactions yet: run `ospo attribute --iter {iteration}`", style="dim")
+            output.line(f"no interactions yet: run `{INTERACTIONS.command(iteration)}`", style="dim")
         elif rollout["interactions"]:
             output.line("together: what a window earns that no smaller one within earns")
             for first, last, begins, ends, dividend in rollout["interactions"]:
@@ -209,9 +193,8 @@ def _print_credit(layout: Layout, iteration: int, rollout_id: str | None, output
             output.line("together: no neighbours earn more or less together than apart")
 
 
-def _optional(layout: Layout, iteration: int, name: str) -> pl.DataFrame | None:
-    path = _iteration_path(layout, iteration, name)
-    return parquet.read(path, reference.TABLES[name], made_by=_maker(reference.TABLES[name], iteration)) if path.is_file() else None
+def _optional(table: Table, layout: Layout, iteration: int) -> pl.DataFrame | None:
+    return placed.read(table, layout, iteration) if table.path(layout, iteration).is_file() else None
 
 
 def _chosen(rollouts: pl.DataFrame, rewards: pl.DataFrame | None, rollout_id: str | None, iteration: int) -> str | None:

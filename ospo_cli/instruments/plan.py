@@ -26,7 +26,7 @@ from ospo_cli.params.whole import Params, to_mapping
 from ospo_cli.report.number_text import count, short
 from ospo_cli.report.plan_sections import HEADER, UNITS, cells, total
 from ospo_cli.report.terminal import Terminal
-from ospo_cli.tables import files, parquet
+from ospo_cli.tables import files, placed
 from ospo_cli.tables.plan import PLAN
 from ospo_cli.tables.prepared import PROMPTS
 
@@ -63,7 +63,7 @@ def plan(layout: Layout, params: Params) -> tuple[pl.DataFrame, dict[str, Any]]:
         for made, by in made_by
     ]
     table = pl.DataFrame(rows, schema=PLAN.schema, orient="row")
-    parquet.write(table, layout.plan("plan.parquet"), PLAN)
+    placed.write(table, PLAN, layout)
     owners = [by for _, by in made_by if by]
     facts = {"params": to_mapping(params), "made_by": {name: owners.count(name) for name in sorted(set(owners))}}
     files.write_json(layout.plan("plan.json"), facts)
@@ -74,7 +74,7 @@ def counts(layout: Layout, params: Params) -> dict[str, tuple[int, int, int]]:
     """Return stage -> what its time grows with, its units, and its tokens: exact, but for tokens and steps of update, which are at most."""
     from ospo_cli.stages.warm_start import planned_steps, teacher_pairs
 
-    prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS)
+    prompts = placed.read(PROMPTS, layout)
     train, held_out = (prompts.filter(pl.col("split") == split) for split in ("train", params.evaluate.split))
     rollout, warm, update = params.rollout, params.warm_start, params.update
     if warm.teacher == "judgments":  # one pair a prompt, and no more prompts than the training can see

@@ -13,7 +13,7 @@ from ospo_cli.maths.statistics import Resamples
 from ospo_cli.params import whole
 from ospo_cli.params.whole import Params
 from ospo_cli.report.kept_runs import Run, compared, how
-from ospo_cli.tables import parquet
+from ospo_cli.tables import parquet, placed
 from ospo_cli.tables.evaluate import QUERY_METRICS
 from ospo_cli.tables.files import read_json
 from ospo_cli.tables.keep import KEPT_VALUES
@@ -32,7 +32,7 @@ def comparison(layout: Layout, params: Params) -> dict[str, Any] | None:
 def present_run(layout: Layout, params: Params) -> Run:
     """Return what the project's tables hold now."""
     summary = read_json(layout.evaluation("summary.json"), "ospo evaluate")
-    metrics = parquet.read(layout.evaluation("query_metrics.parquet"), QUERY_METRICS, made_by="ospo evaluate")
+    metrics = placed.read(QUERY_METRICS, layout)
     chosen = metrics.filter(
         (pl.col("metric") == summary["metric"])
         & (pl.col("retriever") == summary["training_retriever"])

@@ -14,20 +14,18 @@ from ospo_cli.params.warm_start import WarmStart
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.judgments import Prepared
 from ospo_cli.rewards.store.folder import Store
-from ospo_cli.tables import parquet
+from ospo_cli.tables import placed
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, QRELS, TEACHER_PAIRS
 
 if TYPE_CHECKING:
     from ospo_cli.params.whole import Params
 
-MADE_BY = "ospo prepare-data"
-
 
 def teacher_pairs(layout: Layout, params: Params, prompts: pl.DataFrame) -> pl.DataFrame:
     """Return table teacher_pairs of the train prompts of a project, as many as the warm start can see."""
-    documents = parquet.read(layout.prepared("documents.parquet"), DOCUMENTS, made_by=MADE_BY)
-    qrels = parquet.read(layout.prepared("qrels.parquet"), QRELS, made_by=MADE_BY)
-    pools = parquet.read(layout.prepared("pools.parquet"), POOLS, made_by=MADE_BY)
+    documents = placed.read(DOCUMENTS, layout)
+    qrels = placed.read(QRELS, layout)
+    pools = placed.read(POOLS, layout)
     train = prompts.filter(pl.col("split") == "train").sort("prompt_id")
     known = qrels.join(train.select("prompt_id"), on="prompt_id", how="semi")
     # No more prompts than the training can see: scoring titles takes time.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ospo_cli.errors import RetrievalError
 from ospo_cli.layout import Layout
-from ospo_cli.tables import parquet
+from ospo_cli.tables import parquet, placed
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 
 
@@ -27,7 +27,7 @@ class Prepared(NamedTuple):
 def read_prepared(layout: Layout) -> Prepared:
     """Return the prepared tables of a project."""
     tables = (DOCUMENTS, PROMPTS, QRELS, POOLS)
-    return Prepared(*(parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data") for table in tables))
+    return Prepared(*(placed.read(table, layout) for table in tables))
 
 
 class Judgments:

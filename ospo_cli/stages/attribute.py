@@ -27,7 +27,7 @@ from ospo_cli.params.attribute import Attribute
 from ospo_cli.params.score_coalitions import ScoreCoalitions
 from ospo_cli.params.train import Train
 from ospo_cli.policies.token_pieces import TokenPieces
-from ospo_cli.tables import files, parquet
+from ospo_cli.tables import files, placed
 from ospo_cli.tables.attribute import ATTRIBUTIONS, INTERACTIONS, PREFERENCE_PAIRS, TARGETS, TOKEN_ADVANTAGES
 from ospo_cli.tables.rollout import read_rollouts
 from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS
@@ -70,31 +70,21 @@ class Attribution:
 def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     """Read the iteration's tables and the behaviour policy's tokenizer; write shares and what the update may learn from."""
     started = time.perf_counter()
-
-    def read(name: str, table: Any, command: str) -> pl.DataFrame:
-        return parquet.read(layout.iteration(iteration, f"{name}.parquet"), table, made_by=f"ospo {command} --iter {iteration}")
-
-    def write(name: str, frame: pl.DataFrame, table: Any) -> None:
-        parquet.write(frame, layout.iteration(iteration, f"{name}.parquet"), table)
-
     scored = Scored(
-        read_rollouts(layout.iteration(iteration, "rollouts.parquet"), iteration),
-        read("segments", SEGMENTS, "segment"),
-        read("rewards", REWARDS, "score-coalitions"),
-        read("coalition_values", COALITION_VALUES, "score-coalitions"),
+        read_rollouts(layout, iteration), *(placed.read(table, layout, iteration) for table in (SEGMENTS, REWARDS, COALITION_VALUES))
     )
     pieces = TokenPieces.from_file(layout.policy(iteration - 1) / "tokenizer.json")
     own_rules = rule_file.load(params.attribute.rule_file, layout.root)
     result = attribute(scored, pieces.pieces, params, iteration, own_rules)
     # For people: report, inspect, audit.
-    write("attributions", result.attributions, ATTRIBUTIONS)
-    write("interactions", result.interactions, INTERACTIONS)
+    placed.write(result.attributions, ATTRIBUTIONS, layout, iteration)
+    placed.write(result.interactions, INTERACTIONS, layout, iteration)
     # For update (objective policy-gradient), and through `ospo export` for other trainers.
-    write("token_advantages", result.token_advantages, TOKEN_ADVANTAGES)
+    placed.write(result.token_advantages, TOKEN_ADVANTAGES, layout, iteration)
     # For update (objectives sft and dpo): from rewards alone, no credit is in it.
     targets, pairs = (choose(scored.rollouts, scored.rewards, params.attribute) for choose in (examples.targets, examples.preference_pairs))
-    write("targets", targets, TARGETS)
-    write("preference_pairs", pairs, PREFERENCE_PAIRS)
+    placed.write(targets, TARGETS, layout, iteration)
+    placed.write(pairs, PREFERENCE_PAIRS, layout, iteration)
     metrics = result.metrics | {
         "targets": targets.height,
         "preference_pairs": pairs.height,

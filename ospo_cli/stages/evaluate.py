@@ -25,7 +25,7 @@ from ospo_cli.rewards.judgments import Prepared, read_prepared
 from ospo_cli.rewards.oracle import OracleSearch
 from ospo_cli.rewards.remembered import Tally
 from ospo_cli.rewards.store.folder import Store
-from ospo_cli.tables import files, parquet
+from ospo_cli.tables import files, placed
 from ospo_cli.tables.evaluate import COMPLETIONS, QUERY_METRICS, RUN
 from ospo_cli.tables.score_coalitions import REWARDS
 from ospo_cli.text.answers import find_answer
@@ -69,9 +69,9 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     completions = pl.concat(made)
     query_metrics, run, single = evaluate(completions, rewards, params)
     summary = summarise(query_metrics, params) | {"headroom": _headroom(single, layout, params)}
-    parquet.write(completions, layout.evaluation("completions.parquet"), COMPLETIONS)
-    parquet.write(run, layout.evaluation("run.parquet"), RUN)
-    parquet.write(query_metrics, layout.evaluation("query_metrics.parquet"), QUERY_METRICS)
+    placed.write(completions, COMPLETIONS, layout)
+    placed.write(run, RUN, layout)
+    placed.write(query_metrics, QUERY_METRICS, layout)
     trec_files.write(run, qrels, summary["systems"], summary["retrievers"], layout.evaluation("trec"))
     files.write_json(layout.evaluation("summary.json"), summary)
     files.write_json(layout.evaluation("curves.json"), curves(summary))
@@ -275,8 +275,7 @@ def _headroom(single: pl.DataFrame, layout: Layout, params: Reads) -> dict[str, 
     """Return best of G of the last iteration's rollouts (train prompts) and of the final policy's evaluation samples."""
     last, found = params.train.iterations, {}
     if last:
-        path = layout.iteration(last, "rewards.parquet")
-        rewards = parquet.read(path, REWARDS, made_by=f"ospo score-coalitions --iter {last}")
+        rewards = placed.read(REWARDS, layout, last)
         found["last_rollouts"] = best_of_group(rewards.select("prompt_id", value="retrieval"), params) | {"iteration": last}
     sampled = single.filter((pl.col("system") == policy_name(last)) & (pl.col("decoding") == "sampled"))
     if sampled.height:

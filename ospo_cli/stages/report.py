@@ -25,7 +25,7 @@ from ospo_cli.report.result_table import final_policy
 from ospo_cli.report.rollout_groups import colour_scale, rollout_groups
 from ospo_cli.report.warning_signs import warning_signs
 from ospo_cli.report.wins_and_losses import wins_and_losses
-from ospo_cli.tables import files, parquet
+from ospo_cli.tables import files, placed
 from ospo_cli.tables.attribute import ATTRIBUTIONS, INTERACTIONS
 from ospo_cli.tables.audit import AUDIT, AUDIT_CURVES, GRADIENT_AUDIT
 from ospo_cli.tables.declare import Table
@@ -53,9 +53,7 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
 
 def report(layout: Layout, params: Params) -> dict[str, Any]:
     """Return everything that the page shows, JSON-able but for the warning signs."""
-    prepared = {
-        table.name: parquet.read(layout.prepared(f"{table.name}.parquet"), table, made_by="ospo prepare-data") for table in _PREPARED
-    }
+    prepared = {table.name: placed.read(table, layout) for table in _PREPARED}
     summary = _json(layout.evaluation("summary.json"), "ospo evaluate")
     iterations, groups = [], []
     for iteration in range(1, params.train.iterations + 1):
@@ -101,7 +99,7 @@ def plan_and_actual(layout: Layout, params: Params) -> dict[str, Any] | None:
     """Return what `ospo plan` expected beside what each stage took when it last ran; None without a plan."""
     if not layout.plan("plan.parquet").is_file():
         return None
-    planned = parquet.read(layout.plan("plan.parquet"), PLAN, made_by="ospo plan")
+    planned = placed.read(PLAN, layout)
     facts = _json(layout.plan("plan.json"), "ospo plan") or {}
     present = whole.to_mapping(params)
     changed = [
@@ -119,14 +117,14 @@ def plan_and_actual(layout: Layout, params: Params) -> dict[str, Any] | None:
 def _queries(layout: Layout, params: Params, prompts: pl.DataFrame, summary: dict[str, Any]) -> list[dict[str, Any]]:
     final = final_policy(summary)
     bases = ["raw-query"] if final == "policy-000" else ["policy-000", "raw-query"]
-    metrics = parquet.read(layout.evaluation("query_metrics.parquet"), QUERY_METRICS, made_by="ospo evaluate")
+    metrics = placed.read(QUERY_METRICS, layout)
     chosen = metrics.filter(
         (pl.col("retriever") == summary["training_retriever"])
         & (pl.col("metric") == summary["metric"])
         & (pl.col("decoding") != "sampled")
         & pl.col("system").is_in(["raw-query", "policy-000", final])
     )
-    completions = parquet.read(layout.evaluation("completions.parquet"), COMPLETIONS, made_by="ospo evaluate")
+    completions = placed.read(COMPLETIONS, layout)
     values, shown = chosen.select("prompt_id", "system", "metric_value"), max(1, params.report.queries // (2 * len(bases)))
     return [wins_and_losses(values, completions, prompts, final, base, shown) for base in bases]
 
@@ -135,33 +133,28 @@ def _audits(layout: Layout, params: Params) -> list[dict[str, Any]]:
     """Return what `ospo audit` found, by iteration: tables whose inputs still are what they were, and for others what has changed."""
     found = []
     for iteration in range(1, params.train.iterations + 1):
-        audit = _standing(layout, params, iteration, AUDIT, "")
+        audit = _standing(layout, params, iteration, AUDIT)
         if audit is not None and not audit["changed"]:
-            audit["curves"] = _table_rows(layout, iteration, AUDIT_CURVES, "")
+            audit["curves"] = placed.read(AUDIT_CURVES, layout, iteration).to_dicts()
             named = {row["estimator"] for row in audit["rows"]}
             audit["order"] = [name for name in ESTIMATORS if name in named]
-        gradients = _standing(layout, params, iteration, GRADIENT_AUDIT, " --gradients")
+        gradients = _standing(layout, params, iteration, GRADIENT_AUDIT)
         if audit is not None or gradients is not None:
             found.append({"iteration": iteration, "audit": audit, "gradients": gradients})
     return found
 
 
-def _standing(layout: Layout, params: Params, iteration: int, table: Table, option: str) -> dict[str, Any] | None:
+def _standing(layout: Layout, params: Params, iteration: int, table: Table) -> dict[str, Any] | None:
     """Return an audit's metrics, what has changed since, and its rows where nothing has; None where there is none."""
-    metrics = _json(layout.iteration(iteration, f"{table.name}_metrics.json"), f"ospo audit --iter {iteration}{option}")
+    metrics = _json(layout.iteration(iteration, f"{table.name}_metrics.json"), table.command(iteration))
     if metrics is None:
         return None
     tables, inputs = metrics.get("tables"), metrics.get("inputs")
     if not isinstance(tables, dict) or not isinstance(inputs, dict):
         return {"metrics": metrics, "changed": [f"{table.name}_metrics.json, which does not say what it was computed from,"]}
     changed = staleness.changed(layout, params, tables | inputs)
-    rows = [] if changed else _table_rows(layout, iteration, table, option)
+    rows = [] if changed else placed.read(table, layout, iteration).to_dicts()
     return {"metrics": metrics, "changed": changed, "rows": rows}
-
-
-def _table_rows(layout: Layout, iteration: int, table: Table, option: str) -> list[dict[str, Any]]:
-    path = layout.iteration(iteration, f"{table.name}.parquet")
-    return parquet.read(path, table, made_by=f"ospo audit --iter {iteration}{option}").to_dicts()
 
 
 def _chosen(prompt_ids: list[str], count: int, seed: int, iteration: int) -> list[str]:
@@ -173,7 +166,7 @@ def _chosen(prompt_ids: list[str], count: int, seed: int, iteration: int) -> lis
 
 def _table(layout: Layout, iteration: int, table: Table) -> pl.DataFrame | None:
     try:
-        return parquet.read(layout.iteration(iteration, f"{table.name}.parquet"), table)
+        return placed.read(table, layout, iteration)
     except MissingInputError:
         return None
 

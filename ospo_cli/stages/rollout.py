@@ -18,7 +18,7 @@ from ospo_cli.executors.local import LocalExecutor, content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.params.rollout import Rollout
-from ospo_cli.tables import files, parquet
+from ospo_cli.tables import files, placed
 from ospo_cli.tables.prepared import PROMPTS
 from ospo_cli.tables.rollout import ROLLOUTS, SAMPLING_LOGPROBS
 from ospo_cli.tables.score_queries import RAW_QUERY_VALUES
@@ -45,10 +45,10 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
 
     # Opened first: rewards that cannot be had end the run before anything is sampled.
     count_alive = pkgutil.resolve_name(LOADED["further_rounds"])(layout, params) if params.rollout.further_rounds else None
-    prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS, made_by="ospo prepare-data")
+    prompts = placed.read(PROMPTS, layout)
     values = None
     if params.rollout.prompts == "headroom":
-        values = parquet.read(layout.raw_query_values(), RAW_QUERY_VALUES, made_by="ospo score-queries")
+        values = placed.read(RAW_QUERY_VALUES, layout)
     settings = params.rollout
     chosen = choose_prompts(prompts, values, settings, params.train.seed, iteration)
     if chosen.height < settings.prompts_per_iteration:
@@ -90,7 +90,7 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
             f"of prompts {_named(empty)}: scored as an empty query, counted in rollout_metrics.json\n"
         )
     for name, table in TABLES.items():
-        parquet.write(made[name], layout.iteration(iteration, f"{name}.parquet"), table)
+        placed.write(made[name], table, layout, iteration)
     files.write_json(layout.iteration(iteration, "rollout_metrics.json"), metrics)
     return metrics
 

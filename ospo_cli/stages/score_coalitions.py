@@ -25,7 +25,7 @@ from ospo_cli.rewards.coalition_values import CoalitionTable, Draws, Game, evalu
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.judged_reward import Sections as RewardSections
 from ospo_cli.rewards.opening import open_reward
-from ospo_cli.tables import files, parquet
+from ospo_cli.tables import files, parquet, placed
 from ospo_cli.tables.rollout import read_rollouts
 from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS
 from ospo_cli.tables.segment import SEGMENTS
@@ -53,9 +53,9 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     """Read the prepared tables, rollouts and segments; write rewards, coalition_values and score_metrics.json."""
     start_seconds = time.monotonic()
     reward = open_reward(layout, params)
-    rollouts = read_rollouts(layout.iteration(iteration, "rollouts.parquet"), iteration)
-    segments = parquet.read(layout.iteration(iteration, "segments.parquet"), SEGMENTS, made_by=f"ospo segment --iter {iteration}")
-    _check_segments(rollouts, segments, made_by=f"ospo segment --iter {iteration}")
+    rollouts = read_rollouts(layout, iteration)
+    segments = placed.read(SEGMENTS, layout, iteration)
+    _check_segments(rollouts, segments, made_by=SEGMENTS.command(iteration))
     settings = params.score_coalitions
     index_seconds = time.monotonic() - start_seconds
 
@@ -75,8 +75,8 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     )
     rewards = pl.concat([tables[REWARDS.name] for tables in done])
     values = pl.concat([tables[COALITION_VALUES.name] for tables in done])
-    parquet.write(rewards, layout.iteration(iteration, "rewards.parquet"), REWARDS)
-    parquet.write(values, layout.iteration(iteration, "coalition_values.parquet"), COALITION_VALUES)
+    placed.write(rewards, REWARDS, layout, iteration)
+    placed.write(values, COALITION_VALUES, layout, iteration)
     metrics = _metrics(rollouts, rewards, values, reward)
     asked, distinct = metrics["asked_values"], metrics["distinct_values"]
     tally = dataclasses.replace(reward.tally, asked=asked, distinct=distinct, reused=asked - scored)

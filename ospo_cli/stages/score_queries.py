@@ -11,7 +11,7 @@ from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.judged_reward import Sections as Reads
 from ospo_cli.rewards.judgments import read_prepared
 from ospo_cli.rewards.store.folder import Store
-from ospo_cli.tables import parquet
+from ospo_cli.tables import placed
 from ospo_cli.tables.score_queries import RAW_QUERY_VALUES
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     tables = read_prepared(layout)
     reward = JudgedReward(tables, params, cache=layout.cache, store=Store(layout.store))
     values = score_queries(tables.prompts, reward)
-    parquet.write(values, layout.raw_query_values(), RAW_QUERY_VALUES)
+    placed.write(values, RAW_QUERY_VALUES, layout)
     reward.tally.report("score-queries")
     return {"prompts": values.height, "mean_value": values["value"].mean()}
 

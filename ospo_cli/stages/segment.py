@@ -15,7 +15,7 @@ from ospo_cli.errors import CreditError
 from ospo_cli.layout import Layout
 from ospo_cli.params.segment import Segment as SegmentParams
 from ospo_cli.segmenters.chosen import Cutter, by_rules, chosen
-from ospo_cli.tables import files, parquet
+from ospo_cli.tables import files, placed
 from ospo_cli.tables.rollout import read_rollouts
 from ospo_cli.tables.segment import SEGMENTS
 from ospo_cli.text.segments import Span, word_coverage
@@ -43,11 +43,11 @@ class _Answer:
 
 def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     """Read rollouts, write segments and segment_metrics.json."""
-    rollouts = read_rollouts(layout.iteration(iteration, "rollouts.parquet"), iteration)
+    rollouts = read_rollouts(layout, iteration)
     cutter, name = chosen(params.segment, layout.root)
     segments, metrics = segment(rollouts, params.segment, cutter)
     metrics |= {"segmenter": name}
-    parquet.write(segments, layout.iteration(iteration, "segments.parquet"), SEGMENTS)
+    placed.write(segments, SEGMENTS, layout, iteration)
     files.write_json(layout.iteration(iteration, "segment_metrics.json"), metrics)
     return metrics
 

@@ -20,7 +20,7 @@ from ospo_cli.params.policy import Policy
 from ospo_cli.params.rollout import Rollout
 from ospo_cli.params.train import Train
 from ospo_cli.params.update import Update
-from ospo_cli.tables import files, parquet
+from ospo_cli.tables import files, placed
 from ospo_cli.tables.prepared import PROMPTS
 from ospo_cli.tables.rollout import read_rollouts
 
@@ -130,19 +130,19 @@ def read(layout: Layout, objective: Objective, iteration: int) -> Learned:
     Raises:
         TableError: no target or pair is there, or one names a rollout that is not.
     """
-    command, given = f"ospo attribute --iter {iteration}", objective.settings.examples_file
-    rollouts = read_rollouts(layout.iteration(iteration, "rollouts.parquet"), iteration)
+    given = objective.settings.examples_file
+    rollouts = read_rollouts(layout, iteration)
     if given:
         from ospo_cli.policies.opening import read_policy
         from ospo_cli.training import own_examples
 
-        prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS, made_by="ospo prepare-data")
+        prompts = placed.read(PROMPTS, layout)
         examples = own_examples.read_examples(layout.root / given, objective, prompts)
         tokenizer = read_policy(layout.policy(iteration - 1), made_by(iteration), layout.root)
         rollouts, table = own_examples.as_rollouts(examples, objective, prompts, tokenizer)
     else:
-        table = parquet.read(layout.iteration(iteration, f"{objective.table.name}.parquet"), objective.table, made_by=command)
-    return Learned(rollouts, table, objective.advantages(rollouts, table, command), not given)
+        table = placed.read(objective.table, layout, iteration)
+    return Learned(rollouts, table, objective.advantages(rollouts, table, objective.table.command(iteration)), not given)
 
 
 def build(

@@ -16,14 +16,13 @@ from ospo_cli.executors.local import content_key
 from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
 from ospo_cli.params.warm_start import WarmStart
-from ospo_cli.tables import files, parquet
+from ospo_cli.tables import files, parquet, placed
 from ospo_cli.tables.prepared import DOCUMENTS, PROMPTS, TEACHER_PAIRS
 
 if TYPE_CHECKING:
     from ospo_cli.params.whole import Params
     from ospo_cli.policies.folder import LoadedPolicy
 
-MADE_BY = "ospo prepare-data"
 # What is loaded only where warm_start.teacher asks for it: then the first policy depends on the reward, and the graph knows.
 LOADED = {"judgments": "ospo_cli.rewards.judged_teacher:teacher_pairs"}
 
@@ -34,7 +33,7 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
     from ospo_cli.policies.starting_point import write_starting_point
 
     settings = params.warm_start
-    prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS, made_by=MADE_BY)
+    prompts = placed.read(PROMPTS, layout)
     pairs = teacher_pairs(layout, params, prompts)
     target = layout.policy(0)
     metrics: dict[str, Any] = {"teacher": settings.teacher, "pairs": pairs.height, "steps": planned_steps(pairs.height, settings)}
@@ -109,7 +108,7 @@ def teacher_pairs(layout: Layout, params: Params, prompts: pl.DataFrame) -> pl.D
         return made
     path = layout.prepared("teacher_pairs.parquet")
     if settings.teacher == "source":
-        pairs = parquet.read(path, TEACHER_PAIRS, made_by=MADE_BY)
+        pairs = parquet.read(path, TEACHER_PAIRS, made_by=TEACHER_PAIRS.command())
     else:
         path = layout.root / settings.pairs_file
         pairs = _read_pairs_file(path, settings.pairs_file)
@@ -152,7 +151,7 @@ def _read_pairs_file(path: Path, name: str) -> pl.DataFrame:
 
 def tokenizer_texts(layout: Layout, prompts: pl.DataFrame, pairs: pl.DataFrame) -> list[str]:
     """Return the texts that a new small model's tokenizer is trained on: prompts, the pairs' answers and all titles."""
-    documents = parquet.read(layout.prepared("documents.parquet"), DOCUMENTS, made_by=MADE_BY)
+    documents = placed.read(DOCUMENTS, layout)
     train = prompts.filter(pl.col("split") == "train").sort("prompt_id")
     completions = pairs.sort("prompt_id", "pair_index")["completion"].to_list()
     for tag in ("<think>", "</think>", "<answer>", "</answer>"):  # one token each already: their letters teach no merges

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 
-from ospo_cli.tables.declare import Column, Table
+from ospo_cli.tables.declare import Column, Place, Table
 
+SHARED_OUT = Place("ospo attribute --iter {iteration}", "iteration")
 ATTRIBUTIONS = Table(
     "attributions",
     "what each segment earned",
@@ -19,6 +20,7 @@ ATTRIBUTIONS = Table(
         Column("special_case", pl.String, "empty, or the named case that applied (such as degenerate-group)"),
         Column("segment_advantage", pl.Float64, "sum of the advantages of the segment's tokens (weighted by overlap)"),
     ),
+    place=SHARED_OUT,
 )
 INTERACTIONS = Table(
     "interactions",
@@ -30,6 +32,7 @@ INTERACTIONS = Table(
         Column("last_segment", pl.Int32, "segment_index of the window's last segment"),
         Column("dividend", pl.Float64, "D of the window, in units of reward; windows without one (to 1e-9) are left out"),
     ),
+    place=SHARED_OUT,
 )
 TOKEN_ADVANTAGES = Table(
     "token_advantages",
@@ -39,6 +42,7 @@ TOKEN_ADVANTAGES = Table(
         Column("rollout_id", pl.String, "identity of the rollout"),
         Column("advantages", pl.List(pl.Float32), "one per sampled token id"),
     ),
+    place=SHARED_OUT,
 )
 TARGETS = Table(
     "targets",
@@ -49,6 +53,7 @@ TARGETS = Table(
         Column("prompt_id", pl.String, "identity of the prompt"),
         Column("reward", pl.Float64, "its reward"),
     ),
+    place=SHARED_OUT,
 )
 PREFERENCE_PAIRS = Table(
     "preference_pairs",
@@ -60,4 +65,5 @@ PREFERENCE_PAIRS = Table(
         Column("prompt_id", pl.String, "identity of the prompt"),
         Column("margin", pl.Float64, "reward of the chosen one minus that of the other, > 0"),
     ),
+    place=SHARED_OUT,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from ospo_cli.tables.declare import Column, Table
+from ospo_cli.tables.declare import Column, Place, Table
 
 AUDIT = Table(
     "audit",
@@ -19,6 +19,7 @@ AUDIT = Table(
         Column("high", pl.Float64, "upper end", nullable=True),
         Column("n", pl.Int32, "rollouts behind the number"),
     ),
+    place=Place("ospo audit --iter {iteration}", "iteration"),
 )
 AUDIT_CURVES = Table(
     "audit_curves",
@@ -31,6 +32,7 @@ AUDIT_CURVES = Table(
         Column("value", pl.Float64, "mean over rollouts; between segments by straight lines"),
         Column("n", pl.Int32, "rollouts behind the number"),
     ),
+    place=Place("ospo audit --iter {iteration}", "iteration"),
 )
 GRADIENT_AUDIT = Table(
     "gradient_audit",
@@ -50,4 +52,5 @@ GRADIENT_AUDIT = Table(
         Column("p_value", pl.Float64, "of the paired sign-flip test, two-sided; null for one number of all prompts", nullable=True),
         Column("n", pl.Int32, "prompts behind the number"),
     ),
+    place=Place("ospo audit --iter {iteration} --gradients", "iteration"),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from ospo_cli.tables.declare import Column, Table
+from ospo_cli.tables.declare import Column, Place, Table
 
 REWARD_COMPARISON = Table(
     "reward_comparison",
@@ -17,6 +17,7 @@ REWARD_COMPARISON = Table(
         Column("high", pl.Float64, "upper end", nullable=True),
         Column("n", pl.Int32, "rollout groups behind the number"),
     ),
+    place=Place("ospo compare-rewards A B --iter {iteration}", "rescored", "*/comparison.parquet"),
 )
 REWARD_COMPARISON_GROUPS = Table(
     "reward_comparison_groups",
@@ -40,4 +41,5 @@ REWARD_COMPARISON_GROUPS = Table(
         Column("shares_turned", pl.Float64, "part of an answer's segments with shares of opposite signs, mean over answers", nullable=True),
         Column("best_segment_changes", pl.Float64, "part of the answers whose largest share is another segment's", nullable=True),
     ),
+    place=Place("ospo compare-rewards A B --iter {iteration}", "rescored", "*/comparison_groups.parquet"),
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 
-from ospo_cli.tables.declare import Column, Table
+from ospo_cli.tables.declare import Column, Place, Table
 
+EVALUATED = Place("ospo evaluate", "evaluation")
 COMPLETIONS = Table(
     "completions",
     "what each evaluated system answered",
@@ -18,6 +19,7 @@ COMPLETIONS = Table(
         Column("completion", pl.String, "full text; empty where nothing is decoded"),
         Column("query", pl.String, "text that the retriever was given"),
     ),
+    place=EVALUATED,
 )
 RUN = Table(
     "run",
@@ -31,6 +33,7 @@ RUN = Table(
         Column("doc_id", pl.String, "identity of the product"),
         Column("score", pl.Float64, "score given by the retriever"),
     ),
+    place=EVALUATED,
 )
 QUERY_METRICS = Table(
     "query_metrics",
@@ -45,4 +48,5 @@ QUERY_METRICS = Table(
         Column("metric", pl.String, "ndcg@10, ndcg@pool, mrr, recall@10"),
         Column("metric_value", pl.Float64, "0 to 1"),
     ),
+    place=EVALUATED,
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 
-from ospo_cli.tables.declare import Column, Table
+from ospo_cli.tables.declare import Column, Place, Table
 
+MEASURED = Place("ospo headroom", "headroom")
 HEADROOM = Table(
     "headroom",
     "what there is to gain before training, per retriever (`ospo headroom`)",
@@ -25,6 +26,7 @@ HEADROOM = Table(
         Column("improved", pl.Float64, "part of the prompts that do better than the raw query", nullable=True),
         Column("prompts", pl.Int32, "prompts behind the number"),
     ),
+    place=MEASURED,
 )
 HEADROOM_QUERIES = Table(
     "headroom_queries",
@@ -37,4 +39,5 @@ HEADROOM_QUERIES = Table(
         Column("query", pl.String, "text that the retriever was given; empty where the system has no single one"),
         Column("value", pl.Float64, "metric of its ranking, 0 to 1"),
     ),
+    place=MEASURED,
 )

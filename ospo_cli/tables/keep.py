@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from ospo_cli.tables.declare import Column, Table
+from ospo_cli.tables.declare import Column, Place, Table
 
 KEPT_VALUES = Table(
     "kept_values",
@@ -16,4 +16,5 @@ KEPT_VALUES = Table(
         Column("prompt_id", pl.String, "identity of the prompt"),
         Column("value", pl.Float64, "mean over the samples"),
     ),
+    place=Place("ospo keep NAME", "kept", "*/values.parquet"),
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 
-from ospo_cli.tables.declare import Column, Table
+from ospo_cli.tables.declare import Column, Place, Table
 
+LAB = Place("ospo lab", "lab")
 LAB_CONVERGENCE = Table(
     "lab_convergence",
     "where each rule leads a policy on small decision problems, along exact expected gradients (`ospo lab`)",
@@ -24,6 +25,7 @@ LAB_CONVERGENCE = Table(
         Column("first_gradient", pl.Float64, "length of the expected gradient at the start: how much of the pace is step size"),
         Column("last_gradient", pl.Float64, "and at the end"),
     ),
+    place=LAB,
 )
 LAB_CURVES = Table(
     "lab_curves",
@@ -37,6 +39,7 @@ LAB_CURVES = Table(
         Column("step", pl.Int32, "steps taken so far"),
         Column("expected_reward", pl.Float64, "J"),
     ),
+    place=LAB,
 )
 LAB_GRADIENT_QUALITY = Table(
     "lab_gradient_quality",
@@ -61,4 +64,5 @@ LAB_GRADIENT_QUALITY = Table(
         Column("over_uniform", pl.Float64, "cosine minus that of rule uniform (GRPO); null where it did not run", nullable=True),
         Column("over_uniform_standard_error", pl.Float64, "of that difference, paired by seed", nullable=True),
     ),
+    place=LAB,
 )

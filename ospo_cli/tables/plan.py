@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from ospo_cli.tables.declare import Column, Table
+from ospo_cli.tables.declare import Column, Place, Table
 
 PLAN = Table(
     "plan",
@@ -23,4 +23,5 @@ PLAN = Table(
         Column("rate_from", pl.String, "run: what the last run here took for a unit; sample: what a few prompts took now"),
         Column("is_current", pl.Boolean, "whether the stage is up to date: `ospo run` or `dvc repro` would skip it"),
     ),
+    place=Place("ospo plan", "plan"),
 )

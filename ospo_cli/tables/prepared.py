@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 
-from ospo_cli.tables.declare import Column, Table
+from ospo_cli.tables.declare import Column, Place, Table
 
+PREPARED = Place("ospo prepare-data", "prepared")
 DOCUMENTS = Table(
     "documents",
     "the catalogue; every further String column is a text field that retrievers may index",
@@ -16,6 +17,7 @@ DOCUMENTS = Table(
         Column("category", pl.String, "category, for the pools' same-category negatives; empty where there is none"),
     ),
     extra=pl.String,
+    place=PREPARED,
 )
 PROMPTS = Table(
     "prompts",
@@ -28,6 +30,7 @@ PROMPTS = Table(
         Column("history", pl.List(pl.String), "titles of past purchases, oldest first; empty where there are none"),
         Column("prompt", pl.String, "the user message given to the policy's chat template"),
     ),
+    place=PREPARED,
 )
 QRELS = Table(
     "qrels",
@@ -38,6 +41,7 @@ QRELS = Table(
         Column("doc_id", pl.String, "identity of the product"),
         Column("relevance", pl.Float64, "gain, ≥ 0"),
     ),
+    place=PREPARED,
 )
 POOLS = Table(
     "pools",
@@ -47,6 +51,7 @@ POOLS = Table(
         Column("prompt_id", pl.String, "identity of the prompt"),
         Column("doc_id", pl.String, "identity of the candidate"),
     ),
+    place=PREPARED,
 )
 TEACHER_PAIRS = Table(
     "teacher_pairs",
@@ -57,4 +62,5 @@ TEACHER_PAIRS = Table(
         Column("pair_index", pl.Int32, "from 0 within a prompt"),
         Column("completion", pl.String, "full completion text with its tags, without the end token"),
     ),
+    place=PREPARED,
 )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import polars as pl
 
 from ospo_cli.errors import TableError
-from ospo_cli.tables import parquet
-from ospo_cli.tables.declare import Column, Table
+from ospo_cli.layout import Layout
+from ospo_cli.tables import placed
+from ospo_cli.tables.declare import Column, Place, Table
 
+SAMPLED = Place("ospo rollout --iter {iteration}", "iteration")
 ROLLOUTS = Table(
     "rollouts",
     "sampled completions; no reward, so that a change of reward never samples again",
@@ -31,6 +31,7 @@ ROLLOUTS = Table(
         Column("has_answer_tags", pl.Boolean, "whether a closed <answer> pair was found outside the think block"),
         Column("finish_reason", pl.String, "stop (end token sampled) or length (cut off)"),
     ),
+    place=SAMPLED,
 )
 SAMPLING_LOGPROBS = Table(
     "sampling_logprobs",
@@ -41,23 +42,23 @@ SAMPLING_LOGPROBS = Table(
         Column("sampled_logprobs", pl.List(pl.Float32), "of the distribution that was drawn from: temperature, then top_k, then top_p"),
         Column("policy_logprobs", pl.List(pl.Float32), "of the raw policy: temperature 1, no token cut off"),
     ),
+    place=SAMPLED,
 )
 
 
-def read_rollouts(path: Path, iteration: int) -> pl.DataFrame:
+def read_rollouts(layout: Layout, iteration: int) -> pl.DataFrame:
     """Return table rollouts of an iteration.
 
     Raises:
-        MissingInputError, TableError: as `read`; or its ids say that another iteration sampled them.
+        MissingInputError, TableError: as `placed.read`; or its ids say that another iteration sampled them.
     """
-    made_by = f"ospo rollout --iter {iteration}"
-    frame = parquet.read(path, ROLLOUTS, made_by)
+    frame = placed.read(ROLLOUTS, layout, iteration)
     # Ids of ours begin with the iteration; those of others may be anything.
     numbers = frame["rollout_id"].str.extract(r"^(\d{3,}):", 1).cast(pl.Int64, strict=False)
     others = frame["rollout_id"].filter((numbers != iteration).fill_null(False))
     if len(others):
         raise TableError(
-            f"{path}: table rollouts", "holds rollouts of another iteration", found=others[0], expected=f"{iteration:03d}:…",
-            remedy=f"run `{made_by}` again",
+            f"{ROLLOUTS.path(layout, iteration)}: table rollouts", "holds rollouts of another iteration", found=others[0],
+            expected=f"{iteration:03d}:…", remedy=f"run `{ROLLOUTS.command(iteration)}` again",
         )  # fmt: skip
     return frame

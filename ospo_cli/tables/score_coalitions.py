@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 
-from ospo_cli.tables.declare import Column, Table
+from ospo_cli.tables.declare import Column, Place, Table
 
+SCORED = Place("ospo score-coalitions --iter {iteration}", "iteration")
 REWARDS = Table(
     "rewards",
     "reward of each whole answer and its parts",
@@ -22,6 +23,7 @@ REWARDS = Table(
     ),
     extra=pl.Float64,
     extra_meaning="a further part by its name: a metric, or own.NAME for a part of score_coalitions.own_reward; unweighted",
+    place=SCORED,
 )
 COALITION_VALUES = Table(
     "coalition_values",
@@ -38,4 +40,5 @@ COALITION_VALUES = Table(
     ),
     extra=pl.Float64,
     extra_meaning="a further part, as in rewards, of this text; unweighted",
+    place=SCORED,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from ospo_cli.tables.declare import Column, Table
+from ospo_cli.tables.declare import Column, Place, Table
 
 SEGMENTS = Table(
     "segments",
@@ -17,4 +17,5 @@ SEGMENTS = Table(
         Column("start", pl.Int32, "first character within completion, from 0"),
         Column("end", pl.Int32, "character after the last"),
     ),
+    place=Place("ospo segment --iter {iteration}", "iteration"),
 )

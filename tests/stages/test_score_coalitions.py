@@ -310,7 +310,7 @@ def test_a_query_without_judged_products_stops_the_stage_and_writes_nothing(tmp_
 def test_raw_queries_are_scored_by_themselves(tmp_path):
     layout = project(tmp_path)
     score_queries.execute(layout, Params())
-    found = parquet.read(layout.raw_query_values(), RAW_QUERY_VALUES)
+    found = parquet.read(RAW_QUERY_VALUES.path(layout), RAW_QUERY_VALUES)
     reward = JudgedReward(prepared(), Params())
     assert found["value"].to_list() == [reward.values([prompt_id], [reward.raw_query(prompt_id)])[0] for prompt_id in found["prompt_id"]]
 

@@ -21,7 +21,7 @@ from ospo_cli.report import staleness
 from ospo_cli.rewards.judgments import read_prepared
 from ospo_cli.rewards.opening import open_reward
 from ospo_cli.rewards.remembered import Tally
-from ospo_cli.tables import files, parquet
+from ospo_cli.tables import files, placed
 from ospo_cli.tables.audit import AUDIT, AUDIT_CURVES
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.tables.rollout import ROLLOUTS
@@ -52,17 +52,14 @@ def execute(
     """
     start_seconds = time.monotonic()
     chosen = _chosen_estimators(estimators)
-    rollouts, segments, rewards = (
-        parquet.read(layout.iteration(iteration, f"{table.name}.parquet"), table, made_by=f"ospo {stage} --iter {iteration}")
-        for table, stage in ((ROLLOUTS, "rollout"), (SEGMENTS, "segment"), (REWARDS, "score-coalitions"))
-    )
+    rollouts, segments, rewards = (placed.read(table, layout, iteration) for table in (ROLLOUTS, SEGMENTS, REWARDS))
     drawn, counts = _drawn(rollouts, segments, rewards, rollout_count, params.train.seed, iteration)
     auditor = _auditor(layout, params)
     found, seconds = _measured(auditor, drawn, chosen)
     table = audit_table(found, measures_of(list(auditor.others)), params.train.seed, params.evaluate.bootstrap)
     written = [layout.iteration(iteration, f"{name}.parquet") for name in (AUDIT.name, AUDIT_CURVES.name)]
-    parquet.write(table, written[0], AUDIT)
-    parquet.write(auditor.curves(), written[1], AUDIT_CURVES)
+    placed.write(table, AUDIT, layout, iteration)
+    placed.write(auditor.curves(), AUDIT_CURVES, layout, iteration)
     read = [layout.prepared(f"{name.name}.parquet") for name in (DOCUMENTS, PROMPTS, QRELS, POOLS)]
     read += [layout.iteration(iteration, f"{name.name}.parquet") for name in (ROLLOUTS, SEGMENTS, REWARDS)]
     tally = Tally()

@@ -25,7 +25,7 @@ from ospo_cli.params.whole import Params
 from ospo_cli.report import staleness
 from ospo_cli.report.number_text import interval, plain, signed
 from ospo_cli.report.terminal import Terminal
-from ospo_cli.tables import files, parquet
+from ospo_cli.tables import files, parquet, placed
 from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
 from ospo_cli.tables.audit import GRADIENT_AUDIT
 from ospo_cli.tables.rollout import ROLLOUTS
@@ -115,7 +115,7 @@ def execute(
     policy = adapted(policy, layout.root, params.policy, params.train.seed)
     products, counts = _products(policy, rows, chosen, params, iteration)
     table = _table(products, params)
-    parquet.write(table, layout.iteration(iteration, "gradient_audit.parquet"), GRADIENT_AUDIT)
+    placed.write(table, GRADIENT_AUDIT, layout, iteration)
     paths = [*(layout.prepared(f"{name}.parquet") for name in PREPARED), layout.policy(iteration - 1)]
     metrics = counts | {
         "group_size": group_size,
@@ -143,7 +143,7 @@ def _credited_halves(layout: Layout, params: Params, iteration: int, methods: Se
         for number, rows in enumerate(found):
             half = _HalfLayout(layout.root, Path(temporary) / "ab"[number])
             own = rollouts.filter((pl.col("sample_index") >= params.rollout.group_size // 2) == bool(number))
-            parquet.write(own, half.iteration(iteration, "rollouts.parquet"), ROLLOUTS)
+            placed.write(own, ROLLOUTS, half, iteration)
             segment.execute(half, params, iteration)
             score_coalitions.execute(half, params, iteration)
             for estimator, rule in methods:

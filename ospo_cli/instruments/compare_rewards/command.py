@@ -21,7 +21,7 @@ from ospo_cli.params.whole import Params
 from ospo_cli.report import pages
 from ospo_cli.report.number_text import plain
 from ospo_cli.report.terminal import Terminal
-from ospo_cli.tables import files, parquet
+from ospo_cli.tables import files, parquet, placed
 from ospo_cli.tables.attribute import ATTRIBUTIONS
 from ospo_cli.tables.compare_rewards import REWARD_COMPARISON, REWARD_COMPARISON_GROUPS
 from ospo_cli.tables.prepared import PROMPTS
@@ -49,7 +49,7 @@ def execute(layout: Layout, params: Params, iteration: int, a: str, b: str) -> t
     """Read both, compare, write both tables; return them and their folder."""
     if a == b:
         raise OspoError("ospo compare-rewards", "compares a reward with itself", found=a, expected="two names")
-    rollouts = parquet.read(layout.iteration(iteration, "rollouts.parquet"), ROLLOUTS, made_by=f"ospo rollout --iter {iteration}")
+    rollouts = placed.read(ROLLOUTS, layout, iteration)
     first, second = (_read(layout, iteration, name) for name in (a, b))
     overview, groups = compare_rewards(rollouts, first, second, params)
     folder = layout.rescored(iteration, f"{a}--{b}")
@@ -136,8 +136,8 @@ def write_page(data: dict[str, Any], path: Path) -> None:
 
 def read_pair(layout: Layout, iteration: int, a: str, b: str) -> tuple[Scored, Scored, pl.DataFrame, pl.DataFrame]:
     """Return both rewards, the rollouts and the prompts, for printing."""
-    rollouts = parquet.read(layout.iteration(iteration, "rollouts.parquet"), ROLLOUTS, made_by=f"ospo rollout --iter {iteration}")
-    prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS, made_by="ospo prepare-data")
+    rollouts = placed.read(ROLLOUTS, layout, iteration)
+    prompts = placed.read(PROMPTS, layout)
     return _read(layout, iteration, a), _read(layout, iteration, b), rollouts, prompts
 
 
