@@ -34,7 +34,7 @@ def explain(
     relevant: Annotated[list[str] | None, typer.Option("--relevant", help="A product that counts as relevant; may be repeated.")] = None,
     doc: Annotated[str, typer.Option("--doc", help="Explain this product's retrieval score instead.")] = "",
     level: Annotated[str, typer.Option("--level", help="word, phrase, sentence or window.")] = "word",
-    estimator: Annotated[str, typer.Option("--estimator", help="Who shares out; left out: attribute.estimator.")] = "",
+    estimator: Annotated[str, typer.Option("--estimator", help="Estimator of the shares; left out: attribute.estimator.")] = "",
     retriever: Annotated[str, typer.Option("--retriever", help="Search engine; left out: score_coalitions.retriever.")] = "",
     top: Annotated[int, typer.Option("--top", min=0, help="Products shown.")] = 10,
     html: Annotated[Path | None, typer.Option("--html", help="Write a self-contained page too.")] = None,
@@ -69,7 +69,7 @@ def audit(
     prompts: Annotated[int | None, typer.Option("--prompts", help="Most prompts (with --gradients).", show_default="32")] = None,
     project: Project = HERE,
 ) -> None:
-    """Measure every estimator on an iteration's rollouts against properties with a right answer (docs/audit.md)."""
+    """Check each estimator's sums, axioms and error bars on an iteration's rollouts; or rules by their gradients (docs/audit.md)."""
     layout, parameters = opened(project)
     names = names_of(estimators) or None
     if gradients:
@@ -107,7 +107,7 @@ def rescore(
     name: Annotated[str, typer.Option("--name", help="Name of the folder.", show_default="from the changes")] = "",
     project: Project = HERE,
 ) -> None:
-    """Score saved rollouts under another reward and share it out, beside the loop's tables (docs/rewards.md)."""
+    """Score saved rollouts under another reward and compute its credit; the loop's tables stay (docs/rewards.md)."""
     from ospo_cli.instruments import rescore as rescoring
 
     layout, parameters = opened(project)
@@ -125,8 +125,10 @@ def rescore(
 def compare_rewards(
     iteration: Annotated[int, typer.Option("--iter", "-k", min=1, help="Iteration of the rollouts.")],
     a: Annotated[str, typer.Argument(help="loop, or a name that `ospo rescore` wrote.")],
-    b: Annotated[str, typer.Argument(help="And what it is compared with.")],
-    shown: Annotated[int, typer.Option("--examples", min=0, help="Rollout groups shown, the most unlike first.")] = 3,
+    b: Annotated[str, typer.Argument(help="The same: what A is compared with.")],
+    shown: Annotated[
+        int, typer.Option("--examples", min=0, help="Rollout groups shown, those that the rewards order most differently first.")
+    ] = 3,
     html: Annotated[Path | None, typer.Option("--html", help="Write a self-contained page too.")] = None,
     project: Project = HERE,
 ) -> None:
@@ -151,7 +153,7 @@ def keep(
     stale: Annotated[bool, typer.Option("--stale", help="Keep it though a stage would run again under params.yaml as it is.")] = False,
     project: Project = HERE,
 ) -> None:
-    """Put the evaluated run by under a name, and show it beside the others: at equal tokens, at equal reward calls (docs/update.md)."""
+    """Keep the evaluated run's results under a name and compare runs at equal tokens and equal reward calls (docs/update.md)."""
     from ospo_cli.graph.standing import would_run_again
     from ospo_cli.layout import Layout
     from ospo_cli.report.kept_files import comparison

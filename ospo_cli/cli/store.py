@@ -11,7 +11,7 @@ from ospo_cli.cli.app import STORE, app
 from ospo_cli.cli.options import HERE, Project, opened, say
 
 store_app = typer.Typer(
-    help="List, check, thin out or export the values that are never computed twice (docs/store.md).", no_args_is_help=True
+    help="List, check, delete or export stored scores of texts, which spare computing them twice (docs/store.md).", no_args_is_help=True
 )
 app.add_typer(store_app, name="store", rich_help_panel=STORE)
 
@@ -48,7 +48,7 @@ def store_gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would go.")] = False,
     project: Project = HERE,
 ) -> None:
-    """Delete books that are not wanted any more."""
+    """Delete books: files of stored values, each of one retriever, metric and catalogue."""
     from ospo_cli.instruments import store_upkeep as store
     from ospo_cli.layout import Layout
 

@@ -13,10 +13,14 @@ from ospo_cli.params.declare import Registered, parameter
 class Attribute:
     """From coalition values to token advantages."""
 
-    estimator: str = parameter("myerson", "share of each segment", choices=Registered("maths.estimators", "ESTIMATORS"))
+    estimator: str = parameter(
+        "myerson",
+        "value that divides the answer's gain among its segments, as their shares (docs/maths.md)",
+        choices=Registered("maths.estimators", "ESTIMATORS"),
+    )
     rule: str = parameter(
         "group-additive",
-        "how shares become token advantages",
+        "how shares become token advantages (docs/maths.md)",
         choices=Registered("maths.redistribution", "RULES"),
         open_with="rule_file",
     )
@@ -25,34 +29,34 @@ class Attribute:
         "rules of your own, of which rule may name one: FILE.py that defines RULE or RULES (relative to params.yaml), FILE.py:NAME, a "
         "module, MODULE:NAME, or the name of an entry point in group ospo.rules; it is run (docs/own-code.md)",
     )
-    beta: float = parameter(0.5, "weight of the share's difference (additive, group-additive)", minimum=0)
-    alpha: float = parameter(0.5, "part of the advantage that follows the shares, the rest is uniform (mix)", minimum=0, maximum=1)
+    beta: float = parameter(0.5, "weight β of a segment's deviation from the mean share (additive, group-additive)", minimum=0)
+    alpha: float = parameter(0.5, "part of the advantage that follows the shares; the rest is uniform (mix)", minimum=0, maximum=1)
     matched_rule: str = parameter(
         "proportional",
-        "rule whose size within the answer uniform advantages are brought to (rms-matched)",
+        "rule whose root mean square within the answer the uniform advantages are scaled to (rms-matched)",
         choices=Registered("maths.redistribution", "RULES", without=("rms-matched",)),
     )
-    trace: float = parameter(1.0, "λ of the potential rule", minimum=0, maximum=1)
+    trace: float = parameter(1.0, "discount λ of rule potential", minimum=0, maximum=1)
     outside: Literal["sequence", "zero"] = parameter(
-        "sequence", "tokens of no segment: sequence (group advantage; rule potential: that of their place) or zero"
+        "sequence", "advantage of tokens outside segments: sequence (the group advantage; rule potential: that of their position) or zero"
     )
     credit_unit: Literal["divide", "copy"] = parameter(
-        "divide", "a segment's mass is divided over its tokens, or copied to each (rules that keep the sum)"
+        "divide", "a segment's advantage is divided over its tokens, or copied to each (rules that keep the sum)"
     )
     normalize: Literal["std", "none"] = parameter("std", "group advantage: std (divide by the group's standard deviation) or none")
     baseline: Literal["group", "batch"] = parameter(
         "group",
-        "what a reward is compared with, and whose deviation divides it: its rollout group, or the batch of all rollouts (rule uniform)",
+        "mean and deviation that standardise a reward: of its rollout group, or of the batch of all rollouts (rule uniform)",
     )
     clip: float | None = parameter(None, "clip token advantages at ± clip · std of the group advantages; null never clips", minimum=0)
     targets: Literal["best", "above-mean", "all"] = parameter(
         "best", "completions that objective sft imitates: the best of each rollout group (best-of-G), those above the group's mean, or all"
     )
-    targets_above: float | None = parameter(0.0, "targets earn more than this; null sets no bound")
+    targets_above: float | None = parameter(0.0, "targets have a reward above this; null sets no bound")
     pairs: Literal["best-worst", "all"] = parameter(
         "best-worst", "pairs that objective dpo learns from: the best and the worst of each rollout group, or all whose rewards differ"
     )
-    pairs_margin: float = parameter(0.0, "the rewards of a pair differ by more than this", minimum=0)
+    pairs_margin: float = parameter(0.0, "only pairs whose rewards differ by more than this", minimum=0)
 
     def check(self, where: str) -> None:
         """Raise ParameterError where parameters of this section contradict each other; `where` names the section."""

@@ -15,10 +15,10 @@ class Evaluate:
     split: Literal["train", "dev", "test"] = parameter("test", "prompts that are evaluated")
     retrievers: list[str] = parameter(
         ["bm25", "tfidf-char", "lsa"],
-        "first the training one, then ones that the policy never saw",
+        "first the retriever that gave the reward, then ones that the policy never saw",
         choices=Registered("retrievers", "RETRIEVERS"),
     )
-    every: int = parameter(1, "the warm start, each so-many-th policy and the last are evaluated", minimum=1)
+    every: int = parameter(1, "evaluate every n-th policy, the warm start and the last one", minimum=1)
     samples: int = parameter(4, "sampled completions per prompt; 0 evaluates greedy decoding alone", minimum=0)
     max_prompts: int = parameter(256, "prompts that are evaluated, by seed; 0 is all", minimum=0)
     oracle_edits: int = parameter(8, "greedy single-word edits of the oracle query; 0 leaves the oracle out", minimum=0)

@@ -26,9 +26,9 @@ class PrepareData:
     )
     max_prompts: int = parameter(0, "prompts kept per split, by seed; 0 keeps all", minimum=0)
     relevant_minimum: int = parameter(
-        1, "prompts are kept with at least so many documents of the data set's highest gain, or any gain where this is 1", minimum=1
+        1, "keep prompts with at least this many documents of the data set's highest gain (where this is 1: of any gain)", minimum=1
     )
-    relevant_maximum: int = parameter(0, "and with at most so many; 0 is no limit", minimum=0)
+    relevant_maximum: int = parameter(0, "and with at most this many; 0 is no limit", minimum=0)
     columns: dict[str, str] = parameter({}, "own column names, layout's name -> name in the files (source: tables)")
     gains: dict[str, float] = parameter(
         {}, "gain of a judgment's label, over the source's own (esci: E 1, S .1, C .01, I 0; wands: Exact 1, Partial .5, Irrelevant 0)"

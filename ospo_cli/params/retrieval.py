@@ -56,13 +56,13 @@ class Hybrid:
 class Http:
     """Retriever http: a search server of your own, spoken to in JSON."""
 
-    url: str = parameter("", "where the server is, such as http://localhost:9200; no credentials, no query string")
+    url: str = parameter("", "address of the server, such as http://localhost:9200; no credentials, no query string")
     template: str = parameter(
         "elasticsearch",
         "requests and answers: elasticsearch (and OpenSearch), solr, vespa, meilisearch, typesense, or a JSON file relative to params.yaml",
     )
     variables: dict[str, str] = parameter(
-        {}, "words that the template leaves open, such as {index: products, fields: 'title^2,description'}"
+        {}, "values of the template's variables, such as {index: products, fields: 'title^2,description'}"
     )
     version: str = parameter("", "your name for the state of the server's index; change it when the index changes, since results are kept")
     authorization: str = parameter("", "environment variable that holds the value of the authentication header; empty: none is sent")

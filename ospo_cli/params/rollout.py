@@ -20,7 +20,7 @@ class Vllm:
     tensor_parallel: int = parameter(1, "GPUs that share the policy", minimum=1, maximum=64)
     gpu_memory_share: float = parameter(0.9, "part of a GPU's memory that the engine takes", minimum=0.01, maximum=1)
     rows_at_once: int = parameter(256, "most completions under way at once", minimum=1, maximum=65_536)
-    eager: bool = parameter(False, "run the layers as they are; false compiles them first, which takes a minute and pays on a GPU")
+    eager: bool = parameter(False, "true: do not compile the layers; false: compile them first, which takes a minute and pays on a GPU")
     start_seconds: float = parameter(900.0, "longest wait for the engine's start", minimum=0.01, maximum=86_400)
     timeout_seconds: float = parameter(1800.0, "longest wait for a batch (rollout.batch_size completions)", minimum=0.01, maximum=86_400)
 
@@ -29,7 +29,7 @@ class Vllm:
 class Server:
     """Sampler openai: a server that speaks OpenAI's completions, such as `vllm serve`, and holds the policy that is sampled."""
 
-    url: str = parameter("", "where the server is, up to the version, such as http://localhost:8000/v1; no credentials, no query string")
+    url: str = parameter("", "address of the server with the version, such as http://localhost:8000/v1; no credentials, no query string")
     model: str = parameter("", "the server's name of the policy")
     authorization: str = parameter("", "environment variable that holds the value of header Authorization; empty: none is sent")
     concurrency: int = parameter(32, "requests (a completion each) under way at once", minimum=1, maximum=1024)
@@ -48,23 +48,23 @@ class Rollout:
     prompts_per_iteration: int = parameter(384, "prompts drawn from train for each iteration", minimum=1)
     group_size: int = parameter(8, "completions per prompt, G", minimum=1)
     temperature: float = parameter(1.0, "softmax temperature", minimum=0.01)
-    top_k: int = parameter(0, "only so many of the likeliest tokens are drawn; 0 is all", minimum=0)
-    top_p: float = parameter(1.0, "only the likeliest tokens that together hold this probability are drawn; 1 is all", minimum=0, maximum=1)
+    top_k: int = parameter(0, "draw from this many likeliest tokens; 0 is all", minimum=0)
+    top_p: float = parameter(1.0, "draw from the likeliest tokens that together hold this probability; 1 is all", minimum=0, maximum=1)
     max_new_tokens: int = parameter(48, "cap of the completion's length in tokens, end token included", minimum=1)
     batch_size: int = parameter(256, "completions sampled at once; changes no result (sampler transformers, on a CPU)", minimum=1)
     prompts: Literal["all", "headroom"] = parameter(
-        "all", "all, or headroom (raw query's value below headroom_max; a change of reward then samples again)"
+        "all", "all, or headroom (prompts whose raw query scores at most headroom_max; a change of reward then samples again)"
     )
-    headroom_max: float = parameter(0.95, "largest raw-query value of a headroom prompt", minimum=0, maximum=1)
+    headroom_max: float = parameter(0.95, "largest score of a prompt's raw query (prompts: headroom)", minimum=0, maximum=1)
     further_rounds: int = parameter(
         0,
-        "most further rounds in which prompts are drawn for rollout groups of equal rewards, until prompts_per_iteration groups have "
-        "unequal ones; above 0 a change of reward samples again",
+        "dynamic sampling: most rounds that replace rollout groups of equal rewards by further prompts, until prompts_per_iteration "
+        "groups have unequal ones; 0 is off; above 0 a change of reward samples again",
         minimum=0,
     )
     sampler: str = parameter(
         "transformers",
-        "who draws the rollouts: transformers (this process), vllm (an engine; extra [vllm]) or openai (a server); docs/sampling.md",
+        "sampler of the rollouts: transformers (this process), vllm (an engine; extra [vllm]) or openai (a server); docs/sampling.md",
         choices=Registered("sampling", "SAMPLERS"),
     )
     vllm: Vllm = dataclasses.field(default_factory=Vllm)

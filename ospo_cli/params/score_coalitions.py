@@ -15,7 +15,9 @@ METRIC = Registered("maths.ranking", "parse_metric")
 class ScoreCoalitions:
     """The characteristic function and the reward."""
 
-    retriever: str = parameter("bm25", "search engine of the reward", choices=Registered("retrievers", "RETRIEVERS"))
+    retriever: str = parameter(
+        "bm25", "retriever that gives the reward (docs/retrievers.md)", choices=Registered("retrievers", "RETRIEVERS")
+    )
     metric: str = parameter(
         "ndcg@10",
         "ndcg@K, ndcg@pool, ndcg@retrieved, ndcg-exp@K, ndcg-exp@pool, mrr, mrr@K, ap, ap@K, recall@K or precision@K (docs/rewards.md)",
@@ -52,24 +54,24 @@ class ScoreCoalitions:
     contiguous_width: int = parameter(32, "widest window of the contiguous family", minimum=1)
     contiguous_cap: int = parameter(0, "most coalitions per rollout of the contiguous family (M); 0 is no cap", minimum=0)
     exact_coalitions: int = parameter(
-        256, "shapley, owen and banzhaf are exact where they need at most so many coalitions, and sampled beyond", minimum=2, maximum=4096
+        256, "shapley, owen and banzhaf are exact if they need at most this many coalitions, else sampled", minimum=2, maximum=4096
     )
     orders: int = parameter(16, "sampled orders per rollout, an even number", minimum=4, maximum=4096)
     budget: Literal["fixed", "adaptive"] = parameter(
         "fixed",
-        "fixed, or adaptive: further orders for the segments whose rank by share is uncertain (shapley, shapley-windows, owen; sampled)",
+        "fixed, or adaptive: further orders where the ranking of segments is uncertain (sampled shapley, shapley-windows, owen)",
     )
     further_coalitions: int = parameter(
-        64, "coalitions per rollout, on average over its rollout group, that are spent on further orders (budget: adaptive)", minimum=1
+        64, "coalitions per rollout, on average over its rollout group, for further orders (budget: adaptive)", minimum=1
     )
     grand_value: Literal["reward", "any"] = parameter(
         "reward", "reward: v of all segments must be the reward without its format part, checked; any: segments may leave words out"
     )
     degenerate_groups: Literal["skip", "evaluate"] = parameter(
-        "skip", "rollout groups of equal rewards: skip, or evaluate their coalitions, which nothing reads"
+        "skip", "rollout groups of equal rewards: skip their coalitions, or evaluate them (no stage reads them)"
     )
     calls: Literal["batched", "one-by-one"] = parameter(
-        "batched", "batched: each distinct text once; one-by-one: a call of the retriever per coalition, equal ones too; changes no result"
+        "batched", "batched: each distinct text once; one-by-one: one retriever call per coalition, repeated texts too; changes no result"
     )
     retrieval_weight: float = parameter(1.0, "weight of the retrieval metric")
     format_weight: float = parameter(0.1, "weight of the format part")

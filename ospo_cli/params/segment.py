@@ -18,11 +18,11 @@ class Segment:
     window: int = parameter(3, "words per segment (level: window)", minimum=1)
     unions: Literal["auto", "sentence", "clause", "phrase", "none"] = parameter(
         "auto",
-        "blocks of neighbouring segments, for two-level values: sentence, clause, phrase (over words), none, or auto "
+        "unions of neighbouring segments, for the Owen value: sentence, clause, phrase (over words), none, or auto "
         "(words: phrase; phrases: sentence where there are several, else clause; sentences and windows: none)",
     )
     segmenter: Literal["rules", "spacy"] = parameter(
-        "rules", "who finds phrases (level: phrase or word): rules, or spacy (noun chunks; extra [spacy])"
+        "rules", "how phrases are found (level: phrase or word): rules, or spacy (noun chunks; extra [spacy])"
     )
     own_segmenter: str = parameter(
         "",
@@ -31,9 +31,9 @@ class Segment:
     )
     spacy_model: str = parameter("en_core_web_sm", "installed model package; never downloaded (segmenter: spacy)")
     coverage: Literal["full", "partial"] = parameter(
-        "full", "full: every letter of an answer lies in a segment, checked; partial: not all need to"
+        "full", "full: every letter and digit of an answer must lie in a segment; partial: some may lie in none"
     )
-    max_segments: int = parameter(0, "merge the tail beyond so many segments into the last one; 0 never merges", minimum=0)
+    max_segments: int = parameter(0, "most segments of an answer, the rest is merged into the last one; 0 is no limit", minimum=0)
 
     def check(self, where: str) -> None:
         """Raise ParameterError where parameters of this section contradict each other; `where` names the section."""

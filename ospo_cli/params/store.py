@@ -13,6 +13,6 @@ class Store:
     """Values of texts that are kept beside the tables (docs/store.md); changes no result, so that no stage runs again for it."""
 
     values: Literal["auto", "always", "never"] = parameter(
-        "auto", "which values are kept and looked up: auto (of engines that cost more than a look-up), always or never"
+        "auto", "which values are stored and looked up: auto (of retrievers that take longer than a look-up), always or never"
     )
-    products: int = parameter(0, "first retrieved products that are kept with each value", minimum=0, maximum=1000)
+    products: int = parameter(0, "retrieved products that are stored with each value, best first", minimum=0, maximum=1000)

@@ -24,11 +24,11 @@ class Update:
         "",
         "Parquet of your own in place of the iteration's tables: prompt_id and completion (sft), or prompt_id, chosen and rejected (dpo)",
     )
-    learning_rate: float = parameter(5e-4, "AdamW's learning rate, or its peak", minimum=0)
+    learning_rate: float = parameter(5e-4, "AdamW's learning rate; with a schedule its peak", minimum=0)
     schedule: Literal["constant", "linear", "cosine"] = parameter(
         "constant", "fall of the learning rate over all iterations: constant, linear or cosine"
     )
-    warmup_steps: int = parameter(0, "first optimiser steps, over iterations, in which the learning rate rises", minimum=0)
+    warmup_steps: int = parameter(0, "optimiser steps, counted over all iterations, in which the learning rate first rises", minimum=0)
     weight_decay: float = parameter(0.0, "AdamW's weight decay", minimum=0)
     epochs: int = parameter(1, "passes over the iteration's rollouts", minimum=1)
     groups: Literal["all", "alive"] = parameter(
@@ -42,34 +42,38 @@ class Update:
     )
     clip_low: float = parameter(0.2, "ε of the lower clip of the ratio", minimum=0, maximum=1)
     clip_high: float = parameter(0.2, "ε of the upper clip of the ratio", minimum=0)
-    dual_clip: float = parameter(0.0, "bound of the ratio where the advantage is negative, above 1 + clip_high; 0 is off", minimum=0)
+    dual_clip: float = parameter(0.0, "upper bound of the ratio where the advantage is negative; above 1 + clip_high; 0 is off", minimum=0)
     ratio: Literal["token", "sequence", "sequence-token"] = parameter(
         "token",
-        "ratio of each token, of its sequence (geometric mean, GSPO), or sequence-token (that value with each token's own gradient)",
+        "importance ratio: token, sequence (geometric mean, GSPO), or sequence-token (that value with each token's own gradient)",
     )
     trace: float = parameter(0.0, "λ of GRPO-λ: log-ratios are summed backwards with this decay; 0 is off", minimum=0, maximum=1)
-    aggregation: Literal["seq_mean", "token_mean", "constant"] = parameter("seq_mean", "seq_mean, token_mean or constant")
-    kl_weight: float = parameter(0.0, "β of the penalty that pulls to policy 000", minimum=0)
+    aggregation: Literal["seq_mean", "token_mean", "constant"] = parameter(
+        "seq_mean",
+        "weights of tokens: seq_mean (rows alike), token_mean (tokens alike) or constant (divided by rows · rollout.max_new_tokens)",
+    )
+    kl_weight: float = parameter(0.0, "β of the KL penalty that pulls to policy 000", minimum=0)
     kl: Literal["k1", "k2", "k3"] = parameter(
-        "k3", "term of the penalty: k1 (log-ratio; in the plain loss its pull is 0 on average), k2 (half its square) or k3"
+        "k3", "KL term: k1 (log-ratio; in the plain loss its gradient is 0 on average), k2 (half its square) or k3"
     )
     kl_in: Literal["loss", "weighted-loss", "reward"] = parameter(
-        "loss", "loss, weighted-loss (times the ratio, for samples of an older policy) or reward (a completion's sum off its advantage)"
+        "loss",
+        "where the KL term enters: loss, weighted-loss (times the importance ratio) or reward (subtracted from the advantage)",
     )
     entropy_bonus: float = parameter(0.0, "weight of the entropy in the loss", minimum=0)
     sampler_correction: Literal["none", "token-truncate", "token-mask", "sequence-truncate", "sequence-mask"] = parameter(
         "none",
-        "importance weights for a sampler that is not the trained policy to the last digit (vLLM), at most sampler_bound: truncate, or "
-        "mask (0 beyond), per token or per sequence",
+        "importance weights for a sampler whose probabilities differ slightly from the trained policy's (vLLM): truncated at "
+        "sampler_bound, or masked (0 beyond it), per token or per sequence",
     )
     sampler_bound: float = parameter(2.0, "largest weight of a sampled token (sampler_correction)", minimum=1)
     max_gradient_norm: float = parameter(1.0, "gradient clipping; 0 never clips", minimum=0)
     precision: Literal["float32", "bfloat16", "float16"] = parameter(
         "float32", "arithmetic of the passes: float32, or bfloat16 or float16 (autocast; need a GPU; float16 with a scaled loss)"
     )
-    gradient_checkpointing: bool = parameter(False, "compute each layer again in the backward pass: less memory, a third more time")
+    gradient_checkpointing: bool = parameter(False, "recompute each layer in the backward pass: less memory, a third more time")
     reference_groups: int = parameter(
-        16, "rollout groups on which the divergence from policy 000 is measured where no penalty needs it; 0 measures none", minimum=0
+        16, "rollout groups on which the KL divergence from policy 000 is measured when there is no penalty; 0 measures none", minimum=0
     )
     max_logprob_mismatch: float = parameter(
         0.05, "largest difference allowed between the sampler's log-probabilities and the first forward pass's", minimum=0

@@ -17,7 +17,7 @@ class WarmStart:
     )
     pairs_file: str = parameter("", "Parquet of prompt_id and completion (teacher: file)")
     steps: int = parameter(900, "optimiser steps", minimum=0)
-    max_epochs: float = parameter(0.0, "stop after so many passes over the pairs where that is fewer steps; 0 is no limit", minimum=0)
+    max_epochs: float = parameter(0.0, "stop after this many passes over the pairs if that is fewer steps; 0 is no limit", minimum=0)
     batch_size: int = parameter(32, "pairs per step", minimum=1)
     learning_rate: float = parameter(3e-3, "peak of AdamW's learning rate", minimum=0)
     schedule: Literal["cosine", "linear", "constant"] = parameter(
@@ -29,5 +29,5 @@ class WarmStart:
     title_characters: int = parameter(45, "longest title or entry in an answer, in whole words (teacher: judgments)", minimum=1)
     title_fields: list[str] = parameter([], "text fields whose first entries, split at commas, follow the title (teacher: judgments)")
     value_tolerance: float = parameter(
-        0.05, "loss of value accepted to name a document that is relevant to more prompts (teacher: judgments)", minimum=0
+        0.05, "loss of the metric accepted for naming a document that is relevant to more prompts (teacher: judgments)", minimum=0
     )
