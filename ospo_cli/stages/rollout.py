@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -17,15 +17,15 @@ from ospo_cli.executors.base import Shard
 from ospo_cli.executors.local import LocalExecutor, content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
+from ospo_cli.params.policy import Policy
 from ospo_cli.params.rollout import Rollout
+from ospo_cli.params.train import Train
 from ospo_cli.tables import files, placed
 from ospo_cli.tables.prepared import PROMPTS
-from ospo_cli.tables.rollout import ROLLOUTS, SAMPLING_LOGPROBS
+from ospo_cli.tables.rollout import ROLLOUTS, SAMPLING_LOGPROBS, rollout_row
 from ospo_cli.tables.score_queries import RAW_QUERY_VALUES
-from ospo_cli.text.answers import find_answer
 
 if TYPE_CHECKING:
-    from ospo_cli.params.whole import Params
     from ospo_cli.policies.folder import LoadedPolicy
     from ospo_cli.sampling.sampler import CompletionSampler
 
@@ -34,7 +34,18 @@ TABLES = {"rollouts": ROLLOUTS, "sampling_logprobs": SAMPLING_LOGPROBS}
 LOADED = {"further_rounds": "ospo_cli.rewards.alive_groups:counter"}
 
 
-def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
+class Reads(Protocol):
+    """The sections that the stage reads; where further_rounds asks for rewards, theirs too."""
+
+    @property
+    def train(self) -> Train: ...
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def rollout(self) -> Rollout: ...
+
+
+def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     """Read prompts and policy k-1; write rollouts and their metrics. Finished shards of a run that was cut off are used.
 
     Where rollout.further_rounds is above 0, further groups are sampled for those of equal rewards, in at most so many rounds. All groups
@@ -43,22 +54,12 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     from ospo_cli.policies.folder import render_prompt
     from ospo_cli.sampling import chosen_sampler
 
+    settings, threads = params.rollout, params.policy.threads
     # Opened first: rewards that cannot be had end the run before anything is sampled.
-    count_alive = pkgutil.resolve_name(LOADED["further_rounds"])(layout, params) if params.rollout.further_rounds else None
-    prompts = placed.read(PROMPTS, layout)
-    values = None
-    if params.rollout.prompts == "headroom":
-        values = placed.read(RAW_QUERY_VALUES, layout)
-    settings = params.rollout
-    chosen = choose_prompts(prompts, values, settings, params.train.seed, iteration)
-    if chosen.height < settings.prompts_per_iteration:
-        sys.stderr.write(
-            f"rollout {iteration}: {chosen.height} prompts, all there are "
-            f"(rollout.prompts_per_iteration asks for {settings.prompts_per_iteration})\n"
-        )
-    further = further_prompts(prompts, values, settings, params.train.seed, iteration).head(settings.further_rounds * chosen.height)
+    count_alive = pkgutil.resolve_name(LOADED["further_rounds"])(layout, params) if settings.further_rounds else None
+    chosen, further = _asked(layout, settings, params.train.seed, iteration)
     made_by = f"ospo update --iter {iteration - 1}" if iteration > 1 else "ospo warm-start"
-    policy = chosen_sampler.load_for(layout.policy(iteration - 1), settings, params.policy.threads, made_by)
+    policy = chosen_sampler.load_for(layout.policy(iteration - 1), settings, threads, made_by)
     rows, waiting = (
         [(prompt_id, render_prompt(policy, text)) for prompt_id, text in drawn.select("prompt_id", "prompt").iter_rows()]
         for drawn in (chosen, further)
@@ -66,25 +67,17 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
     sampled = _Sampled(rounds=[])
     # Prompts that do not fit are left out when their round is drawn: no engine is asked for a longer context than there is.
     longest = min(max(len(ids) for _, ids in (*rows, *waiting)), policy.context_length - settings.max_new_tokens)
-    with chosen_sampler.opened(policy, settings, params.policy.threads, longest) as sampler:
+    with chosen_sampler.opened(policy, settings, threads, longest) as sampler:
         sampling = _Sampling(LocalExecutor(layout.cache / "rollouts"), policy, sampler, params, iteration, sampled)
         sampling.draw(rows)
         if count_alive is not None:
             sampling.draw_until_full(len(rows), waiting, count_alive)
     made = {name: pl.concat([tables[name] for tables in sampled.rounds]) for name in TABLES}
-    rollouts = made["rollouts"]
-    metrics = describe(rollouts) | {
-        "iteration": iteration,
-        "prompts": rollouts["prompt_id"].n_unique(),
-        "prompts_too_long": sampled.too_long,
-        "sampling_seconds": sampled.seconds,
-        "tokens_per_second": sampled.fresh_tokens / sampled.seconds if sampled.fresh_tokens else None,
-        "shards": sampled.shards,
-    }
+    metrics = describe(made["rollouts"]) | sampled.metrics | {"iteration": iteration}
     if settings.further_rounds:
         metrics |= {"rounds": len(sampled.rounds), "alive_groups": sampled.alive}
     if metrics["empty_completions"]:
-        empty = rollouts.filter(pl.col("completion") == "")["prompt_id"].unique(maintain_order=True).to_list()
+        empty = made["rollouts"].filter(pl.col("completion") == "")["prompt_id"].unique(maintain_order=True).to_list()
         sys.stderr.write(
             f"rollout {iteration}: {metrics['empty_completions']} empty completions (the end token came first), "
             f"of prompts {_named(empty)}: scored as an empty query, counted in rollout_metrics.json\n"
@@ -93,6 +86,22 @@ def execute(layout: Layout, params: Params, iteration: int) -> dict[str, Any]:
         placed.write(made[name], table, layout, iteration)
     files.write_json(layout.iteration(iteration, "rollout_metrics.json"), metrics)
     return metrics
+
+
+def _asked(layout: Layout, settings: Rollout, seed: int, iteration: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the prompts of the iteration, and those of further rounds; say where there are fewer than were asked for."""
+    prompts = placed.read(PROMPTS, layout)
+    values = None
+    if settings.prompts == "headroom":
+        values = placed.read(RAW_QUERY_VALUES, layout)
+    chosen = choose_prompts(prompts, values, settings, seed, iteration)
+    if chosen.height < settings.prompts_per_iteration:
+        sys.stderr.write(
+            f"rollout {iteration}: {chosen.height} prompts, all there are "
+            f"(rollout.prompts_per_iteration asks for {settings.prompts_per_iteration})\n"
+        )
+    further = further_prompts(prompts, values, settings, seed, iteration)
+    return chosen, further.head(settings.further_rounds * chosen.height)
 
 
 @dataclass
@@ -106,6 +115,17 @@ class _Sampled:
     shards: int = 0
     alive: int = 0
 
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Counts and speed over all rounds."""
+        return {
+            "prompts": sum(tables["rollouts"]["prompt_id"].n_unique() for tables in self.rounds),
+            "prompts_too_long": self.too_long,
+            "sampling_seconds": self.seconds,
+            "tokens_per_second": self.fresh_tokens / self.seconds if self.fresh_tokens else None,
+            "shards": self.shards,
+        }
+
 
 @dataclass(frozen=True)
 class _Sampling:
@@ -114,7 +134,7 @@ class _Sampling:
     executor: LocalExecutor
     policy: LoadedPolicy
     sampler: CompletionSampler
-    params: Params
+    params: Reads
     iteration: int
     done: _Sampled
 
@@ -286,27 +306,20 @@ def rollout(
     rows, logprobs = [], []
     for (prompt_id, ids), group_names, group in zip(prompts, names, groups, strict=True):
         for index, (name, row) in enumerate(zip(group_names, group, strict=True)):
-            answer = find_answer(row.text)
             logprobs.append((name, row.sampled_logprobs, row.policy_logprobs))
             rows.append(
-                (
-                    name,
-                    prompt_id,
-                    index,
-                    ids,
-                    row.text,
-                    row.token_ids,
-                    row.logprobs,
-                    answer.start,
-                    answer.end,
-                    answer.has_tags,
-                    row.finish_reason,
+                rollout_row(
+                    rollout_id=name,
+                    prompt_id=prompt_id,
+                    sample_index=index,
+                    prompt_token_ids=ids,
+                    completion=row.text,
+                    token_ids=row.token_ids,
+                    behavior_logprobs=row.logprobs,
+                    finish_reason=row.finish_reason,
                 )
             )
-    return (
-        pl.DataFrame(rows, schema=ROLLOUTS.schema, orient="row"),
-        pl.DataFrame(logprobs, schema=SAMPLING_LOGPROBS.schema, orient="row"),
-    )
+    return pl.DataFrame(rows, schema=ROLLOUTS.schema), pl.DataFrame(logprobs, schema=SAMPLING_LOGPROBS.schema, orient="row")
 
 
 def describe(rollouts: pl.DataFrame) -> dict[str, Any]:
@@ -318,14 +331,16 @@ def describe(rollouts: pl.DataFrame) -> dict[str, Any]:
         "rollouts": rollouts.height,
         "tokens": tokens,
         "mean_tokens": tokens / max(rollouts.height, 1),
-        "mean_prompt_tokens": float(rollouts["prompt_token_ids"].list.len().mean() or 0.0),  # type: ignore[arg-type]
+        "mean_prompt_tokens": _mean(rollouts["prompt_token_ids"].list.len()),
         "entropy": float(-logprobs.mean()) if tokens else 0.0,
-        "stop_share": float((rollouts["finish_reason"] == "stop").mean() or 0.0),  # type: ignore[arg-type]
-        "length_share": float((rollouts["finish_reason"] == "length").mean() or 0.0),  # type: ignore[arg-type]
-        "answer_tags_share": float(rollouts["has_answer_tags"].mean() or 0.0),  # type: ignore[arg-type]
+        "stop_share": _mean(rollouts["finish_reason"] == "stop"),
+        "length_share": _mean(rollouts["finish_reason"] == "length"),
+        "answer_tags_share": _mean(rollouts["has_answer_tags"]),
         "empty_completions": int((rollouts["completion"] == "").sum()),
         "empty_answers": int((rollouts["answer_start"] == rollouts["answer_end"]).sum()),
-        "distinct_completions_per_group": float(
-            rollouts.group_by("prompt_id").agg(pl.col("completion").n_unique())["completion"].mean() or 0.0
-        ),  # type: ignore[arg-type]
+        "distinct_completions_per_group": _mean(rollouts.group_by("prompt_id").agg(pl.col("completion").n_unique())["completion"]),
     }
+
+
+def _mean(values: pl.Series) -> float:
+    return float(values.cast(pl.Float64).mean() or 0.0)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import dataclasses
 import pkgutil
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -15,19 +15,31 @@ from ospo_cli.errors import ParameterError, TableError, first_line
 from ospo_cli.executors.local import content_key
 from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
+from ospo_cli.params.policy import Policy
+from ospo_cli.params.train import Train
 from ospo_cli.params.warm_start import WarmStart
 from ospo_cli.tables import files, parquet, placed
 from ospo_cli.tables.prepared import DOCUMENTS, PROMPTS, TEACHER_PAIRS
 
 if TYPE_CHECKING:
-    from ospo_cli.params.whole import Params
     from ospo_cli.policies.folder import LoadedPolicy
 
 # What is loaded only where warm_start.teacher asks for it: then the first policy depends on the reward, and the graph knows.
 LOADED = {"judgments": "ospo_cli.rewards.judged_teacher:teacher_pairs"}
 
 
-def execute(layout: Layout, params: Params) -> dict[str, Any]:
+class Reads(Protocol):
+    """The sections that the stage reads; for a teacher of judgments those of the reward too."""
+
+    @property
+    def train(self) -> Train: ...
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def warm_start(self) -> WarmStart: ...
+
+
+def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     """Read prompts and teacher pairs; write policy 000 with its metrics. A run that was cut off resumes from its last checkpoint."""
     from ospo_cli.policies.opening import load_policy, save_policy
     from ospo_cli.policies.starting_point import write_starting_point
@@ -48,7 +60,7 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
     return metrics
 
 
-def warm_start(policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame, params: Params, cache: Path) -> dict[str, Any]:
+def warm_start(policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame, params: Reads, cache: Path) -> dict[str, Any]:
     """Train the policy in place on (prompt, completion) pairs; return counts and the curves of the training.
 
     Args:
@@ -98,7 +110,7 @@ def planned_steps(pairs: int, settings: WarmStart) -> int:
     return min(settings.steps, max(1, round(settings.max_epochs * pairs / min(settings.batch_size, pairs))))
 
 
-def teacher_pairs(layout: Layout, params: Params, prompts: pl.DataFrame) -> pl.DataFrame:
+def teacher_pairs(layout: Layout, params: Reads, prompts: pl.DataFrame) -> pl.DataFrame:
     """Return the pairs that are trained on: table teacher_pairs, a file's, or those made from judgments; none where there is no teacher."""
     settings = params.warm_start
     if settings.teacher == "none" or settings.steps == 0:

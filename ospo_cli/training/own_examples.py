@@ -9,8 +9,7 @@ import polars as pl
 
 from ospo_cli.errors import TableError, first_line
 from ospo_cli.policies.folder import LoadedPolicy
-from ospo_cli.tables.rollout import ROLLOUTS
-from ospo_cli.text.answers import find_answer
+from ospo_cli.tables.rollout import ROLLOUTS, rollout_row
 from ospo_cli.training.encoded_texts import EncodedTexts
 from ospo_cli.training.objectives.base import Objective
 
@@ -66,20 +65,16 @@ def as_rollouts(rows: pl.DataFrame, objective: Objective, prompts: pl.DataFrame,
         if (prompt_id, completion) not in rollouts:
             index = counts[prompt_id] = counts.get(prompt_id, -1) + 1
             prompt, ids = texts.ids(prompt_id, completion, f"example {index} of prompt {prompt_id}")
-            answer = find_answer(completion)
-            rollouts[prompt_id, completion] = {
-                "rollout_id": f"file:{prompt_id}:{index}",
-                "prompt_id": prompt_id,
-                "sample_index": index,
-                "prompt_token_ids": prompt,
-                "completion": completion,
-                "token_ids": ids,
-                "behavior_logprobs": [0.0] * len(ids),
-                "answer_start": answer.start,
-                "answer_end": answer.end,
-                "has_answer_tags": answer.has_tags,
-                "finish_reason": "stop",
-            }
+            rollouts[prompt_id, completion] = rollout_row(
+                rollout_id=f"file:{prompt_id}:{index}",
+                prompt_id=prompt_id,
+                sample_index=index,
+                prompt_token_ids=prompt,
+                completion=completion,
+                token_ids=ids,
+                behavior_logprobs=[0.0] * len(ids),
+                finish_reason="stop",
+            )
         return str(rollouts[prompt_id, completion]["rollout_id"])
 
     named = [(prompt_id, *(name_of(prompt_id, text) for text in completions)) for prompt_id, *completions in rows.iter_rows()]
