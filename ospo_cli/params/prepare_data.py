@@ -29,6 +29,11 @@ class PrepareData:
         1, "keep prompts with at least this many documents of the data set's highest gain (where this is 1: of any gain)", minimum=1
     )
     relevant_maximum: int = parameter(0, "and with at most this many; 0 is no limit", minimum=0)
+    quoting: Literal["standard", "none", "backslash"] = parameter(
+        "standard",
+        "quotes in CSV and TSV: standard (doubled within a quoted field), none (text as it stands), or backslash (escaped by one) "
+        "(source: tables)",
+    )
     columns: dict[str, str] = parameter({}, "own column names, layout's name -> name in the files (source: tables)")
     gains: dict[str, float] = parameter(
         {}, "gain of a judgment's label, over the source's own (esci: E 1, S .1, C .01, I 0; wands: Exact 1, Partial .5, Irrelevant 0)"

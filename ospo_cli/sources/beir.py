@@ -30,7 +30,8 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     if not judged:
         raise SourceError(place / "qrels", "no judgments", expected="train.tsv, dev.tsv or test.tsv", remedy=REMEDY)
     documents, texts = _documents(paths[0]), _texts(paths[1])
-    parts = [_qrels(path, params) for path in judged]
+    rows = [(files.read(path, ["query-id", "corpus-id", "score"]), path) for path in judged]
+    parts = [_qrels(frame, path, params) for frame, path in rows]
     qrels = pl.concat([part for part, _ in parts])
     splits = _splits(qrels, texts, place / "qrels", paths[1])
     counts = {
@@ -43,7 +44,7 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
         "licence": "not stated in the files: see the collection's page",
         "inputs": files.hashes([*paths, *judged], place),
         "counts": counts,
-        "notes": [],
+        "notes": columns.check_gains(rows, "score", params.gains),
     }
     qrels = qrels.filter(pl.col("prompt_id") != pl.col("doc_id")).select("prompt_id", "doc_id", "relevance")
     return SourceData(documents, prompts.select("prompt_id", "split", "query", "history"), qrels, excluded=itself, card=card)
@@ -78,8 +79,7 @@ def _splits(qrels: pl.DataFrame, texts: pl.DataFrame, where: Path, queries: Path
     return splits
 
 
-def _qrels(path: Path, params: PrepareData) -> tuple[pl.DataFrame, int]:
-    frame = files.read(path, ["query-id", "corpus-id", "score"])
+def _qrels(frame: pl.DataFrame, path: Path, params: PrepareData) -> tuple[pl.DataFrame, int]:
     qrels, counts = columns.distinct_judgments(
         columns.ids(frame, "query-id", path), columns.ids(frame, "corpus-id", path), columns.gains(frame, "score", path, params.gains), path
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import polars as pl
 
 from ospo_cli.errors import SourceError
@@ -75,6 +77,8 @@ def required_text(frame: pl.DataFrame, column: str, where: object) -> pl.Series:
 def gains(frame: pl.DataFrame, column: str, where: object, labels: dict[str, float]) -> pl.Series:
     """Return judgments as gains: a label that `labels` knows becomes its gain, every other value must be a number ≥ 0.
 
+    A label that is a number stands for that number however the file writes it (3, 3.0), and true and false for truth values.
+
     Raises:
         SourceError: a value that is neither, null, NaN, infinite or negative; names the row.
     """
@@ -84,10 +88,12 @@ def gains(frame: pl.DataFrame, column: str, where: object, labels: dict[str, flo
     if series.dtype.is_numeric() and not labels:
         numbers = series.cast(pl.Float64)
     else:
-        written = series.cast(pl.Int8 if series.dtype == pl.Boolean else series.dtype).cast(pl.String).str.strip_chars()
+        written = _as_labels(series)
         numbers = written.cast(pl.Float64, strict=False)
         if labels:
-            known = written.replace_strict(list(labels), list(labels.values()), default=None, return_dtype=pl.Float64)
+            known = written.replace_strict(
+                [_canonical(label) for label in labels], list(labels.values()), default=None, return_dtype=pl.Float64
+            )
             numbers = known.zip_with(known.is_not_null(), numbers)
     bad = (numbers.is_null() | ~numbers.is_finite() | (numbers < 0)).fill_null(True)
     if bad.any():
@@ -101,6 +107,49 @@ def gains(frame: pl.DataFrame, column: str, where: object, labels: dict[str, flo
             remedy="mend the row, or give its label a gain in prepare_data.gains",
         )
     return numbers
+
+
+def check_gains(frames: Sequence[tuple[pl.DataFrame, object]], column: str, given: Mapping[str, float]) -> list[str]:
+    """Return notes that say to how many judgments each label of prepare_data.gains applied.
+
+    Args:
+        frames: (rows, file) of all files of judgments.
+        column: of the labels.
+        given: prepare_data.gains.
+
+    Raises:
+        SourceError: there are judgments and labels, and none of these occurs.
+    """
+    if not given:
+        return []
+    written = pl.concat([_as_labels(frame[column]) for frame, _ in frames])
+    found = dict(written.value_counts().iter_rows())
+    counts = {label: found.get(_canonical(label), 0) for label in given}
+    if written.len() and not any(counts.values()):
+        raise SourceError(
+            f"prepare_data.gains, {frames[0][1]}: column {column}", "no judgment has one of these labels", found=", ".join(given),
+            expected=f"labels that are there, such as {', '.join(sorted(str(label) for label in found if label is not None)[:5])}",
+        )  # fmt: skip
+    return [f"prepare_data.gains: label {label} stands for {given[label]:g} in {count} judgments" for label, count in counts.items()]
+
+
+def _as_labels(series: pl.Series) -> pl.Series:
+    """Return labels as text: numbers as short as they can be written, truth values as 1 and 0."""
+    written = series.cast(pl.Int8 if series.dtype == pl.Boolean else series.dtype).cast(pl.String).str.strip_chars()
+    numbers = written.cast(pl.Float64, strict=False)
+    is_whole = (numbers.is_finite() & (numbers == numbers.floor()) & (numbers.abs() < 1e15)).fill_null(False)
+    whole = numbers.zip_with(is_whole, pl.Series([None], dtype=pl.Float64).new_from_index(0, len(numbers))).cast(pl.Int64).cast(pl.String)
+    return whole.zip_with(is_whole, written)
+
+
+def _canonical(label: str) -> str:
+    """Return a label as `_as_labels` writes it.
+
+    >>> [_canonical(label) for label in ("3.0", "true", "Exact", "0.5")]
+    ['3', '1', 'Exact', '0.5']
+    """
+    text = {"true": "1", "false": "0"}.get(label.strip().casefold(), label.strip())
+    return str(_as_labels(pl.Series([text]))[0])
 
 
 def distinct_judgments(

@@ -6,10 +6,12 @@ import csv
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import polars as pl
 
 from ospo_cli.errors import SourceError, first_line
+from ospo_cli.sources import quoted_lines
 from ospo_cli.tables.files import sha256_of
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
@@ -28,7 +30,14 @@ def folder(root: Path, path: str, remedy: str) -> Path:
 
 def find(place: Path, stem: str, suffixes: Sequence[str] = SUFFIXES) -> Path | None:
     """Return the one file `stem` + suffix in a folder, or None; raise SourceError where two would do."""
-    found = [place / f"{stem}{suffix}" for suffix in suffixes if (place / f"{stem}{suffix}").is_file()]
+    found = []
+    for path in (place / f"{stem}{suffix}" for suffix in suffixes):
+        if path.is_dir():
+            raise SourceError(path, "is a folder", expected="one file", remedy="join its part files into one")
+        if path.is_symlink() and not path.exists():
+            raise SourceError(path, "is a link to a file that is not there", found=path.readlink(), expected="the file itself")
+        if path.is_file():
+            found.append(path)
     if len(found) > 1:
         raise SourceError(
             place, f"two files for {stem}", found=", ".join(path.name for path in found), expected="one", remedy="take one of them away"
@@ -72,7 +81,9 @@ def collect(lazy: pl.LazyFrame, path: Path) -> pl.DataFrame:
         raise unreadable(path, error) from None
 
 
-def read(path: Path, columns: Sequence[str] = (), separator: str | None = None, remedy: str | None = None) -> pl.DataFrame:
+def read(
+    path: Path, columns: Sequence[str] = (), separator: str | None = None, remedy: str | None = None, quoting: str = "standard"
+) -> pl.DataFrame:
     """Return a file's rows; every column of CSV and TSV is text, so that leading zeros survive.
 
     Args:
@@ -80,24 +91,56 @@ def read(path: Path, columns: Sequence[str] = (), separator: str | None = None, 
         columns: names that must be there.
         separator: of a CSV file, where it is not what the suffix says.
         remedy: what helps where a column is missing.
+        quoting: of CSV and TSV, as prepare_data.quoting.
 
     Raises:
-        SourceError: the file cannot be read or lacks one of the columns.
+        SourceError: the file cannot be read, a quote swallows lines, or the file lacks one of the columns.
     """
     if path.is_file() and path.stat().st_size == 0:
         raise unreadable(path, ValueError("no bytes"))
     try:
         if path.suffix == ".jsonl":
-            frame = pl.read_ndjson(_without_mark(path), infer_schema_length=None)
+            frame = _json_lines(path)
         elif path.suffix == ".parquet":
             frame = pl.read_parquet(path, glob=False, hive_partitioning=False)
         else:
-            return _delimited(path, columns, separator or ("\t" if path.suffix == ".tsv" else ","), remedy)
+            return _delimited(path, columns, separator or ("\t" if path.suffix == ".tsv" else ","), remedy, quoting)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         raise unreadable(path, error) from None
     frame = frame.drop([name for name in frame.columns if name in STRAY])
     check_columns(frame.columns, columns, path, remedy)
     return frame
+
+
+def names(path: Path, quoting: str = "standard") -> list[str]:
+    """Return the names of a file's columns, as `read` gives them."""
+    if path.suffix in (".parquet", ".jsonl"):
+        return read(path).columns if path.suffix == ".jsonl" else list(pl.read_parquet_schema(path))
+    with open(path, encoding="utf-8-sig", newline="") as stream:
+        return _header(stream, "\t" if path.suffix == ".tsv" else ",", quoting)
+
+
+def _header(stream: TextIO, separator: str, quoting: str) -> list[str]:
+    return next(csv.reader(stream, delimiter=separator, quoting=csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL), [])
+
+
+def _json_lines(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_ndjson(_without_mark(path), infer_schema_length=None)
+    except pl.exceptions.PolarsError as error:
+        if "supertype" not in str(error):
+            raise
+    # One name stands for values of several shapes: those become JSON, as text.
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+    found = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        is_mixed = len({type(value) for value in values if value is not None}) > 1 or any(isinstance(value, dict) for value in values)
+        as_text = [
+            value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True) for value in values
+        ]
+        found[name] = pl.Series(name, as_text if is_mixed else values, strict=not is_mixed)
+    return pl.DataFrame(list(found.values()))
 
 
 def _without_mark(path: Path) -> Path | bytes:
@@ -106,51 +149,40 @@ def _without_mark(path: Path) -> Path | bytes:
         return stream.read() if stream.read(3) == b"\xef\xbb\xbf" else path
 
 
-def _delimited(path: Path, columns: Sequence[str], separator: str, remedy: str | None) -> pl.DataFrame:
+def _delimited(path: Path, columns: Sequence[str], separator: str, remedy: str | None, quoting: str) -> pl.DataFrame:
     # Arrow's reader and not polars': a quote inside an unquoted field (5" screen) is text to it, and a short line an error.
     import pyarrow as pa
     from pyarrow import csv as arrow
 
     try:
         with open(path, encoding="utf-8-sig", newline="") as stream:
-            names = next(csv.reader(stream, delimiter=separator), [])
+            names = _header(stream, separator, quoting)
         doubled = [name for name in names if names.count(name) > 1]
         if doubled:
             raise SourceError(
                 f"{path}: line 1", "column named twice", found=doubled[0], expected="each name once", remedy="rename one of them"
             )
         check_columns(names, columns, path, remedy)
+        mended, records = quoted_lines.mended(path, separator, len(names)) if quoting == "standard" else (None, None)
         table = arrow.read_csv(
-            path,
+            path if mended is None else pa.BufferReader(mended),
             read_options=arrow.ReadOptions(block_size=1 << 26),
-            parse_options=arrow.ParseOptions(delimiter=separator, newlines_in_values=True),
+            parse_options=arrow.ParseOptions(
+                delimiter=separator,
+                newlines_in_values=quoting != "none",
+                quote_char=False if quoting == "none" else '"',
+                escape_char="\\" if quoting == "backslash" else False,
+            ),
             convert_options=arrow.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
         )
     except (pa.ArrowException, OSError, ValueError, csv.Error) as error:
         raise unreadable(path, error, separator) from None
+    if records is not None and len(names) > 1 and table.num_rows != records - 1:
+        raise SourceError(
+            path, "rows were lost while it was read", found=f"{table.num_rows} rows", expected=f"{records - 1}", remedy=quoted_lines.REMEDY
+        )
     frame = pl.DataFrame(pl.from_arrow(table.select([name for name in names if name not in STRAY])))
-    if frame.height and any("\n" in (value or "") for value in frame.row(-1)):
-        _check_closed(path, separator)
-    return frame
-
-
-def _check_closed(path: Path, separator: str) -> None:
-    """Raise SourceError where a quote is opened and never closed: the rest of the file would be one field."""
-    start = 1
-    with open(path, encoding="utf-8-sig", newline="") as stream:
-        rows = csv.reader(stream, delimiter=separator, strict=True)
-        try:
-            for _ in rows:
-                start = rows.line_num + 1
-        except csv.Error as error:
-            if rows.line_num and "end of data" in str(error):
-                raise SourceError(
-                    f"{path}: line {start}",
-                    "a quote is opened and never closed",
-                    found="the end of the file",
-                    expected='"',
-                    remedy="close it, or double a quote that is text",
-                ) from None
+    return frame.with_columns(pl.all().replace("\\N", None))  # how MySQL writes NULL
 
 
 def check_columns(present: Sequence[str], needed: Sequence[str], path: Path, remedy: str | None = None) -> None:

@@ -16,7 +16,7 @@ TREC = (".qrels", ".txt")
 NAMES = ("product_id", "title", "category", "query_id", "query", "split", "history", "grade", "completion")
 REMEDY = (
     "needed are products (product_id, title, any text columns), queries (query_id, query) and judgments (query_id, product_id, grade); "
-    "see the README's section on own catalogues"
+    "docs/own-data.md has examples"
 )
 
 
@@ -35,7 +35,7 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     paths = [files.require(place, "products", remedy=REMEDY), files.require(place, "queries", remedy=REMEDY), _judgments_path(place)]
     documents = _documents(paths[0], params)
     prompts = _prompts(paths[1], params)
-    judged, counts = (_trec if paths[2].suffix in TREC else _judgments)(paths[2], params)
+    judged, counts, notes = (_trec if paths[2].suffix in TREC else _judgments)(paths[2], params)
     _check_queries(judged, prompts, paths[2], paths[1])
     pairs = pools = None
     if path := files.find(place, "teacher_pairs"):
@@ -46,7 +46,8 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
         pools = _pools(path, params)
         _check_queries(pools, prompts, path, paths[1])
         paths.append(path)
-    card = {"licence": _licence(place), "inputs": files.hashes(paths, place), "counts": counts, "notes": []}
+    _check_columns(params, paths)
+    card = {"licence": _licence(place), "inputs": files.hashes(paths, place), "counts": counts, "notes": notes}
     return SourceData(documents, prompts, judged, pairs, pools, card)
 
 
@@ -68,14 +69,24 @@ def _judgments_path(place: Path) -> Path:
 def _renamed(path: Path, params: PrepareData, needed: list[str]) -> pl.DataFrame:
     """Return a file's rows under the layout's names; `params.columns` says what the file calls them."""
     own = [params.columns.get(name, name) for name in needed]
-    frame = files.read(path, own, remedy="rename it, or say in prepare_data.columns what it is called: {title: your_name}")
-    return frame.rename(
-        {
-            theirs: ours
-            for ours, theirs in params.columns.items()
-            if theirs in frame.columns and theirs != ours and ours not in frame.columns
-        }
+    frame = files.read(
+        path, own, remedy="rename it, or say in prepare_data.columns what it is called: {title: your_name}", quoting=params.quoting
     )
+    # What the user named goes before a column of the layout's own name; one column may stand for two (a query that is its own id).
+    named = {ours: frame[theirs] for ours, theirs in params.columns.items() if theirs in frame.columns}
+    kept = [name for name in frame.columns if name not in named and name not in set(params.columns.values())]
+    ordered = {name: frame[name] for name in kept} | named
+    return pl.DataFrame([series.alias(name) for name, series in ordered.items()]) if named else frame
+
+
+def _check_columns(params: PrepareData, paths: list[Path]) -> None:
+    """Refuse a name of prepare_data.columns that is in no file: it would have no effect."""
+    tables = [path for path in paths if path.suffix not in TREC]
+    present = {path.name: files.names(path, params.quoting) for path in tables}
+    for ours, theirs in params.columns.items():
+        if not any(theirs in names for names in present.values()):
+            found = "; ".join(f"{name}: {', '.join(names)}" for name, names in present.items())
+            raise SourceError(f"prepare_data.columns: {ours}", f"no file has a column {theirs}", found=found, expected=theirs)
 
 
 def _documents(path: Path, params: PrepareData) -> pl.DataFrame:
@@ -141,17 +152,18 @@ def _history(frame: pl.DataFrame, path: Path) -> pl.Series:
     )
 
 
-def _judgments(path: Path, params: PrepareData) -> tuple[pl.DataFrame, dict[str, int]]:
+def _judgments(path: Path, params: PrepareData) -> tuple[pl.DataFrame, dict[str, int], list[str]]:
     frame = _renamed(path, params, ["query_id", "product_id", "grade"])
-    return columns.distinct_judgments(
+    judged, counts = columns.distinct_judgments(
         columns.ids(frame, "query_id", path),
         columns.ids(frame, "product_id", path),
         columns.gains(frame, "grade", path, params.gains),
         path,
     )
+    return judged, counts, columns.check_gains([(frame, path)], "grade", params.gains)
 
 
-def _trec(path: Path, params: PrepareData) -> tuple[pl.DataFrame, dict[str, int]]:
+def _trec(path: Path, params: PrepareData) -> tuple[pl.DataFrame, dict[str, int], list[str]]:
     """Read `qid 0 docid grade`, fields apart by blanks or tabs."""
     try:
         lines = path.read_bytes().decode("utf-8-sig").splitlines()
@@ -173,7 +185,9 @@ def _trec(path: Path, params: PrepareData) -> tuple[pl.DataFrame, dict[str, int]
         *[pl.col("fields").list.get(index).alias(name) for index, name in enumerate(("query_id", "iteration", "product_id", "grade"))],
     )
     # TREC writes -1 or -2 for "junk"; it is refused here like any negative grade, since what it means differs between collections
-    return columns.distinct_judgments(frame["query_id"], frame["product_id"], columns.gains(frame, "grade", path, params.gains), path)
+    graded = columns.gains(frame, "grade", path, params.gains)
+    judged, counts = columns.distinct_judgments(frame["query_id"], frame["product_id"], graded, path)
+    return judged, counts, columns.check_gains([(frame, path)], "grade", params.gains)
 
 
 def _pairs(path: Path, params: PrepareData) -> pl.DataFrame:

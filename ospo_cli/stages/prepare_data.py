@@ -99,7 +99,7 @@ def prepare(data: SourceData, params: PrepareData, seed: int) -> Prepared:
             found=grade, expected=f"at most {LARGEST_GRADE:g}", remedy="mend the grade, or give labels gains (prepare_data.gains)",
         )  # fmt: skip
     qrels, unknown = _known_judgments(data.qrels, documents, params.source)
-    prompts, unusable = _judged_prompts(data.prompts, qrels, params)
+    prompts, unusable = _judged_prompts(data.prompts, qrels, params, data.card.get("counts", {}))
     prompts, splits = assign_splits(prompts, params, seed)
     prompts = prompts.with_columns(pl.Series("prompt", _messages(prompts, params.prompt_template), dtype=pl.String))
     qrels = qrels.join(prompts, on="prompt_id", how="semi").sort("prompt_id", "doc_id")
@@ -200,8 +200,13 @@ def _known_judgments(qrels: pl.DataFrame, documents: pl.DataFrame, source: str) 
     return qrels.join(documents.select("doc_id"), on="doc_id", how="semi"), strangers.height
 
 
-def _judged_prompts(prompts: pl.DataFrame, qrels: pl.DataFrame, params: PrepareData) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Return the prompts with a query in one line and something relevant; count the others by reason."""
+def _judged_prompts(
+    prompts: pl.DataFrame, qrels: pl.DataFrame, params: PrepareData, left_out: dict[str, int]
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Return the prompts with a query in one line and something relevant; count the others by reason.
+
+    `left_out` are the judgments that the source left out, by reason.
+    """
     prompts = prompts.with_columns(_one_line(pl.col("query")), pl.col("history").list.eval(_one_line(pl.element())))
     asked = prompts.filter(pl.col("query") != "")
     judged = asked.join(qrels, on="prompt_id", how="semi")
@@ -218,13 +223,23 @@ def _judged_prompts(prompts: pl.DataFrame, qrels: pl.DataFrame, params: PrepareD
         "prompts with too few or too many relevant products": relevant.height - fitting.height,
     }
     if not fitting.height:
-        found = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+        found = ", ".join(f"{count} {reason}" for reason, count in (counts | left_out).items() if count)
+        if not asked.height:
+            remedy = "check the queries"
+        elif fitting.height < relevant.height:
+            remedy = "change prepare_data.relevant_minimum or relevant_maximum"
+        elif judged.height:
+            remedy = "every grade is 0: check the grades, or give their labels gains (prepare_data.gains)"
+        elif not qrels.height and any(left_out.values()):
+            remedy = "every judgment was left out for the reason that is named"
+        else:
+            remedy = "check that query ids agree between the files"
         raise SourceError(
             f"source {params.source}",
             "no prompt is left",
             found=found,
             expected="queries with a relevant product",
-            remedy="check the queries" if not asked.height else "check that query ids agree between the files",
+            remedy=remedy,
         )
     return fitting, counts
 
