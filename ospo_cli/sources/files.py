@@ -132,6 +132,8 @@ def _json_lines(path: Path) -> pl.DataFrame:
             raise
     # One name stands for values of several shapes: those become JSON, as text.
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("a line that is no object")
     found = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         values = [row.get(name) for row in rows]

@@ -46,7 +46,7 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
         pools = _pools(path, params)
         _check_queries(pools, prompts, path, paths[1])
         paths.append(path)
-    _check_columns(params, paths)
+    notes = _read_as(params, paths) + notes
     card = {"licence": _licence(place), "inputs": files.hashes(paths, place), "counts": counts, "notes": notes}
     return SourceData(documents, prompts, judged, pairs, pools, card)
 
@@ -79,14 +79,18 @@ def _renamed(path: Path, params: PrepareData, needed: list[str]) -> pl.DataFrame
     return pl.DataFrame([series.alias(name) for name, series in ordered.items()]) if named else frame
 
 
-def _check_columns(params: PrepareData, paths: list[Path]) -> None:
-    """Refuse a name of prepare_data.columns that is in no file: it would have no effect."""
+def _read_as(params: PrepareData, paths: list[Path]) -> list[str]:
+    """Return notes that say where each name of prepare_data.columns was read; refuse one that is in no file, which would have no effect."""
     tables = [path for path in paths if path.suffix not in TREC]
     present = {path.name: files.names(path, params.quoting) for path in tables}
     for ours, theirs in params.columns.items():
         if not any(theirs in names for names in present.values()):
             found = "; ".join(f"{name}: {', '.join(names)}" for name, names in present.items())
             raise SourceError(f"prepare_data.columns: {ours}", f"no file has a column {theirs}", found=found, expected=theirs)
+    return [
+        f"prepare_data.columns: {ours} is read from {theirs} of {', '.join(name for name in present if theirs in present[name])}"
+        for ours, theirs in params.columns.items()
+    ]
 
 
 def _documents(path: Path, params: PrepareData) -> pl.DataFrame:

@@ -145,6 +145,7 @@ def _in_words(card: dict[str, Any]) -> str:
     dropped = [f"{count:,} {reason}" for reason, count in card["dropped"].items() if isinstance(count, int) and count]
     if dropped:
         lines.append(f"left out: {'; '.join(dropped)}")
+    lines += [note for note in card["notes"] if note.startswith("prepare_data.")]  # what the user's own names were applied to
     empty = [name for name, count in splits if not count]
     if empty:
         lines.append(f"no prompt in split {' and '.join(empty)}: nothing can be trained on or evaluated there (card.json says why)")

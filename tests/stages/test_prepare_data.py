@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ospo_cli.errors import FileError, OspoError, ParameterError, SourceError
 from ospo_cli.graph import runner
+from ospo_cli.graph.nodes import node
 from ospo_cli.layout import Layout
 from ospo_cli.params.prepare_data import PrepareData
 from ospo_cli.params.train import Train
@@ -200,8 +201,21 @@ def test_prompts_that_cannot_be_scored_are_dropped_and_counted_by_reason():
 
 
 def test_nothing_left_is_an_error_that_says_why():
-    with pytest.raises(SourceError, match=r"no prompt is left: found 0 prompts with an empty query, 1 prompts without judgments"):
+    with pytest.raises(SourceError, match=r"no prompt is left: found 1 prompts without judgments.*check that query ids agree"):
         prepare(data(["alpha"], judged=[("q0009", "d000", 1.0)]), PrepareData(), 0)
+
+
+@pytest.mark.parametrize(
+    ("queries", "judged", "settings", "remedy"),
+    [
+        ([" "], [("q0000", "d000", 1.0)], {}, "check the queries"),
+        (["alpha"], [("q0000", "d000", 0.0)], {}, "every grade is 0: check the grades"),
+        (["alpha"], [("q0000", "d000", 1.0)], {"relevant_minimum": 2}, "change prepare_data.relevant_minimum"),
+    ],
+)
+def test_the_remedy_is_of_the_cause(queries, judged, settings, remedy):
+    with pytest.raises(SourceError, match=remedy):
+        prepare(data(queries, judged=judged), PrepareData(**settings), 0)
 
 
 def test_prompts_with_too_few_or_too_many_best_documents_can_be_left_out():
@@ -421,7 +435,7 @@ UNSEEN_ALONE = dataclasses.replace(Params(), evaluate=dataclasses.replace(Params
 
 def test_what_evaluation_could_not_do_is_said_before_data_is_read(tmp_path):
     with pytest.raises(ParameterError, match=r"evaluate\.retrievers: needs the training retriever"):
-        execute(Layout(tmp_path), UNSEEN_ALONE)
+        runner.execute(node("prepare-data", None, UNSEEN_ALONE), Layout(tmp_path), UNSEEN_ALONE)
     assert list(tmp_path.iterdir()) == []
 
 
