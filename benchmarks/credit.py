@@ -24,7 +24,7 @@ from ospo_cli.maths import coalitions
 from ospo_cli.maths.myerson import path_myerson
 from ospo_cli.params.whole import Params
 from ospo_cli.stages.attribute import Scored, attribute
-from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.rollout_rows import RolloutRow, rollouts_frame
 from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS
 from ospo_cli.tables.segment import SEGMENTS
 
@@ -114,21 +114,9 @@ def made_tables(rollouts: int) -> tuple[pl.DataFrame, ...]:
         starts += range(8, 8 + 6 * n, 6)
         indices += range(n)
         owners += [ids[row]] * int(n)
-    rollout_table = pl.DataFrame(
-        {
-            "rollout_id": ids,
-            "prompt_id": prompts,
-            "sample_index": [row % 8 for row in range(rollouts)],
-            "prompt_token_ids": [[1]] * rollouts,
-            "completion": completions,
-            "token_ids": [list(text.encode()) for text in completions],
-            "behavior_logprobs": [[-1.0] * len(text) for text in completions],
-            "answer_start": [8] * rollouts,
-            "answer_end": [len(text) - 9 for text in completions],
-            "has_answer_tags": [True] * rollouts,
-            "finish_reason": ["stop"] * rollouts,
-        },
-        schema=ROLLOUTS.schema,
+    rollout_table = rollouts_frame(
+        RolloutRow(name, prompt, row % 8, [1], text, list(text.encode()), [-1.0] * len(text), "stop")
+        for row, (name, prompt, text) in enumerate(zip(ids, prompts, completions, strict=True))
     )
     segments = pl.DataFrame(
         {"rollout_id": owners, "segment_index": indices, "union_index": indices, "start": starts, "end": [start + 4 for start in starts]},

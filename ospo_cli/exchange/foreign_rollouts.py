@@ -14,7 +14,7 @@ from ospo_cli.errors import MissingInputError, OspoError, TableError
 from ospo_cli.exchange.credit_format import FORMAT, VERSION
 from ospo_cli.tables import parquet
 from ospo_cli.tables.exchange import FOREIGN_ROLLOUTS
-from ospo_cli.tables.rollout import ROLLOUTS, rollout_row
+from ospo_cli.tables.rollout_rows import RolloutRow, rollouts_frame
 
 Pieces = Callable[[Sequence[int]], list[bytes]]
 
@@ -83,26 +83,15 @@ def to_rollouts(frame: pl.DataFrame, prompt_ids: Sequence[str], pieces: Pieces, 
             if earlier != number:
                 shown = key if isinstance(key, str) else f"{key[0]} and {key[1]}"
                 raise TableError(place, f"{what} occurs twice", found=f"{shown}, in row {earlier} too", expected="each once")
-        sampled = _sampled(place, row, pieces)
-        rows.append(rollout_row(rollout_id=rollout_id, prompt_id=prompt_id, sample_index=sample_index, **sampled))
-    return pl.DataFrame(rows, schema=ROLLOUTS.schema).sort("rollout_id")
-
-
-def _sampled(place: str, row: dict[str, Any], pieces: Pieces) -> dict[str, Any]:
-    """Return what was sampled in a row, by the names of `rollout_row`, checked."""
-    ids, completion = row["completion_token_ids"], row["completion"]
-    _check_numbers(place, ids, row["old_logprobs"])
-    ends_special = _check_spelling(place, ids, completion, pieces)
-    finish_reason = row.get("finish_reason") or ("stop" if ends_special else "length")
-    if finish_reason not in ("stop", "length"):
-        raise TableError(place, "unknown finish_reason", found=finish_reason, expected="stop or length")
-    return {
-        "prompt_token_ids": row.get("prompt_token_ids") or [],
-        "completion": completion,
-        "token_ids": ids,
-        "behavior_logprobs": row["old_logprobs"],
-        "finish_reason": finish_reason,
-    }
+        ids, completion, logprobs = row["completion_token_ids"], row["completion"], row["old_logprobs"]
+        _check_numbers(place, ids, logprobs)
+        ends_special = _check_spelling(place, ids, completion, pieces)
+        finish_reason = row.get("finish_reason") or ("stop" if ends_special else "length")
+        if finish_reason not in ("stop", "length"):
+            raise TableError(place, "unknown finish_reason", found=finish_reason, expected="stop or length")
+        prompt = row.get("prompt_token_ids") or []
+        rows.append(RolloutRow(rollout_id, prompt_id, sample_index, prompt, completion, ids, logprobs, finish_reason))
+    return rollouts_frame(rows).sort("rollout_id")
 
 
 def _check_numbers(place: str, ids: list[int], logprobs: list[float]) -> None:

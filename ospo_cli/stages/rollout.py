@@ -22,7 +22,8 @@ from ospo_cli.params.rollout import Rollout
 from ospo_cli.params.train import Train
 from ospo_cli.tables import files, placed
 from ospo_cli.tables.prepared import PROMPTS
-from ospo_cli.tables.rollout import ROLLOUTS, SAMPLING_LOGPROBS, rollout_row
+from ospo_cli.tables.rollout import ROLLOUTS, SAMPLING_LOGPROBS
+from ospo_cli.tables.rollout_rows import RolloutRow, rollouts_frame
 from ospo_cli.tables.score_queries import RAW_QUERY_VALUES
 
 if TYPE_CHECKING:
@@ -307,19 +308,8 @@ def rollout(
     for (prompt_id, ids), group_names, group in zip(prompts, names, groups, strict=True):
         for index, (name, row) in enumerate(zip(group_names, group, strict=True)):
             logprobs.append((name, row.sampled_logprobs, row.policy_logprobs))
-            rows.append(
-                rollout_row(
-                    rollout_id=name,
-                    prompt_id=prompt_id,
-                    sample_index=index,
-                    prompt_token_ids=ids,
-                    completion=row.text,
-                    token_ids=row.token_ids,
-                    behavior_logprobs=row.logprobs,
-                    finish_reason=row.finish_reason,
-                )
-            )
-    return pl.DataFrame(rows, schema=ROLLOUTS.schema), pl.DataFrame(logprobs, schema=SAMPLING_LOGPROBS.schema, orient="row")
+            rows.append(RolloutRow(name, prompt_id, index, ids, row.text, row.token_ids, row.logprobs, row.finish_reason))
+    return rollouts_frame(rows), pl.DataFrame(logprobs, schema=SAMPLING_LOGPROBS.schema, orient="row")
 
 
 def describe(rollouts: pl.DataFrame) -> dict[str, Any]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import polars as pl
 
 from ospo_cli.errors import TableError
 from ospo_cli.layout import Layout
 from ospo_cli.tables import placed
 from ospo_cli.tables.declare import Column, Place, Table
-from ospo_cli.text.answers import find_answer
 
 SAMPLED = Place("ospo rollout --iter {iteration}", "iteration")
 ROLLOUTS = Table(
@@ -48,34 +44,6 @@ SAMPLING_LOGPROBS = Table(
     ),
     place=SAMPLED,
 )
-
-
-def rollout_row(
-    *,
-    rollout_id: str,
-    prompt_id: str,
-    sample_index: int,
-    prompt_token_ids: Sequence[int],
-    completion: str,
-    token_ids: Sequence[int],
-    behavior_logprobs: Sequence[float],
-    finish_reason: str,
-) -> dict[str, Any]:
-    """Return a row of table rollouts, by the names of its columns; where the answer lies is found in the completion."""
-    answer = find_answer(completion)
-    return {
-        "rollout_id": rollout_id,
-        "prompt_id": prompt_id,
-        "sample_index": sample_index,
-        "prompt_token_ids": prompt_token_ids,
-        "completion": completion,
-        "token_ids": token_ids,
-        "behavior_logprobs": behavior_logprobs,
-        "answer_start": answer.start,
-        "answer_end": answer.end,
-        "has_answer_tags": answer.has_tags,
-        "finish_reason": finish_reason,
-    }
 
 
 def read_rollouts(layout: Layout, iteration: int) -> pl.DataFrame:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from ospo_cli.errors import TableError, first_line
 from ospo_cli.policies.folder import LoadedPolicy
-from ospo_cli.tables.rollout import ROLLOUTS, rollout_row
+from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.rollout_rows import RolloutRow, rollouts_frame
 from ospo_cli.training.encoded_texts import EncodedTexts
 from ospo_cli.training.objectives.base import Objective
 
@@ -58,27 +58,19 @@ def as_rollouts(rows: pl.DataFrame, objective: Objective, prompts: pl.DataFrame,
         PolicyError: a completion does not fit the policy's context.
     """
     texts = EncodedTexts(policy, dict(prompts.select("prompt_id", "prompt").iter_rows()))
-    rollouts: dict[tuple[str, str], dict[str, Any]] = {}
+    rollouts: dict[tuple[str, str], RolloutRow] = {}
     counts: dict[str, int] = {}
 
     def name_of(prompt_id: str, completion: str) -> str:
         if (prompt_id, completion) not in rollouts:
             index = counts[prompt_id] = counts.get(prompt_id, -1) + 1
             prompt, ids = texts.ids(prompt_id, completion, f"example {index} of prompt {prompt_id}")
-            rollouts[prompt_id, completion] = rollout_row(
-                rollout_id=f"file:{prompt_id}:{index}",
-                prompt_id=prompt_id,
-                sample_index=index,
-                prompt_token_ids=prompt,
-                completion=completion,
-                token_ids=ids,
-                behavior_logprobs=[0.0] * len(ids),
-                finish_reason="stop",
-            )
-        return str(rollouts[prompt_id, completion]["rollout_id"])
+            name = f"file:{prompt_id}:{index}"
+            rollouts[prompt_id, completion] = RolloutRow(name, prompt_id, index, prompt, completion, ids, [0.0] * len(ids), "stop")
+        return rollouts[prompt_id, completion].rollout_id
 
     named = [(prompt_id, *(name_of(prompt_id, text) for text in completions)) for prompt_id, *completions in rows.iter_rows()]
     made = objective.table_of(pl.DataFrame(named, schema=["prompt_id", *objective.named], orient="row"))
     table = objective.table
     made = made.select(*table.schema).cast(table.schema).unique(table.key).sort(table.key)  # type: ignore[arg-type]
-    return pl.DataFrame(list(rollouts.values()), schema=ROLLOUTS.schema).sort(ROLLOUTS.key), made
+    return rollouts_frame(rollouts.values()).sort(ROLLOUTS.key), made

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ospo_cli.credit.examples import preference_pairs, targets
 from ospo_cli.params.attribute import Attribute
 from ospo_cli.tables.attribute import PREFERENCE_PAIRS, TARGETS
-from ospo_cli.tables.rollout import ROLLOUTS
+from tests.tables.sampled import sampled_frame
 
 
 def tables(groups, same=()):
@@ -19,10 +19,10 @@ def tables(groups, same=()):
         for sample, reward in enumerate(values):
             name = f"p{prompt}:{sample}"
             ids = [1, 1] if name in same else [prompt, sample]
-            rows.append((name, f"p{prompt}", sample, [5], "x", ids, [0.0, 0.0], 0, 1, False, "stop"))
+            rows.append((name, f"p{prompt}", "x", ids))
             rewards.append((name, float(reward)))
     return (
-        pl.DataFrame(rows, schema=ROLLOUTS.schema, orient="row"),
+        sampled_frame(*rows),
         pl.DataFrame(rewards, schema={"rollout_id": pl.String, "reward": pl.Float64}, orient="row").join(
             pl.DataFrame([(row[0], row[1]) for row in rows], schema=["rollout_id", "prompt_id"], orient="row"), on="rollout_id"
         ),

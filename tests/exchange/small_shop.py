@@ -11,8 +11,8 @@ from ospo_cli.layout import Layout
 from ospo_cli.stages import attribute, score_coalitions, segment
 from ospo_cli.tables import parquet
 from ospo_cli.tables.rollout import ROLLOUTS
-from ospo_cli.text.answers import find_answer
 from tests.policies.tiny import tiny_params, write_prepared
+from tests.tables.sampled import sampled_frame, sampled_row
 
 END = "<end>"
 PARAMS = tiny_params()
@@ -47,23 +47,13 @@ def rollouts() -> pl.DataFrame:
         for index, text in enumerate(answers):
             is_cut_off = "<answer>" not in text
             ids = tokenizer.encode(text).ids + ([] if is_cut_off else [0])
-            found = find_answer(text)
-            rows.append(
-                (
-                    f"001:{prompt_id}:{index:02d}",
-                    prompt_id,
-                    index,
-                    tokenizer.encode(prompt_id * (1 + int(prompt_id[-1]))).ids,
-                    text,
-                    ids,
-                    (-rng.exponential(size=len(ids))).tolist(),
-                    found.start,
-                    found.end,
-                    found.has_tags,
-                    "length" if is_cut_off else "stop",
-                )
-            )
-    return pl.DataFrame(rows, schema=ROLLOUTS.schema, orient="row")
+            others = {
+                "prompt_token_ids": tokenizer.encode(prompt_id * (1 + int(prompt_id[-1]))).ids,
+                "behavior_logprobs": (-rng.exponential(size=len(ids))).tolist(),
+                "finish_reason": "length" if is_cut_off else "stop",
+            }
+            rows.append(sampled_row(f"001:{prompt_id}:{index:02d}", prompt_id, text, ids, **others))
+    return sampled_frame(*rows)
 
 
 def write_project(root: Path) -> Layout:

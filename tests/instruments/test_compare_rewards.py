@@ -18,18 +18,13 @@ from ospo_cli.tables import parquet
 from ospo_cli.tables.attribute import ATTRIBUTIONS
 from ospo_cli.tables.compare_rewards import REWARD_COMPARISON, REWARD_COMPARISON_GROUPS
 from ospo_cli.tables.prepared import PROMPTS
-from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.tables.score_coalitions import REWARDS
 from tests.exchange.small_shop import PARAMS, write_project
+from tests.tables.sampled import sampled_frame
 
 
 def rollouts(groups: int, size: int, text: str = "red coat") -> pl.DataFrame:
-    rows = [
-        (f"001:p{group}:{index:02d}", f"p{group}", index, [1], text, [1], [-0.5], 0, len(text), True, "stop")
-        for group in range(groups)
-        for index in range(size)
-    ]
-    return pl.DataFrame(rows, schema=ROLLOUTS.schema, orient="row")
+    return sampled_frame(*((f"001:p{group}:{index:02d}", f"p{group}", text) for group in range(groups) for index in range(size)))
 
 
 def scored(name: str, rewards: list[list[float]], shares: list[list[list[float]]] | None = None) -> Scored:

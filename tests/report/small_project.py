@@ -10,13 +10,14 @@ from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.params.whole import Params
 from ospo_cli.report.evaluation_summary import summarise
-from ospo_cli.tables import parquet
+from ospo_cli.tables import parquet, placed
 from ospo_cli.tables.attribute import ATTRIBUTIONS, INTERACTIONS, TOKEN_ADVANTAGES
 from ospo_cli.tables.evaluate import COMPLETIONS, QUERY_METRICS
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.tables.score_coalitions import REWARDS
 from ospo_cli.tables.segment import SEGMENTS
+from tests.tables.sampled import sampled_frame, sampled_row
 
 COLOURS = ["navy", "olive", "rust", "ivory", "charcoal", "burgundy"]
 MATERIALS = ["wool", "linen", "suede", "canvas", "denim"]
@@ -100,7 +101,6 @@ def write_iteration(layout: Layout, iteration: int, of: int, groups=6, group_siz
             rollout_id = f"{iteration:03d}:{row['prompt_id']}:{sample:02d}"
             has_tags = sample != 3 or iteration > 1
             text = "<answer>" if has_tags else ""
-            answer_start = len(text)
             for index, (phrase, share) in enumerate(phrases):
                 text += ", " if index else ""
                 segments.append((rollout_id, index, 0, len(text), len(text) + len(phrase)))
@@ -109,29 +109,15 @@ def write_iteration(layout: Layout, iteration: int, of: int, groups=6, group_siz
                 text += phrase
                 if index:
                     interactions.append((rollout_id, index - 1, index, 0.1 * index - 0.15))
-            answer_end = len(text)
             text += "</answer>" if has_tags else ""
             tokens = len(phrases) * 3
             stop = "stop" if sample != 2 else "length"
             logprobs = [-1.2 * (1 - skill / 2)] * tokens
-            rollouts.append(
-                (
-                    rollout_id,
-                    row["prompt_id"],
-                    sample,
-                    [1, 5, 7],
-                    text,
-                    list(range(tokens)),
-                    logprobs,
-                    answer_start,
-                    answer_end,
-                    has_tags,
-                    stop,
-                )
-            )
+            others = {"prompt_token_ids": [1, 5, 7], "behavior_logprobs": logprobs, "finish_reason": stop}
+            rollouts.append(sampled_row(rollout_id, row["prompt_id"], text, range(tokens), **others))
             rewards.append((rollout_id, row["prompt_id"], max(total, 0.0), max(total, 0.0), 0.0 if has_tags else -0.5, 0.0, 0.0, False))
             advantages.append((rollout_id, [0.1] * tokens))
-    write(layout.iteration(iteration, "rollouts.parquet"), ROLLOUTS, rollouts)
+    placed.write(sampled_frame(*rollouts), ROLLOUTS, layout, iteration)
     write(layout.iteration(iteration, "segments.parquet"), SEGMENTS, segments)
     write(layout.iteration(iteration, "rewards.parquet"), REWARDS, rewards)
     write(layout.iteration(iteration, "attributions.parquet"), ATTRIBUTIONS, attributions)

@@ -5,8 +5,8 @@ import polars as pl
 from ospo_cli.report.rollout_groups import rollout_groups
 from ospo_cli.tables.attribute import INTERACTIONS
 from ospo_cli.tables.prepared import PROMPTS
-from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.tables.segment import SEGMENTS as SEGMENTS_TABLE
+from tests.tables.sampled import sampled_frame, sampled_row
 
 COMPLETION = "<answer>navy wool\x1b coat</answer>"
 SEGMENTS = [("r", 0, 0, 8, 12), ("r", 1, 1, 13, 18), ("r", 2, 2, 19, 23)]
@@ -14,8 +14,7 @@ SEGMENTS = [("r", 0, 0, 8, 12), ("r", 1, 1, 13, 18), ("r", 2, 2, 19, 23)]
 
 def groups(interactions, **options):
     prompts = pl.DataFrame([("p", "train", "coat", [], "coat")], schema=PROMPTS.schema, orient="row")
-    row = ("r", "p", 0, [1], COMPLETION, [1, 2], [-1.0, -1.0], 8, 23, True, "stop")
-    rollouts = pl.DataFrame([row], schema=ROLLOUTS.schema, orient="row")
+    rollouts = sampled_frame(sampled_row("r", "p", COMPLETION, [1, 2]))
     segments = pl.DataFrame(SEGMENTS, schema=SEGMENTS_TABLE.schema, orient="row")
     table = None if interactions is None else pl.DataFrame(interactions, schema=INTERACTIONS.schema, orient="row")
     return rollout_groups(["p"], prompts, rollouts, {"segments": segments, "interactions": table}, **options)

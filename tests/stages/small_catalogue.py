@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
-from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.tables.segment import SEGMENTS
+from tests.tables.sampled import sampled_frame, sampled_row
 
 WORDS = ["red", "blue", "wool", "cotton", "coat", "shirt", "boots", "belt", "warm", "rain", "linen", "green"]
 GROUPS, SIZE = 6, 4
@@ -20,14 +20,14 @@ def rollout(prompt_id, sample, phrases, tags=True, finish="stop"):
     for index, phrase in enumerate(phrases):
         spans.append((rollout_id, index, 0, position, position + len(phrase)))
         position += len(phrase) + 2
-    end = len(completion) - len(after)
-    return (rollout_id, prompt_id, sample, [1], completion, [1], [-0.5], len(before), end, tags, finish), spans
+    return sampled_row(rollout_id, prompt_id, completion, finish_reason=finish), spans
 
 
 def frames(*rows):
     """Return tables rollouts and segments."""
-    rollouts = pl.DataFrame([row for row, _ in rows], schema=ROLLOUTS.schema, orient="row")
-    return rollouts, pl.DataFrame([span for _, spans in rows for span in spans], schema=SEGMENTS.schema, orient="row")
+    return sampled_frame(*(row for row, _ in rows)), pl.DataFrame(
+        [span for _, spans in rows for span in spans], schema=SEGMENTS.schema, orient="row"
+    )
 
 
 def prepared(pooled=False):

@@ -35,6 +35,7 @@ from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS
 from ospo_cli.tables.segment import SEGMENTS
 from ospo_cli.text.answers import find_answer
 from tests.games import THREE_SEGMENTS, generator
+from tests.tables.sampled import sampled_frame, sampled_row
 from tests.text.byte_level import END, pieces, tokenizer
 
 VOCABULARY = 300
@@ -72,21 +73,8 @@ def tables(
     end = [tokenizer(VOCABULARY).token_to_id(END)] * (finish == "stop")
     ids = [[*tokenizer(VOCABULARY).encode(row[3]).ids, *end] for row in rows]
     found = [find_answer(row[3]) for row in rows]
-    rollouts = pl.DataFrame(
-        {
-            "rollout_id": [row[0] for row in rows],
-            "prompt_id": [row[1] for row in rows],
-            "sample_index": [row[2] for row in rows],
-            "prompt_token_ids": [[1]] * len(rows),
-            "completion": [row[3] for row in rows],
-            "token_ids": ids,
-            "behavior_logprobs": [[-1.0] * len(row) for row in ids],
-            "answer_start": [answer.start for answer in found],
-            "answer_end": [answer.end for answer in found],
-            "has_answer_tags": [answer.has_tags for answer in found],
-            "finish_reason": [finish] * len(rows),
-        },
-        schema=ROLLOUTS.schema,
+    rollouts = sampled_frame(
+        *(sampled_row(name, prompt, text, own, finish_reason=finish) for (name, prompt, _, text), own in zip(rows, ids, strict=True))
     )
     segments, _ = segment(rollouts, Segment())
     counts = {row[0]: segments.filter(pl.col("rollout_id") == row[0]).height for row in rows}
@@ -436,15 +424,6 @@ def test_tables_that_do_not_belong_together_are_refused(name: str, change: Calla
     made = usual()
     with pytest.raises(CreditError, match=message):
         dataclasses.replace(made, **{name: change(getattr(made, name))}).run()
-
-
-def test_the_parameters_offer_what_is_registered() -> None:
-    choices = {field.name: field.metadata["choices"] for field in dataclasses.fields(Attribute)}
-    assert choices["estimator"] == tuple(ESTIMATORS)
-    assert choices["rule"] == tuple(RULES)
-    scoring = {field.name: field.metadata["choices"] for field in dataclasses.fields(ScoreCoalitions)}
-    assert scoring["estimators"] == tuple(ESTIMATORS)
-    assert scoring["families"] == tuple(coalitions.FAMILIES)
 
 
 # Files

@@ -14,10 +14,9 @@ from ospo_cli.params.segment import Segment
 from ospo_cli.params.whole import Params
 from ospo_cli.stages import attribute as stage
 from ospo_cli.stages.segment import segment
-from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS
-from ospo_cli.text.answers import find_answer
 from tests.games import generator
+from tests.tables.sampled import sampled_frame
 from tests.text.every_tokenizer import END, KINDS, pieces, tokenizer
 
 TEXTS = [
@@ -34,24 +33,8 @@ def tables(kind: str) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.Data
     made = tokenizer(kind)
     ids = [[*made.encode(text, add_special_tokens=False).ids, *filter(None, [made.token_to_id(END)])] for text in TEXTS]
     completions = [pieces(kind).text(row) for row in ids]
-    found = [find_answer(completion) for completion in completions]
     names = ["001:p:00", "001:p:01"]
-    rollouts = pl.DataFrame(
-        {
-            "rollout_id": names,
-            "prompt_id": ["p", "p"],
-            "sample_index": [0, 1],
-            "prompt_token_ids": [[1], [1]],
-            "completion": completions,
-            "token_ids": ids,
-            "behavior_logprobs": [[-1.0] * len(row) for row in ids],
-            "answer_start": [answer.start for answer in found],
-            "answer_end": [answer.end for answer in found],
-            "has_answer_tags": [answer.has_tags for answer in found],
-            "finish_reason": ["stop", "stop"],
-        },
-        schema=ROLLOUTS.schema,
-    )
+    rollouts = sampled_frame(*((name, "p", text, own) for name, text, own in zip(names, completions, ids, strict=True)))
     segments, _ = segment(rollouts, Segment())
     worths = [generator(row).uniform(0.1, 0.3, segments.filter(pl.col("rollout_id") == name).height) for row, name in enumerate(names)]
     scored = [

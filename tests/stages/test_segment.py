@@ -17,7 +17,7 @@ from ospo_cli.stages import segment as stage
 from ospo_cli.tables import parquet
 from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.tables.segment import SEGMENTS
-from ospo_cli.text.answers import find_answer
+from tests.tables.sampled import sampled_frame
 
 ANSWERS = [
     "<answer>navy wool coat, for men</answer>",
@@ -28,24 +28,7 @@ ANSWERS = [
 
 
 def rollouts(completions: list[str]) -> pl.DataFrame:
-    found = [find_answer(completion) for completion in completions]
-    size = len(completions)
-    return pl.DataFrame(
-        {
-            "rollout_id": [f"001:p:{index:02d}" for index in range(size)],
-            "prompt_id": ["p"] * size,
-            "sample_index": list(range(size)),
-            "prompt_token_ids": [[1]] * size,
-            "completion": completions,
-            "token_ids": [[1]] * size,
-            "behavior_logprobs": [[-1.0]] * size,
-            "answer_start": [answer.start for answer in found],
-            "answer_end": [answer.end for answer in found],
-            "has_answer_tags": [answer.has_tags for answer in found],
-            "finish_reason": ["stop"] * size,
-        },
-        schema=ROLLOUTS.schema,
-    )
+    return sampled_frame(*((f"001:p:{index:02d}", "p", completion) for index, completion in enumerate(completions)))
 
 
 def cut(frame: pl.DataFrame, completions: list[str]) -> list[list[str]]:
