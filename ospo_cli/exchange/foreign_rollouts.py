@@ -90,8 +90,34 @@ def to_rollouts(frame: pl.DataFrame, prompt_ids: Sequence[str], pieces: Pieces, 
         if finish_reason not in ("stop", "length"):
             raise TableError(place, "unknown finish_reason", found=finish_reason, expected="stop or length")
         prompt = row.get("prompt_token_ids") or []
+        _check_prompt(place, prompt, pieces)
         rows.append(RolloutRow(rollout_id, prompt_id, sample_index, prompt, completion, ids, logprobs, finish_reason))
+    _check_ends(rows, where)
     return rollouts_frame(rows).sort("rollout_id")
+
+
+def _check_prompt(place: str, ids: list[int], pieces: Pieces) -> None:
+    if len(ids) > 1 and ids[0] == ids[1] and not any(pieces(ids[:2])):
+        raise TableError(
+            place,
+            "begins with several equal special tokens: padding among prompt_token_ids",
+            found=f"id {ids[0]} twice",
+            expected="the prompt's ids alone, without what fills a batch up",
+        )
+
+
+def _check_ends(rows: list[RolloutRow], where: object) -> None:
+    """Raise where an id that ends other rollouts stands in the middle of one: what follows it was not the answer."""
+    ends = {row.token_ids[-1] for row in rows if row.finish_reason == "stop" and row.token_ids}
+    for number, row in enumerate(rows, 1):
+        behind = [position for position, token_id in enumerate(row.token_ids[:-1]) if token_id in ends]
+        if behind:
+            raise TableError(
+                f"{where}, row {number}, token {behind[0]}",
+                "goes on behind an end token",
+                found=f"id {row.token_ids[behind[0]]}, which ends other rollouts",
+                expected="the end token last",
+            )
 
 
 def _check_numbers(place: str, ids: list[int], logprobs: list[float]) -> None:
@@ -117,11 +143,11 @@ def _check_spelling(place: str, ids: list[int], completion: str, pieces: Pieces)
         raise TableError(
             place, error.problem, found=error.found, expected=error.expected, remedy="name its tokenizer: --tokenizer"
         ) from None
-    if len(found) > 1 and not found[-1] and not found[-2] and ids[-1] == ids[-2]:
+    if len(found) > 1 and not found[-1] and not found[-2]:
         raise TableError(
             place,
-            "ends in several equal special tokens: padding among completion_token_ids",
-            found=f"id {ids[-1]} twice",
+            "ends in several special tokens: padding among completion_token_ids",
+            found=f"ids {ids[-2]} and {ids[-1]}",
             expected="the sampled ids alone, one end token at most",
         )
     text = b"".join(found).decode("utf-8", errors="replace")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ospo_cli.errors import OspoError
+from ospo_cli.errors import OspoError, shorten
 from ospo_cli.layout import Layout
 from ospo_cli.params.whole import Params
 from ospo_cli.tables import files, parquet, placed
@@ -59,6 +60,11 @@ def attribute_file(layout: Layout, params: Params, source: Path, tokenizer: Path
     pieces = TokenPieces.from_file(tokenizer / "tokenizer.json")
     frame = foreign_rollouts.read(source)
     rollouts = foreign_rollouts.to_rollouts(frame, prompts["prompt_id"].to_list(), pieces.pieces, source)
+    if not (rollouts["behavior_logprobs"].explode() != 0).any():
+        sys.stderr.write(
+            f"ospo attribute: warning: {shorten(source)}: old_logprobs are 0 for every token, probability 1: an engine that did not return "
+            "them? ratios of an update would be those of no policy\n"
+        )
     sizes = rollouts.group_by("prompt_id").len()["len"]
     with files.replacing_folder(out.resolve()) as temporary:
         inside = ForeignLayout(layout.root, temporary, tokenizer)

@@ -65,6 +65,10 @@ _TOKENIZER_FILES = (
 )
 
 
+# The day that a template with a variable for it is told: equal settings give equal prompts. Llama 3.2's own takes it where it has no clock.
+_TEMPLATE_DAY = "26 Jul 2024"
+
+
 def check_folder(folder: Path, made_by: str = "") -> None:
     """Raise PolicyError unless the folder holds a tokenizer, a configuration and safetensors weights, and no remote code."""
     remedy = f"run `{made_by}`" if made_by else "make or fetch the policy again"
@@ -154,6 +158,20 @@ def load_tokenizer(folder: Path) -> Any:
         raise PolicyError(
             folder, "the tokenizer has no chat template", expected="chat_template.jinja or chat_template in tokenizer_config.json"
         )
+    template = str(tokenizer.chat_template)
+    if "strftime_now" in template and "date_string" not in template:
+        raise PolicyError(
+            folder,
+            "the chat template reads the clock: equal settings would give other prompts tomorrow",
+            found="strftime_now",
+            remedy="write a fixed date in its place, in chat_template.jinja or tokenizer_config.json",
+        )
+    try:
+        _rendered(tokenizer, "red wool coat")
+    except Exception as error:  # templates raise what they like
+        raise PolicyError(
+            folder, "the chat template cannot be rendered for a user's message alone", found=first_line(error), remedy="mend the template"
+        ) from None
     return tokenizer
 
 
@@ -162,12 +180,24 @@ def render_prompt(policy: LoadedPolicy, user_message: str) -> list[int]:
 
     Special tokens that the message spells out (a product text may hold `<|im_end|>`) are broken by a space, so that text stays text.
     """
-    for special in policy.tokenizer.all_special_tokens:
+    tokenizer = policy.tokenizer
+    # Not every added token that is special is one of all_special_tokens (Llama 3's <|eot_id|> is none).
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    for special in sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True):
         if special in user_message:
             user_message = user_message.replace(special, f"{special[0]} {special[1:]}")
-    messages = [{"role": "user", "content": user_message}]
-    ids = policy.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-    return [int(token_id) for token_id in ids]
+    return [int(token_id) for token_id in _rendered(tokenizer, user_message)]
+
+
+def _rendered(tokenizer: Any, user_message: str) -> list[int]:
+    found: list[int] = tokenizer.apply_chat_template(
+        [{"role": "user", "content": user_message}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=False,
+        date_string=_TEMPLATE_DAY,
+    )
+    return found
 
 
 def content_hash(folder: Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ospo_cli.params.policy import Policy
-from ospo_cli.policies.folder import OPTIMIZER, LoadedPolicy, check_folder
+from ospo_cli.policies.folder import OPTIMIZER, LoadedPolicy, check_folder, load_tokenizer
 from ospo_cli.policies.pretrained import PACKAGED
 
 
@@ -33,6 +33,7 @@ def write_starting_point(folder: Path, project: Path, policy: Policy, seed: int,
     base = project / policy.base
     name = Path(policy.base).name
     check_folder(base, made_by=f"ospo fetch-policy {name}" if name in PACKAGED else "")
+    load_tokenizer(base)  # a template that cannot be rendered is said here, and not after the first training
     if policy.lora_rank:
         from ospo_cli.policies.lora import write_fresh_adapter
 

@@ -158,7 +158,12 @@ def _read_pairs_file(path: Path, name: str) -> pl.DataFrame:
         raise TableError(path, "cannot be read as Parquet", found=first_line(error)) from None
     if "pair_index" not in pairs.columns and "prompt_id" in pairs.columns:
         pairs = pairs.with_columns(pl.int_range(pl.len(), dtype=pl.Int32).over("prompt_id").alias("pair_index"))
-    return parquet.check(pairs, TEACHER_PAIRS, where=path)
+    pairs = parquet.check(pairs.drop("__index_level_0__", strict=False), TEACHER_PAIRS, where=path)  # a column that pandas leaves behind
+    empty = pairs.filter(pl.col("completion").str.strip_chars() == "")
+    if empty.height:
+        found = f"{empty.height} such, the first of prompt {empty['prompt_id'][0]}"
+        raise TableError(path, "column completion: is empty", found=found, expected="the full completion with its tags")
+    return pairs
 
 
 def tokenizer_texts(layout: Layout, prompts: pl.DataFrame, pairs: pl.DataFrame) -> list[str]:

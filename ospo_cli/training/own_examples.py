@@ -39,6 +39,8 @@ def read_examples(path: Path, objective: Objective, prompts: pl.DataFrame) -> pl
             raise TableError(path, f"needs a column {name} of type String (objective {name_of})", found=found, expected=", ".join(columns))
         if rows[name].null_count():
             raise TableError(path, f"column {name} holds nulls", found=rows[name].null_count(), expected="none")
+        if (rows[name].str.strip_chars() == "").any():
+            raise TableError(path, f"column {name}: is empty", found=f"row {int((rows[name].str.strip_chars() == '').arg_true()[0]) + 1}")
     if rows.height == 0:
         raise TableError(path, "holds no rows", expected="at least one")
     known = rows.join(prompts.select("prompt_id", "split"), on="prompt_id", how="left", maintain_order="left")

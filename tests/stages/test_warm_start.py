@@ -235,3 +235,12 @@ def test_a_checkpoint_of_other_settings_is_not_used(tmp_path, monkeypatch):
     shutil.rmtree(layout.policy(0))
     warm_start.execute(layout, tiny_params(warm_start={"learning_rate": 1e-4}))
     assert folder_bytes(layout.policy(0))["model.safetensors"] != first["model.safetensors"]
+
+
+@pytest.mark.parametrize("completion", ["", "  "])
+def test_an_empty_completion_of_ones_own_pairs_is_refused(tmp_path, completion):
+    layout = write_prepared(tmp_path)
+    pl.DataFrame({"prompt_id": ["p00", "p01"], "completion": ["<answer>a</answer>", completion]}).write_parquet(tmp_path / "pairs.parquet")
+    values = tiny_params(warm_start={"teacher": "file", "pairs_file": "pairs.parquet"})
+    with pytest.raises(TableError, match=r"pairs\.parquet: column completion: is empty: found 1 such, the first of prompt p01"):
+        warm_start.execute(layout, values)

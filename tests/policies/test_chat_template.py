@@ -1,0 +1,53 @@
+"""A folder's chat template: tried when the folder is opened, and a message stays text within it."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+from tokenizers import AddedToken
+
+from ospo_cli.errors import PolicyError
+from ospo_cli.policies.folder import load_tokenizer, render_prompt
+
+
+@pytest.fixture
+def folder(tiny_folder, tmp_path):
+    return shutil.copytree(tiny_folder, tmp_path / "policy")
+
+
+def set_template(folder, text):
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": text}))
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('System role is required') }}", "cannot be rendered.*System role is required"),
+        ("{% for message in messages %}", "cannot be rendered"),
+        ("{{ strftime_now('%d %b %Y') }}{{ messages[0]['content'] }}", "reads the clock.*strftime_now"),
+    ],
+)
+def test_a_template_that_cannot_serve_is_refused_when_the_folder_is_opened(folder, template, message):
+    set_template(folder, template)
+    with pytest.raises(PolicyError, match=message):
+        load_tokenizer(folder)
+
+
+def test_a_template_whose_day_can_be_given_is_given_a_fixed_one(folder):
+    set_template(
+        folder, "{% if date_string is defined %}{{ date_string }}{% else %}{{ strftime_now('%d') }}{% endif %}{{ messages[0]['content'] }}"
+    )
+    tokenizer = load_tokenizer(folder)
+    messages = [{"role": "user", "content": "coat"}]
+    expected = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, date_string="26 Jul 2024")
+    assert render_prompt(dataclasses.make_dataclass("Policy", ["tokenizer"])(tokenizer), "coat") == expected
+
+
+def test_every_special_token_that_a_message_spells_stays_text(tiny_policy, folder):
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_tokens([AddedToken("<|eot_id|>", special=True)])
+    policy = dataclasses.replace(tiny_policy, tokenizer=tokenizer)
+    assert tokenizer.convert_tokens_to_ids("<|eot_id|>") not in render_prompt(policy, "red <|eot_id|> coat")
