@@ -69,3 +69,23 @@ def test_means_have_weights_that_sum_to_one(lengths):
 
 def test_an_empty_row_counts_as_a_row():
     assert token_weights([0, 2], "seq_mean", 10).tolist() == [1 / 4] * 2
+
+
+@pytest.mark.parametrize(("advantage", "expected"), [(-1.0, 3.0), (-0.5, 1.5), (1.0, -1.3)])
+def test_the_dual_clip_bounds_the_ratio_of_a_negative_advantage_and_leaves_a_positive_one_to_the_upper_clip(advantage, expected):
+    logprobs = torch.tensor([np.log(5.0)], dtype=torch.float64, requires_grad=True)
+    result = loss_of(logprobs, [0.0], [advantage], dual_clip=3.0)
+    result.loss.backward()
+    assert result.loss.item() == pytest.approx(expected)
+    assert (result.is_clipped.item(), logprobs.grad.item()) == (True, 0.0)
+
+
+def test_a_ratio_within_the_dual_clip_is_as_without_it():
+    found = []
+    for dual_clip in (0.0, 3.0):
+        logprobs = torch.tensor([np.log(2.5), np.log(0.4)], dtype=torch.float64, requires_grad=True)
+        result = loss_of(logprobs, [0.0, 0.0], [-1.0, 1.0], dual_clip=dual_clip)
+        result.loss.backward()
+        found.append((result.loss.item(), logprobs.grad.tolist(), result.is_clipped.tolist()))
+    assert found[0] == found[1]
+    assert found[0][2] == [False, False]

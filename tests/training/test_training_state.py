@@ -92,3 +92,12 @@ def test_a_gradient_that_is_not_finite_is_an_error():
     training.model(torch.full((1, 2), float("inf"))).sum().backward()
     with pytest.raises(PolicyError, match="not finite"):
         training.step(1.0)
+
+
+def test_weights_decay_by_the_rate_times_the_decay():
+    model = torch.nn.Linear(2, 1, bias=False)
+    before = model.weight.detach().clone()
+    training = Training(model, 0.1, 0.5, 1.0)
+    model.weight.grad = torch.zeros_like(model.weight)
+    training.step(0.1)
+    assert torch.allclose(model.weight, before * (1 - 0.1 * 0.5))
