@@ -7,14 +7,14 @@ from typing import Literal
 
 from ospo_cli.errors import ParameterError
 from ospo_cli.params.declare import parameter
-from ospo_cli.text.levels import LEVELS_WITH_PHRASES, UNIONS
+from ospo_cli.text.levels import LEVELS, LEVELS_WITH_PHRASES, UNIONS
 
 
 @dataclass(frozen=True)
 class Segment:
     """Players of the game."""
 
-    level: Literal["phrase", "word", "sentence", "window"] = parameter("phrase", "phrase, word, sentence or window")
+    level: str = parameter("phrase", "what a segment is", choices=LEVELS)
     window: int = parameter(3, "words per segment (level: window)", minimum=1)
     unions: Literal["auto", "sentence", "clause", "phrase", "none"] = parameter(
         "auto",

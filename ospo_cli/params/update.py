@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ospo_cli.errors import ParameterError
-from ospo_cli.params.declare import parameter
+from ospo_cli.params.declare import Registered, parameter
 
 
 @dataclass(frozen=True)
 class Update:
     """The training steps of an iteration."""
 
-    objective: Literal["policy-gradient", "sft", "dpo"] = parameter(
-        "policy-gradient", "policy-gradient (token advantages), sft (likelihood of table targets) or dpo (table preference_pairs)"
+    objective: str = parameter(
+        "policy-gradient",
+        "policy-gradient (token advantages), sft (likelihood of table targets) or dpo (table preference_pairs)",
+        choices=Registered("training.objectives", "OBJECTIVES"),
     )
     dpo_beta: float = parameter(0.1, "β of objective dpo: how closely the policy is held to the reference", minimum=1e-6)
     dpo_reference: Literal["behavior", "warm-start"] = parameter(

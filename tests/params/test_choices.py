@@ -24,6 +24,7 @@ NAMED = [
     ("maths.estimators", "ESTIMATORS", "attribute", "estimator"),
     ("maths.redistribution", "RULES", "attribute", "rule"),
     ("maths.redistribution", "RULES", "attribute", "matched_rule"),
+    ("training.objectives", "OBJECTIVES", "update", "objective"),
 ]
 
 
