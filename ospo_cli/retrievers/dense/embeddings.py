@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,7 @@ def vectors_of(texts: Sequence[str], encoder: Encoder, folder: Path) -> tuple[ND
         for rows, place, part in shards:
             is_new = _read(place, (len(part), encoder.dimensions)) is None
             if is_new:
-                found = encoder.encode(part, "passage")
-                write(place, lambda stream, found=found: np.lib.format.write_array(stream, found, allow_pickle=False))  # type: ignore[misc]
+                write(place, partial(np.lib.format.write_array, array=encoder.encode(part, "passage"), allow_pickle=False))
             progress.advance(len(rows), reused=not is_new)
         progress.close()
         with files.replacing(path) as temporary:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,11 +139,11 @@ class Dense:
     def _ask_faiss(self, vectors: NDArray[np.float32], wanted: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         import faiss
 
-        index = self._index
+        index, inner = self._index, cast("Any", faiss.downcast_index(self._index))
         if self.settings.index == "hnsw":
-            faiss.downcast_index(index).hnsw.efSearch = max(self.settings.hnsw_search, wanted)
+            inner.hnsw.efSearch = max(self.settings.hnsw_search, wanted)
         elif self.settings.index == "ivf":
-            faiss.downcast_index(index).nprobe = self.settings.ivf_probes
+            inner.nprobe = self.settings.ivf_probes
         scores, rows = index.search(np.ascontiguousarray(vectors), wanted)
         return scores, rows
 
@@ -152,6 +152,7 @@ class Dense:
         import faiss
 
         settings, count, width = self.settings, len(self.vectors), self.encoder.dimensions
+        index: Any
         if settings.index == "flat":
             index = faiss.IndexFlatIP(width)
             for part in self._parts():

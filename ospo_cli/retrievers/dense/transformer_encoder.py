@@ -172,12 +172,13 @@ def pack(model: Any) -> None:
     """Lay the weights of linear layers out once as oneDNN's products read them, in place of at every call (CPU, inference)."""
     import torch
 
-    if not (hasattr(torch.ops.mkldnn, "_reorder_linear_weight") and torch.backends.mkldnn.is_available()):
+    if not (hasattr(torch.ops.mkldnn, "_reorder_linear_weight") and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
         return
     for module in model.modules():
         if type(module) is torch.nn.Linear and module.weight.dtype == torch.float32:
             packed = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach(), None)
-            module.forward = functools.partial(_product, packed, None if module.bias is None else module.bias.detach())
+            bias = None if module.bias is None else module.bias.detach()
+            module.forward = functools.partial(_product, packed, bias)  # type: ignore[method-assign]
 
 
 def _product(packed: Any, bias: Any, inputs: Any) -> Any:
@@ -221,7 +222,7 @@ def _checked_config(folder: Path) -> dict[str, Any]:
                 raise RetrievalError(
                     folder / "modules.json", "names a module that is not done here", found=kind, expected=", ".join(_KNOWN_MODULES)
                 )
-    return files.read_json(folder / "config.json")
+    return dict(files.read_json(folder / "config.json"))
 
 
 def _pooling(folder: Path, wanted: str) -> str:

@@ -241,11 +241,11 @@ def results(template: Template, answer: Any, k: int) -> list[tuple[str, float | 
     if hits is _MISSING and template.total and _at(answer, template.total) == 0:
         return []
     if not isinstance(hits, list):
-        found = _short(answer) if hits is _MISSING else type(hits).__name__
-        raise ValueError(f"no list of results at {template.hits or 'the top'}: found {found}")
+        what = _short(answer) if hits is _MISSING else type(hits).__name__
+        raise ValueError(f"no list of results at {template.hits or 'the top'}: found {what}")
     if len(hits) > k:
         raise ValueError(f"more results than were asked for: found {len(hits)}, expected at most {k}")
-    found = []
+    found: list[tuple[str, float | None]] = []
     for place, hit in enumerate(hits):
         doc_id = _at(hit, template.id)
         if isinstance(doc_id, bool) or not isinstance(doc_id, (str, int)):

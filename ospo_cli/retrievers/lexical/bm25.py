@@ -35,7 +35,7 @@ class BM25:
 
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path | None) -> None:
         self.settings = settings
-        self.fingerprint = catalogue.fingerprint("bm25-2", settings.k1, settings.b, settings.idf, settings.query_terms)
+        self.fingerprint = catalogue.fingerprint("bm25-3", settings.k1, settings.b, settings.idf, settings.query_terms)
         self.index = InvertedIndex(
             lambda: [Field(map(words, texts), weight) for weight, texts in catalogue.weighted or ((1.0, catalogue.texts),)],
             self._weigh,

@@ -16,6 +16,7 @@ from ospo_cli.errors import RetrievalError
 from ospo_cli.retrievers import array_folder
 from ospo_cli.retrievers.base import Coalitions, Ranking, best_first, candidates, padded, rank_by_pool
 from ospo_cli.retrievers.lexical import pool_products
+from ospo_cli.retrievers.lexical.arrays import BLOCK, SUPER, Asked, Index, Marks, Options, Top
 from ospo_cli.retrievers.term_counts import Field, Postings, count_terms
 
 VERSION = "index-2"
@@ -74,6 +75,7 @@ class InvertedIndex:
         self.arrays: dict[str, NDArray[np.generic]] = {name: values.view(np.ndarray) for name, values in found.items()}
         for values in self.arrays.values():
             values.flags.writeable = False
+        self.index = Index(*(self.arrays[name] for name in Index._fields))
         self.unit = float(np.ldexp(1.0, int(found["unit_exponent"][0])))
         self.count = len(found["catalogue_of"])
         self.is_distinct = is_distinct
@@ -82,7 +84,7 @@ class InvertedIndex:
         self.largest_weight = int(found["largest_weight"][0])
         self.touched_postings = 0
         self._product_cells = 0
-        self._buffers: list[tuple[NDArray[np.int32], NDArray[np.uint8]]] = []
+        self._buffers: list[Marks] = []
         self._lock = threading.Lock()
         self._remembered: dict[str, NDArray[np.int32]] = {}
 
@@ -108,7 +110,8 @@ class InvertedIndex:
         """Return documents int64[coalitions of all answers, ranks] and scores as `rank_bags` does; `bag` gives the terms of a part."""
         bags: list[NDArray[np.int32]] = []
         known = self._remembered
-        sizes, members, groups, pools = [], [], [0], []
+        sizes, members, groups = [], [], [0]
+        pools: list[NDArray[np.int64] | None] = []
         shapes: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         lanes = 0
         checked: dict[int, NDArray[np.int64]] = {}
@@ -172,47 +175,35 @@ class InvertedIndex:
         words = np.concatenate(([0], np.cumsum(part_sizes[members])))
         longest = int((words[member_starts[1:]] - words[member_starts[:-1]]).max())
         own = [pool for pool in pools if pool is not None]
+        pool_starts = np.concatenate(([0], np.cumsum([len(pool) for pool in own] or [0] * len(pools)))).astype(np.int64)
+        pool_members = np.concatenate(own).astype(np.int32) if own else np.zeros(0, dtype=np.int32)
+        asked = Asked(part_starts, part_terms, member_starts, members, groups, pool_starts, pool_members)
         if is_pooled and self._takes_products(own, groups) and pool_products.fits(longest, self.largest_weight, max(map(len, own))):
-            slot_of, seen = self._borrow()
-            documents, sums, read = pool_products.rank_groups(
-                self.arrays, part_starts, part_terms, member_starts, members, groups, own, k, self.is_distinct, slot_of
-            )
-            with self._lock:
-                self._buffers.append((slot_of, seen))
-                self.touched_postings += read
-            return documents, sums * self.unit
-        from ospo_cli.retrievers.lexical import kernel as lexical_kernel
+            marks = self._borrow()
+            documents, sums, read = pool_products.rank_groups(self.index, asked, own, k, self.is_distinct, marks.slot_of)
+            self._give_back(marks, read)
+            return documents, np.asarray(sums * self.unit, dtype=np.float64)
+        dtype: type = np.int32 if longest * self.largest_weight < 2**31 else np.int64
+        top = Top(np.empty((coalitions, k), dtype=np.int32), np.empty((coalitions, k), dtype=dtype))
+        self._run_loops(asked, Options(is_pooled, self.is_distinct, dtype(np.iinfo(dtype).max)), top)
+        return top.documents.astype(np.int64), np.asarray(top.scores * self.unit, dtype=np.float64)
 
-        is_small = longest * self.largest_weight < 2**31
-        dtype: type = np.int32 if is_small else np.int64
-        places, scores = np.empty((coalitions, k), dtype=np.int32), np.empty((coalitions, k), dtype=dtype)
-        pool_sizes = [0 if pool is None else len(pool) for pool in pools]
-        pool_starts = np.concatenate(([0], np.cumsum(pool_sizes))).astype(np.int64)
-        pool_members = np.concatenate(own).astype(np.int32) if is_pooled else _NONE
-        arrays = self.arrays
+    def _run_loops(self, asked: Asked, options: Options, top: Top) -> None:
+        from ospo_cli.retrievers.lexical import kernel
 
         def work(first: int, last: int) -> None:
-            slot_of, seen = self._borrow()
-            touched = np.zeros(1, dtype=np.int64)
-            lexical_kernel.rank_groups(
-                *(arrays[name] for name in KERNEL_ARRAYS),
-                part_starts, part_terms, member_starts, members, groups, first, last, is_pooled, pool_starts, pool_members,
-                k, self.is_distinct, slot_of, seen, dtype(np.iinfo(dtype).max), touched, places, scores,
-            )  # fmt: skip
-            with self._lock:
-                self._buffers.append((slot_of, seen))
-                self.touched_postings += int(touched[0])
+            marks = self._borrow()
+            self._give_back(marks, kernel.rank_groups(self.index, asked, (first, last), options, marks, top))
 
-        count = len(groups) - 1
+        count = len(asked.group_starts) - 1
         threads = min(_cores(), count)
         if threads == 1:
             work(0, count)
-        else:
-            # Small shares, so that a long one at the end keeps nobody waiting.
-            step = -(-count // (threads * 8))
-            with ThreadPoolExecutor(threads) as pool_of_threads:
-                list(pool_of_threads.map(lambda first: work(first, min(count, first + step)), range(0, count, step)))
-        return places.astype(np.int64), scores * self.unit
+            return
+        # Small shares, so that a long one at the end keeps nobody waiting.
+        step = -(-count // (threads * 8))
+        with ThreadPoolExecutor(threads) as pool_of_threads:
+            list(pool_of_threads.map(lambda first: work(first, min(count, first + step)), range(0, count, step)))
 
     def _takes_products(self, pools: Sequence[NDArray[np.int64]], groups: NDArray[np.int64]) -> bool:
         # Reading the compiled loops takes most of a second, in which products do so many cells. Both give the same bits.
@@ -244,11 +235,16 @@ class InvertedIndex:
             rankings.append(best_first(np.asarray(catalogue_of[found], dtype=np.int64), totals[found] * self.unit, k))
         return padded(rankings)
 
-    def _borrow(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    def _borrow(self) -> Marks:
         with self._lock:
             if self._buffers:
                 return self._buffers.pop()
-        return np.full(len(self.vocabulary), -1, dtype=np.int32), np.zeros(self.count, dtype=np.uint8)
+        return Marks(np.full(len(self.vocabulary), -1, dtype=np.int32), np.zeros(self.count, dtype=np.uint8))
+
+    def _give_back(self, marks: Marks, read: int) -> None:
+        with self._lock:
+            self._buffers.append(marks)
+            self.touched_postings += read
 
     def bag(self, terms: Iterable[str]) -> NDArray[np.int32]:
         """Return the indices of the known terms in the order of the text, each as often as it occurs."""
@@ -261,17 +257,10 @@ def index_folder(cache: Path | None, fingerprint: str) -> Path | None:
     return None if cache is None else cache / "index" / f"{VERSION}-{fingerprint}"
 
 
-KERNEL_ARRAYS = (
-    "starts", "documents", "weights", "catalogue_of", "forward_starts", "forward_terms", "forward_weights", "frequent_row",
-    "block_starts", "block_bounds", "super_bounds", "best_weights", "block_first", "super_first",
-)  # fmt: skip
-_NONE = np.zeros(0, dtype=np.int32)
-
-
 def _build(
     fields: Sequence[Field], weigh: Callable[[Postings], NDArray[np.float64]], split: Callable[[str], Sequence[str]] | None
 ) -> dict[str, NDArray[np.generic]]:
-    from ospo_cli.retrievers.lexical import kernel as lexical_kernel
+    from ospo_cli.retrievers.lexical import building
 
     postings, vocabulary = count_terms(fields, split)
     count = len(postings.lengths)
@@ -290,22 +279,21 @@ def _build(
     term_counts = np.bincount(terms, minlength=len(vocabulary))
     starts = np.concatenate(([0], np.cumsum(term_counts)))
     documents, weights = np.empty(len(terms), dtype=np.int32), np.empty(len(terms), dtype=np.int32)
-    lexical_kernel.invert(forward_starts, terms, rounded, catalogue_of, starts, documents, weights)
-    size = 1 << lexical_kernel.BLOCK_BITS
-    blocks = -(-count // size)
+    building.invert((forward_starts, terms, rounded), catalogue_of, starts, documents, weights)
+    blocks = -(-count // BLOCK)
     frequent = np.flatnonzero(term_counts > count / FREQUENT_SHARE)
     frequent_row = np.full(len(vocabulary), -1, dtype=np.int32)
     frequent_row[frequent] = np.arange(len(frequent))
     block_starts = np.zeros((len(frequent), blocks + 1), dtype=np.int64)
     block_bounds = np.zeros((len(frequent), blocks), dtype=np.int32)
-    lexical_kernel.summarise_blocks(starts, documents, weights, frequent, block_starts, block_bounds)
+    building.summarise_blocks(starts, documents, weights, frequent, block_starts, block_bounds)
     best_weights = np.zeros((len(frequent), LARGEST_K), dtype=np.int32)
     for row, term in enumerate(frequent.tolist()):
         own = weights[starts[term] : starts[term + 1]]
         top = min(len(own), LARGEST_K)
         best_weights[row, :top] = np.sort(np.partition(own, len(own) - top)[len(own) - top :])[::-1]
-    block_first = np.minimum.reduceat(catalogue_of, np.arange(0, count, size))
-    super_starts = np.arange(0, blocks, lexical_kernel.SUPER)
+    block_first = np.minimum.reduceat(catalogue_of, np.arange(0, count, BLOCK))
+    super_starts = np.arange(0, blocks, SUPER)
     return {
         "starts": starts,
         "documents": documents,

@@ -1,525 +1,448 @@
-"""The compiled loops of the lexical engine: postings -> exact top k of every coalition of a group, and the building of an index.
+"""The compiled loops of the lexical engine: postings -> exact top k of every coalition of a group.
 
 All sums are integers, so that no order of additions, batch or thread changes a bit. Documents have two numbers: the place in the index
 (by length, short ones first, so that good scores come early) and the index in the catalogue, by which ties are broken.
+
+Arrays that belong together go through the functions as one named tuple (arrays.py), which costs nothing once compiled. The loops are one
+file, since numba's cache asks after the file of the outermost function alone.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
-# Documents of a block: its scores live in the first level cache.
-BLOCK_BITS = 6
-# Blocks of a super-block, whose bounds are looked at first.
-SUPER = 16
+from ospo_cli.retrievers.lexical.arrays import BLOCK, BLOCK_BITS, SUPER, Block, Lists, Terms
+
+# Rows of `Lists.lanes`, `Terms.of_term`, `Block.sums` and `Block.own`.
+TOTAL, THETA, COUNT = 0, 1, 2
+MOST, FLOOR = 0, 1
+BOUND, LEAST = 0, 1
+SLOT, WEIGHT = 0, 1
+# Coalitions that one step of the processor adds up: lists come in multiples of so many.
 LANES = 16
+# Documents between two looks at which scores still matter: doubled from look to look, up to so many blocks, or without end in pools.
+FIRST_WAIT_IN_POOL = 16
+LONGEST_WAIT = 32
+ENDLESS = 1 << 62
 
 
 @njit(nogil=True, cache=True)
-def _insert(c, document, score, k, counts, theta, top_documents, top_scores):
+def _insert(c: Any, document: Any, score: Any, lanes: Any, documents: Any, scores: Any) -> None:
     # Keep top lists ordered by score descending, then catalogue index ascending.
-    count = counts[c]
+    k = scores.shape[1]
+    count = lanes[COUNT, c]
     if count == k:
-        if score == top_scores[c, k - 1] and document > top_documents[c, k - 1]:
+        if score == scores[c, k - 1] and document > documents[c, k - 1]:
             return
         place = k - 1
     else:
         place = count
-        counts[c] = count + 1
-    while place > 0 and (
-        top_scores[c, place - 1] < score or (top_scores[c, place - 1] == score and top_documents[c, place - 1] > document)
-    ):
-        top_scores[c, place] = top_scores[c, place - 1]
-        top_documents[c, place] = top_documents[c, place - 1]
+        lanes[COUNT, c] = count + 1
+    while place > 0 and (scores[c, place - 1] < score or (scores[c, place - 1] == score and documents[c, place - 1] > document)):
+        scores[c, place] = scores[c, place - 1]
+        documents[c, place] = documents[c, place - 1]
         place -= 1
-    top_scores[c, place] = score
-    top_documents[c, place] = document
-    if counts[c] == k and top_scores[c, k - 1] > theta[c]:
-        theta[c] = top_scores[c, k - 1]
+    scores[c, place] = score
+    documents[c, place] = document
+    if lanes[COUNT, c] == k and scores[c, k - 1] > lanes[THETA, c]:
+        lanes[THETA, c] = scores[c, k - 1]
 
 
 @njit(nogil=True, cache=True)
-def _offer(document, size, slots, weights, multiplicity, lanes, width, k, totals, counts, theta, top_documents, top_scores):
+def _offer(document: Any, size: Any, own: Any, multiplicity: Any, lanes: Any, documents: Any, scores: Any) -> None:
     # Offer one document, given its weights in the group's terms, to every coalition.
-    first = multiplicity[slots[0]]
-    weight = weights[0]
+    width = lanes.shape[1]
+    slot, weight = own[SLOT, 0], own[WEIGHT, 0]
     for c in range(width):
-        totals[c] = first[c] * weight
+        lanes[TOTAL, c] = multiplicity[slot, c] * weight
     for i in range(1, size):
-        row = multiplicity[slots[i]]
-        weight = weights[i]
+        slot, weight = own[SLOT, i], own[WEIGHT, i]
         for c in range(width):
-            totals[c] += row[c] * weight
+            lanes[TOTAL, c] += multiplicity[slot, c] * weight
     hits = 0
     for c in range(width):
-        hits += totals[c] >= theta[c]
+        hits += lanes[TOTAL, c] >= lanes[THETA, c]
     if hits > 0:
-        for c in range(lanes):
-            if totals[c] >= theta[c]:
-                _insert(c, document, totals[c], k, counts, theta, top_documents, top_scores)
+        for c in range(scores.shape[0]):
+            if lanes[TOTAL, c] >= lanes[THETA, c]:
+                _insert(c, document, lanes[TOTAL, c], lanes, documents, scores)
 
 
 @njit(nogil=True, cache=True)
-def _can_enter(size, bound, slots, weights, most, slot_floor, pair_floor, infinity):
+def _can_enter(size: Any, bound: Any, own: Any, of_term: Any, pair_floor: Any, infinity: Any) -> Any:
     # A coalition holds one of the document's terms, which then weighs enough alone, or two of them at least.
     lowest = infinity
     for i in range(size):
-        if weights[i] * most[slots[i]] >= slot_floor[slots[i]]:
+        slot = own[SLOT, i]
+        if own[WEIGHT, i] * of_term[MOST, slot] >= of_term[FLOOR, slot]:
             return True
         for j in range(i):
-            lowest = min(lowest, pair_floor[slots[i], slots[j]])
+            lowest = min(lowest, pair_floor[slot, own[SLOT, j]])
     return size > 1 and bound >= lowest
 
 
 @njit(nogil=True, cache=True)
-def _add_frequent(
-    r, low, frequent, frequent_count, slot_rows, block_starts, documents, weights, most, slot_floor, table, held, bounds, floors
-):
-    # Add the frequent terms' postings of a block to its table; return how many they are.
-    added = 0
-    for i in range(frequent_count):
-        s = frequent[i]
-        row = slot_rows[s]
-        word = s >> 6
-        bit = np.uint64(1) << np.uint64(s & 63)
-        added += block_starts[row, r + 1] - block_starts[row, r]
-        for p in range(block_starts[row, r], block_starts[row, r + 1]):
-            local = documents[p] - low
-            table[local, s] = weights[p]
-            held[local, word] |= bit
-            bounds[local] += most[s] * weights[p]
-            floors[local] = min(floors[local], slot_floor[s])
-    return added
-
-
-@njit(nogil=True, cache=True)
-def _offer_block(
-    low, terms, words, table, held, bounds, floors, most, slot_floor, pair_floor, infinity, candidates, slots, slot_weights, catalogue_of,
-    seen, skip_seen, multiplicity, lanes, width, k, totals, counts, theta, top_documents, top_scores,
-):  # fmt: skip
-    # Offer the documents of a block whose sum over all terms of the group can matter; clear the block's sums and marks.
-    size_of_block = bounds.shape[0]
-    found = 0
-    for local in range(size_of_block):
-        candidates[found] = local
-        found += bounds[local] >= floors[local]
-    for candidate in range(found):
-        local = candidates[candidate]
-        if skip_seen and seen[low + local]:
-            continue
-        bounds_of = bounds[local]
-        size = 0
-        for word in range(words):
-            bits = held[local, word]
-            if bits == 0:
-                continue
-            for s in range(word * 64, min(terms, word * 64 + 64)):
-                is_held = (bits >> np.uint64(s & 63)) & np.uint64(1)
-                slots[size] = s
-                slot_weights[size] = table[local, s]
-                size += np.int64(is_held)
-        if not _can_enter(size, bounds_of, slots, slot_weights, most, slot_floor, pair_floor, infinity):
-            continue
-        _offer(
-            catalogue_of[low + local], size, slots, slot_weights, multiplicity, lanes, width, k, totals, counts, theta, top_documents,
-            top_scores,
-        )  # fmt: skip
-    for local in range(size_of_block):
-        bounds[local] = 0
-        floors[local] = infinity
-    for local in range(size_of_block):
-        for word in range(words):
-            held[local, word] = 0
-
-
-@njit(nogil=True, cache=True)
-def _refresh(slot_floor, pair_floor, terms, lanes, width, multiplicity, theta):
+def _refresh(terms: Any, lists: Any, infinity: Any) -> None:
     # The lowest score that matters to any coalition which holds a term, and to any which holds two.
-    infinity = theta[lanes]
-    for s in range(terms):
-        row = multiplicity[s]
+    multiplicity, lanes, of_term, pair_floor = lists.multiplicity, lists.lanes, terms.of_term, terms.pair_floor
+    for s in range(terms.term_of.shape[0]):
         lowest = infinity
-        for c in range(width):
-            lowest = min(lowest, theta[c] if row[c] > 0 else infinity)
-        slot_floor[s] = lowest
+        for c in range(lanes.shape[1]):
+            lowest = min(lowest, lanes[THETA, c] if multiplicity[s, c] > 0 else infinity)
+        of_term[FLOOR, s] = lowest
         for other in range(s):
-            other_row = multiplicity[other]
             lowest = infinity
-            for c in range(width):
-                lowest = min(lowest, theta[c] if row[c] > 0 and other_row[c] > 0 else infinity)
+            for c in range(lanes.shape[1]):
+                lowest = min(lowest, lanes[THETA, c] if multiplicity[s, c] > 0 and multiplicity[other, c] > 0 else infinity)
             pair_floor[s, other] = lowest
             pair_floor[other, s] = lowest
 
 
 @njit(nogil=True, cache=True)
-def _can_matter(
-    bounds,
-    place,
-    first_document,
-    frequent,
-    frequent_count,
-    slot_rows,
-    multiplicity,
-    lanes,
-    width,
-    k,
-    totals,
-    counts,
-    theta,
-    top_documents,
-    top_scores,
-):
+def _is_due(pace: Any, longest: Any) -> bool:
+    # Whether it is time for _refresh: after one document or block, then after twice as many from time to time.
+    pace[0] -= 1
+    if pace[0] > 0:
+        return False
+    pace[1] = min(2 * pace[1], longest)
+    pace[0] = pace[1]
+    return True
+
+
+@njit(nogil=True, inline="always")
+def _add(local: Any, s: Any, weight: Any, table: Any, held: Any, sums: Any, of_term: Any) -> None:
+    # Add a posting to its block's table.
+    table[local, s] = weight
+    held[local, s >> 6] |= np.uint64(1) << np.uint64(s & 63)
+    sums[BOUND, local] += of_term[MOST, s] * weight
+    sums[LEAST, local] = min(sums[LEAST, local], of_term[FLOOR, s])
+
+
+@njit(nogil=True, cache=True)
+def _add_frequent(r: Any, index: Any, terms: Any, block: Any) -> int:
+    # Add the frequent terms' postings of a block to its table; return how many they are.
+    documents, weights, block_starts, of_term = index.documents, index.weights, index.block_starts, terms.of_term
+    table, held, sums = block.table, block.held, block.sums
+    low = r << BLOCK_BITS
+    added = 0
+    for i in range(terms.frequent.shape[0]):
+        s = terms.frequent[i]
+        row = terms.rows[s]
+        added += block_starts[row, r + 1] - block_starts[row, r]
+        for p in range(block_starts[row, r], block_starts[row, r + 1]):
+            _add(documents[p] - low, s, weights[p], table, held, sums, of_term)
+    return added
+
+
+@njit(nogil=True, cache=True)
+def _add_rare(low: Any, index: Any, terms: Any, block: Any) -> int:
+    # Add the rare terms' postings of a block to its table, and move on behind them; return how many they are.
+    documents, weights, starts, position, of_term = index.documents, index.weights, index.starts, terms.position, terms.of_term
+    table, held, sums = block.table, block.held, block.sums
+    added = 0
+    for i in range(terms.rare.shape[0]):
+        s = terms.rare[i]
+        p = position[s]
+        last = starts[terms.term_of[s] + 1]
+        while p < last and documents[p] < low + BLOCK:
+            _add(documents[p] - low, s, weights[p], table, held, sums, of_term)
+            p += 1
+        added += p - position[s]
+        position[s] = p
+    return added
+
+
+@njit(nogil=True, cache=True)
+def _look_up_frequent(r: Any, index: Any, terms: Any, block: Any, seen: Any) -> None:
+    # Find the frequent terms of the block's documents that hold a rare one, and mark these as seen.
+    documents, weights, block_starts, of_term = index.documents, index.weights, index.block_starts, terms.of_term
+    table, held, sums = block.table, block.held, block.sums
+    low = r << BLOCK_BITS
+    for i in range(terms.frequent.shape[0]):
+        s = terms.frequent[i]
+        row = terms.rows[s]
+        for local in range(BLOCK):
+            if sums[BOUND, local] == 0 or low + local >= seen.shape[0]:
+                continue
+            seen[low + local] = 1
+            below = block_starts[row, r]
+            above = block_starts[row, r + 1]
+            while below < above:
+                middle = (below + above) >> 1
+                if documents[middle] < low + local:
+                    below = middle + 1
+                else:
+                    above = middle
+            if below < block_starts[row, r + 1] and documents[below] == low + local:
+                _add(local, s, weights[below], table, held, sums, of_term)
+
+
+@njit(nogil=True, cache=True)
+def _offer_block(low: Any, catalogue_of: Any, terms: Any, lists: Any, block: Any, seen: Any, infinity: Any) -> None:
+    # Offer the documents of a block whose sum over all terms of the group can matter, but for those seen (none: an empty array); clear
+    # the block's sums and marks.
+    table, held, sums, candidates, own = block.table, block.held, block.sums, block.candidates, block.own
+    of_term, pair_floor, multiplicity, lanes = terms.of_term, terms.pair_floor, lists.multiplicity, lists.lanes
+    documents, scores = lists.documents, lists.scores
+    count = terms.term_of.shape[0]
+    words = (count + 63) // 64
+    found = 0
+    for local in range(BLOCK):
+        candidates[found] = local
+        found += sums[BOUND, local] >= sums[LEAST, local]
+    for candidate in range(found):
+        local = candidates[candidate]
+        if seen.shape[0] > 0 and seen[low + local]:
+            continue
+        size: Any = 0
+        for word in range(words):
+            bits = held[local, word]
+            if bits == 0:
+                continue
+            for s in range(word * 64, min(count, word * 64 + 64)):
+                is_held = (bits >> np.uint64(s & 63)) & np.uint64(1)
+                own[SLOT, size] = s
+                own[WEIGHT, size] = table[local, s]
+                size += np.int64(is_held)
+        if _can_enter(size, sums[BOUND, local], own, of_term, pair_floor, infinity):
+            _offer(catalogue_of[low + local], size, own, multiplicity, lanes, documents, scores)
+    for local in range(BLOCK):
+        sums[BOUND, local] = 0
+        sums[LEAST, local] = infinity
+    for local in range(BLOCK):
+        for word in range(words):
+            held[local, word] = 0
+
+
+@njit(nogil=True, cache=True)
+def _can_matter(bounds: Any, place: Any, first_document: Any, terms: Any, lists: Any) -> bool:
     # Whether a document of these blocks that holds frequent terms alone can enter any coalition's list.
+    lanes, multiplicity, rows, frequent = lists.lanes, lists.multiplicity, terms.rows, terms.frequent
+    width = lanes.shape[1]
     for c in range(width):
-        totals[c] = 0
-    for i in range(frequent_count):
-        weight = bounds[slot_rows[frequent[i]], place]
+        lanes[TOTAL, c] = 0
+    for i in range(frequent.shape[0]):
+        s = frequent[i]
+        weight = bounds[rows[s], place]
         if weight > 0:
-            row = multiplicity[frequent[i]]
             for c in range(width):
-                totals[c] += row[c] * weight
+                lanes[TOTAL, c] += multiplicity[s, c] * weight
     hits = 0
     for c in range(width):
-        hits += totals[c] >= theta[c]
+        hits += lanes[TOTAL, c] >= lanes[THETA, c]
     if hits == 0:
         return False
-    for c in range(lanes):
-        if totals[c] > theta[c] or (
-            totals[c] == theta[c] and not (counts[c] == k and top_scores[c, k - 1] == theta[c] and top_documents[c, k - 1] < first_document)
+    k = lists.scores.shape[1]
+    for c in range(lists.scores.shape[0]):
+        theta = lanes[THETA, c]
+        if lanes[TOTAL, c] > theta or (
+            lanes[TOTAL, c] == theta
+            and not (lanes[COUNT, c] == k and lists.scores[c, k - 1] == theta and lists.documents[c, k - 1] < first_document)
         ):
             return True
     return False
 
 
 @njit(nogil=True, cache=True)
-def rank_groups(
-    starts,  # int64[terms + 1]
-    documents,  # int32[postings] places, ascending within a term
-    weights,  # int32[postings]
-    catalogue_of,  # int32[documents] catalogue index of each place
-    forward_starts,  # int64[documents + 1] by catalogue index
-    forward_terms,  # int32[postings]
-    forward_weights,  # int32[postings]
-    frequent_row,  # int32[terms] row in the tables of frequent terms, else -1
-    block_starts,  # int64[frequent, blocks + 1]
-    block_bounds,  # int32[frequent, blocks] largest weight in the block
-    super_bounds,  # int32[frequent, super-blocks]
-    best_weights,  # int32[frequent, largest k] descending
-    block_first,  # int32[blocks] smallest catalogue index in the block
-    super_first,  # int32[super-blocks]
-    part_starts,  # int64[parts + 1]
-    part_terms,  # int32[.]
-    member_starts,  # int64[coalitions + 1]
-    members,  # int32[.] parts of each coalition
-    group_starts,  # int64[groups + 1] coalitions of each group
-    first_group,
-    last_group,
-    is_pooled,
-    pool_starts,  # int64[groups + 1]
-    pool,  # int32[.] catalogue indices
-    k,
-    is_distinct,
-    slot_of,  # int32[terms] all -1, and again when the loop ends
-    seen,  # uint8[documents] all 0, and again when the loop ends
-    infinity,  # largest integer of the sums' type
-    work,  # int64[1] postings read, added to
-    out_documents,  # int32[coalitions, k], -1 where nothing more is retrieved
-    out_scores,  # [coalitions, k] of the sums' type
-):
-    """Write the first k documents of every coalition of the groups: score descending, then catalogue index ascending."""
-    size_of_block = 1 << BLOCK_BITS
-    count = catalogue_of.shape[0]
-    blocks = block_first.shape[0]
-    most_lanes = 0
-    most_terms = 1
-    for g in range(first_group, last_group):
-        most_lanes = max(most_lanes, group_starts[g + 1] - group_starts[g])
-        terms = 0
-        for c in range(group_starts[g], group_starts[g + 1]):
-            for m in range(member_starts[c], member_starts[c + 1]):
-                part = members[m]
-                for t in range(part_starts[part], part_starts[part + 1]):
-                    if slot_of[part_terms[t]] < 0:
-                        slot_of[part_terms[t]] = 0
-                        terms += 1
-        for c in range(group_starts[g], group_starts[g + 1]):
-            for m in range(member_starts[c], member_starts[c + 1]):
-                part = members[m]
-                for t in range(part_starts[part], part_starts[part + 1]):
-                    slot_of[part_terms[t]] = -1
-        most_terms = max(most_terms, terms)
-    widest = (most_lanes // LANES + 1) * LANES
-    multiplicity = np.zeros((most_terms, widest), dtype=out_scores.dtype)
-    most = np.zeros(most_terms, dtype=out_scores.dtype)
-    slot_floor = np.zeros(most_terms, dtype=out_scores.dtype)
-    pair_floor = np.zeros((most_terms, most_terms), dtype=out_scores.dtype)
-    totals = np.zeros(widest, dtype=out_scores.dtype)
-    theta = np.zeros(widest, dtype=out_scores.dtype)
-    counts = np.zeros(widest, dtype=np.int64)
-    term_of = np.zeros(most_terms, dtype=np.int64)
-    slot_rows = np.zeros(most_terms, dtype=np.int64)
-    position = np.zeros(most_terms, dtype=np.int64)
-    rare = np.zeros(most_terms, dtype=np.int64)
-    frequent = np.zeros(most_terms, dtype=np.int64)
-    most_words = (most_terms + 63) // 64
-    table = np.zeros((size_of_block, most_terms), dtype=out_scores.dtype)
-    held = np.zeros((size_of_block, most_words), dtype=np.uint64)
-    bounds = np.zeros(size_of_block, dtype=np.int64)
-    floors = np.full(size_of_block, infinity, dtype=np.int64)
-    candidates = np.zeros(size_of_block + 1, dtype=np.int64)
-    slots = np.zeros(most_terms + 1, dtype=np.int64)
-    slot_weights = np.zeros(most_terms + 1, dtype=out_scores.dtype)
-    is_done = np.zeros(blocks, dtype=np.uint8)
-    end = count + size_of_block
+def _rank_pool(pool: Any, index: Any, slot_of: Any, terms: Any, lists: Any, block: Any, infinity: Any) -> int:
+    # Every document of the pool by its own terms; return the entries read.
+    forward_starts, forward_terms, forward_weights = index.forward_starts, index.forward_terms, index.forward_weights
+    own, pace, of_term, pair_floor = block.own, block.pace, terms.of_term, terms.pair_floor
+    multiplicity, lanes, documents, scores = lists.multiplicity, lists.lanes, lists.documents, lists.scores
     read = 0
-
-    for g in range(first_group, last_group):
-        first = group_starts[g]
-        lanes = group_starts[g + 1] - first
-        width = (lanes // LANES + 1) * LANES
-        terms = 0
-        for lane in range(lanes):
-            for m in range(member_starts[first + lane], member_starts[first + lane + 1]):
-                part = members[m]
-                for t in range(part_starts[part], part_starts[part + 1]):
-                    term = part_terms[t]
-                    s = slot_of[term]
-                    if s < 0:
-                        s = terms
-                        slot_of[term] = s
-                        term_of[s] = term
-                        terms += 1
-                        for c in range(width):
-                            multiplicity[s, c] = 0
-                    if is_distinct:
-                        multiplicity[s, lane] = 1
-                    else:
-                        multiplicity[s, lane] += 1
-        top_documents = out_documents[first : first + lanes]
-        top_scores = out_scores[first : first + lanes]
-        for c in range(width):
-            theta[c] = 1 if c < lanes else infinity
-            counts[c] = 0
-        rare_count = 0
-        frequent_count = 0
-        for s in range(terms):
-            highest = multiplicity[s, 0]
-            for c in range(1, lanes):
-                highest = max(highest, multiplicity[s, c])
-            most[s] = highest
-            row = frequent_row[term_of[s]]
-            slot_rows[s] = row
-            position[s] = starts[term_of[s]]
-            if row >= 0:
-                frequent[frequent_count] = s
-                frequent_count += 1
-                if not is_pooled:
-                    best = best_weights[row, k - 1]
-                    for c in range(lanes):
-                        if multiplicity[s, c] > 0 and best * multiplicity[s, c] > theta[c]:
-                            theta[c] = best * multiplicity[s, c]
-            else:
-                rare[rare_count] = s
-                rare_count += 1
-        _refresh(slot_floor, pair_floor, terms, lanes, width, multiplicity, theta)
-        words = (terms + 63) // 64
-
-        if is_pooled:
-            until_refresh = 16
-            wait = 16
-            for p in range(pool_starts[g], pool_starts[g + 1]):
-                document = pool[p]
-                size = 0
-                for e in range(forward_starts[document], forward_starts[document + 1]):
-                    s = slot_of[forward_terms[e]]
-                    if s >= 0:
-                        slots[size] = s
-                        slot_weights[size] = forward_weights[e]
-                        size += 1
-                read += forward_starts[document + 1] - forward_starts[document]
-                bound = np.int64(0)
-                for i in range(size):
-                    bound += most[slots[i]] * slot_weights[i]
-                if size > 0 and _can_enter(size, bound, slots, slot_weights, most, slot_floor, pair_floor, infinity):
-                    _offer(
-                        document, size, slots, slot_weights, multiplicity, lanes, width, k, totals, counts, theta, top_documents, top_scores
-                    )
-                until_refresh -= 1
-                if until_refresh == 0:
-                    _refresh(slot_floor, pair_floor, terms, lanes, width, multiplicity, theta)
-                    wait *= 2
-                    until_refresh = wait
-        elif terms > 0:
-            # First every document that holds a rare term; its frequent terms are looked up, or the block is taken as a whole.
-            until_refresh = 1
-            wait = 1
-            has_seen = False
-            while rare_count > 0:
-                place = end
-                for i in range(rare_count):
-                    s = rare[i]
-                    if position[s] < starts[term_of[s] + 1]:
-                        place = min(place, documents[position[s]])
-                if place == end:
-                    break
-                r = place >> BLOCK_BITS
-                low = r << BLOCK_BITS
-                high = low + size_of_block
-                entries = 0
-                for i in range(rare_count):
-                    s = rare[i]
-                    p = position[s]
-                    last = starts[term_of[s] + 1]
-                    word = s >> 6
-                    bit = np.uint64(1) << np.uint64(s & 63)
-                    while p < last and documents[p] < high:
-                        local = documents[p] - low
-                        table[local, s] = weights[p]
-                        held[local, word] |= bit
-                        bounds[local] += most[s] * weights[p]
-                        floors[local] = min(floors[local], slot_floor[s])
-                        p += 1
-                    entries += p - position[s]
-                    position[s] = p
-                in_block = 0
-                for i in range(frequent_count):
-                    row = slot_rows[frequent[i]]
-                    in_block += block_starts[row, r + 1] - block_starts[row, r]
-                if in_block <= entries * frequent_count * 6:
-                    is_done[r] = 1
-                    entries += _add_frequent(
-                        r,
-                        low,
-                        frequent,
-                        frequent_count,
-                        slot_rows,
-                        block_starts,
-                        documents,
-                        weights,
-                        most,
-                        slot_floor,
-                        table,
-                        held,
-                        bounds,
-                        floors,
-                    )
-                else:
-                    has_seen = True
-                    for i in range(frequent_count):
-                        s = frequent[i]
-                        row = slot_rows[s]
-                        word = s >> 6
-                        bit = np.uint64(1) << np.uint64(s & 63)
-                        for local in range(size_of_block):
-                            if bounds[local] == 0 or low + local >= count:
-                                continue
-                            seen[low + local] = 1
-                            below = block_starts[row, r]
-                            above = block_starts[row, r + 1]
-                            while below < above:
-                                middle = (below + above) >> 1
-                                if documents[middle] < low + local:
-                                    below = middle + 1
-                                else:
-                                    above = middle
-                            if below < block_starts[row, r + 1] and documents[below] == low + local:
-                                table[local, s] = weights[below]
-                                held[local, word] |= bit
-                                bounds[local] += most[s] * weights[below]
-                                floors[local] = min(floors[local], slot_floor[s])
-                read += entries
-                _offer_block(
-                    low, terms, words, table, held, bounds, floors, most, slot_floor, pair_floor, infinity, candidates, slots, slot_weights,
-                    catalogue_of, seen, False, multiplicity, lanes, width, k, totals, counts, theta, top_documents, top_scores,
-                )  # fmt: skip
-                until_refresh -= 1
-                if until_refresh == 0:
-                    _refresh(slot_floor, pair_floor, terms, lanes, width, multiplicity, theta)
-                    wait = min(2 * wait, 32)
-                    until_refresh = wait
-            # Then the blocks where a document of frequent terms alone can still matter.
-            if frequent_count > 0:
-                _refresh(slot_floor, pair_floor, terms, lanes, width, multiplicity, theta)
-                until_refresh = 1
-                wait = 1
-                for group_of_blocks in range(super_first.shape[0]):
-                    if not _can_matter(
-                        super_bounds, group_of_blocks, super_first[group_of_blocks], frequent, frequent_count, slot_rows, multiplicity,
-                        lanes, width, k, totals, counts, theta, top_documents, top_scores,
-                    ):  # fmt: skip
-                        continue
-                    for r in range(group_of_blocks * SUPER, min(blocks, group_of_blocks * SUPER + SUPER)):
-                        if is_done[r] or not _can_matter(
-                            block_bounds, r, block_first[r], frequent, frequent_count, slot_rows, multiplicity, lanes, width, k, totals,
-                            counts, theta, top_documents, top_scores,
-                        ):  # fmt: skip
-                            continue
-                        low = r << BLOCK_BITS
-                        read += _add_frequent(
-                            r,
-                            low,
-                            frequent,
-                            frequent_count,
-                            slot_rows,
-                            block_starts,
-                            documents,
-                            weights,
-                            most,
-                            slot_floor,
-                            table,
-                            held,
-                            bounds,
-                            floors,
-                        )
-                        _offer_block(
-                            low, terms, words, table, held, bounds, floors, most, slot_floor, pair_floor, infinity, candidates, slots,
-                            slot_weights, catalogue_of, seen, has_seen, multiplicity, lanes, width, k, totals, counts, theta,
-                            top_documents, top_scores,
-                        )  # fmt: skip
-                        until_refresh -= 1
-                        if until_refresh == 0:
-                            _refresh(slot_floor, pair_floor, terms, lanes, width, multiplicity, theta)
-                            wait = min(2 * wait, 32)
-                            until_refresh = wait
-                is_done[:] = 0
-                for i in range(rare_count if has_seen else 0):
-                    for p in range(starts[term_of[rare[i]]], starts[term_of[rare[i]] + 1]):
-                        seen[documents[p]] = 0
-        for s in range(terms):
-            slot_of[term_of[s]] = -1
-        for lane in range(lanes):
-            for rank in range(counts[lane], k):
-                top_documents[lane, rank] = -1
-                top_scores[lane, rank] = 0
-    work[0] += read
-
-
-@njit(nogil=True, cache=True)
-def invert(forward_starts, forward_terms, forward_weights, catalogue_of, starts, documents, weights):
-    """Fill documents (places) and weights of each term's postings from the forward arrays; `starts` are filled in."""
-    cursor = starts[:-1].copy()
-    for place in range(catalogue_of.shape[0]):
-        document = catalogue_of[place]
+    pace[:] = FIRST_WAIT_IN_POOL
+    for i in range(pool.shape[0]):
+        document = pool[i]
+        size = 0
         for e in range(forward_starts[document], forward_starts[document + 1]):
-            term = forward_terms[e]
-            documents[cursor[term]] = place
-            weights[cursor[term]] = forward_weights[e]
-            cursor[term] += 1
+            s = slot_of[forward_terms[e]]
+            if s >= 0:
+                own[SLOT, size] = s
+                own[WEIGHT, size] = forward_weights[e]
+                size += 1
+        read += forward_starts[document + 1] - forward_starts[document]
+        bound = np.int64(0)
+        for j in range(size):
+            bound += of_term[MOST, own[SLOT, j]] * own[WEIGHT, j]
+        if size > 0 and _can_enter(size, bound, own, of_term, pair_floor, infinity):
+            _offer(document, size, own, multiplicity, lanes, documents, scores)
+        if _is_due(pace, ENDLESS):
+            _refresh(terms, lists, infinity)
+    return read
 
 
 @njit(nogil=True, cache=True)
-def summarise_blocks(starts, documents, weights, terms, block_starts, block_bounds):
-    """Fill where each block of the frequent terms' postings begins, and its largest weight."""
-    blocks = block_bounds.shape[1]
-    for row in range(terms.shape[0]):
-        p = starts[terms[row]]
-        last = starts[terms[row] + 1]
-        for r in range(blocks):
-            block_starts[row, r] = p
-            bound = 0
-            while p < last and documents[p] < (r + 1) << BLOCK_BITS:
-                bound = max(bound, weights[p])
-                p += 1
-            block_bounds[row, r] = bound
-        block_starts[row, blocks] = p
+def _rank_rare(index: Any, seen: Any, terms: Any, lists: Any, block: Any, infinity: Any) -> tuple[int, bool]:
+    # Every document that holds a rare term; its frequent terms are looked up, or the block is taken as a whole. Return the postings read,
+    # and whether documents were marked as seen.
+    read = 0
+    has_seen = False
+    end = seen.shape[0] + BLOCK
+    block.pace[:] = 1
+    while True:
+        place = end
+        for i in range(terms.rare.shape[0]):
+            s = terms.rare[i]
+            if terms.position[s] < index.starts[terms.term_of[s] + 1]:
+                place = min(place, index.documents[terms.position[s]])
+        if place == end:
+            return read, has_seen
+        r = place >> BLOCK_BITS
+        low = r << BLOCK_BITS
+        entries = _add_rare(low, index, terms, block)
+        in_block = 0
+        for i in range(terms.frequent.shape[0]):
+            row = terms.rows[terms.frequent[i]]
+            in_block += index.block_starts[row, r + 1] - index.block_starts[row, r]
+        if in_block <= entries * terms.frequent.shape[0] * 6:
+            block.is_done[r] = 1
+            entries += _add_frequent(r, index, terms, block)
+        else:
+            has_seen = True
+            _look_up_frequent(r, index, terms, block, seen)
+        read += entries
+        _offer_block(low, index.catalogue_of, terms, lists, block, seen[:0], infinity)
+        if _is_due(block.pace, LONGEST_WAIT):
+            _refresh(terms, lists, infinity)
+
+
+@njit(nogil=True, cache=True)
+def _rank_frequent(index: Any, seen: Any, terms: Any, lists: Any, block: Any, infinity: Any) -> int:
+    # The blocks where a document of frequent terms alone can still matter; return the postings read.
+    read = 0
+    _refresh(terms, lists, infinity)
+    block.pace[:] = 1
+    blocks = index.block_first.shape[0]
+    for group in range(index.super_first.shape[0]):
+        if not _can_matter(index.super_bounds, group, index.super_first[group], terms, lists):
+            continue
+        for r in range(group * SUPER, min(blocks, group * SUPER + SUPER)):
+            if block.is_done[r] or not _can_matter(index.block_bounds, r, index.block_first[r], terms, lists):
+                continue
+            read += _add_frequent(r, index, terms, block)
+            _offer_block(r << BLOCK_BITS, index.catalogue_of, terms, lists, block, seen, infinity)
+            if _is_due(block.pace, LONGEST_WAIT):
+                _refresh(terms, lists, infinity)
+    return read
+
+
+@njit(nogil=True, cache=True)
+def _fill_slots(g: Any, asked: Any, slot_of: Any) -> int:
+    # Give the group's terms their slots; return how many there are.
+    count = 0
+    for m in range(asked.member_starts[asked.group_starts[g]], asked.member_starts[asked.group_starts[g + 1]]):
+        part = asked.members[m]
+        for t in range(asked.part_starts[part], asked.part_starts[part + 1]):
+            if slot_of[asked.part_terms[t]] < 0:
+                slot_of[asked.part_terms[t]] = count
+                count += 1
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _count_terms(first: Any, asked: Any, is_distinct: Any, slot_of: Any, lists: Any, term_of: Any) -> None:
+    # The term of each slot, and how often each coalition, from the group's first on, holds it.
+    multiplicity = lists.multiplicity
+    for lane in range(lists.scores.shape[0]):
+        for m in range(asked.member_starts[first + lane], asked.member_starts[first + lane + 1]):
+            part = asked.members[m]
+            for t in range(asked.part_starts[part], asked.part_starts[part + 1]):
+                s = slot_of[asked.part_terms[t]]
+                term_of[s] = asked.part_terms[t]
+                multiplicity[s, lane] = 1 if is_distinct else multiplicity[s, lane] + 1
+
+
+@njit(nogil=True, cache=True)
+def _sort_terms(term_of: Any, index: Any, lists: Any) -> Any:
+    # The group's terms, rare and frequent ones apart.
+    count, dtype = term_of.shape[0], lists.scores.dtype
+    rows, position, of_term = np.zeros_like(term_of), np.zeros_like(term_of), np.zeros((2, count), dtype=dtype)
+    rare, frequent = np.zeros_like(term_of), np.zeros_like(term_of)
+    rare_count = frequent_count = 0
+    for s in range(count):
+        highest = lists.multiplicity[s, 0]
+        for c in range(1, lists.scores.shape[0]):
+            highest = max(highest, lists.multiplicity[s, c])
+        of_term[MOST, s] = highest
+        rows[s] = index.frequent_row[term_of[s]]
+        position[s] = index.starts[term_of[s]]
+        if rows[s] >= 0:
+            frequent[frequent_count] = s
+            frequent_count += 1
+        else:
+            rare[rare_count] = s
+            rare_count += 1
+    pair_floor = np.zeros((count, count), dtype=dtype)
+    return Terms(term_of, rows, position, of_term, pair_floor, rare[:rare_count], frequent[:frequent_count])
+
+
+@njit(nogil=True, cache=True)
+def _raise_theta(index: Any, terms: Any, lists: Any) -> None:
+    # The k-th best document of one frequent term alone has this score at least, and so has the k-th of every coalition that holds it.
+    lanes, k = lists.scores.shape
+    for i in range(terms.frequent.shape[0]):
+        s = terms.frequent[i]
+        best = index.best_weights[terms.rows[s], k - 1]
+        for c in range(lanes):
+            lists.lanes[THETA, c] = max(lists.lanes[THETA, c], best * lists.multiplicity[s, c])
+
+
+@njit(nogil=True, cache=True)
+def _rank_catalogue(index: Any, seen: Any, terms: Any, lists: Any, block: Any, infinity: Any) -> int:
+    # The whole catalogue; return the postings read.
+    read, has_seen = _rank_rare(index, seen, terms, lists, block, infinity)
+    if terms.frequent.shape[0] > 0:
+        read += _rank_frequent(index, seen if has_seen else seen[:0], terms, lists, block, infinity)
+    for i in range(terms.rare.shape[0] if has_seen else 0):
+        term = terms.term_of[terms.rare[i]]
+        for p in range(index.starts[term], index.starts[term + 1]):
+            seen[index.documents[p]] = 0
+    return read
+
+
+@njit(nogil=True, cache=True)
+def _open_block(count: Any, blocks: Any, infinity: Any, scores: Any) -> Any:
+    # Memory for the blocks of a group of so many terms; sums are of the type of the scores.
+    table, held = np.zeros((BLOCK, count), dtype=scores.dtype), np.zeros((BLOCK, (count + 63) // 64), dtype=np.uint64)
+    sums, candidates = np.zeros((2, BLOCK), dtype=np.int64), np.zeros(BLOCK + 1, dtype=np.int64)
+    sums[LEAST] = infinity
+    own, is_done = np.zeros((2, count + 1), dtype=scores.dtype), np.zeros(blocks, dtype=np.uint8)
+    return Block(table, held, sums, candidates, own, is_done, np.zeros(2, dtype=np.int64))
+
+
+@njit(nogil=True, cache=True)
+def rank_groups(index: Any, asked: Any, share: Any, options: Any, marks: Any, top: Any) -> int:
+    """Fill in `top`: of every coalition of the groups share[0] to share[1] - 1 the first k documents, by score descending, then by
+    catalogue index ascending. Return the postings read. Arguments are the tuples of arrays.py of these names."""
+    infinity, slot_of = options.infinity, marks.slot_of
+    blocks = 0 if options.is_pooled else index.block_first.shape[0]
+    read = 0
+    for g in range(share[0], share[1]):
+        first, last = asked.group_starts[g], asked.group_starts[g + 1]
+        count = _fill_slots(g, asked, slot_of)
+        # More lanes than coalitions, a multiple of LANES: the last one is nobody's.
+        width = ((last - first) // LANES + 1) * LANES
+        multiplicity, lanes = np.zeros((count, width), dtype=top.scores.dtype), np.zeros((3, width), dtype=top.scores.dtype)
+        lists = Lists(multiplicity, lanes, top.documents[first:last], top.scores[first:last])
+        lanes[THETA, : last - first] = 1
+        lanes[THETA, last - first :] = infinity
+        term_of = np.zeros(count, dtype=np.int64)
+        _count_terms(first, asked, options.is_distinct, slot_of, lists, term_of)
+        terms, block = _sort_terms(term_of, index, lists), _open_block(count, blocks, infinity, top.scores)
+        if not options.is_pooled:
+            _raise_theta(index, terms, lists)
+        _refresh(terms, lists, infinity)
+        if options.is_pooled:
+            pool = asked.pool[asked.pool_starts[g] : asked.pool_starts[g + 1]]
+            read += _rank_pool(pool, index, slot_of, terms, lists, block, infinity)
+        else:
+            read += _rank_catalogue(index, marks.seen, terms, lists, block, infinity)
+        for s in range(count):
+            slot_of[term_of[s]] = -1
+        for c in range(last - first):
+            lists.documents[c, lanes[COUNT, c] :] = -1
+            lists.scores[c, lanes[COUNT, c] :] = 0
+    return read

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ospo_cli.retrievers.lexical.arrays import Asked, Index
 
 # Cells (coalitions × candidates) of one table of scores: what a core's cache holds.
 CELLS = 1 << 17
@@ -31,30 +33,20 @@ class _Block:
 
 
 def rank_groups(
-    arrays: Mapping[str, NDArray[np.generic]],
-    part_starts: NDArray[np.int64],
-    part_terms: NDArray[np.int32],
-    member_starts: NDArray[np.int64],
-    members: NDArray[np.int32],
-    groups: NDArray[np.int64],
-    pools: Sequence[NDArray[np.int64]],
-    k: int,
-    is_distinct: bool,
-    slot_of: NDArray[np.int32],
+    index: Index, asked: Asked, pools: Sequence[NDArray[np.int64]], k: int, is_distinct: bool, slot_of: NDArray[np.int32]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
     """Return documents int64[coalitions, k] (−1 where nothing more is retrieved), scores int64[coalitions, k] and postings read.
 
-    Order: score descending, then catalogue index ascending. Arguments as those of the compiled `lexical_kernel.rank_groups`; `slot_of`
-    holds −1 alone, and does so again when this returns.
+    Order: score descending, then catalogue index ascending. `slot_of` holds −1 alone, and does so again when this returns.
     """
-    count = len(member_starts) - 1
+    count = len(asked.member_starts) - 1
     documents, scores = np.full((count, k), -1, dtype=np.int64), np.zeros((count, k), dtype=np.int64)
     read = 0
-    for blocks in _batches(_blocks(groups, pools)):
+    for blocks in _batches(_blocks(asked.group_starts, pools)):
         rows = slice(blocks[0].first, blocks[-1].last)
         sizes = np.array([len(block.pool) for block in blocks])
         lanes = np.array([block.last - block.first for block in blocks])
-        table, entries = _scores(arrays, part_starts, part_terms, member_starts, members, blocks, lanes, sizes, is_distinct, slot_of)
+        table, entries = _scores(index, asked, blocks, is_distinct, slot_of)
         read += entries
         # Ascending: the best score first, and of equal ones the document that comes first in the catalogue. What scores 0, and so what
         # lies behind a smaller pool, is not below 0 and is not retrieved.
@@ -103,33 +95,20 @@ def _batches(blocks: Iterator[_Block]) -> Iterator[list[_Block]]:
 
 
 def _scores(
-    arrays: Mapping[str, NDArray[np.generic]],
-    part_starts: NDArray[np.int64],
-    part_terms: NDArray[np.int32],
-    member_starts: NDArray[np.int64],
-    members: NDArray[np.int32],
-    blocks: Sequence[_Block],
-    lanes: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-    is_distinct: bool,
-    slot_of: NDArray[np.int32],
+    index: Index, asked: Asked, blocks: Sequence[_Block], is_distinct: bool, slot_of: NDArray[np.int32]
 ) -> tuple[NDArray[np.float64], int]:
     # Scores float64[coalitions, largest pool] of the blocks' coalitions (0 behind a block's own pool), and how many entries were read.
     first, last = blocks[0].first, blocks[-1].last
-    result = np.zeros((last - first, int(sizes.max())))
-    starts = member_starts[first : last + 1]
-    chosen = members[starts[0] : starts[-1]]
-    lengths = part_starts[chosen + 1] - part_starts[chosen]
-    # A word each: its coalition, and its term.
-    rows = np.repeat(np.repeat(np.arange(last - first), starts[1:] - starts[:-1]), lengths)
+    sizes, lanes = [len(block.pool) for block in blocks], [block.last - block.first for block in blocks]
+    result = np.zeros((last - first, max(sizes)))
+    rows, terms = _words(asked, first, last)
     if not len(rows):
         return result, 0
-    terms = part_terms[np.arange(len(rows)) + np.repeat(part_starts[chosen] - (np.cumsum(lengths) - lengths), lengths)]
-    entries, columns, bounds = _entries(arrays, [block.pool for block in blocks])
-    entry_terms, entry_weights = arrays["forward_terms"][entries], arrays["forward_weights"][entries]
+    entries, columns, bounds = _entries(index.forward_starts, [block.pool for block in blocks])
+    entry_terms, entry_weights = index.forward_terms[entries], index.forward_weights[entries]
     ends = np.searchsorted(rows, np.cumsum(lanes))
     row = word = 0
-    for count, size, end, (start, stop) in zip(lanes.tolist(), sizes.tolist(), ends.tolist(), bounds, strict=True):
+    for count, size, end, (start, stop) in zip(lanes, sizes, ends.tolist(), bounds, strict=True):
         own = terms[word:end]
         # Each term's column is the place where it was seen last: a number for each, and no sorting.
         slot_of[own] = np.arange(len(own), dtype=np.int32)
@@ -153,11 +132,20 @@ def _scores(
     return result, len(entries)
 
 
+def _words(asked: Asked, first: int, last: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    # A word each: its coalition, from `first` on, and its term.
+    starts = asked.member_starts[first : last + 1]
+    chosen = asked.members[starts[0] : starts[-1]]
+    lengths = asked.part_starts[chosen + 1] - asked.part_starts[chosen]
+    rows = np.repeat(np.repeat(np.arange(last - first), starts[1:] - starts[:-1]), lengths)
+    places = np.arange(len(rows)) + np.repeat(asked.part_starts[chosen] - (np.cumsum(lengths) - lengths), lengths)
+    return rows, asked.part_terms[places]
+
+
 def _entries(
-    arrays: Mapping[str, NDArray[np.generic]], pools: Sequence[NDArray[np.int64]]
+    forward_starts: NDArray[np.int64], pools: Sequence[NDArray[np.int64]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[tuple[int, int]]]:
     # Where the forward index holds the candidates' terms, pool after pool; each one's place in its pool; where a pool's own begin and end.
-    forward_starts: NDArray[np.int64] = arrays["forward_starts"]  # type: ignore[assignment]
     candidates = np.concatenate(pools)
     begins = forward_starts[candidates]
     lengths = forward_starts[candidates + 1] - begins

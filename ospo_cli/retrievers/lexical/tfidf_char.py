@@ -33,7 +33,7 @@ class CharacterTfidf:
 
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path | None) -> None:
         self.is_distinct = settings.query_terms == "distinct"
-        self.fingerprint = catalogue.fingerprint("tfidf-char-2", SIZES, settings.query_terms)
+        self.fingerprint = catalogue.fingerprint("tfidf-char-3", SIZES, settings.query_terms)
         # A query's n-grams count as often as they occur; what `distinct` leaves out are words.
         self.index = InvertedIndex(
             lambda: [Field(map(words, catalogue.texts))],

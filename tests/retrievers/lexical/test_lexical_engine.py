@@ -132,6 +132,18 @@ def test_more_than_64_terms_in_a_group_are_ranked_as_few_are():
     assert pairs(*found) == obvious(index, bags_of(index, answers), None, 10, True)
 
 
+def test_a_group_of_rare_terms_alone_hides_nothing_from_the_groups_after_it(monkeypatch):
+    monkeypatch.setattr(inverted_index, "LARGEST_GROUP", 1)
+    monkeypatch.setattr(inverted_index, "_cores", lambda: 1)
+    bags = [[f"frequent{number % 5}", f"frequent{number % 7}", f"rare{number % 400}"] for number in range(1200)]
+    index = InvertedIndex(lambda: [Field(bags)], weigh)
+    whole = np.ones((1, 1), dtype=bool)
+    rare = " ".join(f"rare{number}" for number in range(0, 400, 3))
+    answers = [Coalitions([text], whole, None) for text in (rare, "frequent1 frequent6", rare, "frequent2")]
+    found = index.rank_coalitions(answers, lambda text: index.bag(text.split()), 10)
+    assert pairs(*found) == obvious(index, bags_of(index, answers), None, 10, True)
+
+
 def test_answers_with_other_pools_stay_apart():
     index = InvertedIndex(lambda: [Field(zipf_bags(10, 200))], weigh)
     pools = [np.arange(0, 100), np.arange(50, 200, 3), np.array([7])]
