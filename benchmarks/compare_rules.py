@@ -35,7 +35,8 @@ from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.statistics import Resamples
 from ospo_cli.params.whole import Params
-from ospo_cli.report.charts import Series, line_chart, nice_ticks
+from ospo_cli.report.charts import Frame, Line, line_chart, nice_ticks
+from ospo_cli.report.pages import svg
 
 METHODS = (
     "uniform",
@@ -201,12 +202,12 @@ def print_curves(found: dict[str, list[dict[str, Any]]], path: Path | None) -> N
         for along, label in (("summed_tokens", "1,000 tokens sampled"), ("summed_minutes", "CPU minutes")):
             unit = 1000 if along == "summed_tokens" else 1
             series = [
-                Series((method,), f"c{index}", tuple((x / unit, y) for x, y in curve(rows, along)))
+                Line((method,), f"c{index}", tuple((x / unit, y) for x, y in curve(rows, along)))
                 for index, (method, rows) in enumerate(found.items())
             ]
             longest = max(x for each in series for x, _ in each.points)
             ticks = [tick for tick in nice_ticks(0, longest) if tick <= longest]
-            charts.append(line_chart(series, f"reward by {label}", label, is_log=False, ticks_at=ticks, margin_right=210))
+            charts.append(svg(line_chart(series, Frame(f"reward by {label}", label, ticks_at=ticks, margin_right=210))))
         path.write_text(stacked(charts), encoding="utf-8")
 
 

@@ -26,7 +26,8 @@ from ospo_cli.maths.coalitions import Budget, Masks, Players
 from ospo_cli.maths.estimators import ESTIMATORS, evaluated_coalitions, needed_coalitions, sample, sampled_shares
 from ospo_cli.maths.shapley import exact_owen, exact_shapley
 from ospo_cli.params.whole import Params
-from ospo_cli.report.charts import Series, line_chart
+from ospo_cli.report.charts import Frame, Line, line_chart
+from ospo_cli.report.pages import svg
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.text.words import words
@@ -210,17 +211,19 @@ def write_chart(table: pl.DataFrame, path: Path) -> None:
     for n in (size for size in DRAWN_SIZES if size in set(table["n"])):
         own = table.filter(pl.col("n") == n).sort("used")
         lines = [
-            Series((name,), _style(index, name), tuple(own.filter(estimator=name).select("used", "error").iter_rows()))
+            Line((name,), _style(index, name), tuple(own.filter(estimator=name).select("used", "error").iter_rows()))
             for index, name in enumerate(names)
             if own.filter(estimator=name).height
         ]
-        chart = line_chart(lines, f"n = {n}", "coalitions", is_log=True, width=WIDTH, height=HEIGHT, ticks_at=BUDGETS, margin_right=210)
+        chart = svg(
+            line_chart(lines, Frame(f"n = {n}", "coalitions", width=WIDTH, height=HEIGHT, is_log=True, ticks_at=BUDGETS, margin_right=210))
+        )
         charts.append((f"root mean square error, n = {n}", chart))
     kinds = list(needed(LENGTHS[0]))
     lines = [
-        Series((kind,), f"c{index}", tuple((float(n), math.log10(needed(n)[kind])) for n in LENGTHS)) for index, kind in enumerate(kinds)
+        Line((kind,), f"c{index}", tuple((float(n), math.log10(needed(n)[kind])) for n in LENGTHS)) for index, kind in enumerate(kinds)
     ]
-    chart = line_chart(lines, "coalitions", "segments n", is_log=False, width=WIDTH, height=HEIGHT, margin_right=210)
+    chart = svg(line_chart(lines, Frame("coalitions", "segments n", width=WIDTH, height=HEIGHT, margin_right=210)))
     charts.append((f"coalitions needed, powers of ten; unions of {UNION}", chart))
     rows = -(-len(charts) // 2)
     parts = [

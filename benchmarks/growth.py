@@ -26,7 +26,8 @@ import polars as pl
 from ospo_cli.maths import coalitions
 from ospo_cli.maths.seeding import generator
 from ospo_cli.params.retrieval import Retrieval
-from ospo_cli.report.charts import Series, line_chart
+from ospo_cli.report.charts import Frame, Line, line_chart
+from ospo_cli.report.pages import svg
 from ospo_cli.retrievers.base import Catalogue, Coalitions
 from ospo_cli.retrievers.lexical.bm25 import BM25
 
@@ -109,10 +110,10 @@ def measure(size: int, folder: Path) -> dict[str, float]:
 def chart(rows: list[dict[str, float]]) -> str:
     """Return an SVG: seconds per million coalitions by documents, both in powers of ten."""
     lines = [
-        Series((kind,), f"c{index}", tuple((row["documents"], math.log10(row[f"{kind}: s per 10^6"])) for row in rows))
+        Line((kind,), f"c{index}", tuple((row["documents"], math.log10(row[f"{kind}: s per 10^6"])) for row in rows))
         for index, kind in enumerate(ANSWERS)
     ]
-    inside = line_chart(lines, "powers of ten", "documents", is_log=True, width=640, height=360)
+    inside = svg(line_chart(lines, Frame("powers of ten", "documents", width=640, height=360, is_log=True)))
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 390" width="640" height="390">'
         f'<style>{STYLE}</style><rect width="640" height="390" fill="#fff"/><text x="8" y="18">'

@@ -1,9 +1,11 @@
 """Benchmarks run to their end on little, and end as they say: what they measure is not looked at here."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import polars as pl
 import pytest
@@ -58,3 +60,16 @@ def test_kept_outcomes_give_the_table_without_training(tmp_path):
     rows = [line for line in lines if line.startswith("| ") and " p 0." in line]
     assert [row.split("|")[1].strip() for row in rows] == list(methods)
     assert not (tmp_path / "none").exists()
+
+
+def test_what_benchmarks_draw_is_svg_with_a_line_per_kind(tmp_path):
+    growth = runpy.run_path(str(ROOT / "benchmarks" / "growth.py"))
+    rows = [{"documents": size} | {f"{kind}: s per 10^6": size / 1e3 for kind in growth["ANSWERS"]} for size in (1e3, 1e4)]
+    compare = runpy.run_path(str(ROOT / "benchmarks" / "compare_rules.py"))
+    budget = runpy.run_path(str(ROOT / "benchmarks" / "equal_budget.py"))
+    table = pl.DataFrame({"estimator": ["shapley"] * 2, "n": [budget["DRAWN_SIZES"][0]] * 2, "used": [10.0, 20.0], "error": [0.2, 0.1]})
+    budget["write_chart"](table, tmp_path / "budget.svg")
+    drawn = growth["chart"](rows)
+    for text in (drawn, compare["stacked"]([drawn]), (tmp_path / "budget.svg").read_text(encoding="utf-8")):
+        ElementTree.fromstring(text)
+    assert drawn.count("<polyline") == len(growth["ANSWERS"])

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 import ospo_cli
 from ospo_cli.report import number_text
+from ospo_cli.report.charts import Drawing
 from ospo_cli.report.result_table import metric_label
 from ospo_cli.report.system_names import system_label
 from ospo_cli.text.visible import visible
@@ -59,6 +60,11 @@ def environment(folder: Path) -> Environment:
     made.filters |= {"cut": _cut, "metric": metric_label, "system": system_label, "direction": direction}
     made.policies["json.dumps_kwargs"] = {"sort_keys": True, "separators": (",", ":"), "allow_nan": False}
     return made
+
+
+def svg(drawing: Drawing) -> str:
+    """Return a drawing as an SVG element, for files that are no pages."""
+    return str(environment(TEMPLATES).get_template("macros.html").module.drawing(drawing)).strip()  # type: ignore[attr-defined]
 
 
 def direction(cell: Mapping[str, float]) -> str:
