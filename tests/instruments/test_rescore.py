@@ -102,7 +102,7 @@ def test_answers_are_cut_again_only_where_a_change_of_segments_asks_for_it(layou
 def test_a_failure_leaves_what_was_there(layout: Layout) -> None:
     done = rescoring.rescore(layout, PARAMS, 1, {"score_coalitions.metric": "mrr"}, "mine")
     before = bytes_of(Path(done["folder"]).parent)
-    with pytest.raises(ParameterError, match="unknown retriever"):
+    with pytest.raises(ParameterError, match=r"score_coalitions\.retriever: unknown value: found google"):
         rescoring.rescore(layout, PARAMS, 1, {"score_coalitions.retriever": "google"}, "mine")
     assert bytes_of(Path(done["folder"]).parent) == before
 

@@ -91,7 +91,7 @@ def test_training_over_4_bits_has_the_likelihoods_and_gradients_of_the_values_th
     files.write_json(project.policy(2) / folders.CARD, changed)
     plain = load_policy(project.policy(2), 1, trainable=True, project=project.root)
     files.write_json(project.policy(2) / folders.CARD, changed)
-    plain = folders.load_policy(project.policy(2), 1, trainable=True, project=project.root)
+    plain = load_policy(project.policy(2), 1, trainable=True, project=project.root)
     assert torch.allclose(logprobs(packed), logprobs(plain), atol=1e-5)
     assert torch.allclose(gradients(packed), gradients(plain), atol=1e-5)
     sampler = load_policy(project.policy(1), 1, project=project.root)

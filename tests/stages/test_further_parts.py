@@ -104,13 +104,13 @@ def test_a_query_without_words_earns_nothing_and_the_function_is_not_asked(tmp_p
 def test_separators_at_an_answer_s_ends_do_not_make_its_segments_worth_less_than_it(tmp_path: Path) -> None:
     values = changed(own_weights={"a": 1.0})
     row, spans = rollout("p1", 0, ["red coat", "blue"])
-    row = (*row[:4], row[4].replace("</answer>", " ,.</answer>"), *row[5:8], row[8] + 3, *row[9:])
+    row = dataclasses.replace(row, completion=row.completion.replace("</answer>", " ,.</answer>"))
     other = rollout("p1", 1, ["belt"])
     rewards, found = scored(
         tmp_path, values, [(row, spans), other], "def parts(text, prompt_id, ranking):\n    return {'a': len(text) / 50}\n"
     )
-    grand = found.filter(~pl.col("coalition").str.contains("0"), pl.col("rollout_id") == row[0])["own.a"]
-    assert grand.to_list() == rewards.filter(pl.col("rollout_id") == row[0])["own.a"].to_list() == [len("red coat, blue") / 50]
+    grand = found.filter(~pl.col("coalition").str.contains("0"), pl.col("rollout_id") == row.rollout_id)["own.a"]
+    assert grand.to_list() == rewards.filter(pl.col("rollout_id") == row.rollout_id)["own.a"].to_list() == [len("red coat, blue") / 50]
 
 
 def test_a_function_that_draws_lots_is_refused(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_length_and_repetition_are_those_of_each_coalitions_own_words(calls):
     answers = (["wool coat", "red", "warm belt"], ["wool coat", "wool", "coat"], ["red", "crème"], ["red", "belt", "red belt"])
     rows = [rollout("p0", index, list(answer)) for index, answer in enumerate(answers)]
     _, found, _ = score(rows, changed(length_limit=3, length_weight=0.5, repetition_weight=0.1, calls=calls))
-    assert set(found["rollout_id"]) == {row[0] for row, _ in rows}
+    assert set(found["rollout_id"]) == {row.rollout_id for row, _ in rows}
     for query, length, repetition in found.select("query", "length", "repetition").iter_rows():
         own = query.replace(",", "").split()
         assert length == -max(0, len(own) - 3) / 3
