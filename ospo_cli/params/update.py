@@ -15,8 +15,15 @@ class Update:
 
     objective: str = parameter(
         "policy-gradient",
-        "policy-gradient (token advantages), sft (likelihood of table targets) or dpo (table preference_pairs)",
+        "policy-gradient or mirror-descent (token advantages), sft (likelihood of table targets) or dpo (table preference_pairs)",
         choices=Registered("training.objectives", "OBJECTIVES"),
+    )
+    mirror_beta: float = parameter(
+        0.1, "β of objective mirror-descent: a log-ratio is to become its advantage over β; large is slow", minimum=1e-6
+    )
+    mirror_unit: Literal["segment", "token"] = parameter(
+        "segment",
+        "what has a log-ratio in mirror-descent: segment (neighbouring tokens of one advantage; under rule uniform the answer) or token",
     )
     dpo_beta: float = parameter(0.1, "β of objective dpo: how closely the policy is held to the reference", minimum=1e-6)
     dpo_reference: Literal["behavior", "warm-start"] = parameter(
@@ -85,15 +92,16 @@ class Update:
         """Raise ParameterError where parameters of this section contradict each other; `where` names the section."""
         if self.objective != "policy-gradient":
             plain = Update()
-            for name in ("dual_clip", "ratio", "trace", "kl_weight", "entropy_bonus", "sampler_correction"):
+            rows_alike = ("aggregation",) if self.objective == "mirror-descent" else ()
+            for name in ("dual_clip", "ratio", "trace", "kl_weight", "entropy_bonus", "sampler_correction", *rows_alike):
                 found, expected = getattr(self, name), getattr(plain, name)
                 if found != expected:
                     raise ParameterError(
                         f"{where}.{name}", f"is not of objective {self.objective}", found=found, expected=f"{name}: {expected}"
                     )
-        elif self.examples_file:
+        if self.examples_file and self.objective in ("policy-gradient", "mirror-descent"):
             raise ParameterError(
-                f"{where}.examples_file", "is not of objective policy-gradient", found=self.examples_file, expected="sft or dpo"
+                f"{where}.examples_file", f"is not of objective {self.objective}", found=self.examples_file, expected="sft or dpo"
             )
         if self.dual_clip and self.dual_clip <= 1 + self.clip_high:
             raise ParameterError(

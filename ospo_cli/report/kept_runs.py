@@ -68,10 +68,11 @@ def how(params: Mapping[str, Mapping[str, Any]]) -> str:
     'sft, targets: best'
     """
     attribute, objective = params["attribute"], params["update"]["objective"]
-    if objective == "policy-gradient":
+    if objective in ("policy-gradient", "mirror-descent"):
         estimator = "" if attribute["rule"] == "uniform" else f"{attribute['estimator']} + "
         alive = ", unequal groups" if params["update"].get("groups") == "alive" else ""
-        return f"{estimator}{attribute['rule']}{alive}"
+        squared = ", mirror descent" if objective == "mirror-descent" else ""
+        return f"{estimator}{attribute['rule']}{squared}{alive}"
     return f"{objective}, targets: {attribute['targets']}" if objective == "sft" else f"{objective}, pairs: {attribute['pairs']}"
 
 

@@ -169,10 +169,15 @@ def test_an_algorithm_as_options_of_dvc_names_what_its_row_says():
         presets.experiment_options("dop")
 
 
-def test_dynamic_sampling_is_told_from_plain_grpo():
-    rows = {name: presets.load(name) for name in ("grpo", "dapo", "sft")}
+def test_dynamic_sampling_and_mirror_descent_are_told_from_plain_grpo():
+    rows = {name: presets.load(name) for name in ("grpo", "dapo", "sft", "mirror-descent")}
     shown = {name: how(whole.to_mapping(values)) for name, values in rows.items()}
-    assert shown == {"grpo": "uniform", "dapo": "uniform, unequal groups", "sft": "sft, targets: above-mean"}
+    assert shown == {
+        "grpo": "uniform",
+        "dapo": "uniform, unequal groups",
+        "sft": "sft, targets: above-mean",
+        "mirror-descent": "uniform, mirror descent",
+    }
 
 
 def test_what_two_runs_do_not_share_is_named_and_nothing_that_changes_no_result(tmp_path):

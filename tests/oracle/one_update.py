@@ -31,9 +31,9 @@ ITERATION = 2  # policy 001 trains, policy 000 is the reference: with both the s
 LEARNING_RATE = 2e-4
 MAX_NEW_TOKENS = 12
 SAMPLER_BOUND = 1.1  # the old log-probabilities were moved by 0.15: many weights lie beyond
-NOT_IN_TRL = ("grpo-lambda",)
+NOT_IN_TRL = ("grpo-lambda", "mirror-descent")
 # By other trainers of TRL's than GRPOTrainer: see trl_preferences.py; the likelihood of targets is what every trainer starts from.
-OF_OTHER_TRAINERS = ("best-of-g", "sft", "dpo")
+OF_OTHER_TRAINERS = ("best-of-g", "sft", "dpo", "dpo-all")
 # Every so-many-th number of the flattened weights is kept in the fixture.
 STRIDE = 331
 

@@ -15,7 +15,7 @@ from ospo_cli.policies.folder import render_prompt
 from ospo_cli.policies.opening import load_policy
 from ospo_cli.stages import rollout, update
 from ospo_cli.tables import parquet, reference
-from ospo_cli.tables.attribute import PREFERENCE_PAIRS
+from ospo_cli.tables.attribute import PREFERENCE_PAIRS, TOKEN_ADVANTAGES
 from ospo_cli.tables.prepared import PROMPTS
 from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.training import gradient_step
@@ -82,6 +82,20 @@ def test_preferences_put_the_pairs_in_order(layout, capsys):
     assert "of pairs in order" in capsys.readouterr().err
 
 
+def test_mirror_descent_moves_each_answer_towards_its_advantage_over_beta(layout):
+    params = asked(objective="mirror-descent", mirror_beta=2.0, epochs=25, groups_per_step=100, learning_rate=3e-4)
+    rollouts = table(layout, "rollouts").sort("rollout_id")
+    flat = np.random.default_rng(0).normal(size=rollouts.height).round(2)
+    lists = [[value] * len(ids) for value, ids in zip(flat, rollouts["token_ids"], strict=True)]
+    written = pl.DataFrame({"rollout_id": rollouts["rollout_id"], "advantages": lists}, schema=TOKEN_ADVANTAGES.schema)
+    parquet.write(written, layout.iteration(1, "token_advantages.parquet"), TOKEN_ADVANTAGES)
+    update.execute(layout, params, 1)
+    before, after = log_likelihoods(layout, 0, rollouts), log_likelihoods(layout, 1, rollouts)
+    moved = np.array([after[name] - before[name] for name in rollouts["rollout_id"]])
+    assert np.abs(moved - flat / 2.0).mean() < 0.5 * np.abs(flat / 2.0).mean()
+    assert np.corrcoef(moved, flat)[0, 1] > 0.9
+
+
 def test_the_reference_of_later_iterations_is_the_sampling_policy_or_the_warm_start(layout):
     update.execute(layout, asked(objective="dpo"), 1)
     rollout.execute(layout, tiny_params(), 2)
@@ -96,7 +110,7 @@ def test_the_reference_of_later_iterations_is_the_sampling_policy_or_the_warm_st
     assert abs(first["warm-start"] - np.log(2)) > 1e-2
 
 
-@pytest.mark.parametrize("objective", ["sft", "dpo"])
+@pytest.mark.parametrize("objective", ["sft", "dpo", "mirror-descent"])
 def test_equal_input_gives_equal_bytes(layout, objective):
     update.execute(layout, asked(objective=objective), 1)
     first = folder_bytes(layout.policy(1))
@@ -121,7 +135,7 @@ def cut_off(layout, params, monkeypatch):
             update.execute(layout, params, 1)
 
 
-@pytest.mark.parametrize("objective", ["sft", "dpo"])
+@pytest.mark.parametrize("objective", ["sft", "dpo", "mirror-descent"])
 def test_an_update_that_was_cut_off_goes_on_to_the_same_bytes(layout, objective, monkeypatch):
     params = asked(objective=objective, epochs=3)
     update.execute(layout, params, 1)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 OBJECTIVES: dict[str, str] = {
     "policy-gradient": "ospo_cli.training.objectives.policy_gradient:PolicyGradient",
+    "mirror-descent": "ospo_cli.training.objectives.mirror_descent:MirrorDescent",
     "sft": "ospo_cli.training.objectives.imitation:Imitation",
     "dpo": "ospo_cli.training.objectives.preference:Preference",
 }
