@@ -65,8 +65,24 @@ LARGEST_FLOAT = 1e9  # far beyond any use; weights and rates of 1e300 overflow f
 SECTIONS: dict[str, type] = {field.name: typing.get_type_hints(Params)[field.name] for field in dataclasses.fields(Params)}
 
 
+LARGEST_FILE = 100_000  # values in params.yaml, each alias counted with all that it stands for
+
+
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML without silent overwriting: a key that occurs twice is an error."""
+    """YAML without silent overwriting (a key that occurs twice is an error) and without aliases that grow a few lines into gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Return the next node; count what it holds, and refuse more than LARGEST_FILE values."""
+        node = super().compose_node(parent, index)
+        sizes: dict[int, int] = self.__dict__.setdefault("sizes", {})
+        if node is not None and id(node) not in sizes:
+            inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+            # An alias to a node that is still being composed counts as one; the constructor refuses it.
+            parts = (part for item in inner for part in (item if isinstance(item, tuple) else (item,)))
+            sizes[id(node)] = 1 + sum(sizes.get(id(part), 1) for part in parts)
+            if sizes[id(node)] > LARGEST_FILE:
+                raise yaml.composer.ComposerError(None, None, f"more than {LARGEST_FILE} values, aliases included", node.start_mark)
+        return node
 
 
 def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:

@@ -8,7 +8,7 @@ import polars as pl
 
 from ospo_cli.errors import SourceError
 from ospo_cli.params.prepare_data import PrepareData
-from ospo_cli.sources import columns, files
+from ospo_cli.sources import columns, files, opened
 from ospo_cli.sources.base import SourceData
 
 SPLITS = ("train", "dev", "test")
@@ -83,4 +83,4 @@ def _qrels(frame: pl.DataFrame, path: Path, params: PrepareData) -> tuple[pl.Dat
     qrels, counts = columns.distinct_judgments(
         columns.ids(frame, "query-id", path), columns.ids(frame, "corpus-id", path), columns.gains(frame, "score", path, params.gains), path
     )
-    return qrels.with_columns(pl.lit(path.stem).alias("split")), sum(counts.values())
+    return qrels.with_columns(pl.lit(opened.stem(path)).alias("split")), sum(counts.values())

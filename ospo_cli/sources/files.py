@@ -12,9 +12,12 @@ import polars as pl
 
 from ospo_cli.errors import SourceError, first_line
 from ospo_cli.sources import quoted_lines
+from ospo_cli.sources.opened import is_packed, kind, open_bytes, open_text, parts, stem
 from ospo_cli.tables.files import sha256_of
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
+# A column of constants packs without bound; 2³⁰ values are 8 GiB once they are read.
+LARGEST_VALUES, LARGEST_VALUES_PER_BYTE = 1 << 30, 100
 STRAY = ("__index_level_0__", "Unnamed: 0", "")  # what pandas leaves behind
 
 
@@ -28,30 +31,34 @@ def folder(root: Path, path: str, remedy: str) -> Path:
     return place
 
 
-def find(place: Path, stem: str, suffixes: Sequence[str] = SUFFIXES) -> Path | None:
-    """Return the one file `stem` + suffix in a folder, or None; raise SourceError where two would do."""
+def find(place: Path, name: str, suffixes: Sequence[str] = SUFFIXES) -> Path | None:
+    """Return the one file `name` + suffix in a folder, or None; raise SourceError where two would do.
+
+    Suffixes may be in capitals and followed by .gz or .zst; a folder of such a name stands for its part files.
+    """
     found = []
-    for path in (place / f"{stem}{suffix}" for suffix in suffixes):
-        if path.is_dir():
-            raise SourceError(path, "is a folder", expected="one file", remedy="join its part files into one")
+    for path in sorted(place.iterdir()) if place.is_dir() else ():
+        if stem(path).lower() != name.lower() or kind(path) not in suffixes:
+            continue
         if path.is_symlink() and not path.exists():
             raise SourceError(path, "is a link to a file that is not there", found=path.readlink(), expected="the file itself")
-        if path.is_file():
-            found.append(path)
+        if path.is_dir():
+            parts(path)
+        found.append(path)
     if len(found) > 1:
         raise SourceError(
-            place, f"two files for {stem}", found=", ".join(path.name for path in found), expected="one", remedy="take one of them away"
+            place, f"two files for {name}", found=", ".join(path.name for path in found), expected="one", remedy="take one of them away"
         )
     return found[0] if found else None
 
 
-def require(place: Path, stem: str, suffixes: Sequence[str] = SUFFIXES, remedy: str | None = None) -> Path:
-    """Return the one file `stem` + suffix in a folder; raise SourceError where there is none."""
-    path = find(place, stem, suffixes)
+def require(place: Path, name: str, suffixes: Sequence[str] = SUFFIXES, remedy: str | None = None) -> Path:
+    """Return the one file `name` + suffix in a folder, as `find`; raise SourceError where there is none."""
+    path = find(place, name, suffixes)
     if path is None:
         present = ", ".join(sorted(entry.name for entry in place.iterdir())) or "an empty folder"
         raise SourceError(
-            place, f"{stem} is missing", found=present, expected=" or ".join(f"{stem}{suffix}" for suffix in suffixes), remedy=remedy
+            place, f"{name} is missing", found=present, expected=" or ".join(f"{name}{suffix}" for suffix in suffixes), remedy=remedy
         )
     return path
 
@@ -63,8 +70,11 @@ def hashes(paths: Iterable[Path], place: Path) -> dict[str, str]:
 
 def scan(path: Path) -> pl.LazyFrame:
     """Return the rows of a Parquet or CSV file lazily, for files that do not fit in memory; every column of CSV is text."""
+    if path.is_dir() or is_packed(path) or kind(path) == ".jsonl":
+        return read(path).lazy()
     try:
-        if path.suffix == ".parquet":
+        if kind(path) == ".parquet":
+            check_growth(path)
             lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
         else:
             lazy = pl.scan_csv(path, infer_schema=False, glob=False)  # strips a byte order mark
@@ -87,24 +97,29 @@ def read(
     """Return a file's rows; every column of CSV and TSV is text, so that leading zeros survive.
 
     Args:
-        path: Parquet, CSV, TSV or JSON lines, told by its suffix.
+        path: Parquet, CSV, TSV or JSON lines, told by its suffix; packed text; or a folder of part files, read by name.
         columns: names that must be there.
         separator: of a CSV file, where it is not what the suffix says.
         remedy: what helps where a column is missing.
         quoting: of CSV and TSV, as prepare_data.quoting.
 
     Raises:
-        SourceError: the file cannot be read, a quote swallows lines, or the file lacks one of the columns.
+        SourceError: the file cannot be read, a quote swallows lines, the file lacks one of the columns, or its parts differ in theirs.
     """
+    if path.is_dir():
+        return _joined(path, [(part, read(part, columns, separator, remedy, quoting)) for part in parts(path)])
+    if kind(path) == ".parquet" and is_packed(path):
+        raise SourceError(path, "is Parquet in another packing", expected="Parquet, which packs its own columns", remedy="unpack it")
     if path.is_file() and path.stat().st_size == 0:
         raise unreadable(path, ValueError("no bytes"))
     try:
-        if path.suffix == ".jsonl":
+        if kind(path) == ".jsonl":
             frame = _json_lines(path)
-        elif path.suffix == ".parquet":
+        elif kind(path) == ".parquet":
+            check_growth(path)
             frame = pl.read_parquet(path, glob=False, hive_partitioning=False)
         else:
-            return _delimited(path, columns, separator or ("\t" if path.suffix == ".tsv" else ","), remedy, quoting)
+            return _delimited(path, columns, separator or ("\t" if kind(path) == ".tsv" else ","), remedy, quoting)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         raise unreadable(path, error) from None
     frame = frame.drop([name for name in frame.columns if name in STRAY])
@@ -112,12 +127,46 @@ def read(
     return frame
 
 
+def check_growth(path: Path) -> None:
+    """Raise SourceError where a Parquet file of few bytes says that it holds values for more memory than a machine has.
+
+    Equal values pack without bound, so a file of kilobytes can stand for 10¹² rows.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_metadata(path)
+    except (OSError, ValueError):
+        return  # who reads it says what is wrong with it
+    values, size = metadata.num_rows * max(metadata.num_columns, 1), path.stat().st_size
+    if values > max(LARGEST_VALUES, LARGEST_VALUES_PER_BYTE * size):
+        raise SourceError(
+            path, "holds far more values than a file of its size should", found=f"{values:,} values in {size:,} bytes",
+            expected=f"at most {LARGEST_VALUES_PER_BYTE} a byte beyond {LARGEST_VALUES:,}",
+        )  # fmt: skip
+
+
+def _joined(path: Path, frames: Sequence[tuple[Path, pl.DataFrame]]) -> pl.DataFrame:
+    first = frames[0][1].columns
+    for part, frame in frames:
+        if frame.columns != first:
+            raise SourceError(
+                path, "its parts differ in their columns", found=f"{part.name}: {', '.join(frame.columns)}", expected=", ".join(first)
+            )
+    try:
+        return pl.concat([frame for _, frame in frames], how="vertical_relaxed")
+    except pl.exceptions.PolarsError as error:
+        raise SourceError(path, "its parts differ in the types of a column", found=first_line(error)) from None
+
+
 def names(path: Path, quoting: str = "standard") -> list[str]:
     """Return the names of a file's columns, as `read` gives them."""
-    if path.suffix in (".parquet", ".jsonl"):
-        return read(path).columns if path.suffix == ".jsonl" else list(pl.read_parquet_schema(path))
-    with open(path, encoding="utf-8-sig", newline="") as stream:
-        return _header(stream, "\t" if path.suffix == ".tsv" else ",", quoting)
+    if path.is_dir():
+        return names(parts(path)[0], quoting)
+    if kind(path) in (".parquet", ".jsonl"):
+        return read(path).columns if kind(path) == ".jsonl" else list(pl.read_parquet_schema(path))
+    with open_text(path) as stream:
+        return _header(stream, "\t" if kind(path) == ".tsv" else ",", quoting)
 
 
 def _header(stream: TextIO, separator: str, quoting: str) -> list[str]:
@@ -131,7 +180,7 @@ def _json_lines(path: Path) -> pl.DataFrame:
         if "supertype" not in str(error):
             raise
     # One name stands for values of several shapes: those become JSON, as text.
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+    rows = [json.loads(line) for line in open_text(path).read().split("\n") if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("a line that is no object")
     found = {}
@@ -146,9 +195,11 @@ def _json_lines(path: Path) -> pl.DataFrame:
 
 
 def _without_mark(path: Path) -> Path | bytes:
-    """Return the path, or the file's bytes without their byte order mark, which polars' reader of JSON lines does not know."""
-    with open(path, "rb") as stream:
-        return stream.read() if stream.read(3) == b"\xef\xbb\xbf" else path
+    """Return the path, or bytes where polars cannot take it: packed, or with a byte order mark, which its JSON reader does not know."""
+    with open_bytes(path) as stream:
+        has_mark = stream.read(3) == b"\xef\xbb\xbf"
+        stream.seek(3 if has_mark else 0)
+        return stream.read() if has_mark or is_packed(path) else path
 
 
 def _delimited(path: Path, columns: Sequence[str], separator: str, remedy: str | None, quoting: str) -> pl.DataFrame:
@@ -157,7 +208,7 @@ def _delimited(path: Path, columns: Sequence[str], separator: str, remedy: str |
     from pyarrow import csv as arrow
 
     try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
+        with open_text(path) as stream:
             names = _header(stream, separator, quoting)
         doubled = [name for name in names if names.count(name) > 1]
         if doubled:
@@ -167,7 +218,7 @@ def _delimited(path: Path, columns: Sequence[str], separator: str, remedy: str |
         check_columns(names, columns, path, remedy)
         mended, records = quoted_lines.mended(path, separator, len(names)) if quoting == "standard" else (None, None)
         table = arrow.read_csv(
-            path if mended is None else pa.BufferReader(mended),
+            pa.BufferReader(mended) if mended is not None else open_bytes(path) if is_packed(path) else path,
             read_options=arrow.ReadOptions(block_size=1 << 26),
             parse_options=arrow.ParseOptions(
                 delimiter=separator,
@@ -192,7 +243,7 @@ def check_columns(present: Sequence[str], needed: Sequence[str], path: Path, rem
     missing = [name for name in needed if name not in present]
     if not missing:
         return
-    if path.suffix in (".csv", ".tsv") and len(present) == 1:
+    if kind(path) in (".csv", ".tsv") and len(present) == 1:
         other = next(
             (name for sign, name in ((";", "semicolons"), ("\t", "tabs"), (",", "commas"), ("|", "bars")) if sign in present[0]), None
         )
@@ -209,36 +260,36 @@ def check_columns(present: Sequence[str], needed: Sequence[str], path: Path, rem
 
 def unreadable(path: Path, error: BaseException, separator: str | None = None) -> SourceError:
     """Return the error of a file that polars could not read, with the line at fault where it can be found."""
-    kind = {".parquet": "Parquet", ".jsonl": "JSON lines"}.get(path.suffix, "delimited text")
+    shape = {".parquet": "Parquet", ".jsonl": "JSON lines"}.get(kind(path), "delimited text")
     if not path.is_file():
-        return SourceError(path, "no such file", expected=kind)
+        return SourceError(path, "no such file", expected=shape)
     if path.stat().st_size == 0:
-        return SourceError(path, "is empty", found="0 bytes", expected=kind, remedy="restore the file")
+        return SourceError(path, "is empty", found="0 bytes", expected=shape, remedy="restore the file")
     with open(path, "rb") as stream:
         if stream.read(40).startswith(b"version https://git-lfs"):
             return SourceError(
                 path,
                 "is a git-lfs pointer, not the file",
-                expected=kind,
+                expected=shape,
                 remedy="run `git lfs pull` in the clone, or download the file itself",
             )
     where, found = str(path), first_line(error)
-    if path.suffix == ".jsonl":
+    if kind(path) == ".jsonl":
         where, found = _broken_json(path) or (where, found)
-    elif path.suffix in (".csv", ".tsv"):
-        where, found = _broken_line(path, separator or ("\t" if path.suffix == ".tsv" else ",")) or (where, found)
+    elif kind(path) in (".csv", ".tsv"):
+        where, found = _broken_line(path, separator or ("\t" if kind(path) == ".tsv" else ",")) or (where, found)
     remedy = (
         "the file was cut short or is of another kind: fetch or export it again"
-        if path.suffix == ".parquet"
+        if kind(path) == ".parquet"
         else "mend the line or export the file again"
     )
     return SourceError(
-        where, f"cannot be read as {kind}", found=found, expected=f"{kind} in UTF-8" if path.suffix != ".parquet" else kind, remedy=remedy
+        where, f"cannot be read as {shape}", found=found, expected=f"{shape} in UTF-8" if kind(path) != ".parquet" else shape, remedy=remedy
     )
 
 
 def _broken_json(path: Path) -> tuple[str, str] | None:
-    with open(path, "rb") as stream:
+    with open_bytes(path) as stream:
         for number, line in enumerate(stream, 1):
             try:
                 row = json.loads(line.decode("utf-8-sig"), parse_constant=_no_json) if line.strip() else {}
@@ -260,7 +311,7 @@ def _no_json(constant: str) -> float:
 def _broken_line(path: Path, separator: str) -> tuple[str, str] | None:
     start = 1
     try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
+        with open_text(path) as stream:
             rows = csv.reader(stream, delimiter=separator)
             width = len(next(rows, []))
             start = rows.line_num + 1
@@ -269,7 +320,7 @@ def _broken_line(path: Path, separator: str) -> tuple[str, str] | None:
                     return f"{path}: line {start}", f"{len(row)} fields where the header has {width}"
                 start = rows.line_num + 1
     except UnicodeDecodeError:
-        with open(path, "rb") as binary:
+        with open_bytes(path) as binary:
             for number, line in enumerate(binary, 1):
                 try:
                     line.decode("utf-8")

@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 
 from ospo_cli.errors import SourceError
+from ospo_cli.sources.opened import open_bytes, open_text
 
 REMEDY = "close the quote, double one that is text, or set prepare_data.quoting: none, which takes quotes as they stand"
 
@@ -36,7 +37,7 @@ def mended(path: Path, separator: str, width: int) -> tuple[bytes | None, int]:
         if '"' in text and not grammar.is_quoted(text):
             if out is None:
                 out = BytesIO()
-                with open(path, "rb") as stream:  # what was right so far, without its byte order mark
+                with open_bytes(path) as stream:  # what was right so far, without its byte order mark
                     stream.seek(3 if stream.read(3) == b"\xef\xbb\xbf" else 0)
                     out.write(stream.read(position))
             raw = grammar.doubled(text, f"{path}: line {start}").encode()
@@ -85,7 +86,7 @@ class _Grammar:
 
 def _records(path: Path, grammar: _Grammar, width: int) -> Iterator[tuple[int, str]]:
     """Yield (number of its first line, text) of each record; a record is one line, or several where a quoted field holds line breaks."""
-    with open(path, encoding="utf-8-sig", newline="\n") as stream:
+    with open_text(path, newline="\n") as stream:
         held, first, number = "", 0, 0
         for number, line in enumerate(stream, 1):
             if held:

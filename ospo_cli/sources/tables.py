@@ -8,11 +8,12 @@ import polars as pl
 
 from ospo_cli.errors import ParameterError, SourceError
 from ospo_cli.params.prepare_data import PrepareData
-from ospo_cli.sources import columns, files
+from ospo_cli.sources import columns, files, judgment_lines
 from ospo_cli.sources.base import SourceData
+from ospo_cli.sources.opened import kind, open_text, read_bytes, stem
 
 SPLITS = ("train", "dev", "test")
-TREC = (".qrels", ".txt")
+TREC = (".qrels", ".txt", ".tsv")
 NAMES = ("product_id", "title", "category", "query_id", "query", "split", "history", "grade", "completion")
 REMEDY = (
     "needed are products (product_id, title, any text columns), queries (query_id, query) and judgments (query_id, product_id, grade); "
@@ -35,7 +36,7 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     paths = [files.require(place, "products", remedy=REMEDY), files.require(place, "queries", remedy=REMEDY), _judgments_path(place)]
     documents = _documents(paths[0], params)
     prompts = _prompts(paths[1], params)
-    judged, counts, notes = (_trec if paths[2].suffix in TREC else _judgments)(paths[2], params)
+    judged, counts, notes = (_trec if stem(paths[2]).lower() == "qrels" else _judgments)(paths[2], params)
     _check_queries(judged, prompts, paths[2], paths[1])
     pairs = pools = None
     if path := files.find(place, "teacher_pairs"):
@@ -81,7 +82,7 @@ def _renamed(path: Path, params: PrepareData, needed: list[str]) -> pl.DataFrame
 
 def _read_as(params: PrepareData, paths: list[Path]) -> list[str]:
     """Return notes that say where each name of prepare_data.columns was read; refuse one that is in no file, which would have no effect."""
-    tables = [path for path in paths if path.suffix not in TREC]
+    tables = [path for path in paths if stem(path).lower() != "qrels"]
     present = {path.name: files.names(path, params.quoting) for path in tables}
     for ours, theirs in params.columns.items():
         if not any(theirs in names for names in present.values()):
@@ -114,7 +115,7 @@ def _documents(path: Path, params: PrepareData) -> pl.DataFrame:
 
 
 def _prompts(path: Path, params: PrepareData) -> pl.DataFrame:
-    if path.suffix == ".tsv" and _has_no_header(path, params):
+    if kind(path) == ".tsv" and _has_no_header(path, params):
         frame = _two_columns(path)
     else:
         frame = _renamed(path, params, ["query_id", "query"])
@@ -168,26 +169,7 @@ def _judgments(path: Path, params: PrepareData) -> tuple[pl.DataFrame, dict[str,
 
 
 def _trec(path: Path, params: PrepareData) -> tuple[pl.DataFrame, dict[str, int], list[str]]:
-    """Read `qid 0 docid grade`, fields apart by blanks or tabs."""
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").splitlines()
-    except (UnicodeDecodeError, OSError) as error:
-        raise files.unreadable(path, error) from None
-    numbered = pl.DataFrame({"number": range(1, len(lines) + 1), "fields": lines}, schema={"number": pl.Int64, "fields": pl.String})
-    numbered = numbered.with_columns(pl.col("fields").str.extract_all(r"\S+")).filter(pl.col("fields").list.len() > 0)
-    wrong = numbered.filter(pl.col("fields").list.len() != 4)
-    if wrong.height:
-        number, fields = wrong.row(0)
-        raise SourceError(
-            f"{path}: line {number}",
-            "wrong number of fields",
-            found=f"{len(fields)} ({' '.join(fields)})",
-            expected="4: query id, 0, product id, grade",
-        )
-    frame = numbered.select(
-        "number",
-        *[pl.col("fields").list.get(index).alias(name) for index, name in enumerate(("query_id", "iteration", "product_id", "grade"))],
-    )
+    frame = judgment_lines.read(path)
     # TREC writes -1 or -2 for "junk"; it is refused here like any negative grade, since what it means differs between collections
     graded = columns.gains(frame, "grade", path, params.gains)
     judged, counts = columns.distinct_judgments(frame["query_id"], frame["product_id"], graded, path)
@@ -229,7 +211,7 @@ def _check_queries(frame: pl.DataFrame, prompts: pl.DataFrame, path: Path, queri
 
 
 def _has_no_header(path: Path, params: PrepareData) -> bool:
-    with open(path, encoding="utf-8-sig", errors="replace") as stream:
+    with open_text(path, errors="replace") as stream:
         cells = stream.readline().rstrip("\r\n").split("\t")
     return len(cells) == 2 and params.columns.get("query_id", "query_id") not in cells
 
@@ -237,7 +219,7 @@ def _has_no_header(path: Path, params: PrepareData) -> bool:
 def _two_columns(path: Path) -> pl.DataFrame:
     """Read TREC topics as `qid<TAB>query`; no quoting, no header."""
     try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+        lines = read_bytes(path).decode("utf-8-sig").split("\n")
     except (UnicodeDecodeError, OSError) as error:
         raise files.unreadable(path, error) from None
     frame = pl.DataFrame({"cells": [line.rstrip("\r") for line in lines]}, schema={"cells": pl.String}).with_row_index("number", 1)

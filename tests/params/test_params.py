@@ -151,3 +151,17 @@ def test_nothing_is_said_of_a_file_that_has_all_names(tmp_path, capsys):
     path.write_text(yaml.safe_dump(whole.to_mapping(Params())), encoding="utf-8")
     assert whole.load(path) == Params()
     assert capsys.readouterr().err == ""
+
+
+def test_aliases_that_grow_into_millions_of_values_are_refused_at_once(tmp_path):
+    path = tmp_path / "params.yaml"
+    growing = ["x0: &x0 [a, a, a, a, a, a, a, a, a, a]"] + [f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 10)}]" for i in range(1, 9)]
+    path.write_text("\n".join(growing), encoding="utf-8")
+    with pytest.raises(ParameterError, match=r"cannot be read as YAML: found more than 100000 values, aliases included"):
+        whole.read(path)
+
+
+def test_an_alias_for_a_value_used_twice_is_read(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("rollout: {vllm: &own {a: 1}}\nupdate: *own\n", encoding="utf-8")
+    assert whole.read(path) == {"rollout": {"vllm": {"a": 1}}, "update": {"a": 1}}

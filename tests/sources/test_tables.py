@@ -135,7 +135,7 @@ def as_trec(text):
 BROKEN = {
     "missing products": (lambda p: (p / "products.parquet").unlink(), r"products is missing: found judgments\.parquet, queries\.parquet, expected products\.parquet or products\.csv.*product_id, title, any text columns"),
     "missing judgments": (lambda p: (p / "judgments.parquet").unlink(), r"judgments are missing.*expected judgments\.parquet.*qrels\.txt"),
-    "products twice": (lambda p: write(p / "products.csv", PRODUCTS), r"two files for products: found products\.parquet, products\.csv"),
+    "products twice": (lambda p: write(p / "products.csv", PRODUCTS), r"two files for products: found products\.csv, products\.parquet"),
     "judgments twice": (lambda p: (p / "qrels.txt").write_text("q1 0 007 1\n"), r"two files of judgments"),
     "truncated Parquet": (lambda p: cut(p / "products.parquet"), r"products\.parquet: cannot be read as Parquet.*cut short"),
     "git-lfs pointer": (lambda p: (p / "products.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), r"products\.parquet: is a git-lfs pointer.*git lfs pull"),
@@ -169,7 +169,7 @@ BROKEN = {
     "a quote never closed, in the last record": (as_text("products", 'product_id,title\n1,a\n2,"b\nand so on\n'), r"products\.csv: line 3: a quote is opened and never closed"),
     "a quote that another record closes": (as_text("products", 'product_id\ttitle\n1\t"a\n2\tb\n3\t24"\n', ".tsv"), r"products\.tsv: line 2: a quote is opened here and not closed before the next record"),
     "quotes with backslashes": (as_text("products", 'product_id,title\n1,"24\\" tv"\n'), r"products\.csv: line 2: a quote is escaped by a backslash.*quoting: backslash"),
-    "a folder of parts": (lambda p: [(p / "products.parquet").unlink(), (p / "products.parquet").mkdir()], r"products\.parquet: is a folder: expected one file"),
+    "a folder of parts": (lambda p: [(p / "products.parquet").unlink(), (p / "products.parquet").mkdir()], r"products\.parquet: is a folder without part files: found an empty folder"),
     "a link to nothing": (lambda p: [(p / "products.parquet").unlink(), (p / "products.csv").symlink_to("gone.csv")], r"products\.csv: is a link to a file that is not there: found gone\.csv"),
     "not UTF-8": (as_text("products", "product_id,title\n1,a\n2,caf\xe9\n".encode("latin-1")), r"products\.csv: line 3: .*not UTF-8"),
     "a column twice": (as_text("products", "product_id,title,title\n1,a,b\n"), r"line 1: column named twice: found title"),
