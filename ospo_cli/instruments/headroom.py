@@ -21,15 +21,15 @@ from ospo_cli.maths.statistics import Resamples
 from ospo_cli.params.whole import Params
 from ospo_cli.report.number_text import p_value, plain, signed
 from ospo_cli.report.terminal import Terminal
-from ospo_cli.rewards.judged_reward import JudgedReward, compose
+from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.judgments import Prepared, read_prepared
 from ospo_cli.rewards.oracle import OracleSearch
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.tables import files, parquet, placed
-from ospo_cli.tables.evaluate import COMPLETIONS
+from ospo_cli.tables.evaluate import DECODED
 from ospo_cli.tables.headroom import HEADROOM, HEADROOM_QUERIES
 from ospo_cli.tables.rollout import ROLLOUTS
-from ospo_cli.text.answers import find_answer
+from ospo_cli.text.composition import compose, served
 from ospo_cli.text.word_edits import EDITS, greedy_edits, single_edits
 
 RAW_QUERY, IDEAL = "raw query", "ideal ranking"
@@ -229,10 +229,10 @@ def _chosen(prompts: pl.DataFrame, most: int, seed: int) -> pl.DataFrame:
 def _saved(rollouts: pl.DataFrame, chosen: pl.DataFrame, params: Params, iteration: int) -> Answers:
     raw = dict(chosen.select("prompt_id", "query").iter_rows())
     queries: dict[str, list[str]] = {}
-    columns = ("prompt_id", "completion", "answer_start", "answer_end")
-    for prompt_id, completion, start, end in rollouts.sort("rollout_id").select(columns).iter_rows():
+    for prompt_id, completion in rollouts.sort("rollout_id").select("prompt_id", "completion").iter_rows():
         if prompt_id in raw:
-            queries.setdefault(prompt_id, []).append(compose(raw[prompt_id], completion[start:end], params.score_coalitions.composition))
+            query = served(raw[prompt_id], completion, params.score_coalitions.composition).query
+            queries.setdefault(prompt_id, []).append(query)
     return Answers(f"rollouts {iteration:03d}", queries)
 
 
@@ -271,14 +271,12 @@ def _sampled(layout: Layout, chosen: pl.DataFrame, params: Params, request: Requ
             for prompt_id, group in zip(ids, groups, strict=True)
             for index, row in enumerate(group)
         ]
-        return {"completions": pl.DataFrame(rows, schema=COMPLETIONS.schema, orient="row")}
+        return {"completions": pl.DataFrame(rows, schema=DECODED.schema, orient="row")}
 
     executor = LocalExecutor(layout.cache / "headroom")
-    found = executor.map_shards(work, shards, {"completions": COMPLETIONS}, "headroom", "completions")
+    found = executor.map_shards(work, shards, {"completions": DECODED}, "headroom", "completions")
     raw = dict(chosen.select("prompt_id", "query").iter_rows())
     queries: dict[str, list[str]] = {}
     for prompt_id, completion in pl.concat([tables["completions"] for tables in found]).select("prompt_id", "completion").iter_rows():
-        answer = find_answer(completion)
-        text = completion[answer.start : answer.end]
-        queries.setdefault(prompt_id, []).append(compose(raw[prompt_id], text, params.score_coalitions.composition))
+        queries.setdefault(prompt_id, []).append(served(raw[prompt_id], completion, params.score_coalitions.composition).query)
     return Answers("warm start" if not request.policy else f"policy {request.policy:03d}", queries)

@@ -15,9 +15,10 @@ from ospo_cli.maths.adaptive import AdaptiveGroup
 from ospo_cli.maths.coalitions import Budget, Players
 from ospo_cli.maths.estimators import ESTIMATORS, evaluated_coalitions
 from ospo_cli.rewards.answers import Parts, TextScorer
-from ospo_cli.rewards.judged_reward import JudgedReward, compose
+from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.tables.score_coalitions import COALITION_VALUES
 from ospo_cli.text.coalition_text import Runs, coalition_texts, runs_of, segment_words
+from ospo_cli.text.composition import compose
 
 if TYPE_CHECKING:
     from ospo_cli.params.score_coalitions import ScoreCoalitions

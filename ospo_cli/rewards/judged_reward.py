@@ -22,6 +22,7 @@ from ospo_cli.rewards.judgments import Judgments, Prepared
 from ospo_cli.rewards.remembered import Memory, Tally, is_kept
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.rewards.store.keys import scope
+from ospo_cli.text.composition import compose
 
 if TYPE_CHECKING:
     from ospo_cli.params.retrieval import Retrieval
@@ -32,17 +33,6 @@ if TYPE_CHECKING:
 BATCH_CELLS = 1 << 22
 # Changes when a metric is defined otherwise, so that no value in a store is taken for one of today's.
 DEFINITIONS = "judged-1"
-
-
-def compose(raw_query: str, text: str, composition: str) -> str:
-    """Return what the retriever is given: the text (replace), or raw query, one space, text (append; the raw query alone for no text).
-
-    >>> compose("shoe", "red leather", "append")
-    'shoe red leather'
-    """
-    if composition == "replace":
-        return text
-    return f"{raw_query} {text}" if text else raw_query
 
 
 class Sections(Protocol):

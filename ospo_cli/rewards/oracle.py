@@ -13,7 +13,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ospo_cli.retrievers.base import Catalogue
-from ospo_cli.rewards.judged_reward import JudgedReward, compose
+from ospo_cli.rewards.judged_reward import JudgedReward
+from ospo_cli.text.composition import compose
 from ospo_cli.text.word_edits import greedy_edits
 from ospo_cli.text.words import words
 

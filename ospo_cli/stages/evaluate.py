@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,16 +20,16 @@ from ospo_cli.maths import seeding
 from ospo_cli.report import trec_files
 from ospo_cli.report.evaluation_summary import HEADLINE, ORACLE, RAW_QUERY, best_of_group, curves, headline, policy_name, summarise
 from ospo_cli.report.evaluation_summary import Sections as SummarySections
-from ospo_cli.rewards.judged_reward import JudgedReward, compose
+from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.judged_reward import Sections as RewardSections
 from ospo_cli.rewards.judgments import Prepared, read_prepared
 from ospo_cli.rewards.oracle import OracleSearch
 from ospo_cli.rewards.remembered import Tally
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.tables import files, placed
-from ospo_cli.tables.evaluate import COMPLETIONS, QUERY_METRICS, RUN
+from ospo_cli.tables.evaluate import COMPLETIONS, DECODED, QUERY_METRICS, RUN
 from ospo_cli.tables.score_coalitions import REWARDS
-from ospo_cli.text.answers import find_answer
+from ospo_cli.text.composition import served
 
 if TYPE_CHECKING:
     from ospo_cli.params.policy import Policy
@@ -64,11 +65,11 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
         for name in params.evaluate.retrievers
     }
     made = [_undecoded(RAW_QUERY, prompts["prompt_id"], prompts["query"].to_list())]
-    made += _policy_completions(prompts, folders, layout, params)
+    decoded = _policy_completions(prompts, folders, layout, params)
     made += _oracle_completions(rewards[params.score_coalitions.retriever], documents, prompts, layout, params)
-    completions = pl.concat(made)
+    completions = pl.concat([*(frame.with_columns(problem=pl.lit("")) for frame in made), *decoded])
     query_metrics, run, single = evaluate(completions, rewards, params)
-    summary = summarise(query_metrics, params) | {"headroom": _headroom(single, layout, params)}
+    summary = summarise(query_metrics, params) | {"headroom": _headroom(single, layout, params), "malformed": malformed(completions)}
     placed.write(completions, COMPLETIONS, layout)
     placed.write(run, RUN, layout)
     placed.write(query_metrics, QUERY_METRICS, layout)
@@ -81,6 +82,9 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     files.write_json(layout.evaluation("metrics.json"), headline(summary))
     files.write_json(layout.evaluation("score_metrics.json"), tally.metrics())
     tally.report("evaluate")
+    for system, shares in summary["malformed"].items():
+        if said := ", ".join(f"{share:.1%} of {decoding} answers" for decoding, share in shares.items() if share):
+            sys.stderr.write(f"evaluate: {system}: {said} malformed; the raw query counts in their place\n")
     return summary | {"completions": completions.filter(pl.col("decoding") != "none").height}
 
 
@@ -150,7 +154,7 @@ def _policy_folders(layout: Layout, iterations: Sequence[int]) -> dict[int, Path
 
 def _undecoded(system: str, prompt_ids: Iterable[str], queries: Sequence[str]) -> pl.DataFrame:
     rows = [(system, "none", prompt_id, 0, "", query) for prompt_id, query in zip(prompt_ids, queries, strict=True)]
-    return pl.DataFrame(rows, schema=COMPLETIONS.schema, orient="row")
+    return pl.DataFrame(rows, schema=DECODED.schema, orient="row")
 
 
 def _policy_completions(prompts: pl.DataFrame, folders: dict[int, Path], layout: Layout, params: Reads) -> list[pl.DataFrame]:
@@ -170,7 +174,7 @@ def _policy_completions(prompts: pl.DataFrame, folders: dict[int, Path], layout:
             key = content_key("evaluate.completions 2", content, sampling, part.rows())
             shards.append(Shard(key, part.height * (1 + settings.samples), (policy_name(iteration), folder, part)))
     answers, executor = _Answers(params), LocalExecutor(layout.cache / "evaluate")
-    found = executor.map_shards(answers.sample, shards, {"completions": COMPLETIONS}, "evaluate", "completions")
+    found = executor.map_shards(answers.sample, shards, {"completions": DECODED}, "evaluate", "completions")
     raw_queries = dict(prompts.select("prompt_id", "query").iter_rows())
     # Equal weights share their shards, whichever iteration made them: the system's name comes from here.
     named = [tables["completions"].with_columns(system=pl.lit(shard.payload[0])) for shard, tables in zip(shards, found, strict=True)]
@@ -178,11 +182,22 @@ def _policy_completions(prompts: pl.DataFrame, folders: dict[int, Path], layout:
 
 
 def _composed(completions: pl.DataFrame, raw_queries: dict[str, str], params: Reads) -> pl.DataFrame:
-    queries = []
-    for prompt_id, completion in completions.select("prompt_id", "completion").iter_rows():
-        answer = find_answer(completion)
-        queries.append(compose(raw_queries[prompt_id], completion[answer.start : answer.end], params.score_coalitions.composition))
-    return completions.with_columns(query=pl.Series(queries, dtype=pl.String))
+    composition = params.score_coalitions.composition
+    rows = completions.select("prompt_id", "completion").iter_rows()
+    found = [served(raw_queries[prompt_id], completion, composition) for prompt_id, completion in rows]
+    return completions.with_columns(
+        query=pl.Series([each.query for each in found], dtype=pl.String),
+        problem=pl.Series([each.problem for each in found], dtype=pl.String),
+    )
+
+
+def malformed(completions: pl.DataFrame) -> dict[str, dict[str, float]]:
+    """Return system -> decoding -> share of completions that hold no answer, where the raw query counts in its place."""
+    found: dict[str, dict[str, float]] = {}
+    decoded = completions.filter(pl.col("decoding") != "none").group_by("system", "decoding").agg((pl.col("problem") != "").mean())
+    for system, decoding, share in decoded.sort("system", "decoding").iter_rows():
+        found.setdefault(system, {})[decoding] = share
+    return found
 
 
 class _Answers:
@@ -222,7 +237,7 @@ class _Answers:
         for prompt_id, (likeliest, *drawn) in zip(ids, groups, strict=True):
             rows.append((system, "greedy", prompt_id, 0, likeliest.text, ""))
             rows += [(system, "sampled", prompt_id, index, row.text, "") for index, row in enumerate(drawn)]
-        return {"completions": pl.DataFrame(rows, schema=COMPLETIONS.schema, orient="row")}
+        return {"completions": pl.DataFrame(rows, schema=DECODED.schema, orient="row")}
 
 
 def _oracle_completions(
@@ -254,7 +269,7 @@ def _oracle_completions(
         return {"completions": _undecoded(ORACLE, part["prompt_id"], search.queries(part))}
 
     executor = LocalExecutor(layout.cache / "evaluate")
-    return [found["completions"] for found in executor.map_shards(answer, shards, {"completions": COMPLETIONS}, "oracle", "prompts")]
+    return [found["completions"] for found in executor.map_shards(answer, shards, {"completions": DECODED}, "oracle", "prompts")]
 
 
 def _rankings(shown: pl.DataFrame, reward: JudgedReward) -> pl.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pkgutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,8 +24,9 @@ from ospo_cli.params.train import Train
 from ospo_cli.tables import files, placed
 from ospo_cli.tables.prepared import PROMPTS
 from ospo_cli.tables.rollout import ROLLOUTS, SAMPLING_LOGPROBS
-from ospo_cli.tables.rollout_rows import RolloutRow, rollouts_frame
+from ospo_cli.tables.rollout_rows import RolloutRow, located, rollouts_frame
 from ospo_cli.tables.score_queries import RAW_QUERY_VALUES
+from ospo_cli.text.answers import PROBLEMS, find_answer
 
 if TYPE_CHECKING:
     from ospo_cli.policies.folder import LoadedPolicy
@@ -161,6 +163,7 @@ class _Sampling:
         self.done.shards += len(shards)
         self.done.too_long += len(unfit)
         made = {name: pl.concat([table.empty(), *(result[name] for result in results)]) for name, table in TABLES.items()}
+        made["rollouts"] = located(made["rollouts"])
         self.done.rounds.append(made)
         return made["rollouts"]
 
@@ -317,6 +320,7 @@ def describe(rollouts: pl.DataFrame) -> dict[str, Any]:
     lengths = rollouts["token_ids"].list.len().to_numpy()
     tokens = int(lengths.sum())
     logprobs = rollouts["behavior_logprobs"].explode(empty_as_null=False).to_numpy().astype(np.float64)
+    problems = Counter(find_answer(completion).problem for completion in rollouts["completion"].to_list())
     return {
         "rollouts": rollouts.height,
         "tokens": tokens,
@@ -327,7 +331,8 @@ def describe(rollouts: pl.DataFrame) -> dict[str, Any]:
         "length_share": _mean(rollouts["finish_reason"] == "length"),
         "answer_tags_share": _mean(rollouts["has_answer_tags"]),
         "empty_completions": int((rollouts["completion"] == "").sum()),
-        "empty_answers": int((rollouts["answer_start"] == rollouts["answer_end"]).sum()),
+        "malformed_answers": rollouts.height - problems[""],
+        **{f"malformed_{problem.replace(' ', '_')}": problems[problem] for problem in PROBLEMS},
         "distinct_completions_per_group": _mean(rollouts.group_by("prompt_id").agg(pl.col("completion").n_unique())["completion"]),
     }
 

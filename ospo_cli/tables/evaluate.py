@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import polars as pl
 
 from ospo_cli.tables.declare import Column, Place, Table
@@ -18,9 +20,12 @@ COMPLETIONS = Table(
         Column("sample_index", pl.Int32, "from 0"),
         Column("completion", pl.String, "full text; empty where nothing is decoded"),
         Column("query", pl.String, "text that the retriever was given"),
+        Column("problem", pl.String, "why the completion holds no answer (docs/rewards.md), so that the raw query counts; else empty"),
     ),
     place=EVALUATED,
 )
+# What a cache of sampled completions holds: how they are read may change without sampling again.
+DECODED = dataclasses.replace(COMPLETIONS, columns=COMPLETIONS.columns[:-1], place=None)
 RUN = Table(
     "run",
     "rankings, TREC sense; exported as TREC run files too",

@@ -27,8 +27,18 @@ class RolloutRow:
 
 def rollouts_frame(rows: Iterable[RolloutRow]) -> pl.DataFrame:
     """Return table rollouts, in the order of the rows."""
-    found = []
-    for row in rows:
-        answer = find_answer(row.completion)
-        found.append(vars(row) | {"answer_start": answer.start, "answer_end": answer.end, "has_answer_tags": answer.has_tags})
-    return pl.DataFrame(found, schema=ROLLOUTS.schema)
+    return pl.DataFrame([vars(row) | _place(row.completion) for row in rows], schema=ROLLOUTS.schema)
+
+
+def located(rollouts: pl.DataFrame) -> pl.DataFrame:
+    """Return the rollouts with their answers looked for anew: completions of a cache stay of use when what an answer is changes."""
+    places = [_place(completion) for completion in rollouts["completion"].to_list()]
+    return rollouts.with_columns(pl.DataFrame(places, schema={name: ROLLOUTS.schema[name] for name in _PLACES}))
+
+
+_PLACES = ("answer_start", "answer_end", "has_answer_tags")
+
+
+def _place(completion: str) -> dict[str, int | bool]:
+    answer = find_answer(completion)
+    return dict(zip(_PLACES, (answer.start, answer.end, answer.has_tags), strict=True))

@@ -1,34 +1,55 @@
-"""Where the answer lies within a completion."""
+"""Where the answer lies within a completion, and whether it is one."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 _OPEN_THINK = re.compile(r"<think>", re.IGNORECASE)
 _CLOSE_THINK = re.compile(r"</think>", re.IGNORECASE)
 _OPEN = re.compile(r"<answer>", re.IGNORECASE)
 _CLOSE = re.compile(r"</answer>", re.IGNORECASE)
+# <answer>, </think>, <b class="x">, <|im_end|>; not "a < b" and not "<3".
+_TAG = re.compile(r"<\s*(?:[/|]\s*)?[a-z][^<>]*>", re.IGNORECASE)
+_CUT_OFF_TAG = re.compile(r"<(?:/?(?:a|an|ans|answ|answe|answer|t|th|thi|thin|think)|\|[a-z_]*)\Z", re.IGNORECASE)
+
+PROBLEMS = ("unclosed", "tags inside", "control text", "empty")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Character span of the answer within the completion, white space at its ends left out."""
+    """Character span of the answer within the completion, white space at its ends left out.
+
+    Attributes:
+        start, end: the span; of no character where there is a problem.
+        has_tags: whether it stands in a closed `<answer>` pair without a tag in it.
+        problem: why the completion holds no answer, one of PROBLEMS; empty where it holds one.
+    """
 
     start: int
     end: int
     has_tags: bool
+    problem: str = ""
 
 
 def find_answer(completion: str) -> Answer:
     """Return the span of the answer: inside the first closed `<answer>` pair outside think blocks, tags in any case.
 
-    Without such a pair: what follows the last think block (what stands before it where nothing follows), without the text up to an
-    `<answer>` that was never closed (a completion that was cut off) and from a lone `</answer>` on. A `<think>` that is never closed
-    reaches to the `<answer>` behind it, or to the end.
+    Without any such tag: what follows the last think block (what stands before it where nothing follows), up to a lone `</answer>`. A
+    `<think>` that is never closed reaches to the `<answer>` behind it, or to the end.
+
+    A malformed text is no answer, and its words are not looked at, whoever asks (training, evaluation, a search engine):
+
+    unclosed: an `<answer>` that was never closed, as where a completion was cut off.
+    tags inside: it holds a tag (of any kind, also a special token that is spelled out) or the beginning of one at its end.
+    control text: it holds a control character other than white space, or U+FFFD (bytes that are no text).
+    empty: it holds no letter and no digit.
 
     >>> find_answer("<think>a</think><answer> navy coat </answer>")
-    Answer(start=25, end=34, has_tags=True)
+    Answer(start=25, end=34, has_tags=True, problem='')
+    >>> find_answer("<answer>lamp<answer>oak</answer>").problem
+    'tags inside'
     """
     blocks = _think_blocks(completion)
     position = 0
@@ -39,9 +60,25 @@ def find_answer(completion: str) -> Answer:
             continue
         closed = _CLOSE.search(completion, opened.end())
         if closed:
-            return _stripped(completion, opened.end(), closed.start(), True)
-        return _stripped(completion, opened.end(), len(completion), False)
-    return _untagged(completion, blocks)
+            return _checked(completion, _stripped(completion, opened.end(), closed.start(), True))
+        return Answer(opened.end(), opened.end(), False, "unclosed")
+    return _checked(completion, _untagged(completion, blocks))
+
+
+def _checked(completion: str, answer: Answer) -> Answer:
+    text = completion[answer.start : answer.end]
+    problem = ""
+    if _TAG.search(text) or _CUT_OFF_TAG.search(text):
+        problem = "tags inside"
+    elif any(map(_is_control, text)):
+        problem = "control text"
+    elif not any(map(str.isalnum, text)):
+        problem = "empty"
+    return Answer(answer.start, answer.start, answer.has_tags and problem != "tags inside", problem) if problem else answer
+
+
+def _is_control(letter: str) -> bool:
+    return letter == "\ufffd" or (unicodedata.category(letter) in ("Cc", "Cs") and not letter.isspace())
 
 
 def _think_blocks(completion: str) -> list[tuple[int, int]]:

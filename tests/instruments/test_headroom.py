@@ -19,11 +19,12 @@ from ospo_cli.params.policy import Policy
 from ospo_cli.params.rollout import Rollout
 from ospo_cli.params.score_coalitions import ScoreCoalitions
 from ospo_cli.params.whole import Params
-from ospo_cli.rewards.judged_reward import JudgedReward, compose
+from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.tables import parquet
 from ospo_cli.tables.headroom import HEADROOM, HEADROOM_QUERIES
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.text.composition import compose
 from tests.policies.tiny import write_tiny_policy
 from tests.stages.small_catalogue import frames, prepared, sampled_rows
 

@@ -156,6 +156,7 @@ def write_evaluation(layout: Layout, values: Params, hostile="") -> None:
                         sample,
                         answer,
                         row["query"] if decoding == "none" else f"navy wool {system}{hostile}",
+                        "",
                     )
                 )
     write(layout.evaluation("completions.parquet"), COMPLETIONS, completions)

@@ -10,8 +10,9 @@ import pytest
 from ospo_cli.errors import ParameterError, RetrievalError
 from ospo_cli.params.score_coalitions import ScoreCoalitions
 from ospo_cli.params.whole import Params
-from ospo_cli.rewards.judged_reward import JudgedReward, compose
+from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.tables.prepared import POOLS, PROMPTS, QRELS
+from ospo_cli.text.composition import compose
 from tests.retrievers.catalogues import LOCAL, documents, random_queries, random_titles
 
 TITLES = [

@@ -106,6 +106,25 @@ def test_only_prompts_of_the_split_are_evaluated_and_each_system_answers_all_of_
     }
 
 
+def test_the_raw_query_counts_for_a_malformed_completion_and_it_is_counted(project, monkeypatch):
+    layout, values, _ = project
+    monkeypatch.setattr(
+        "ospo_cli.policies.token_pieces.TokenPieces.text", lambda self, ids: ("coat<answer>wo", "<answer>a</answer>")[sum(ids) % 2]
+    )
+    shutil.rmtree(layout.cache)
+    summary = evaluate.execute(layout, values)
+    completions = parquet.read(layout.evaluation("completions.parquet"), COMPLETIONS).filter(pl.col("decoding") != "none")
+    queries = dict(parquet.read(layout.prepared("prompts.parquet"), PROMPTS).select("prompt_id", "query").iter_rows())
+    bad = completions.filter(pl.col("completion") == "coat<answer>wo")
+    assert 0 < bad.height < completions.height
+    assert set(bad["problem"]) == {"unclosed"}
+    assert bad["query"].to_list() == [queries[prompt_id] for prompt_id in bad["prompt_id"]]
+    good = completions.filter(pl.col("problem") == "")
+    assert set(good["query"]) == {"a"}
+    shares = completions.filter(pl.col("decoding") == "sampled", pl.col("system") == "policy-001")["problem"] != ""
+    assert summary["malformed"]["policy-001"]["sampled"] == pytest.approx(shares.mean())
+
+
 def test_a_second_run_writes_the_same_bytes_with_and_without_the_cache(project):
     layout, values, _ = project
     before = files(layout)

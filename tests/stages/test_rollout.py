@@ -12,6 +12,7 @@ from ospo_cli.stages.rollout import choose_prompts
 from ospo_cli.tables import parquet
 from ospo_cli.tables.prepared import PROMPTS
 from ospo_cli.tables.rollout import ROLLOUTS, SAMPLING_LOGPROBS
+from ospo_cli.tables.rollout_rows import located
 from ospo_cli.text.answers import find_answer
 from tests.policies.tiny import copy_project, tiny_params, write_project
 
@@ -51,6 +52,18 @@ def test_metrics_count_what_the_table_holds(sampled):
     assert metrics["tokens"] == rollouts["token_ids"].list.len().sum()
     assert metrics["entropy"] == pytest.approx(-rollouts["behavior_logprobs"].explode().mean(), rel=1e-5)
     assert metrics["stop_share"] + metrics["length_share"] == pytest.approx(1)
+    assert metrics["malformed_answers"] == rollouts.filter(pl.col("answer_start") == pl.col("answer_end")).height
+    assert metrics["malformed_answers"] == sum(count for name, count in metrics.items() if name.startswith("malformed_")) / 2
+
+
+def test_a_cached_completion_is_read_by_todays_rule_of_what_an_answer_is(sampled):
+    _, _, rollouts = sampled
+    as_cached = rollouts.with_columns(
+        completion=pl.lit("red<answer>coat"), answer_start=pl.lit(11, pl.Int32), answer_end=pl.lit(15, pl.Int32)
+    )
+    found = located(as_cached)
+    assert found.schema == rollouts.schema
+    assert set(found.select("answer_start", "answer_end", "has_answer_tags").rows()) == {(11, 11, False)}
 
 
 def test_the_batch_size_and_so_the_shards_change_no_byte(sampled):

@@ -15,7 +15,7 @@ from tests.text.every_tokenizer import KINDS, pieces
 from tests.text.test_every_tokenizer import ids_of, proportional
 
 # Without an end token the answer ends in the last token; a phrase occurs twice in the answer, and in the think block before it.
-TEXT = "<think>navy, wool coat</think><answer>navy, wool coat, navy"
+TEXT = "<think>navy, wool coat</think>navy, wool coat, navy"
 
 Spans = list[tuple[int, int]]
 Mapping = Callable[[str, list[int], str, Spans], TokenMap]

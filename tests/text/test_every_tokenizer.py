@@ -43,7 +43,9 @@ def token_map(kind: str, ids: list[int], level: str = "phrase") -> tuple[TokenMa
     """The way of the stages: completion from the ids' pieces, answer, segments, spans, overlaps."""
     completion = pieces(kind).text(ids)
     answer = find_answer(completion)
-    spans = [(span.start + answer.start, span.end + answer.start) for span in segment(completion[answer.start : answer.end], level)]
+    # A malformed answer has no segments; the map is tested on hostile text all the same.
+    first, last = (0, len(completion)) if answer.problem else (answer.start, answer.end)
+    spans = [(span.start + first, span.end + first) for span in segment(completion[first:last], level)]
     flat = np.array(spans, dtype=np.int64).reshape(-1, 2)
     rows = np.zeros(len(spans), dtype=np.int64)
     found = overlaps([completion], [token_spans(pieces(kind).pieces(ids), completion)], rows, flat[:, 0], flat[:, 1])
