@@ -55,7 +55,7 @@ def main() -> None:
         ("final answers without them", without),
     ):
         values = reward.values(ids, [reward.compose(prompt_id, text) for prompt_id, text in zip(ids, texts, strict=True)])
-        mean, low, high, p_value = draws.difference(values, raw)
+        mean, low, high, p_value, _ = draws.difference(values, raw)
         print(f"{name} {values.mean():.3f}, minus raw query {mean:+.3f} [{low:+.3f}, {high:+.3f}], p {p_value:.4f}")
 
 

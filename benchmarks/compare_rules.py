@@ -5,11 +5,13 @@ Run: python benchmarks/compare_rules.py FOLDER [--seeds 0 1 2] [--methods unifor
 
 FOLDER keeps one project per seed and method; run it again and only what is missing is computed. Every seed is a warm start and a training
 of its own (of the demo: a shop too). A method is RULE, ESTIMATOR+RULE, or ospo-prop or ospo-rank for all that the paper says of credit
-(section attribute of that algorithm); the first is what the others are compared with. Where all seeds have the same held-out prompts (not
-the demo's), a prompt's value is its mean over the seeds. --inputs is a folder whose content every project
+(section attribute of that algorithm); the first is what the others are compared with. --inputs is a folder whose content every project
 needs (a catalogue, data/pretrained); it is linked, not copied. Of each method the learning rate with the best reward in the last
-iteration's rollouts is compared (train prompts: held-out prompts choose nothing); all of them stand below. Intervals (95 %) resample
-prompts; the spread (±) is the standard deviation over seeds; p values are not adjusted for their number. Curves: mean reward of the
+iteration's rollouts is compared (train prompts: held-out prompts choose nothing); all of them stand below. From two seeds on the first
+table compares trainings: 95 % t intervals over seeds and prompts with their degrees of freedom (maths/over_trainings.py), ± the standard
+deviation over seeds. The table "over prompts" says what other prompts would have given for these trained policies, and nothing of other
+trainings; of seeds with the same held-out prompts (not the demo's) a prompt's value is its mean over the seeds. Holm: adjusted for all
+comparisons of the table. "could show": the smallest true difference that this design shows four times in five. Curves: mean reward of the
 rollouts, in tenths of the training, against the tokens sampled and the minutes of processor time from rollout to update. --curves FILE.svg
 draws them. --outcomes FOLDER keeps each project's values as a small Parquet file, and takes them from there where FOLDER has no such
 project: seeds may be added later or elsewhere.
@@ -24,6 +26,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,8 @@ import polars as pl
 from ospo_cli import presets
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
-from ospo_cli.maths.statistics import Resamples
+from ospo_cli.maths.over_trainings import TrainingDifference, over_trainings
+from ospo_cli.maths.statistics import PairedDifference, Resamples, holm
 from ospo_cli.params.whole import Params
 from ospo_cli.report.charts import Frame, Line, line_chart, nice_ticks
 from ospo_cli.report.pages import svg
@@ -47,6 +51,8 @@ METHODS = (
     "myerson+proportional",
     "potential",
 )
+Chosen = dict[str, list[dict[str, Any]]]
+Comparison = tuple[str, str, str]
 PAPERS = ("ospo-prop", "ospo-rank")
 TENTHS = 10
 
@@ -238,21 +244,16 @@ def print_tables(found: dict[tuple[str, float], list[dict[str, Any]]], options: 
         method: max(options.learning_rates, key=lambda rate, method=method: _average(found[method, rate], "last_reward"))
         for method in options.methods
     }
-    reference = found[options.methods[0], best[options.methods[0]]]
-    differences = (f"minus {options.methods[0]}", "minus raw query")
-    head = ("method", "learning rate", "greedy", *differences, "sampled", *differences)
-    print("\n| " + " | ".join((*head, "mean training reward", "tokens sampled", "texts scored", "CPU minutes")) + " |\n|" + " --- |" * 12)
-    for method in options.methods:
-        rows = found[method, best[method]]
-        cells = [method, f"{best[method]:g}"]
-        for decoding in ("greedy", "sampled"):
-            cells.append(_mean(rows, "final", decoding, draws))
-            cells.append("" if rows is reference else _difference(rows, reference, decoding, ("final", decoding), draws))
-            cells.append(_difference(rows, rows, decoding, ("raw query", "none"), draws))
-        cells += [f"{_average(rows, 'training_reward'):.3f}", f"{_average(rows, 'tokens'):,.0f}", f"{_average(rows, 'texts'):,.0f}"]
-        cells.append(f"{np.mean([row['summed_minutes'][-1] for row in rows]):,.0f}")
-        print("| " + " | ".join(cells) + " |")
-    print_curves({method: found[method, best[method]] for method in options.methods}, options.curves)
+    chosen = {method: found[method, best[method]] for method in options.methods}
+    compared = differences(chosen, draws)
+    if len(options.seeds) > 1:
+        over_seeds = {key: pair[1] for key, pair in compared.items() if pair[1] is not None}
+        print_comparison("over seeds and prompts, for other trainings", chosen, best, over_seeds, _spread)
+    over_prompts = {key: pair[0] for key, pair in compared.items()}
+    print_comparison(
+        "over prompts, for these trained policies", chosen, best, over_prompts, lambda rows, decoding: _mean(rows, "final", decoding, draws)
+    )
+    print_curves(chosen, options.curves)
     print("\n| method | learning rate | greedy | sampled | mean training reward | in the last iteration |\n|" + " --- |" * 6)
     for (method, rate), rows in found.items():
         ends = f"{_mean(rows, 'final', 'greedy', draws)} | {_mean(rows, 'final', 'sampled', draws)}"
@@ -265,11 +266,67 @@ def _mean(rows: list[dict[str, Any]], name: str, decoding: str, draws: Resamples
     return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]{spread}"
 
 
-def _difference(rows: list[dict[str, Any]], others: list[dict[str, Any]], decoding: str, other: tuple[str, str], draws: Resamples) -> str:
-    paired = draws.difference(_pooled(rows, decoding), _pooled(others, other[1], other[0]))
-    found = f"{paired.mean:+.3f} [{paired.low:+.3f}, {paired.high:+.3f}] p {paired.p_value:.4f}"
-    apart = [one["cells"]["final", decoding].mean() - two["cells"][other].mean() for one, two in zip(rows, others, strict=True)]
-    return found + (f" (by seed {', '.join(f'{each:+.3f}' for each in apart)})" if len(rows) > 1 else "")
+def differences(chosen: Chosen, draws: Resamples) -> dict[Comparison, tuple[PairedDifference, TrainingDifference | None]]:
+    """Return (method, decoding, compared with) -> the difference over prompts, and over seeds and prompts where there are seeds."""
+    reference, found = next(iter(chosen)), {}
+    for method, rows in chosen.items():
+        for decoding in ("greedy", "sampled"):
+            others = {reference: (chosen[reference], ("final", decoding)), "raw query": (rows, ("raw query", "none"))}
+            for name, (other, cell) in others.items():
+                if name == method:
+                    continue
+                apart = [one["cells"]["final", decoding] - two["cells"][cell] for one, two in zip(rows, other, strict=True)]
+                over_seeds = over_trainings(apart, _same_prompts(rows)) if len(rows) > 1 else None
+                over_prompts = draws.difference(_pooled(rows, decoding), _pooled(other, cell[1], cell[0]))
+                found[method, decoding, name] = (over_prompts, over_seeds)
+    return found
+
+
+def print_comparison(
+    heading: str,
+    chosen: Chosen,
+    rates: dict[str, float],
+    compared: dict[Comparison, PairedDifference] | dict[Comparison, TrainingDifference],
+    value: Callable[[list[dict[str, Any]], str], str],
+) -> None:
+    """Print a row per method: its values, and what it is above the first method and the raw query, with p adjusted over the table."""
+    reference = next(iter(chosen))
+    adjusted = dict(zip(compared, holm([each.p_value for each in compared.values()]), strict=True))
+    apart = (f"minus {reference}", "minus raw query")
+    head = (
+        "method",
+        "learning rate",
+        "greedy",
+        *apart,
+        "sampled",
+        *apart,
+        "mean training reward",
+        "tokens sampled",
+        "texts scored",
+        "CPU minutes",
+    )
+    print(f"\n{heading}\n\n| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
+    for method, rows in chosen.items():
+        cells = [method, f"{rates[method]:g}"]
+        for decoding in ("greedy", "sampled"):
+            keys = [(method, decoding, name) for name in (reference, "raw query")]
+            cells += [value(rows, decoding), *(_difference(compared[key], adjusted[key]) if key in compared else "" for key in keys)]
+        cells += [f"{_average(rows, 'training_reward'):.3f}", f"{_average(rows, 'tokens'):,.0f}", f"{_average(rows, 'texts'):,.0f}"]
+        cells.append(f"{np.mean([row['summed_minutes'][-1] for row in rows]):,.0f}")
+        print("| " + " | ".join(cells) + " |")
+
+
+def _difference(found: PairedDifference | TrainingDifference, adjusted: float) -> str:
+    text = f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}] p {found.p_value:.4f}, Holm {adjusted:.3f}"
+    text += f", could show {found.detectable:.3f}"
+    if isinstance(found, TrainingDifference):
+        text += f", {found.degrees:.1f} df (by seed {', '.join(f'{each:+.3f}' for each in found.by_seed)})"
+    return text
+
+
+def _spread(rows: list[dict[str, Any]], decoding: str) -> str:
+    means = [row["cells"]["final", decoding].mean() for row in rows]
+    return f"{np.mean(means):.3f} ± {np.std(means, ddof=1):.3f}"
 
 
 def _pooled(rows: list[dict[str, Any]], decoding: str, name: str = "final") -> np.ndarray:

@@ -131,7 +131,7 @@ def headroom(
             mean = draws.mean(values)
             against: tuple[float | None, ...] = (None,) * 5
             if system != RAW_QUERY:
-                against = (*draws.difference(values, raw), float(np.mean(values > raw + 1e-12)))
+                against = (*draws.difference(values, raw)[:4], float(np.mean(values > raw + 1e-12)))
             rows.append((name, reward.metric.name, _split(chosen), system, *mean, *against, chosen.height))
             columns = {"prompt_id": ids, "query": queries, "value": values.tolist()}
             details.append(pl.DataFrame({"retriever": [name] * len(ids), "system": [system] * len(ids)} | columns))

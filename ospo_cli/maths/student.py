@@ -29,6 +29,30 @@ def quantile(degrees: Values | float, level: float = 0.95) -> Values:
     return np.asarray(stdtrit(np.asarray(degrees, dtype=np.float64), (1 + level) / 2))
 
 
+def detectable(degrees: float, level: float = 0.95, power: float = 0.8) -> float:
+    """Return how many standard errors from 0 a true mean must lie for a two-sided t test to show it with probability `power`.
+
+    It is the noncentrality at which a test at 1 - `level` rejects on the true side.
+
+    >>> round(detectable(1e6), 3), round(detectable(1), 1)
+    (2.802, 16.3)
+    """
+    from scipy.special import nctdtrinc
+
+    return float(nctdtrinc(degrees, 1 - power, float(quantile(degrees, level))))
+
+
+def two_sided_p(statistic: float, degrees: float) -> float:
+    """Return the chance that Student's t lies at least so far from 0.
+
+    >>> round(two_sided_p(2.0, 1), 3)
+    0.295
+    """
+    from scipy.special import stdtr
+
+    return float(2 * stdtr(degrees, -abs(statistic)))
+
+
 def half_width(standard_error: Values, degrees: Values, level: float = 0.95) -> Values:
     """Return [..., n] half the width of the interval around each share of a rollout, from standard errors of few pairs.
 

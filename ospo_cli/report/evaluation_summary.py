@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import polars as pl
 
 from ospo_cli.maths import seeding
-from ospo_cli.maths.statistics import Resamples
+from ospo_cli.maths.statistics import Resamples, holm
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,13 +60,16 @@ def summarise(query_metrics: pl.DataFrame, params: Sections) -> dict[str, Any]:
             if (found := paired(key, base)) is not None:
                 cell[label] = found
         values.setdefault(key[0], {}).setdefault(key[1], {}).setdefault(key[2], {})[key[3]] = cell
-    training, gaps = params.score_coalitions.retriever, []
+    training = params.score_coalitions.retriever
+    gaps: list[dict[str, Any]] = []
     raw, oracle = (RAW_QUERY, "none"), (ORACLE, "none")
     for decoding in ("greedy", "sampled"):
         warm, final = (policies[0], decoding), (policies[-1], decoding)
         for better, worse in ((warm, raw), (final, warm), (final, raw), (oracle, final)):
             if (found := paired((*better, training, HEADLINE), (*worse, training, HEADLINE))) is not None:
                 gaps.append({"better": better[0], "worse": worse[0], "decoding": decoding} | found)
+    for gap, adjusted in zip(gaps, holm([gap["p_value"] for gap in gaps]), strict=True):
+        gap["p_holm"] = adjusted
     return {
         "split": settings.split,
         "prompts": query_metrics["prompt_id"].n_unique(),
@@ -126,4 +129,4 @@ def policy_name(iteration: int) -> str:
 
 
 def _draws(prompts: int, params: Sections) -> Resamples:
-    return Resamples(prompts, params.evaluate.bootstrap, seeding.generator(params.train.seed, "evaluate/bootstrap"))
+    return Resamples(prompts, params.evaluate.bootstrap, seeding.generator(params.train.seed, "evaluate/bootstrap"), bounds=(0.0, 1.0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 import polars as pl
@@ -13,10 +15,12 @@ from ospo_cli.maths.statistics import Resamples
 from ospo_cli.params import whole
 from ospo_cli.params.whole import Params
 from ospo_cli.report.kept_runs import Run, compared, how
+from ospo_cli.report.kept_seeds import over_seeds
 from ospo_cli.tables import parquet, placed
 from ospo_cli.tables.evaluate import QUERY_METRICS
 from ospo_cli.tables.files import read_json
 from ospo_cli.tables.keep import KEPT_VALUES
+from ospo_cli.tables.prepared import PROMPTS, QRELS
 
 
 def comparison(layout: Layout, params: Params) -> dict[str, Any] | None:
@@ -25,8 +29,9 @@ def comparison(layout: Layout, params: Params) -> dict[str, Any] | None:
     if not kept or not layout.evaluation("summary.json").is_file():
         return None
     own = present_run(layout, params)
-    draws = Resamples(len(own.prompts()), params.evaluate.bootstrap, seeding.generator(params.train.seed, "kept runs"))
-    return compared(own, kept, draws)
+    draws = Resamples(len(own.prompts()), params.evaluate.bootstrap, seeding.generator(params.train.seed, "kept runs"), bounds=(0.0, 1.0))
+    measured_alike = [run for run in kept if all(run.facts[name] == own.facts[name] for name in ("metric", "retriever", "split"))]
+    return compared(own, kept, draws) | {"over_seeds": over_seeds(own, measured_alike)}
 
 
 def present_run(layout: Layout, params: Params) -> Run:
@@ -53,8 +58,18 @@ def present_run(layout: Layout, params: Params) -> Run:
             {"tokens": sampled["tokens"], "reward_calls": scored["distinct_values"], "mean_reward": scored.get("mean_reward")}
         )
     facts = {"metric": summary["metric"], "retriever": summary["training_retriever"], "split": summary["split"]}
+    facts["prompts"] = _hash_of_prompts(layout, values)
     mapping = whole.to_mapping(params)
     return Run("", facts | {"how": how(mapping)}, iterations, values, mapping)
+
+
+def _hash_of_prompts(layout: Layout, values: pl.DataFrame) -> str:
+    evaluated = values["prompt_id"].unique().to_list()
+    rows = [
+        placed.read(table, layout).filter(pl.col("prompt_id").is_in(evaluated)).select(columns).sort(columns).rows()
+        for table, columns in ((PROMPTS, ["prompt_id", "prompt"]), (QRELS, ["prompt_id", "doc_id", "relevance"]))
+    ]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def kept_runs(layout: Layout) -> list[Run]:
@@ -66,6 +81,8 @@ def kept_runs(layout: Layout) -> list[Run]:
         values = parquet.read(path.parent / "values.parquet", KEPT_VALUES, made_by=made_by)
         try:
             facts = {name: str(content["facts"][name]) for name in ("metric", "retriever", "split", "how")}
+            if "prompts" in content["facts"]:  # not in what was kept by earlier versions
+                facts["prompts"] = str(content["facts"]["prompts"])
             iterations = [{name: float(each[name]) for name in ("tokens", "reward_calls")} for each in content["iterations"]]
         except (KeyError, TypeError, ValueError) as error:
             raise TableError(path, "is not what `ospo keep` writes", found=error, remedy="delete its folder") from None

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ospo_cli.maths.statistics import Resamples
+from ospo_cli.maths.statistics import Resamples, holm
 
 DECODINGS = ("greedy", "sampled")
 
@@ -21,7 +21,7 @@ class Run:
 
     Attributes:
         name: its name; empty for the project's own.
-        facts: metric, retriever and split of its evaluation; `how` it learned.
+        facts: metric, retriever and split of its evaluation; `how` it learned; `prompts`, a hash of their texts and judgments, where known.
         iterations: one mapping per iteration, from 1: tokens sampled and texts scored in it.
         values: table kept_values.
         params: what it was made with, section -> name -> value.
@@ -40,6 +40,10 @@ class Run:
     def prompts(self) -> list[str]:
         """Return the prompts that were evaluated, in order."""
         return sorted(set(self.values["prompt_id"]))
+
+    def evaluated_on(self) -> tuple[str | None, list[str]]:
+        """Return what tells its prompts from others; ids do not, since every seed of the demo shop has the same ones."""
+        return self.facts.get("prompts"), self.prompts()
 
     def at(self, decoding: str, place: float | None, what: str = "tokens") -> NDArray[np.float64] | None:
         """Return [prompts] values of the last policy, or where `place` of tokens or calls was spent; None without such a decoding.
@@ -79,8 +83,9 @@ def how(params: Mapping[str, Mapping[str, Any]]) -> str:
 def compared(own: Run, kept: Sequence[Run], draws: Resamples) -> dict[str, Any]:
     """Return the comparison: rows at the end, at the fewest tokens and at the fewest reward calls that any run spent; and who was left out.
 
-    Differences are to the project's own run, paired by prompt. A run that was evaluated on other prompts, by another metric or under
-    another retriever is left out, with the reason.
+    Differences are to the project's own run, paired by prompt: over prompts, for these trained policies. p is also adjusted for the
+    comparisons of a table (Holm). A run that was evaluated on other prompts, by another metric or under another retriever is left out,
+    with the reason.
 
     Args:
         own: the project's run.
@@ -90,7 +95,7 @@ def compared(own: Run, kept: Sequence[Run], draws: Resamples) -> dict[str, Any]:
     left_out, runs = [], [own]
     for run in kept:
         reasons = [f"another {name}" for name in ("metric", "retriever", "split") if run.facts[name] != own.facts[name]]
-        reasons += ["other prompts"] if run.prompts() != own.prompts() else []
+        reasons += ["other prompts"] if not _same_prompts(run, own) else []
         if reasons:
             left_out.append({"name": run.name, "reason": reasons[0]})
         else:
@@ -99,9 +104,22 @@ def compared(own: Run, kept: Sequence[Run], draws: Resamples) -> dict[str, Any]:
     for what in ("", "tokens", "reward_calls"):
         place = min(float(run.spent(what)[-1]) for run in runs) if what else None
         rows = [_row(run, own, place, what or "tokens", draws) for run in runs]
+        _adjust(rows)
         tables.append({"what": what, "place": place, "rows": rows})
     apart = [{"name": run.name, "names": set_otherwise(own.params, run.params)} for run in runs[1:]]
     return {"tables": tables, "left_out": left_out, "set_otherwise": [each for each in apart if each["names"]]}
+
+
+def _same_prompts(run: Run, own: Run) -> bool:
+    """Return whether both were evaluated on the same prompts; of runs kept without a hash the ids are compared."""
+    (one, ids), (other, own_ids) = run.evaluated_on(), own.evaluated_on()
+    return ids == own_ids and (one == other or None in (one, other))
+
+
+def _adjust(rows: Sequence[Mapping[str, Any]]) -> None:
+    found = [row[decoding]["to_own"] for row in rows for decoding in DECODINGS if row[decoding] and "to_own" in row[decoding]]
+    for cell, adjusted in zip(found, holm([cell["p_value"] for cell in found]), strict=True):
+        cell["p_holm"] = adjusted
 
 
 def set_otherwise(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
@@ -135,7 +153,6 @@ def _row(run: Run, own: Run, place: float | None, what: str, draws: Resamples) -
         mean = draws.mean(values)
         cell: dict[str, Any] = {"mean": mean.mean, "low": mean.low, "high": mean.high}
         if run is not own and base is not None:
-            paired = draws.difference(values, base)
-            cell["to_own"] = {"mean": paired.mean, "low": paired.low, "high": paired.high, "p_value": paired.p_value}
+            cell["to_own"] = draws.difference(values, base)._asdict()
         row[decoding] = cell
     return row

@@ -17,7 +17,10 @@ def print_result(summary: dict[str, Any], stream: TextIO | None = None) -> None:
     """Print the headline metric of every system with intervals, then the gaps."""
     output = Terminal(stream if stream is not None else sys.stdout)
     place = f"{metric_label(summary['metric'])} on {summary['prompts']} {summary['split']} prompts, {summary['training_retriever']}"
-    output.line(f"{place}, {round(summary['level'] * 100)} % bootstrap intervals; raw query and oracle are not decoded", style="bold")
+    output.line(
+        f"{place}, {round(summary['level'] * 100)} % intervals over prompts, for these policies; raw query and oracle are not decoded",
+        style="bold",
+    )
     output.line()
     header, rows = ["system", "greedy", "sampled", "greedy - raw query"], []
     for row in result_rows(summary):
@@ -69,7 +72,7 @@ def _difference(cell: dict[str, Any] | None) -> str:
 
 def _gap_line(gap: dict[str, Any]) -> str:
     names = f"{system_label(gap['better'])} - {system_label(gap['worse'])} ({gap['decoding']})"
-    line = f"{names}: {_difference(gap)}, p = {gap['p_value']:.4f}"
+    line = f"{names}: {_difference(gap)}, p = {gap['p_value']:.4f}, Holm {gap['p_holm']:.4f}"
     if gap["low"] <= 0 <= gap["high"]:
         return f"{line}  (0 is in the interval)"
     if gap["p_value"] > _CHANCE:

@@ -204,7 +204,7 @@ def test_a_run_that_was_kept_without_its_parameters_still_compares(tmp_path):
     path.write_text(json.dumps({name: content[name] for name in ("facts", "iterations")}))
     assert comparison(layout, params)["set_otherwise"] == []
     assert [line.split("  ")[0] for line in printed(comparison(layout, params)).splitlines()[:4]] == [
-        "At the end",
+        "At the end, over prompts, for these trained policies",
         "run",
         "this run",
         "old",

@@ -8,24 +8,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ospo_cli.errors import OspoError
-from ospo_cli.maths.statistics import Resamples, bootstrap_mean, paired_difference
+from ospo_cli.maths.statistics import Resamples, bootstrap_mean, holm, paired_difference
 
 values = st.lists(st.floats(0, 1, allow_subnormal=False), min_size=1, max_size=30)
+many = st.integers(0, 1000).map(lambda seed: np.random.default_rng(seed).random(64 + seed % 40).tolist())
 
 
 def rng(seed=0):
     return np.random.default_rng(seed)
 
 
-@given(values)
-@settings(max_examples=50, deadline=None)
-def test_the_interval_lies_within_the_range_of_the_values(sample):
+@given(many)
+@settings(max_examples=20, deadline=None)
+def test_the_interval_of_many_values_lies_within_their_range(sample):
     mean, low, high = bootstrap_mean(sample, 200, rng())
     assert min(sample) - 1e-12 <= low <= high <= max(sample) + 1e-12
     assert mean == pytest.approx(np.mean(sample))
 
 
-@given(values, st.floats(-2, 2), st.floats(0.1, 5))
+@given(values)
+@settings(max_examples=50, deadline=None)
+def test_the_interval_of_few_values_holds_their_mean_and_ends_at_the_bounds(sample):
+    mean, low, high = Resamples(len(sample), 200, rng(), bounds=(0.0, 1.0)).mean(sample)
+    assert 0 <= low <= mean + 1e-12
+    assert mean - 1e-12 <= high <= 1
+
+
+@given(values | many, st.floats(-2, 2), st.floats(0.1, 5))
 @settings(max_examples=50, deadline=None)
 def test_shifting_and_scaling_the_values_shifts_and_scales_the_interval(sample, shift, scale):
     plain = np.array(bootstrap_mean(sample, 100, rng()))
@@ -59,6 +68,85 @@ def test_a_95_percent_interval_covers_the_true_mean_about_95_times_in_100():
     draws = rng(6)
     intervals = [bootstrap_mean(draws.random(60), 300, draws) for _ in range(300)]
     assert 0.91 <= np.mean([low <= 0.5 <= high for _, low, high in intervals]) <= 0.985
+
+
+def few(name, size, draws):
+    """Return [repetitions, size] values of a kind that metrics have, and their true mean."""
+    shape = (400, size)
+    is_other, other = draws.random(shape), draws.beta(2, 2, shape)
+    kinds = {
+        "values of every size": (np.where(is_other < 0.3, 0.0, np.where(is_other < 0.5, 1.0, other)), 0.45),
+        "mostly perfect": (np.where(is_other < 0.7, 1.0, other), 0.85),
+        "a third differ": (np.where(is_other < 0.35, draws.normal(0.05, 0.3, shape), 0.0), 0.0175),
+        "one in 50 loses": (np.where(is_other < 0.02, -other, 0.0), -0.01),
+        "one in 33 differs": (np.where(is_other < 0.03, np.where(draws.random(shape) < 0.3, other, -other), 0.0), -0.006),
+    }
+    return kinds[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "at_least"),
+    [
+        ("values of every size", 10, 0.93),
+        ("values of every size", 30, 0.93),
+        ("mostly perfect", 20, 0.93),
+        ("mostly perfect", 10, 0.88),  # two or three values say little about their tail
+        ("a third differ", 10, 0.92),
+        ("a third differ", 30, 0.93),
+        ("one in 50 loses", 256, 0.93),
+        ("one in 33 differs", 256, 0.92),
+    ],
+)
+def test_intervals_of_few_values_and_of_rare_differences_cover_the_true_mean(name, size, at_least):
+    samples, truth = few(name, size, rng(30))
+    draws = Resamples(size, 1000, rng(31))
+    assert at_least <= np.mean([low <= truth <= high for _, low, high in map(draws.mean, samples)]) <= 0.99
+
+
+@pytest.mark.parametrize("power", [1, 3])
+def test_skewed_few_values_get_the_bca_interval_of_scipy_where_it_is_wider_than_t(power):
+    from scipy import stats
+
+    sample = rng(32).random(25) ** power
+    reference = stats.bootstrap((sample,), np.mean, n_resamples=20_000, method="BCa", rng=rng(33)).confidence_interval
+    half = stats.t.ppf(0.975, 24) * stats.sem(sample)
+    _, low, high = bootstrap_mean(sample, 20_000, rng(34))
+    assert low == pytest.approx(min(reference.low, sample.mean() - half), abs=2e-3)
+    assert high == pytest.approx(max(reference.high, sample.mean() + half), abs=2e-3)
+
+
+def test_thirty_values_unlike_the_median_are_few_and_more_are_not():
+    bases = {extra: np.concatenate([np.zeros(200), rng(35).random(extra)]) for extra in (30, 31)}
+    widths = {extra: np.subtract(*bootstrap_mean(sample, 2000, rng(36))[:0:-1]) for extra, sample in bases.items()}
+    spreads = {extra: 2 * 1.96 * sample.std() / np.sqrt(sample.size) for extra, sample in bases.items()}
+    assert widths[30] > 1.05 * spreads[30]
+    assert widths[31] < 1.05 * spreads[31]
+
+
+def test_a_difference_as_large_as_the_detectable_one_is_shown_four_times_in_five():
+    draws = rng(37)
+    detectable = paired_difference(draws.normal(0, 0.2, 5000), np.zeros(5000), 100, rng()).detectable * np.sqrt(5000 / 100)
+    resamples = Resamples(100, 400, rng(38))
+    found = [resamples.difference(draws.normal(detectable, 0.2, 100), np.zeros(100)) for _ in range(400)]
+    assert np.mean([each.low > 0 for each in found]) == pytest.approx(0.8, abs=0.05)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+@settings(max_examples=50, deadline=None)
+def test_holm_rejects_what_its_step_down_definition_rejects(p_values):
+    adjusted = holm(p_values)
+    for level in (0.01, 0.05, 0.2):
+        rejected, order = set(), sorted(range(len(p_values)), key=p_values.__getitem__)
+        for step, index in enumerate(order):
+            if p_values[index] * (len(p_values) - step) > level:
+                break
+            rejected.add(index)
+        assert {index for index, value in enumerate(adjusted) if value <= level} == rejected
+    assert all(before <= after <= 1 for before, after in zip(p_values, adjusted, strict=True))
+
+
+def test_no_comparison_needs_no_adjustment_and_one_keeps_its_p():
+    assert (holm([]), holm([0.04])) == ([], [0.04])
 
 
 def test_the_exact_p_value_counts_all_sign_patterns():
@@ -101,7 +189,7 @@ def test_draws_that_are_used_again_give_what_fresh_ones_give():
 
 def test_equal_systems_differ_by_nothing_with_p_one():
     a = rng(12).random(100)
-    assert paired_difference(a, a, 100, rng()) == (0.0, 0.0, 0.0, 1.0)
+    assert paired_difference(a, a, 100, rng()) == (0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 def test_a_large_clear_difference_has_a_small_p_that_is_not_zero():

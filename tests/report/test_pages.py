@@ -112,7 +112,9 @@ def report_page(folder):
     for name in ("tfidf-char", "mrr", "test"):
         summary = summary.replace(f'"{name}"', json.dumps(name + ALL))
     params = {section: texts(content) for section, content in data["params"].items()}
-    cell = {"mean": 0.5, "low": 0.4, "high": 0.6, "to_own": {"mean": 0.1, "low": 0.0, "high": 0.2, "p_value": 0.5}}
+    cell = {"mean": 0.5, "low": 0.4, "high": 0.6, "to_own": {"mean": 0.1, "low": 0.0, "high": 0.2, "p_value": 0.5, "p_holm": 1.0}}
+    over_seeds = {"deviation": 0.1, "to_own": cell["to_own"] | {"degrees": 1.0, "detectable": 0.3, "by_seed": [0.1, 0.2]}}
+    way = texts({"names": ["first"], "how": "grpo"}) | {"seeds": [0, 1], "greedy": cell | over_seeds, "sampled": None}
     row = texts({"name": "first", "how": "grpo"}) | {"tokens": 10.0, "reward_calls": 20.0, "greedy": cell, "sampled": None}
     audit = {
         "changed": [],
@@ -143,6 +145,7 @@ def report_page(folder):
             "plan": {"rows": [], "changed": [ALL]},
             "kept": {
                 "tables": [{"what": "", "place": None, "rows": [row]}],
+                "over_seeds": {"rows": [way]},
                 "set_otherwise": [texts({"name": "first", "names": ["update.epochs"]})],
                 "left_out": [texts({"name": "second", "reason": "other prompts"})],
             },

@@ -12,7 +12,7 @@ from tests.report import small_project
 @pytest.mark.parametrize(
     ("low", "high", "p_value", "ending"),
     [
-        (0.1, 0.3, 0.01, "p = 0.0100"),
+        (0.1, 0.3, 0.01, "p = 0.0100, Holm 0.0100"),
         (-0.3, -0.1, 0.01, "(below 0)"),
         (-0.1, 0.3, 0.5, "(0 is in the interval)"),
         (0.1, 0.3, 0.5, "signs by chance give as much: not shown)"),
@@ -21,7 +21,7 @@ from tests.report import small_project
 )
 def test_a_gap_of_few_prompts_is_not_called_one_where_the_test_of_signs_finds_none(low, high, p_value, ending):
     gap = {"better": "000", "worse": "raw-query", "decoding": "greedy", "mean": (low + high) / 2}
-    assert _gap_line(gap | {"low": low, "high": high, "p_value": p_value}).endswith(ending)
+    assert _gap_line(gap | {"low": low, "high": high, "p_value": p_value, "p_holm": p_value}).endswith(ending)
 
 
 def test_the_table_has_a_row_per_system_with_the_numbers_of_the_summary(tmp_path):
@@ -30,7 +30,9 @@ def test_the_table_has_a_row_per_system_with_the_numbers_of_the_summary(tmp_path
     stream = io.StringIO()
     print_result(summary, stream)
     heading, _, header, *rows = stream.getvalue().split("\n\nwarm start - raw query")[0].splitlines()
-    assert heading == "nDCG@10 on 12 test prompts, bm25, 95 % bootstrap intervals; raw query and oracle are not decoded"
+    assert (
+        heading == "nDCG@10 on 12 test prompts, bm25, 95 % intervals over prompts, for these policies; raw query and oracle are not decoded"
+    )
     assert header.split("  ")[0] == "system"
     assert [row.split("  ")[0] for row in rows] == ["raw query", "warm start", "iteration 1", "oracle"]
     cell = summary["values"]["policy-001"]["greedy"]["bm25"]["ndcg@10"]

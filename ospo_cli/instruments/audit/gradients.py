@@ -278,7 +278,7 @@ def _table(products: dict[Method, HalfProducts], params: Params) -> pl.DataFrame
             ("agreement with GRPO", gradient_agreement.agreement_with_uniform),
         ):
             values, others = measure(own), measure(reference)
-            mean, over = resamples.mean(values), resamples.difference(values, others)
+            mean, over = resamples.mean(values), resamples.difference(values, others)[:4]
             rows.append((estimator, rule, name, *mean, float(values.std(ddof=1)), *over, size))
         for name, pooled in POOLED.items():
             value, samples = float(pooled(own)), pooled(own, weights)
