@@ -34,7 +34,10 @@ def explain(
     relevant: Annotated[list[str] | None, typer.Option("--relevant", help="A product that counts as relevant; may be repeated.")] = None,
     doc: Annotated[str, typer.Option("--doc", help="Explain this product's retrieval score instead.")] = "",
     level: Annotated[str, typer.Option("--level", help="word, phrase, sentence or window.")] = "word",
-    estimator: Annotated[str, typer.Option("--estimator", help="Estimator of the shares; left out: attribute.estimator.")] = "",
+    estimator: Annotated[
+        str,
+        typer.Option("--estimator", help="Estimator of the shares; left out: attribute.estimator, myerson for a group game."),
+    ] = "",
     retriever: Annotated[str, typer.Option("--retriever", help="Search engine; left out: score_coalitions.retriever.")] = "",
     top: Annotated[int, typer.Option("--top", min=0, help="Products shown.")] = 10,
     html: Annotated[Path | None, typer.Option("--html", help="Write a self-contained page too.")] = None,

@@ -80,8 +80,8 @@ ATTRIBUTE_READS = (
 )  # fmt: skip
 # Of score_coalitions, what no reward of a whole answer depends on.
 CREDIT_READS = (
-    "estimators", "families", "contiguous_width", "contiguous_cap", "exact_coalitions", "orders", "budget", "further_coalitions",
-    "grand_value", "degenerate_groups", "calls", "empty_value",
+    "estimators", "families", "alignment", "contiguous_width", "contiguous_cap", "exact_coalitions", "orders", "budget",
+    "further_coalitions", "grand_value", "degenerate_groups", "calls", "empty_value",
 )  # fmt: skip
 _AT = Layout(Path())
 _Declare = Callable[[Params, int], Node]
@@ -186,7 +186,7 @@ def _score_coalitions(params: Params, k: int) -> Node:
         "score-coalitions",
         k,
         inputs=prepared(*PREPARED) + of(k, "rollouts.parquet", "segments.parquet") + _reward_files(params),
-        outputs=of(k, "rewards.parquet", "coalition_values.parquet"),
+        outputs=of(k, "rewards.parquet", "coalition_values.parquet", "spliced_values.parquet"),
         metrics=of(k, "score_metrics.json"),
         sections=("train.seed", "retrieval", "score_coalitions"),
         uses=_retrievers(params, [params.score_coalitions.retriever]),
@@ -195,7 +195,8 @@ def _score_coalitions(params: Params, k: int) -> Node:
 
 @_stage("attribute", is_iterated=True)
 def _attribute(params: Params, k: int) -> Node:
-    tables = of(k, "rollouts.parquet", "segments.parquet", "rewards.parquet", "coalition_values.parquet")
+    names = ("rollouts", "segments", "rewards", "coalition_values", "spliced_values")
+    tables = of(k, *(f"{name}.parquet" for name in names))
     return Node(
         "attribute",
         k,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -341,6 +343,9 @@ RULES: dict[str, Rule] = {
         Rule("rms-matched", False, _rms_matched),
     )
 }
+# What `attribute.rule` takes: the group game gives token advantages itself.
+NO_RULE = "none"
+RULE_NAMES: ChainMap[str, Any] = ChainMap(RULES, {NO_RULE: None})
 
 
 def _share_out(
@@ -412,6 +417,11 @@ def _check_inputs(tokens: TokenMap, credit: Credit, names: Sequence[str]) -> Non
     bad = np.flatnonzero(~np.isfinite(credit.share))
     if len(bad):
         raise CreditError(names[int(tokens.segment_row[bad[0]])], "share is not a finite number", found=credit.share[bad[0]])
+    check_tokens(tokens, names)
+
+
+def check_tokens(tokens: TokenMap, names: Sequence[str]) -> None:
+    """Raise CreditError where a segment has no token; `names` of the rows."""
     bare = np.flatnonzero(tokens.length <= 0)
     if len(bare):
         place = int(bare[0])

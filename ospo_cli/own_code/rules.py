@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ospo_cli.errors import CreditError
-from ospo_cli.maths.redistribution import RULES, Credit, Rule, Settings, TokenMap
+from ospo_cli.maths.redistribution import RULE_NAMES, Credit, Rule, Settings, TokenMap
 from ospo_cli.own_code.loading import REMEDY, RULE, OwnCode
 from ospo_cli.own_code.loading import load as load_code
 
@@ -51,7 +51,7 @@ def _found(own: OwnCode) -> list[Rule]:
             raise CreditError(path, "is no rule", found=repr(rule), expected="Rule(name, keeps_sum, formula)", remedy=REMEDY)
         if not re.fullmatch(_NAME, rule.name):
             raise CreditError(path, "a rule's name is not usable", found=rule.name, expected="small letters, digits and -, a letter first")
-        if rule.name in RULES or rule.name in names:
+        if rule.name in RULE_NAMES or rule.name in names:
             raise CreditError(path, "a rule's name is taken", found=rule.name, expected="another name", remedy="rename it")
         names.add(rule.name)
     return rules

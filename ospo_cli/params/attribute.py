@@ -15,13 +15,14 @@ class Attribute:
 
     estimator: str = parameter(
         "myerson",
-        "value that divides the answer's gain among its segments, as their shares (docs/maths.md)",
-        choices=Registered("maths.estimators", "ESTIMATORS"),
+        "value that divides the answer's gain among its segments, as their shares; or splice or swap, which compare them with what the "
+        "rollout group's other answers say (docs/maths.md)",
+        choices=Registered("maths.group_game", "ESTIMATOR_NAMES"),
     )
     rule: str = parameter(
         "group-additive",
-        "how shares become token advantages (docs/maths.md)",
-        choices=Registered("maths.redistribution", "RULES"),
+        "how shares become token advantages (docs/maths.md); none: estimator splice or swap gives them itself",
+        choices=Registered("maths.redistribution", "RULE_NAMES"),
         open_with="rule_file",
     )
     rule_file: str = parameter(
@@ -37,6 +38,9 @@ class Attribute:
         choices=Registered("maths.redistribution", "RULES", without=("rms-matched",)),
     )
     trace: float = parameter(1.0, "discount λ of rule potential", minimum=0, maximum=1)
+    splice_trace: float = parameter(
+        0.5, "discount λ of estimator splice: 1 is unbiased, 0 has the least noise", minimum=0, maximum=1
+    )  # fmt: skip
     outside: Literal["sequence", "zero"] = parameter(
         "sequence", "advantage of tokens outside segments: sequence (the group advantage; rule potential: that of their position) or zero"
     )
@@ -66,4 +70,15 @@ class Attribute:
                 "batch gives groups of equal rewards an advantage, but shares are not evaluated there",
                 found=f"rule {self.rule}",
                 expected="rule uniform, or baseline group",
+            )
+        is_game = self.estimator in Registered("maths.group_game", "GROUP_GAMES")
+        if is_game != (self.rule == "none"):
+            gives = "gives token advantages itself" if is_game else "gives shares, which a rule turns into advantages"
+            rules = ", ".join(Registered("maths.redistribution", "RULES"))
+            raise ParameterError(
+                f"{where}.rule", f"estimator {self.estimator} {gives}", found=self.rule, expected="none" if is_game else rules
+            )
+        if is_game and self.outside != "sequence":
+            raise ParameterError(
+                f"{where}.outside", f"estimator {self.estimator} credits all tokens", found=self.outside, expected="sequence"
             )

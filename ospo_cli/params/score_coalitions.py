@@ -43,13 +43,18 @@ class ScoreCoalitions:
     estimators: list[str] = parameter(
         ["myerson", "leave-one-out"],
         "the coalitions that these need are evaluated, so that attribute.estimator may be any of them (contiguous-mean, "
-        "contiguous-shapley, alone and random need what myerson needs)",
-        choices=Registered("maths.estimators", "ESTIMATORS"),
+        "contiguous-shapley, alone and random need what myerson needs); splice and swap: texts spliced with the group's other answers",
+        choices=Registered("maths.group_game", "ESTIMATOR_NAMES"),
     )
     families: list[str] = parameter(
         ["prefix"],
         "further coalitions that are evaluated (rule potential needs prefix)",
         choices=Registered("maths.coalitions", "FAMILIES"),
+    )
+    alignment: Literal["batch", "group", "index"] = parameter(
+        "batch",
+        "what another answer says after a point (splice, swap): what mostly stands behind the own last segment in the other answers of the "
+        "batch or of the rollout group, and is not said yet; or by index, whatever it is",
     )
     contiguous_width: int = parameter(32, "widest window of the contiguous family", minimum=1)
     contiguous_cap: int = parameter(0, "most coalitions per rollout of the contiguous family (M); 0 is no cap", minimum=0)

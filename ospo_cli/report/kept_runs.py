@@ -73,10 +73,14 @@ def how(params: Mapping[str, Mapping[str, Any]]) -> str:
     """
     attribute, objective = params["attribute"], params["update"]["objective"]
     if objective in ("policy-gradient", "mirror-descent"):
-        estimator = "" if attribute["rule"] == "uniform" else f"{attribute['estimator']} + "
+        credit = str(attribute["rule"])
+        if credit == "none":  # a group game
+            credit = attribute["estimator"] + (f"({attribute['splice_trace']:g})" if attribute["estimator"] == "splice" else "")
+        elif credit != "uniform":
+            credit = f"{attribute['estimator']} + {credit}"
         alive = ", unequal groups" if params["update"].get("groups") == "alive" else ""
         squared = ", mirror descent" if objective == "mirror-descent" else ""
-        return f"{estimator}{attribute['rule']}{squared}{alive}"
+        return f"{credit}{squared}{alive}"
     return f"{objective}, targets: {attribute['targets']}" if objective == "sft" else f"{objective}, pairs: {attribute['pairs']}"
 
 

@@ -35,6 +35,11 @@ class Game:
     players: Players
 
 
+def deletion_estimators(settings: ScoreCoalitions) -> list[str]:
+    """Return the names among `score_coalitions.estimators` whose coalitions are subsets of an answer's own segments."""
+    return [name for name in settings.estimators if name in ESTIMATORS]
+
+
 def takes_parts(reward: JudgedReward, settings: ScoreCoalitions) -> bool:
     """Tell whether the metric of coalitions can be had without a text for each."""
     return settings.calls == "batched" and reward.takes_parts
@@ -45,6 +50,7 @@ class Draws:
 
     def __init__(self, settings: ScoreCoalitions, budget: Budget, seed: int) -> None:
         self.settings, self.budget, self.seed = settings, budget, seed
+        self.estimators = deletion_estimators(settings)
         self._drawn_by_nobody: dict[Players, tuple[list[Runs], list[str]]] = {}
 
     def of(self, game: Game) -> tuple[list[Runs], list[str]]:
@@ -53,9 +59,9 @@ class Draws:
             return self._drawn_by_nobody[game.players]
         settings, players = self.settings, game.players
         draw = seeding.streams(self.seed, game.rollout_id)
-        masks = coalitions.to_mask_strings(evaluated_coalitions(settings.estimators, settings.families, players, self.budget, draw))
+        masks = coalitions.to_mask_strings(evaluated_coalitions(self.estimators, settings.families, players, self.budget, draw))
         found = [runs_of(mask) for mask in masks], masks
-        names = [name for each in settings.estimators for name in ESTIMATORS[each].families_for(players, self.budget)] + settings.families
+        names = [name for each in self.estimators for name in ESTIMATORS[each].families_for(players, self.budget)] + settings.families
         if not any(coalitions.is_drawn(name, players, self.budget) for name in names):
             self._drawn_by_nobody[players] = found
         return found
@@ -150,7 +156,7 @@ class CoalitionTable:
 def evaluate_further(groups: Iterable[list[Game]], table: CoalitionTable, budget: Budget, seed: int) -> None:
     """Give rollout groups their further coalitions, a round of all groups at a time, so that the retriever has full batches."""
     samplers = []
-    for name in table.settings.estimators:
+    for name in deletion_estimators(table.settings):
         for group in groups:
             members = [game for game in group if ESTIMATORS[name].can_adapt(game.players, budget)]
             draws = [seeding.streams(seed, game.rollout_id) for game in members]

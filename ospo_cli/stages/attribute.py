@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ospo_cli.credit import examples
+from ospo_cli.credit.group_game import GameMethod, estimate_group_game
 from ospo_cli.credit.rollout_rows import REWARD_TOLERANCE, Compared, Rows, Values, check_own, compared_rewards, rollout_rows
 from ospo_cli.credit.segment_shares import Estimate, Method, estimate_shares
 from ospo_cli.credit.token_places import Pieces, segment_noise, token_map
@@ -20,7 +21,20 @@ from ospo_cli.errors import CreditError
 from ospo_cli.layout import Layout
 from ospo_cli.maths.coalitions import Budget
 from ospo_cli.maths.estimators import ESTIMATORS
-from ospo_cli.maths.redistribution import NEGLIGIBLE, Credit, Rule, Settings, clipped, redistribute, rule_named
+from ospo_cli.maths.group_credit import token_advantages
+from ospo_cli.maths.group_game import GROUP_GAMES
+from ospo_cli.maths.redistribution import (
+    NEGLIGIBLE,
+    NO_RULE,
+    Credit,
+    Rule,
+    Settings,
+    TokenAdvantages,
+    check_tokens,
+    clipped,
+    redistribute,
+    rule_named,
+)
 from ospo_cli.maths.token_map import TokenMap
 from ospo_cli.own_code import rules as rule_file
 from ospo_cli.params.attribute import Attribute
@@ -30,7 +44,7 @@ from ospo_cli.policies.token_pieces import TokenPieces
 from ospo_cli.tables import files, placed
 from ospo_cli.tables.attribute import ATTRIBUTIONS, INTERACTIONS, PREFERENCE_PAIRS, TARGETS, TOKEN_ADVANTAGES
 from ospo_cli.tables.rollout import read_rollouts
-from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS
+from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS, SPLICED_VALUES
 from ospo_cli.tables.segment import SEGMENTS
 
 
@@ -49,12 +63,13 @@ class Reads(Protocol):
 
 @dataclass(frozen=True)
 class Scored:
-    """What is read: tables rollouts, segments, rewards and coalition_values of one iteration."""
+    """What is read: tables of one iteration; spliced_values where the estimator is a group game."""
 
     rollouts: pl.DataFrame
     segments: pl.DataFrame
     rewards: pl.DataFrame
     coalition_values: pl.DataFrame
+    spliced_values: pl.DataFrame = field(default_factory=SPLICED_VALUES.empty)
 
 
 @dataclass(frozen=True)
@@ -70,9 +85,8 @@ class Attribution:
 def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     """Read the iteration's tables and the behaviour policy's tokenizer; write shares and what the update may learn from."""
     started = time.perf_counter()
-    scored = Scored(
-        read_rollouts(layout, iteration), *(placed.read(table, layout, iteration) for table in (SEGMENTS, REWARDS, COALITION_VALUES))
-    )
+    tables = (SEGMENTS, REWARDS, COALITION_VALUES, *([SPLICED_VALUES] if params.attribute.estimator in GROUP_GAMES else []))
+    scored = Scored(read_rollouts(layout, iteration), *(placed.read(table, layout, iteration) for table in tables))
     pieces = TokenPieces.from_file(layout.policy(iteration - 1) / "tokenizer.json")
     own_rules = rule_file.load(params.attribute.rule_file, layout.root)
     result = attribute(scored, pieces.pieces, params, iteration, own_rules)
@@ -111,48 +125,73 @@ def attribute(
             part are not the reward, ids that do not spell their completion, sums that do not add up.
     """
     settings, scoring = params.attribute, params.score_coalitions
-    rule = rule_named(settings.rule, settings.matched_rule, own_rules)
-    if rule.needs_prefix and scoring.grand_value != "reward":
-        raise CreditError(
-            "attribute.rule",
-            f"{settings.rule} measures what the reward holds beyond all segments, and needs these to be worth the reward",
-            found=f"score_coalitions.grand_value: {scoring.grand_value}",
-            expected="reward",
-        )
+    game, is_reward = GROUP_GAMES.get(settings.estimator), scoring.grand_value == "reward"
+    rule = _rule(settings, own_rules, scoring.grand_value)
     rows = rollout_rows(scored.rollouts, scored.segments, iteration)
     check_own(scored.coalition_values, rows.rollout_ids, "coalition_values", iteration)
     compared = compared_rewards(rows, scored.rewards, scoring.format_weight, settings, iteration)
-    budget = Budget(**scoring.coalition_budget)
-    method = Method(ESTIMATORS[settings.estimator], budget, rule.needs_prefix, settings.trace, params.train.seed, iteration)
+    # A group game reads none of the coalitions but the grand one, which every answer has.
+    estimator = ESTIMATORS["uniform" if game else settings.estimator]
+    needs_prefix = rule is not None and rule.needs_prefix
+    method = Method(estimator, Budget(**scoring.coalition_budget), needs_prefix, settings.trace, params.train.seed, iteration)
     estimate, interactions = estimate_shares(rows, compared.is_degenerate, scored.coalition_values, compared.format_part, method)
-    counted = _grand_errors(rows, estimate.grand, compared, scoring.grand_value == "reward", iteration)
+    counted = _grand_errors(rows, estimate.grand, compared, is_reward, iteration)
     tokens = token_map(rows, pieces)
-    credit = Credit(
+    credit = _credit(rows, tokens, compared, estimate, rule, params.train.seed)
+    names = [f"rollout {rollout_id}" for rollout_id in rows.rollout_ids]
+    if game is not None:
+        played = GameMethod(game, settings.splice_trace, is_reward, iteration)
+        estimate, earned = estimate_group_game(rows, compared, scored.spliced_values, played, estimate)
+        check_tokens(tokens, names)
+        result = TokenAdvantages(token_advantages(tokens, earned, credit.scale, credit.is_degenerate), estimate.special_case, float("nan"))
+    else:
+        assert rule is not None
+        how = Settings(settings.beta, settings.alpha, settings.matched_rule, settings.outside, settings.credit_unit)
+        result = redistribute(rule, tokens, credit, how, names)
+        result = replace(result, special_case=_joined(estimate.special_case, result.special_case))
+    advantages, clipping = _within_bounds(result.advantages, credit, settings.clip)
+    sum_error = result.sum_error if rule is not None and rule.keeps_sum else None
+    metrics = {
+        **{"estimator": settings.estimator, "rule": settings.rule, "sum_error_max": sum_error},
+        **counted,
+        **clipping,
+        **_counts(rows, result.special_case, compared.is_degenerate),
+        **_sizes(rows, tokens, estimate, advantages, compared.is_degenerate),
+    }
+    attributions = _attributions(rows, tokens, estimate, advantages, result.special_case)
+    return Attribution(attributions, interactions.sort(INTERACTIONS.key), _token_advantages(rows, advantages), metrics)
+
+
+def _credit(rows: Rows, tokens: TokenMap, compared: Compared, estimate: Estimate, rule: Rule | None, seed: int) -> Credit:
+    return Credit(
         advantage=compared.advantage.advantage,
         scale=compared.advantage.scale,
         group=rows.group,
         is_degenerate=compared.advantage.is_degenerate,
         share=estimate.share,
-        prefix_advantage=estimate.prefix_advantage if rule.needs_prefix else None,
+        prefix_advantage=estimate.prefix_advantage if rule is not None and rule.needs_prefix else None,
         terminal=compared.format_part,
-        noise=segment_noise(rows, tokens, params.train.seed) if rule.needs_noise else None,
+        noise=segment_noise(rows, tokens, seed) if rule is not None and rule.needs_noise else None,
         reward=compared.reward,
     )
-    how = Settings(settings.beta, settings.alpha, settings.matched_rule, settings.outside, settings.credit_unit)
-    result = redistribute(rule, tokens, credit, how, [f"rollout {rollout_id}" for rollout_id in rows.rollout_ids])
-    advantages, clipping = _within_bounds(result.advantages, credit, settings.clip)
-    special = _joined(estimate.special_case, result.special_case)
-    metrics = {
-        "estimator": settings.estimator,
-        "rule": settings.rule,
-        "sum_error_max": result.sum_error if rule.keeps_sum else None,
-        **counted,
-        **clipping,
-        **_counts(rows, special, compared.is_degenerate),
-        **_sizes(rows, tokens, estimate, advantages, compared.is_degenerate),
-    }
-    attributions = _attributions(rows, tokens, estimate, advantages, special)
-    return Attribution(attributions, interactions.sort(INTERACTIONS.key), _token_advantages(rows, advantages), metrics)
+
+
+def _rule(settings: Attribute, own_rules: Mapping[str, Rule] | None, grand_value: str) -> Rule | None:
+    # None for a group game, which gives token advantages itself.
+    if settings.estimator in GROUP_GAMES:
+        if settings.rule != NO_RULE:
+            what = f"estimator {settings.estimator} gives token advantages itself"
+            raise CreditError("attribute.rule", what, found=settings.rule, expected=NO_RULE)
+        return None
+    rule = rule_named(settings.rule, settings.matched_rule, own_rules)
+    if rule.needs_prefix and grand_value != "reward":
+        raise CreditError(
+            "attribute.rule",
+            f"{settings.rule} measures what the reward holds beyond all segments, and needs these to be worth the reward",
+            found=f"score_coalitions.grand_value: {grand_value}",
+            expected="reward",
+        )
+    return rule
 
 
 def _grand_errors(rows: Rows, grand: Values, compared: Compared, is_checked: bool, iteration: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -20,14 +20,16 @@ from ospo_cli.executors.usage import without_collection
 from ospo_cli.layout import Layout
 from ospo_cli.maths.coalitions import Budget, Players
 from ospo_cli.maths.estimators import ESTIMATORS
+from ospo_cli.maths.group_game import Precedence
 from ospo_cli.rewards.answers import TextScorer, answer_rewards
-from ospo_cli.rewards.coalition_values import CoalitionTable, Draws, Game, evaluate_further, takes_parts
+from ospo_cli.rewards.coalition_values import CoalitionTable, Draws, Game, deletion_estimators, evaluate_further, takes_parts
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.judged_reward import Sections as RewardSections
 from ospo_cli.rewards.opening import open_reward
+from ospo_cli.rewards.spliced_values import SplicedTable, answer_groups, group_games, numbered_segments, precedence_of
 from ospo_cli.tables import files, parquet, placed
 from ospo_cli.tables.rollout import read_rollouts
-from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS
+from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS, SPLICED_VALUES
 from ospo_cli.tables.segment import SEGMENTS
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class Reads(RewardSections, Protocol):
 
 
 def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
-    """Read the prepared tables, rollouts and segments; write rewards, coalition_values and score_metrics.json."""
+    """Read the prepared tables, rollouts and segments; write rewards, coalition_values, spliced_values and score_metrics.json."""
     start_seconds = time.monotonic()
     reward = open_reward(layout, params)
     rollouts = read_rollouts(layout, iteration)
@@ -60,24 +62,25 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     index_seconds = time.monotonic() - start_seconds
 
     is_quick = takes_parts(reward, settings) and _is_light(settings)
+    batch = _batch(rollouts, segments, settings)
     scored = 0
 
     def score_shard(payload: tuple[pl.DataFrame, pl.DataFrame]) -> dict[str, pl.DataFrame]:
         nonlocal scored
         with without_collection() if is_quick else nullcontext():
-            rewards, values, _ = score_coalitions(*payload, reward, params)
-        scored += rewards.height + values.height
-        return {REWARDS.name: rewards, COALITION_VALUES.name: values}
+            scorer = TextScorer(reward, settings)
+            rewards, values, _ = score_coalitions(*payload, reward, params, scorer)
+            spliced = score_spliced(*payload, rewards, scorer, batch)
+        scored += rewards.height + values.height + spliced.height
+        return {REWARDS.name: rewards, COALITION_VALUES.name: values, SPLICED_VALUES.name: spliced}
 
-    shards = _shards(rollouts, segments, reward, params, GROUPS_PER_QUICK_SHARD if is_quick else GROUPS_PER_SHARD)
-    done = LocalExecutor(layout.cache / "score_coalitions").map_shards(
-        score_shard, shards, {REWARDS.name: REWARDS, COALITION_VALUES.name: COALITION_VALUES}, "score-coalitions", "rollouts"
-    )
-    rewards = pl.concat([tables[REWARDS.name] for tables in done])
-    values = pl.concat([tables[COALITION_VALUES.name] for tables in done])
-    placed.write(rewards, REWARDS, layout, iteration)
-    placed.write(values, COALITION_VALUES, layout, iteration)
-    metrics = _metrics(rollouts, rewards, values, reward)
+    tables = {table.name: table for table in (REWARDS, COALITION_VALUES, SPLICED_VALUES)}
+    shards = _shards(rollouts, segments, reward, params, GROUPS_PER_QUICK_SHARD if is_quick else GROUPS_PER_SHARD, batch)
+    done = LocalExecutor(layout.cache / "score_coalitions").map_shards(score_shard, shards, tables, "score-coalitions", "rollouts")
+    rewards, values, spliced = (pl.concat([found[name] for found in done]) for name in tables)
+    for table, frame in zip(tables.values(), (rewards, values, spliced), strict=True):
+        placed.write(frame, table, layout, iteration)
+    metrics = _metrics(rollouts, rewards, values, spliced, reward)
     asked, distinct = metrics["asked_values"], metrics["distinct_values"]
     tally = dataclasses.replace(reward.tally, asked=asked, distinct=distinct, reused=asked - scored)
     metrics |= tally.metrics() | {"index_seconds": index_seconds, "seconds": time.monotonic() - start_seconds}
@@ -86,8 +89,64 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     return metrics | {"rollouts": rewards.height}
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What splices take from all answers of the iteration: the order in which they say their segments, and a hash of it.
+
+    Attributes:
+        numbered: as from `numbered_segments`.
+        precedence: None where the alignment is not the batch's.
+        key: what the values of a shard depend on besides its own rows.
+    """
+
+    numbered: pl.DataFrame
+    precedence: Precedence | None
+    key: str
+
+
+def score_spliced(
+    rollouts: pl.DataFrame, segments: pl.DataFrame, rewards: pl.DataFrame, scorer: TextScorer, batch: Batch | None = None
+) -> pl.DataFrame:
+    """Return table spliced_values of whole rollout groups: of no row where no estimator is a group game.
+
+    Degenerate groups are left out as their coalitions are. The order of rollouts, and which groups are given together, change no value.
+
+    Args:
+        rollouts, segments: of whole rollout groups.
+        rewards: table rewards of the same rollouts.
+        scorer: of the texts.
+        batch: all answers of the iteration; None: these are all.
+
+    Raises:
+        RetrievalError: the retriever fails.
+    """
+    settings, table = scorer.settings, SplicedTable(scorer)
+    games = group_games(settings)
+    if games:
+        batch = batch or _batch(rollouts, segments, settings)
+        assert batch is not None
+        is_skipped = dict(rewards.select("rollout_id", "is_degenerate_group").iter_rows())
+        for group in answer_groups(rollouts, batch.numbered):
+            if is_skipped[group[0].rollout_id] and settings.degenerate_groups == "skip":
+                continue
+            precedence = batch.precedence
+            if settings.alignment == "group":
+                precedence = Precedence([answer.said for answer in group])
+            table.ask(group, games, precedence)
+    return table.frame()
+
+
+def _batch(rollouts: pl.DataFrame, segments: pl.DataFrame, settings: ScoreCoalitions) -> Batch | None:
+    if not group_games(settings):
+        return None
+    numbered = numbered_segments(rollouts, segments)
+    if settings.alignment != "batch":
+        return Batch(numbered, None, "")
+    return Batch(numbered, precedence_of(numbered), parquet.rows_hash(numbered.select("rollout_id", "said")))
+
+
 def score_coalitions(
-    rollouts: pl.DataFrame, segments: pl.DataFrame, reward: JudgedReward, params: Reads
+    rollouts: pl.DataFrame, segments: pl.DataFrame, reward: JudgedReward, params: Reads, scorer: TextScorer | None = None
 ) -> tuple[pl.DataFrame, pl.DataFrame, int]:
     """Return tables rewards and coalition_values of whole rollout groups, and how many (prompt, text) pairs were ranked.
 
@@ -101,7 +160,7 @@ def score_coalitions(
     """
     settings, seed = params.score_coalitions, params.train.seed
     rollouts = rollouts.sort("rollout_id")
-    scorer = TextScorer(reward, settings)
+    scorer = scorer or TextScorer(reward, settings)
     rewards, answer_values = answer_rewards(rollouts, scorer)
     budget, table = Budget(**settings.coalition_budget), CoalitionTable(scorer)
     draws = Draws(settings, budget, seed)
@@ -151,15 +210,25 @@ def _check_grand(rollouts: pl.DataFrame, grand: list[tuple[int, int]], table: Co
 def _is_light(settings: ScoreCoalitions) -> bool:
     # Whether the number of an answer's coalitions grows with the square of its segments at most: large shards then fit the memory.
     budget, long = Budget(**settings.coalition_budget), Players(64)
-    families = {family for name in settings.estimators for family in ESTIMATORS[name].families_for(long, budget)} | set(settings.families)
+    families = {family for name in deletion_estimators(settings) for family in ESTIMATORS[name].families_for(long, budget)}
+    families |= set(settings.families)
     return families <= {"contiguous", "prefix", "leave-one-out"} and settings.budget == "fixed"
 
 
-def _shards(rollouts: pl.DataFrame, segments: pl.DataFrame, reward: JudgedReward, params: Reads, size: int) -> list[Shard]:
+def _shards(
+    rollouts: pl.DataFrame, segments: pl.DataFrame, reward: JudgedReward, params: Reads, size: int, batch: Batch | None
+) -> list[Shard]:
     # A rollout group is never cut: all texts of a prompt are in one shard, so that each is ranked once.
     groups = rollouts["prompt_id"].unique().sort().to_list()
     print_of_own = reward.own_reward.fingerprint if reward.own_reward else ""
-    settings = (VERSION, params.train.seed, asdict(params.score_coalitions), reward.retriever.fingerprint, print_of_own)
+    settings = (
+        VERSION,
+        params.train.seed,
+        asdict(params.score_coalitions),
+        reward.retriever.fingerprint,
+        print_of_own,
+        batch.key if batch else "",
+    )
     shards = []
     for start in range(0, len(groups), size):
         chosen = groups[start : start + size]
@@ -204,20 +273,31 @@ def _check_segments(rollouts: pl.DataFrame, segments: pl.DataFrame, made_by: str
         )
 
 
-def _metrics(rollouts: pl.DataFrame, rewards: pl.DataFrame, values: pl.DataFrame, reward: JudgedReward) -> dict[str, Any]:
+def _metrics(
+    rollouts: pl.DataFrame, rewards: pl.DataFrame, values: pl.DataFrame, spliced: pl.DataFrame, reward: JudgedReward
+) -> dict[str, Any]:
     answers = rollouts.select(
         "prompt_id", pl.col("completion").str.slice(pl.col("answer_start"), pl.col("answer_end") - pl.col("answer_start"))
     )
     composed = [reward.compose(prompt_id, answer) for prompt_id, answer in answers.iter_rows()]
     of_answers = answers.select("prompt_id", query=pl.Series(composed, dtype=pl.String))
-    of_coalitions = values.join(rollouts.select("rollout_id", "prompt_id"), on="rollout_id").select("prompt_id", "query")
+    of_tables = [
+        table.join(rollouts.select("rollout_id", "prompt_id"), on="rollout_id").select("prompt_id", "query") for table in (values, spliced)
+    ]
     groups = rewards.group_by("prompt_id").agg(pl.col("is_degenerate_group").first(), pl.col("reward").max())
     return {
-        "asked_values": rewards.height + values.height,
-        "distinct_values": pl.concat([of_answers, of_coalitions]).select(pl.struct("prompt_id", "query").n_unique()).item(),
+        "asked_values": rewards.height + values.height + spliced.height,
+        "distinct_values": _distinct([of_answers, *of_tables]),
         "coalitions": values.height,
+        "spliced": spliced.height,
+        "distinct_spliced": _distinct(of_tables[1:]),
         "rollout_groups": groups.height,
         "degenerate_groups": int(groups["is_degenerate_group"].sum()),
         "mean_best_of_group": groups["reward"].mean(),
         **{f"mean_{name}": rewards[name].mean() for name in rewards.columns if rewards.schema[name] == pl.Float64},
     }
+
+
+def _distinct(pairs: list[pl.DataFrame]) -> int:
+    found: int = pl.concat(pairs).select(pl.struct("prompt_id", "query").n_unique()).item()
+    return found

@@ -42,3 +42,28 @@ COALITION_VALUES = Table(
     extra_meaning="a further part, as in rewards, of this text; unweighted",
     place=SCORED,
 )
+SPLICED_VALUES = Table(
+    "spliced_values",
+    "values of an answer's segments with what another answer of its rollout group says (the group game, where an estimator needs it), "
+    "for rollouts of groups that are not degenerate; the mean over the other answers is the baseline of the place",
+    ("rollout_id", "game", "place", "other_rollout_id"),
+    (
+        Column("rollout_id", pl.String, "identity of the rollout"),
+        Column("game", pl.String, "splice or swap"),
+        Column(
+            "place",
+            pl.Int32,
+            "splice: so many first segments are the rollout's own; swap: segment_index of the one that is replaced, or the number of "
+            "segments: all are its own, and the other answer goes on",
+        ),
+        Column("other_rollout_id", pl.String, "the answer of the same rollout group that the other segments are from"),
+        Column("query", pl.String, "text that the retriever was given"),
+        Column("spliced_value", pl.Float64, "v of the text, as coalition_value"),
+        Column("retrieval", pl.Float64, "metric of the ranking, unweighted"),
+        Column("length", pl.Float64, "as in rewards, of this text; unweighted"),
+        Column("repetition", pl.Float64, "as in rewards, of this text; unweighted"),
+    ),
+    extra=pl.Float64,
+    extra_meaning="a further part, as in rewards, of this text; unweighted",
+    place=SCORED,
+)

@@ -112,7 +112,7 @@ def explain(
         OspoError: nothing to explain, or names that do not exist.
         CreditError: more coalitions than one query may take; shares that do not add up.
     """
-    estimator = _estimator(request.estimator or params.attribute.estimator)
+    estimator = _estimator(request.estimator, params.attribute.estimator)
     titles = dict(tables.documents.select("doc_id", "title").iter_rows())
     _check_products(request, titles)
     asked = _question(request, tables.prompts, tables.qrels)
@@ -153,7 +153,9 @@ def explain(
     )
 
 
-def _estimator(name: str) -> Estimator:
+def _estimator(name: str, of_project: str) -> Estimator:
+    if not name:  # a query by itself has no rollout group to be compared with
+        name = of_project if of_project in ESTIMATORS else "myerson"
     if name not in ESTIMATORS:
         raise OspoError("--estimator", "unknown estimator", found=name, expected=", ".join(ESTIMATORS))
     return ESTIMATORS[name]

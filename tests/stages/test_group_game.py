@@ -1,0 +1,274 @@
+"""score-coalitions and attribute on the group game: what is evaluated, what is read, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ospo_cli.errors import CreditError, ParameterError
+from ospo_cli.layout import Layout
+from ospo_cli.maths.group_game import GROUP_GAMES
+from ospo_cli.params import whole
+from ospo_cli.params.whole import Params
+from ospo_cli.rewards.answers import TextScorer
+from ospo_cli.rewards.judged_reward import JudgedReward
+from ospo_cli.stages import attribute, score_coalitions
+from ospo_cli.tables import parquet
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
+from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.segment import SEGMENTS
+from tests.stages.small_catalogue import frames, prepared, rollout, sampled_rows
+from tests.stages.test_score_then_attribute import VOCABULARY, with_ids
+from tests.text.byte_level import pieces
+
+
+def changed(scoring: dict[str, Any] | None = None, **settings: Any) -> Params:
+    params = Params()
+    scoring = {"estimators": ["splice", "swap"], "families": []} | (scoring or {})
+    settings = {"estimator": "splice", "rule": "none"} | settings
+    return dataclasses.replace(
+        params,
+        score_coalitions=dataclasses.replace(params.score_coalitions, **scoring),
+        attribute=dataclasses.replace(params.attribute, **settings),
+    )
+
+
+def scored(params: Params, rows: list[Any] | None = None, pooled: bool = False) -> attribute.Scored:
+    rollouts, segments = frames(*(rows or sampled_rows()))
+    rollouts, reward = with_ids(rollouts), JudgedReward(prepared(pooled), params)
+    scorer = TextScorer(reward, params.score_coalitions)
+    rewards, values, _ = score_coalitions.score_coalitions(rollouts, segments, reward, params, scorer)
+    spliced = score_coalitions.score_spliced(rollouts, segments, rewards, scorer)
+    return attribute.Scored(rollouts, segments, rewards, values, spliced)
+
+
+def credited(params: Params, tables: attribute.Scored) -> attribute.Attribution:
+    return attribute.attribute(tables, pieces(VOCABULARY).pieces, params)
+
+
+def advantages(result: attribute.Attribution) -> dict[str, list[float]]:
+    return dict(result.token_advantages.iter_rows())
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("alignment", ["batch", "group", "index"])
+@pytest.mark.parametrize(
+    "scoring", [{}, {"composition": "append", "length_weight": 0.3, "length_limit": 4, "further_metrics": {"recall@5": 0.5}}]
+)
+def test_each_spliced_text_is_worth_what_it_is_worth_alone(pooled: bool, alignment: str, scoring: dict[str, Any]) -> None:
+    params = changed(scoring | {"alignment": alignment})
+    found = scored(params, pooled=pooled)
+    reward = JudgedReward(prepared(pooled), params)
+    table = found.spliced_values.join(found.rollouts.select("rollout_id", "prompt_id"), on="rollout_id")
+    assert table["retrieval"].to_list() == reward.values(table["prompt_id"].to_list(), table["query"].to_list()).tolist()
+    settings = params.score_coalitions
+    weighted = table["retrieval"] + settings.length_weight * table["length"] + settings.repetition_weight * table["repetition"]
+    for name, weight in settings.further_metrics.items():
+        weighted += weight * table[name]
+    assert table["spliced_value"].to_numpy() == pytest.approx(weighted.to_numpy(), abs=1e-12)
+
+
+def test_the_first_place_is_the_other_answer_and_the_last_the_own_one_where_the_other_says_nothing_more() -> None:
+    found = scored(changed({"alignment": "index"}))
+    reward = dict(found.rewards.with_columns(v=pl.col("reward") - 0.1 * pl.col("format")).select("rollout_id", "v").iter_rows())
+    length = dict(found.segments.group_by("rollout_id").len().iter_rows())
+    splices = found.spliced_values.filter(game="splice")
+    for own, place, other, value in splices.select("rollout_id", "place", "other_rollout_id", "spliced_value").iter_rows():
+        whose = [other] * (place == 0) + [own] * (place == length[own] >= length[other])
+        assert [value] * len(whose) == pytest.approx([reward[each] for each in whose])
+    assert set(splices["place"]) == set(range(6))
+
+
+def test_tokens_get_the_returns_of_their_places() -> None:
+    params = changed(normalize="none", splice_trace=0.5)
+    tables = scored(params)
+    result = credited(params, tables)
+    means = tables.spliced_values.filter(game="splice").group_by("rollout_id", "place").agg(pl.col("spliced_value").mean())
+    reward = dict(tables.rewards.select("rollout_id", "reward").iter_rows())
+    form = dict(tables.rewards.select("rollout_id", 0.1 * pl.col("format")).iter_rows())
+    spans = {own: group.sort("segment_index") for (own,), group in tables.segments.group_by("rollout_id")}
+    for rollout_id, own in means.sort("place").group_by("rollout_id", maintain_order=True):
+        name = rollout_id[0]
+        others = [each for each in reward if each != name and each.split(":")[1] == name.split(":")[1]]
+        values = np.array([*(own["spliced_value"] + np.mean([form[each] for each in others])), reward[name]])
+        steps = np.diff(values)
+        assert steps.sum() == pytest.approx(reward[name] - np.mean([reward[each] for each in others]))
+        returns = [sum(0.5**later * step for later, step in enumerate(steps[at:])) for at in range(len(steps))]
+        shares = result.attributions.filter(rollout_id=name)
+        assert shares["share"].to_list() == pytest.approx(steps[:-1])
+        assert set(shares["n_contributions"]) == {3}
+        found, row = advantages(result)[name], tables.rollouts.row(by_predicate=pl.col("rollout_id") == name, named=True)
+        # A token's place is that of the first segment that ends behind the token's first character.
+        starts = np.cumsum([0, *(len(piece) for piece in pieces(VOCABULARY).pieces(row["token_ids"])[:-1])])
+        expected = [returns[int((spans[name]["end"] <= start).sum())] for start in starts]
+        assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_swap_gives_each_segment_the_answer_less_itself_with_the_others_segment() -> None:
+    params = changed(estimator="swap", normalize="none")
+    tables = scored(params)
+    result = credited(params, tables)
+    means = tables.spliced_values.filter(game="swap").group_by("rollout_id", "place").agg(pl.col("spliced_value").mean())
+    own = tables.rewards.select("rollout_id", v=pl.col("reward") - 0.1 * pl.col("format"))
+    expected = means.join(own, on="rollout_id").select(
+        "rollout_id", pl.col("place").alias("segment_index"), gain=pl.col("v") - pl.col("spliced_value")
+    )
+    compared = result.attributions.join(expected, on=["rollout_id", "segment_index"])
+    assert compared.height > 20
+    assert compared["share"].to_numpy() == pytest.approx(compared["gain"].to_numpy(), abs=1e-12)
+
+
+@pytest.mark.parametrize("game", list(GROUP_GAMES))
+def test_the_order_of_rollouts_changes_nothing(game: str) -> None:
+    params, rows = changed(estimator=game), sampled_rows()
+    turned = [rows[index] for index in np.random.default_rng(3).permutation(len(rows))]
+    first, second = (credited(params, scored(params, each)) for each in (rows, turned))
+    assert first.token_advantages.equals(second.token_advantages)
+    assert first.attributions.equals(second.attributions)
+
+
+@pytest.mark.parametrize("size", [1, 2, 64])
+@pytest.mark.parametrize("alignment", ["batch", "group"])
+def test_shards_of_any_size_give_equal_bytes(tmp_path, monkeypatch, size: int, alignment: str) -> None:
+    outputs = []
+    params = changed({"alignment": alignment})
+    for name, groups in (("whole", 512), ("cut", size)):
+        layout = project(tmp_path / name)
+        monkeypatch.setattr(score_coalitions, "GROUPS_PER_QUICK_SHARD", groups)
+        metrics = score_coalitions.execute(layout, params, 1)
+        outputs.append(layout.iteration(1, "spliced_values.parquet").read_bytes())
+    assert outputs[0] == outputs[1]
+    assert metrics["spliced"] > metrics["distinct_spliced"] > 0
+
+
+def test_finished_shards_are_used_again_until_another_group_says_something_else(tmp_path, monkeypatch) -> None:
+    params, layout = changed({"alignment": "batch"}), project(tmp_path)
+    monkeypatch.setattr(score_coalitions, "GROUPS_PER_QUICK_SHARD", 1)
+    score_coalitions.execute(layout, params, 1)
+    assert score_coalitions.execute(layout, params, 1)["reused_values"] > 0
+    rows = [*sampled_rows()[:-1], rollout("p5", 3, ["rain", "belt", "coat"])]
+    rollouts, segments = frames(*rows)
+    parquet.write(with_ids(rollouts), layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
+    parquet.write(segments, layout.iteration(1, "segments.parquet"), SEGMENTS)
+    again = score_coalitions.execute(layout, params, 1)
+    assert again["reused_values"] == 0
+    assert score_coalitions.execute(layout, changed({"alignment": "group"}), 1)["reused_values"] == 0
+
+
+def project(folder) -> Layout:
+    layout = Layout(folder)
+    for table, frame in zip((DOCUMENTS, PROMPTS, QRELS, POOLS), prepared(), strict=True):
+        parquet.write(frame, layout.prepared(f"{table.name}.parquet"), table)
+    rollouts, segments = frames(*sampled_rows())
+    parquet.write(with_ids(rollouts), layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
+    parquet.write(segments, layout.iteration(1, "segments.parquet"), SEGMENTS)
+    return layout
+
+
+def test_without_a_group_game_the_table_has_no_row(tmp_path) -> None:
+    layout = project(tmp_path)
+    metrics = score_coalitions.execute(layout, Params(), 1)
+    assert metrics["spliced"] == pl.read_parquet(layout.iteration(1, "spliced_values.parquet")).height == 0
+    assert json.loads(layout.iteration(1, "score_metrics.json").read_text())["distinct_spliced"] == 0
+
+
+# Special cases.
+
+
+def test_a_rollout_group_of_one_answer_and_one_of_equal_rewards_get_nothing_and_are_named() -> None:
+    rows = [rollout("p0", 0, ["red", "coat"]), *(rollout("p1", index, ["wool"]) for index in range(3)), *sampled_rows()[8:]]
+    params = changed()
+    result = credited(params, scored(params, rows))
+    assert result.metrics["special_cases"]["single-rollout"] == 1
+    assert result.metrics["special_cases"]["degenerate-group"] >= 3
+    assert set(advantages(result)["001:p0:00"]) == {0.0}
+    assert set(advantages(result)["001:p1:01"]) == {0.0}
+
+
+def test_an_answer_without_segments_gets_what_stopping_at_once_is_worth_on_every_token() -> None:
+    rows = [rollout("p0", 0, []), *sampled_rows()[1:]]
+    params = changed(normalize="none")
+    tables = scored(params, rows)
+    result = credited(params, tables)
+    rewards = dict(tables.rewards.filter(prompt_id="p0").select("rollout_id", "reward").iter_rows())
+    own = rewards.pop("001:p0:00")
+    assert result.metrics["special_cases"]["empty-answer"] == 1
+    assert set(advantages(result)["001:p0:00"]) == {np.float32(own - np.mean(list(rewards.values())))}
+
+
+def test_rollout_groups_of_unequal_size_are_each_compared_with_their_own() -> None:
+    params = changed()
+    result = credited(params, scored(params, sampled_rows()[:-2]))
+    assert result.metrics["efficiency_gap_max"] < 1e-12
+
+
+def missing_place(tables: attribute.Scored) -> pl.DataFrame:
+    return tables.spliced_values.filter(~((pl.col("rollout_id") == "001:p1:01") & (pl.col("place") == 1)))
+
+
+def missing_member(tables: attribute.Scored) -> pl.DataFrame:
+    return tables.spliced_values.filter(pl.col("other_rollout_id") != "001:p1:01")
+
+
+def nothing(tables: attribute.Scored) -> pl.DataFrame:
+    return tables.spliced_values.clear()
+
+
+@pytest.mark.parametrize("cut", [missing_place, missing_member, nothing])
+def test_texts_that_were_not_evaluated_are_named_with_their_remedy(cut: Any) -> None:
+    params = changed()
+    tables = scored(params)
+    with pytest.raises(
+        CreditError, match=r"rollout 001:p\d:\d\d: texts that estimator splice needs were not evaluated: found . values at place"
+    ):
+        credited(params, dataclasses.replace(tables, spliced_values=cut(tables)))
+
+
+def test_values_of_another_reward_are_refused() -> None:
+    tables = scored(changed())
+    others = scored(changed({"metric": "ndcg@2"}))
+    with pytest.raises(CreditError, match="values of another reward"):
+        credited(changed(), dataclasses.replace(tables, spliced_values=others.spliced_values))
+
+
+@pytest.mark.parametrize("column", ["rollout_id", "other_rollout_id"])
+def test_values_of_another_iteration_are_refused(column: str) -> None:
+    tables = scored(changed())
+    renamed = tables.spliced_values.with_columns(pl.col(column).str.replace("001:", "002:"))
+    with pytest.raises(CreditError, match=r"spliced_values.*002:p"):
+        credited(changed(), dataclasses.replace(tables, spliced_values=renamed))
+
+
+def test_places_that_an_answer_does_not_have_are_refused() -> None:
+    tables = scored(changed())
+    longer = tables.spliced_values.with_columns(place=pl.col("place") + 1)
+    with pytest.raises(CreditError, match="holds a place or another answer that the rollout group does not have"):
+        credited(changed(), dataclasses.replace(tables, spliced_values=longer))
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"estimator": "splice"}, r"attribute\.rule: estimator splice gives token advantages itself: found group-additive, expected none"),
+        ({"rule": "none"}, r"attribute\.rule: estimator myerson gives shares, which a rule turns into advantages: found none"),
+        ({"estimator": "swap", "rule": "none", "outside": "zero"}, r"attribute\.outside: estimator swap credits all tokens: found zero"),
+        ({"estimator": "splice", "rule": "none", "splice_trace": 1.5}, r"attribute\.splice_trace: out of range: found 1\.5, expected 0 to 1"),
+        ({"estimator": "splice", "rule": "none", "splice_trace": -0.1}, r"attribute\.splice_trace: out of range"),
+        ({"estimator": "splice", "rule": "none", "baseline": "batch"}, r"attribute\.baseline"),
+    ],
+)  # fmt: skip
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], problem: str) -> None:
+    content = whole.to_mapping(Params())
+    content["attribute"] |= settings
+    with pytest.raises(ParameterError, match=problem):
+        whole.from_mapping(content)
+
+
+def test_a_rule_beside_a_group_game_is_refused_by_the_stage_too() -> None:
+    with pytest.raises(CreditError, match="gives token advantages itself: found signed, expected none"):
+        credited(changed(rule="signed"), scored(changed()))
