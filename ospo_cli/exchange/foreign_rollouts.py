@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,9 @@ def read(path: Path) -> pl.DataFrame:
     return frame
 
 
-def to_rollouts(frame: pl.DataFrame, prompt_ids: Sequence[str], pieces: Pieces, where: object) -> pl.DataFrame:
+def to_rollouts(
+    frame: pl.DataFrame, prompt_ids: Sequence[str], pieces: Pieces, where: object, end_ids: Collection[int] = ()
+) -> pl.DataFrame:
     """Return table rollouts of a checked file.
 
     Args:
@@ -53,6 +55,7 @@ def to_rollouts(frame: pl.DataFrame, prompt_ids: Sequence[str], pieces: Pieces, 
         prompt_ids: of table prompts.
         pieces: token ids -> bytes of each (b"" for special tokens), under the tokenizer of the policy that sampled.
         where: the file, named in errors.
+        end_ids: tokens that end an answer, as far as the tokenizer's folder tells; others are seen by the rollouts that end in them.
 
     Raises:
         TableError: an unknown prompt, an identity that occurs twice, numbers that differ, a log-probability that is none, padding among
@@ -92,7 +95,7 @@ def to_rollouts(frame: pl.DataFrame, prompt_ids: Sequence[str], pieces: Pieces, 
         prompt = row.get("prompt_token_ids") or []
         _check_prompt(place, prompt, pieces)
         rows.append(RolloutRow(rollout_id, prompt_id, sample_index, prompt, completion, ids, logprobs, finish_reason))
-    _check_ends(rows, where)
+    _check_ends(rows, where, end_ids)
     return rollouts_frame(rows).sort("rollout_id")
 
 
@@ -106,16 +109,16 @@ def _check_prompt(place: str, ids: list[int], pieces: Pieces) -> None:
         )
 
 
-def _check_ends(rows: list[RolloutRow], where: object) -> None:
-    """Raise where an id that ends other rollouts stands in the middle of one: what follows it was not the answer."""
-    ends = {row.token_ids[-1] for row in rows if row.finish_reason == "stop" and row.token_ids}
+def _check_ends(rows: list[RolloutRow], where: object, end_ids: Collection[int]) -> None:
+    """Raise where an end token, or an id that ends other rollouts, stands in the middle of one: what follows it was not the answer."""
+    ends = set(end_ids) | {row.token_ids[-1] for row in rows if row.finish_reason == "stop" and row.token_ids}
     for number, row in enumerate(rows, 1):
         behind = [position for position, token_id in enumerate(row.token_ids[:-1]) if token_id in ends]
         if behind:
             raise TableError(
                 f"{where}, row {number}, token {behind[0]}",
                 "goes on behind an end token",
-                found=f"id {row.token_ids[behind[0]]}, which ends other rollouts",
+                found=f"id {row.token_ids[behind[0]]}, which ends {'answers' if row.token_ids[behind[0]] in end_ids else 'other rollouts'}",
                 expected="the end token last",
             )
 

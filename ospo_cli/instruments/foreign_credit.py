@@ -48,6 +48,7 @@ def attribute_file(layout: Layout, params: Params, source: Path, tokenizer: Path
         OspoError: bad input; nothing is written then.
     """
     from ospo_cli.exchange import foreign_rollouts
+    from ospo_cli.policies.declarations import recorded_end_ids
     from ospo_cli.policies.token_pieces import TokenPieces
     from ospo_cli.stages import attribute, score_coalitions, segment
     from ospo_cli.tables.prepared import PROMPTS
@@ -59,7 +60,8 @@ def attribute_file(layout: Layout, params: Params, source: Path, tokenizer: Path
     prompts = placed.read(PROMPTS, layout)
     pieces = TokenPieces.from_file(tokenizer / "tokenizer.json")
     frame = foreign_rollouts.read(source)
-    rollouts = foreign_rollouts.to_rollouts(frame, prompts["prompt_id"].to_list(), pieces.pieces, source)
+    ends = recorded_end_ids(tokenizer, pieces)
+    rollouts = foreign_rollouts.to_rollouts(frame, prompts["prompt_id"].to_list(), pieces.pieces, source, ends)
     if not (rollouts["behavior_logprobs"].explode() != 0).any():
         sys.stderr.write(
             f"ospo attribute: warning: {shorten(source)}: old_logprobs are 0 for every token, probability 1: an engine that did not return "

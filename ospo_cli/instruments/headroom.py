@@ -255,7 +255,7 @@ def _sampled(layout: Layout, chosen: pl.DataFrame, params: Params, request: Requ
     sampling += [params.train.seed, settings.batch_size, params.policy.threads]
     content, sampler = content_hash(folder), None
     shards = [
-        Shard(content_key("headroom.completions 2", content, sampling, part.rows()), part.height * samples, part)
+        Shard(content_key("headroom.completions 3", content, sampling, part.rows()), part.height * samples, part)
         for part in chosen.select("prompt_id", "prompt").iter_slices(_PROMPTS_PER_SHARD)
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,26 @@ from typing import Any
 import torch
 
 from ospo_cli.errors import PolicyError, first_line
+from ospo_cli.policies import chat_template
+from ospo_cli.policies.declarations import CARD as CARD
 from ospo_cli.policies.token_pieces import TokenPieces
 from ospo_cli.tables.files import read_json, sha256_of
 
-CARD = "ospo_policy.json"
 OPTIMIZER = "optimizer.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 @dataclass
 class LoadedPolicy:
-    """A policy in memory: model on its device in float32 (None: weights lie elsewhere), tokenizer, and what sampling needs to know."""
+    """A policy in memory: model on its device in float32 (None: weights lie elsewhere), tokenizer, and what sampling needs to know.
+
+    Attributes:
+        end_token_id: the one that answers are taught to end with.
+        further_end_ids: others that end an answer too.
+        vocabulary_size: ids that the model has logits for.
+        unspelled: [ids] int64 on the model's device, of its vocabulary but not the tokenizer's: never drawn; None where there are none.
+        declared: what the folder says of these, for its card.
+    """
 
     folder: Path
     model: Any
@@ -33,6 +42,20 @@ class LoadedPolicy:
     content_hash: str
     device: torch.device
     adapter_card: dict[str, Any] | None = None
+    further_end_ids: tuple[int, ...] = ()
+    vocabulary_size: int = 0
+    unspelled: torch.Tensor | None = None
+    declared: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def end_token_ids(self) -> list[int]:
+        """All ids that end an answer, the taught one first."""
+        return [self.end_token_id, *self.further_end_ids]
+
+    @property
+    def drawn_ids(self) -> list[int]:
+        """All ids that can be drawn, ascending: those of the model that the tokenizer spells."""
+        return sorted(token_id for token_id in self.pieces.spelled_ids if token_id < self.vocabulary_size)
 
     @property
     def is_adapter(self) -> bool:
@@ -63,10 +86,6 @@ _TOKENIZER_FILES = (
     "merges.txt",
     "tokenizer.model",
 )
-
-
-# The day that a template with a variable for it is told: equal settings give equal prompts. Llama 3.2's own takes it where it has no clock.
-_TEMPLATE_DAY = "26 Jul 2024"
 
 
 def check_folder(folder: Path, made_by: str = "") -> None:
@@ -158,20 +177,6 @@ def load_tokenizer(folder: Path) -> Any:
         raise PolicyError(
             folder, "the tokenizer has no chat template", expected="chat_template.jinja or chat_template in tokenizer_config.json"
         )
-    template = str(tokenizer.chat_template)
-    if "strftime_now" in template and "date_string" not in template:
-        raise PolicyError(
-            folder,
-            "the chat template reads the clock: equal settings would give other prompts tomorrow",
-            found="strftime_now",
-            remedy="write a fixed date in its place, in chat_template.jinja or tokenizer_config.json",
-        )
-    try:
-        _rendered(tokenizer, "red wool coat")
-    except Exception as error:  # templates raise what they like
-        raise PolicyError(
-            folder, "the chat template cannot be rendered for a user's message alone", found=first_line(error), remedy="mend the template"
-        ) from None
     return tokenizer
 
 
@@ -181,23 +186,7 @@ def render_prompt(policy: LoadedPolicy, user_message: str) -> list[int]:
     Special tokens that the message spells out (a product text may hold `<|im_end|>`) are broken by a space, so that text stays text.
     """
     tokenizer = policy.tokenizer
-    # Not every added token that is special is one of all_special_tokens (Llama 3's <|eot_id|> is none).
-    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-    for special in sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True):
-        if special in user_message:
-            user_message = user_message.replace(special, f"{special[0]} {special[1:]}")
-    return [int(token_id) for token_id in _rendered(tokenizer, user_message)]
-
-
-def _rendered(tokenizer: Any, user_message: str) -> list[int]:
-    found: list[int] = tokenizer.apply_chat_template(
-        [{"role": "user", "content": user_message}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=False,
-        date_string=_TEMPLATE_DAY,
-    )
-    return found
+    return chat_template.token_ids(tokenizer, chat_template.as_text(tokenizer, user_message))
 
 
 def content_hash(folder: Path) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from ospo_cli.errors import PolicyError, first_line
-from ospo_cli.policies import lora
+from ospo_cli.policies import chat_template, declarations, lora
 from ospo_cli.policies.folder import (
+    CARD,
     LoadedPolicy,
     check_folder,
     content_hash,
@@ -19,6 +20,7 @@ from ospo_cli.policies.folder import (
     load_tokenizer,
 )
 from ospo_cli.policies.token_pieces import TokenPieces
+from ospo_cli.tables.files import read_json, write_json
 
 
 def load_policy(folder: Path, threads: int, *, trainable: bool = False, made_by: str = "", project: Path | None = None) -> LoadedPolicy:
@@ -39,13 +41,14 @@ def load_policy(folder: Path, threads: int, *, trainable: bool = False, made_by:
     tokenizer = load_tokenizer(folder)
     if lora.is_adapter(folder):
         model, card = lora.load_adapter(folder, project, trainable=trainable)
+        base, _ = lora.base_of(folder, project)
     else:
-        model, card = load_model(folder), None
+        model, card, base = load_model(folder), None, folder
         model.requires_grad_(trainable)
     model.eval()  # dropout only where a training step turns it on
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
-    return _loaded(folder, model, model.config, tokenizer, device, card)
+    return _loaded(folder, model, model.config, tokenizer, device, (base, card))
 
 
 def read_policy(folder: Path, made_by: str = "", project: Path | None = None) -> LoadedPolicy:
@@ -58,20 +61,36 @@ def read_policy(folder: Path, made_by: str = "", project: Path | None = None) ->
         config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds for a broken folder
         raise PolicyError(base, "the configuration cannot be read", found=first_line(error), remedy="restore the folder") from None
-    return _loaded(folder, None, config, load_tokenizer(folder), torch.device("cpu"), card)
+    return _loaded(folder, None, config, load_tokenizer(folder), torch.device("cpu"), (base, card))
 
 
-def _loaded(folder: Path, model: Any, config: Any, tokenizer: Any, device: torch.device, card: dict[str, Any] | None) -> LoadedPolicy:
-    end = tokenizer.eos_token_id
-    if end is None:
-        raise PolicyError(folder, "the tokenizer has no end token", expected="eos_token in tokenizer_config.json")
-    context = getattr(config, "max_position_embeddings", None) or 1 << 30
+def _loaded(
+    folder: Path, model: Any, config: Any, tokenizer: Any, device: torch.device, base: tuple[Path, dict[str, Any] | None]
+) -> LoadedPolicy:
+    """Return the policy with what its folder declares, read and tried; base: folder of the configuration, and an adapter's card."""
     pieces = TokenPieces.from_file(folder / "tokenizer.json")
-    return LoadedPolicy(folder, model, tokenizer, pieces, int(end), int(context), content_hash(folder), device, card)
+    size = int(config.get_text_config().vocab_size)
+    declared = declarations.read(folder, base[0], tokenizer, pieces, size, chat_template.tried(folder, tokenizer))
+    end, *further = declared.end_token_ids
+    return LoadedPolicy(
+        folder=folder,
+        model=model,
+        tokenizer=tokenizer,
+        pieces=pieces,
+        end_token_id=end,
+        context_length=int(getattr(config, "max_position_embeddings", None) or 1 << 30),
+        content_hash=content_hash(folder),
+        device=device,
+        adapter_card=base[1],
+        further_end_ids=tuple(further),
+        vocabulary_size=size,
+        unspelled=torch.tensor(declared.unspelled, device=device) if declared.unspelled else None,
+        declared=declared.card,
+    )
 
 
 def save_policy(policy: LoadedPolicy, folder: Path) -> None:
-    """Write the model (or the adapter alone) and the tokenizer into an existing folder."""
+    """Write the model (or the adapter alone), the tokenizer and a card into an existing folder."""
     if policy.adapter_card is not None:
         lora.write_adapter(policy.model, folder, policy.adapter_card)
     else:
@@ -80,3 +99,11 @@ def save_policy(policy: LoadedPolicy, folder: Path) -> None:
         hide_progress_bars()
         policy.model.save_pretrained(folder, safe_serialization=True)
     copy_tokenizer(policy.folder, folder)
+    record(folder, policy.declared)
+
+
+def record(folder: Path, declared: dict[str, Any]) -> None:
+    """Write what a policy's folder declares into its card, beside what the card says already."""
+    path = folder / CARD
+    card = read_json(path) if path.is_file() else {}
+    write_json(path, card | {declarations.KEY: declared}, ensure_ascii=False)

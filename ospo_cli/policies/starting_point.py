@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ospo_cli.params.policy import Policy
-from ospo_cli.policies.folder import OPTIMIZER, LoadedPolicy, check_folder, load_tokenizer
+from ospo_cli.policies.folder import OPTIMIZER, LoadedPolicy, check_folder
+from ospo_cli.policies.opening import read_policy, record
 from ospo_cli.policies.pretrained import PACKAGED
 
 
@@ -29,19 +30,23 @@ def write_starting_point(folder: Path, project: Path, policy: Policy, seed: int,
         from ospo_cli.policies.small_llama import write_small_llama
 
         write_small_llama(texts(), policy, seed, folder)
+        record(folder, read_policy(folder).declared)
         return
     base = project / policy.base
     name = Path(policy.base).name
     check_folder(base, made_by=f"ospo fetch-policy {name}" if name in PACKAGED else "")
-    load_tokenizer(base)  # a template that cannot be rendered is said here, and not after the first training
+    # What does not fit is said here, and not after the first training.
+    declared = read_policy(base, project=project).declared
     if policy.lora_rank:
         from ospo_cli.policies.lora import write_fresh_adapter
 
         write_fresh_adapter(folder, base, project, policy, seed)
+        record(folder, declared)
         return
     for path in sorted(base.iterdir()):
         if path.is_file() and path.name != OPTIMIZER and path.suffix in (".safetensors", ".json", ".jinja", ".txt", ".model"):
             shutil.copyfile(path, folder / path.name)
+    record(folder, declared)
 
 
 def adapted(policy: LoadedPolicy, project: Path, settings: Policy, seed: int) -> LoadedPolicy:

@@ -78,6 +78,15 @@ class TokenPieces:
         """Number of ids, added tokens included."""
         return self.tokenizer.get_vocab_size(with_added_tokens=True)
 
+    @cached_property
+    def spelled_ids(self) -> frozenset[int]:
+        """Ids that stand for bytes (special tokens for none): the vocabulary without tokens that no byte-level text can hold."""
+        vocabulary = self.tokenizer.get_vocab(with_added_tokens=True)
+        if self.scheme == "byte-level" and not set().union(*vocabulary) <= self._bytes.keys():
+            letters = self._bytes.keys()
+            vocabulary = {token: number for token, number in vocabulary.items() if number in self.added or letters >= set(token)}
+        return frozenset(vocabulary.values())
+
     def pieces(self, token_ids: Sequence[int]) -> list[bytes]:
         """Return the bytes of each id; special tokens stand for no text.
 

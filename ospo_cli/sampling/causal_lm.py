@@ -77,12 +77,13 @@ class Sampler(CompletionSampler):
         draws = torch.from_numpy(uniforms).to(device)
         tokens = torch.full((len(names), cap), -1, dtype=torch.int64, device=device)
         logprobs = torch.zeros((3, len(names), cap), dtype=torch.float32, device=device)
+        ends = torch.tensor(self.policy.end_token_ids, device=device)
         # The rows that still go on, and the branch that each stands on.
         rows = torch.arange(len(names), device=device)
         branch = torch.tensor([index for index, group in enumerate(row_ids) for _ in group], device=device)
         logits = self.decoder.prefill(prompts, self.policy.pad_token_id, device, cap, len(names))
         for position in range(cap):
-            found = draw(logits, branch, draws[rows, position], greedy[rows], request.sampling)
+            found = draw(logits, branch, draws[rows, position], greedy[rows], request.sampling, self.policy.unspelled)
             bad = rows[~torch.isfinite(found.logprobs + found.policy_logprobs)].tolist()
             if bad:
                 self.decoder.clear()
@@ -94,7 +95,7 @@ class Sampler(CompletionSampler):
                 )
             tokens[rows, position] = found.token
             logprobs[:, rows, position] = torch.stack([found.logprobs, found.sampled_logprobs, found.policy_logprobs])
-            going = found.token != self.policy.end_token_id
+            going = ~torch.isin(found.token, ends)
             rows, branch, token = rows[going], branch[going], found.token[going]
             if position + 1 == cap or not len(rows):
                 break
@@ -131,7 +132,7 @@ class Sampler(CompletionSampler):
         length = ids.index(-1) if -1 in ids else len(ids)
         ids = ids[:length]
         tempered, sampled, policy = (values[:length] for values in logprobs)
-        reason = "stop" if ids[-1] == self.policy.end_token_id else "length"
+        reason = "stop" if ids[-1] in self.policy.end_token_ids else "length"
         return SampledRow(ids, tempered, sampled, policy, reason, self.policy.pieces.text(ids))
 
 

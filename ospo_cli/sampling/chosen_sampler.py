@@ -26,7 +26,7 @@ def load_for(folder: Path, settings: Rollout, threads: int, made_by: str) -> Loa
     """Return a folder's policy, with weights where they are needed in this process; refuse settings that the sampler cannot draw."""
     kind = kind_of(settings)
     policy = load_policy(folder, threads, made_by=made_by) if kind.needs_weights else read_policy(folder, made_by)
-    kind.check(Sampling.of(settings), policy.is_adapter)
+    kind.check(Sampling.of(settings), policy)
     return policy
 
 

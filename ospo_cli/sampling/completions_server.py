@@ -42,7 +42,7 @@ class ServerSampler(CompletionSampler):
         return cls(policy, settings.server)
 
     @classmethod
-    def check(cls, sampling: Sampling, is_adapter: bool) -> None:
+    def check(cls, sampling: Sampling, policy: LoadedPolicy) -> None:
         """Raise ParameterError where it would be unknown what the server's log-probabilities are of."""
         if sampling.cuts or sampling.temperature != 1.0:
             raise ParameterError(
@@ -65,7 +65,7 @@ class ServerSampler(CompletionSampler):
             ParameterError: temperature or cuts, whose log-probabilities the protocol leaves open.
             PolicyError: the server fails, or its answer is no completion with ids and log-probabilities.
         """
-        self.check(request.sampling, self.policy.is_adapter)
+        self.check(request.sampling, self.policy)
         names = [name for name, _ in request.rows]
         requests = [
             ("/completions", json.dumps(self._request(prompt, request.max_new_tokens, request_seed(request.seed, name))).encode())
@@ -86,8 +86,8 @@ class ServerSampler(CompletionSampler):
             # Beyond the protocol; each server reads those that it knows: what would change the distribution is off,
             "top_k": -1,
             **{"min_p": 0.0, "repetition_penalty": 1.0, "repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0},
-            # the policy's end token alone ends a completion and comes with it, and ids are returned.
-            **{"ignore_eos": True, "stop_token_ids": [self.policy.end_token_id], "skip_special_tokens": False},
+            # the policy's end tokens alone end a completion and come with it, and ids are returned.
+            **{"ignore_eos": True, "stop_token_ids": self.policy.end_token_ids, "skip_special_tokens": False},
             **{"return_token_ids": True, "add_special_tokens": False},
         }
 

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from ospo_cli.params.rollout import Rollout
+from ospo_cli.policies.unspelled import never_drawn
 
 _BLOCK = 128
 
@@ -38,6 +39,8 @@ class Sampling:
 class Drawn:
     """Tokens [rows] and their natural log-probabilities [rows].
 
+    No distribution holds ids that the tokenizer does not spell; what the model gives them is shared out among the others.
+
     Attributes:
         token: ids.
         logprobs: at the sampling temperature, nothing cut: what a training forward pass computes.
@@ -51,7 +54,14 @@ class Drawn:
     policy_logprobs: torch.Tensor
 
 
-def draw(logits: torch.Tensor, owner: torch.Tensor, uniform: torch.Tensor, is_greedy: torch.Tensor, sampling: Sampling) -> Drawn:
+def draw(
+    logits: torch.Tensor,
+    owner: torch.Tensor,
+    uniform: torch.Tensor,
+    is_greedy: torch.Tensor,
+    sampling: Sampling,
+    unspelled: torch.Tensor | None = None,
+) -> Drawn:
     """Draw one token per row by inverse CDF.
 
     torch.multinomial is 20 times slower on a CPU and its draws depend on the batch.
@@ -62,8 +72,9 @@ def draw(logits: torch.Tensor, owner: torch.Tensor, uniform: torch.Tensor, is_gr
         uniform: [rows] float64 in [0, 1).
         is_greedy: [rows] True takes the likeliest token, the first of several; its log-probabilities are at temperature 1.
         sampling: temperature and cuts.
+        unspelled: ids that are not part of any of the distributions.
     """
-    logits = logits.float()
+    logits = never_drawn(logits, unspelled)
     tempered = logits if sampling.temperature == 1.0 else logits / sampling.temperature
     probabilities = torch.softmax(tempered, dim=-1)
     kept = cut(probabilities, sampling) if sampling.cuts else probabilities

@@ -73,7 +73,7 @@ class CompletionSampler:
         raise NotImplementedError
 
     @classmethod
-    def check(cls, sampling: Sampling, is_adapter: bool) -> None:
+    def check(cls, sampling: Sampling, policy: LoadedPolicy) -> None:
         """Raise ParameterError where every log-probability that a rollout holds cannot be given; this one can give all."""
 
     @classmethod
@@ -99,7 +99,7 @@ def checked_ids(policy: LoadedPolicy, name: str, ids: Any, max_new_tokens: int, 
     """Return a foreign engine's token ids; raise PolicyError, naming the rollout, where they are no completion of this policy.
 
     Args:
-        policy: end token and vocabulary.
+        policy: end tokens and vocabulary.
         name: rollout.
         ids: what was answered.
         max_new_tokens: cap.
@@ -112,21 +112,24 @@ def checked_ids(policy: LoadedPolicy, name: str, ids: Any, max_new_tokens: int, 
 
     if not isinstance(ids, list) or not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
         raise refuse("the answer holds no token ids", type(ids).__name__, "a list of integers")
-    size, end = policy.pieces.vocabulary_size, policy.end_token_id
-    odd = [token for token in ids if not 0 <= token < size]
+    known, ends = policy.pieces.spelled_ids, policy.end_token_ids
+    odd = [token for token in ids if token not in known]
     if odd:
-        raise refuse("token id outside the policy's vocabulary", odd[0], f"0 to {size - 1}", "let the engine hold this very policy")
+        expected = f"0 to {max(known)}" + (", without those that spell nothing" if len(known) <= max(known) else "")
+        raise refuse("token id outside the policy's vocabulary", odd[0], expected, "let the engine hold this very policy")
     if finish_reason not in ("stop", "length"):
         raise refuse("the completion was broken off", f"finish reason {finish_reason}", "stop or length")
     if not 0 < len(ids) <= max_new_tokens:
         raise refuse("number of token ids", len(ids), f"1 to {max_new_tokens}, end token included")
-    if end in ids[:-1]:
-        raise refuse("the completion goes on behind its end token", f"{end} at position {ids.index(end)}", "the end token last")
-    if (ids[-1] == end) != (finish_reason == "stop"):
+    behind = [position for position, token in enumerate(ids[:-1]) if token in ends]
+    if behind:
+        place = f"{ids[behind[0]]} at position {behind[0]}"
+        raise refuse("the completion goes on behind its end token", place, "the end token last")
+    if (ids[-1] in ends) != (finish_reason == "stop"):
         raise refuse(
             "token ids do not fit the finish reason",
             f"{finish_reason}, last token {ids[-1]}",
-            f"end token {end} last where the reason is stop, and only there",
+            f"end token {' or '.join(map(str, ends))} last where the reason is stop, and only there",
             "an engine that leaves the end token out, or stops at another one, cannot be used: that token's log-probability is trained on",
         )
     if finish_reason == "length" and len(ids) < max_new_tokens:

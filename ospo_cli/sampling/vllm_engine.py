@@ -62,14 +62,23 @@ class VllmSampler(CompletionSampler):
         return cls(policy, settings.vllm, longest_prompt + settings.max_new_tokens, threads)
 
     @classmethod
-    def check(cls, sampling: Sampling, is_adapter: bool) -> None:
+    def check(cls, sampling: Sampling, policy: LoadedPolicy) -> None:
         """Raise ParameterError where the engine cannot give every log-probability that a rollout holds."""
-        if is_adapter and (sampling.cuts or sampling.temperature != 1.0):
+        is_plain = sampling.temperature == 1.0 and not sampling.cuts
+        if policy.unspelled is not None and not is_plain:
+            raise ParameterError(
+                "rollout.sampler",
+                "vllm scores rows over the whole vocabulary of the model, and this policy's tokenizer does not spell all of it",
+                found=f"{len(policy.unspelled)} ids that are never drawn; {_described(sampling)}",
+                expected="temperature 1, top_k 0, top_p 1",
+                remedy="change them, or take rollout.sampler: transformers",
+            )
+        if policy.is_adapter and not is_plain:
             # vLLM 0.32: prompt_logprobs of a LoRA request end in `einsum(): subscript b has size …` on a CPU.
             raise ParameterError(
                 "rollout.sampler",
                 "vllm cannot score the rows of an adapter, which temperature and cuts need",
-                found=f"temperature {sampling.temperature:g}, top_k {sampling.top_k}, top_p {sampling.top_p:g}",
+                found=_described(sampling),
                 expected="temperature 1, top_k 0, top_p 1",
                 remedy="change them, or take rollout.sampler: transformers",
             )
@@ -95,7 +104,7 @@ class VllmSampler(CompletionSampler):
             PolicyError: the engine is absent, does not start, fails, or does not answer in time.
         """
         sampling, cap = request.sampling, request.max_new_tokens
-        self.check(sampling, self.policy.is_adapter)
+        self.check(sampling, self.policy)
         needs_scores = sampling.cuts or sampling.temperature != 1.0
         self._check_room(request.prompts, cap + needs_scores)
         names = [name for name, _ in request.rows]
@@ -103,11 +112,14 @@ class VllmSampler(CompletionSampler):
             return [[] for _ in request.prompts]
         asked = [[list(prompt), request_seed(request.seed, name)] for name, prompt in request.rows]
         what = f"{len(names)} completions from {names[0]} on"
-        # The policy's end token alone ends a completion, whatever generation_config.json says.
+        # The policy's end tokens alone end a completion. Ids that the tokenizer does not spell are masked before log-probabilities are
+        # taken (processed_logprobs), which are then those of the other ids.
+        allowed = {} if self.policy.unspelled is None else {"allowed_token_ids": self.policy.drawn_ids}
         settings = {
             **{"n": 1, "temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p},
             **{"max_tokens": cap, "logprobs": 0, "detokenize": False},
-            **{"ignore_eos": True, "stop_token_ids": [self.policy.end_token_id]},
+            **{"ignore_eos": True, "stop_token_ids": self.policy.end_token_ids},
+            **allowed,
         }
         found = self._ask({"sample": asked, "settings": settings}, "rows", len(names), what)
         rows = []
@@ -188,6 +200,10 @@ class VllmSampler(CompletionSampler):
         if not str(version).startswith(f"{TESTED}."):
             sys.stderr.write(f"sampler vllm: version {shorten(version, 40)} was not tested with this adapter ({TESTED}.* was)\n")
         return process
+
+
+def _described(sampling: Sampling) -> str:
+    return f"temperature {sampling.temperature:g}, top_k {sampling.top_k}, top_p {sampling.top_p:g}"
 
 
 def engine_arguments(model: Path, settings: Vllm, context_length: int, lora_rank: int) -> dict[str, Any]:

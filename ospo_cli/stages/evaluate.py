@@ -171,7 +171,7 @@ def _policy_completions(prompts: pl.DataFrame, folders: dict[int, Path], layout:
         # Batches and threads may change sums in their last bits, and so now and then a draw.
         sampling += [params.rollout.batch_size, params.policy.threads]
         for part in prompts.select("prompt_id", "prompt").iter_slices(_PROMPTS_PER_SHARD):
-            key = content_key("evaluate.completions 2", content, sampling, part.rows())
+            key = content_key("evaluate.completions 3", content, sampling, part.rows())
             shards.append(Shard(key, part.height * (1 + settings.samples), (policy_name(iteration), folder, part)))
     answers, executor = _Answers(params), LocalExecutor(layout.cache / "evaluate")
     found = executor.map_shards(answers.sample, shards, {"completions": DECODED}, "evaluate", "completions")

@@ -196,7 +196,7 @@ class _Sampling:
         for start in range(0, len(rows), per_shard):
             part = rows[start : start + per_shard]
             key = content_key(
-                "rollouts 2",
+                "rollouts 3",
                 self.policy.content_hash,
                 part,
                 settings.group_size,

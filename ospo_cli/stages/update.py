@@ -91,7 +91,7 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     given = [policy.content_hash, file_hash(predecessor / OPTIMIZER) if carried else "", *learned.hashes]
     given += [content_hash(layout.policy(0))] if objective.needs_reference else []
     sections = [dataclasses.asdict(section) for section in (settings, params.policy, run)]
-    checkpoint = Checkpoint(layout.cache / "update" / content_key("update 4", given, sections))
+    checkpoint = Checkpoint(layout.cache / "update" / content_key("update 5", given, sections))
     loading_seconds, began = time.monotonic() - began, time.monotonic()
     progress = Progress(f"update {iteration}", len(optimiser_steps.step_plan(len(rows.groups), settings, seed, iteration)), "steps")
     taken = optimiser_steps.train(policy, rows, training, checkpoint, settings, run, partial(progress.advance, 1))

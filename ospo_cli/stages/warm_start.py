@@ -83,7 +83,7 @@ def warm_start(policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame,
     examples = [texts.ids(prompt_id, text, f"teacher pair {index} of prompt {prompt_id}") for prompt_id, index, text in rows]
     run = Run(params.train.seed, 0, dropout=policy.is_adapter and params.policy.lora_dropout > 0)
     sections = [dataclasses.asdict(section) for section in (params.warm_start, run)]
-    key = content_key("warm start 2", policy.content_hash, examples, sections, params.policy.threads)
+    key = content_key("warm start 3", policy.content_hash, examples, sections, params.policy.threads)
     checkpoint = Checkpoint(cache / key)
     training = Training(policy.model, settings.learning_rate, settings.weight_decay, settings.max_gradient_norm)
     progress = Progress("warm-start", settings.steps, "steps")

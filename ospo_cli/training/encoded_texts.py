@@ -26,7 +26,8 @@ class EncodedTexts:
         if prompt_id not in self.rendered:
             self.rendered[prompt_id] = render_prompt(policy, self.messages[prompt_id])
         prompt = self.rendered[prompt_id]
-        ids = [*policy.tokenizer.encode(completion, add_special_tokens=False), policy.end_token_id]
+        # Text stays text: a special token that a completion spells would end it, or start another message.
+        ids = [*policy.tokenizer.encode(completion, add_special_tokens=False, split_special_tokens=True), policy.end_token_id]
         if len(prompt) + len(ids) > policy.context_length:
             raise PolicyError(
                 where,

@@ -24,10 +24,11 @@ def logprobs_of(
 ) -> NDArray[np.float32]:
     """Return [tokens] log-probabilities of the rollouts under a policy, without gradient; 0 outside of `groups` (None: those of `rows`)."""
     found = np.zeros(len(rows.behavior_logprobs), dtype=np.float32)
-    for part in token_batches.micro_batches(token_batches.arranged(rows.groups if groups is None else groups), token_budget):
+    window = token_batches.attention_window(policy.model.config)
+    for part in token_batches.micro_batches(token_batches.arranged(rows.groups if groups is None else groups, window), token_budget):
         batch = token_batches.build(part, policy.pad_token_id, policy.device)
         with torch.no_grad(), arithmetic(policy, precision):
-            logprobs, _ = token_logprobs(policy.model, batch, rows.temperature)
+            logprobs, _ = token_logprobs(policy.model, batch, rows.temperature, unspelled=policy.unspelled)
         found[rows.tokens_of(part)] = logprobs.float().cpu().numpy()
     return found
 

@@ -42,14 +42,20 @@ def accumulate(
     is_wanted = objective.is_wanted(rows)
     taken = rows.trimmed(groups, is_wanted)
     watched = _Watched(rows)
-    for part in token_batches.micro_batches(token_batches.arranged(taken), settings.tokens_per_micro_batch):
+    window = token_batches.attention_window(policy.model.config)
+    for part in token_batches.micro_batches(token_batches.arranged(taken, window), settings.tokens_per_micro_batch):
         places = rows.tokens_of(part)
         lengths = [int(is_wanted[rows.tokens_of([single])].sum()) for group in part for single in group.apart()]
         batch = token_batches.build(part, policy.pad_token_id, policy.device).only(is_wanted[places])
         places = places[is_wanted[places]]
         with forward.arithmetic(policy, settings.precision):
             logprobs, entropies = forward.token_logprobs(
-                policy.model, batch, rows.temperature, want_entropy=True, entropy_has_gradient=settings.entropy_bonus > 0
+                policy.model,
+                batch,
+                rows.temperature,
+                want_entropy=True,
+                entropy_has_gradient=settings.entropy_bonus > 0,
+                unspelled=policy.unspelled,
             )
         tokens = _tokens(rows, places, weights, lengths, logprobs, entropies)
         result = objective.loss(tokens)

@@ -43,11 +43,13 @@ class GroupGradient:
         token_weight = token_weights(lengths, settings.aggregation, rows.max_new_tokens)
         self.parts: list[tuple[torch.Tensor, NDArray[np.int64], torch.Tensor, torch.Tensor, list[int]]] = []
         self.mismatch = 0.0
-        for part in token_batches.micro_batches(token_batches.arranged([own]), settings.tokens_per_micro_batch):
+        for part in token_batches.micro_batches(
+            token_batches.arranged([own], token_batches.attention_window(policy.model.config)), settings.tokens_per_micro_batch
+        ):
             members = [row for each in part for row in range(each.first, each.first + len(each.completions))]
             places = np.concatenate([np.arange(starts[row], starts[row] + lengths[row]) for row in members])
             batch = token_batches.build(part, policy.pad_token_id, policy.device)
-            logprobs, _ = token_logprobs(policy.model, batch, rows.temperature)
+            logprobs, _ = token_logprobs(policy.model, batch, rows.temperature, unspelled=policy.unspelled)
             sampled = self._tensor(behavior[places])
             self.mismatch = max(self.mismatch, float((logprobs.detach() - sampled).abs().max()))
             self.parts.append((logprobs, places, sampled, self._tensor(token_weight[places]), [int(lengths[row]) for row in members]))

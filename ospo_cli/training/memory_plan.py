@@ -12,7 +12,7 @@ import torch
 from ospo_cli.errors import PolicyError
 from ospo_cli.params.update import Update
 from ospo_cli.policies.folder import LoadedPolicy
-from ospo_cli.training.token_batches import Group, arranged, micro_batches
+from ospo_cli.training.token_batches import Group, arranged, attention_window, micro_batches
 from ospo_cli.training.token_logprobs import LOGITS_AT_ONCE
 
 GIB = 1 << 30
@@ -43,7 +43,7 @@ def needed_bytes(policy: LoadedPolicy, groups: Sequence[Group], settings: Update
         per_token = layers * hidden + layer if settings.gradient_checkpointing else layers * layer
         return len(part) * width * per_token
 
-    parts = micro_batches(arranged(groups), settings.tokens_per_micro_batch)
+    parts = micro_batches(arranged(groups, attention_window(config)), settings.tokens_per_micro_batch)
     widest = max(map(activations, parts), default=0)
     targets = max((sum(group.tokens for group in part) for part in parts), default=0)
     logits = min(3 * LOGITS_AT_ONCE, 3 * targets * vocabulary)

@@ -95,7 +95,7 @@ def train(
         groups = [Group(pairs[index][0], [pairs[index][1]]) for index in plan[step]]
         batch = token_batches.build(groups, policy.pad_token_id, policy.device)
         with seeded_dropout(run.seed, f"supervised dropout/{step}", run.dropout):
-            logprobs, _ = token_logprobs(policy.model, batch, 1.0)
+            logprobs, _ = token_logprobs(policy.model, batch, 1.0, unspelled=policy.unspelled)
         loss = -logprobs.mean()
         value = float(loss.detach())
         if not math.isfinite(value):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,9 +134,22 @@ def packing_pays(groups: Sequence[Group]) -> bool:
     return packed * 1.25 < apart and max(group.width for group in groups) <= 4096
 
 
-def arranged(groups: Sequence[Group]) -> list[Group]:
-    """Return the groups as the forward passes take them: packed behind one prompt where that pays, else one row per completion."""
+def attention_window(config: Any) -> int | None:
+    """Return how many places back every layer of a model sees: None is all, 0 is unknown (some layer is no plain attention)."""
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention" if window is None else "sliding_attention"])
+    if kinds == {"full_attention"}:
+        return None
+    return int(window or 0) if kinds <= {"full_attention", "sliding_attention"} else 0
+
+
+def arranged(groups: Sequence[Group], window: int | None = None) -> list[Group]:
+    """Return the groups as the forward passes take them: packed behind one prompt where that pays, else one row per completion.
+
+    A packed row brings its own mask, which knows no sliding windows: it is for rows that lie within the model's `attention_window`.
+    """
     filled = [group for group in groups if group.tokens]
-    if not filled or packing_pays(filled):
+    longest = max((len(group.prompt) + len(ids) for group in filled for ids in group.completions), default=0)
+    if not filled or ((window is None or longest <= window) and packing_pays(filled)):
         return filled
     return [single for group in filled for single in group.apart() if single.tokens]

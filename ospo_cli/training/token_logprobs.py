@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from ospo_cli.policies.unspelled import never_drawn
 from ospo_cli.training.token_batches import TokenBatch
 
 # Models whose logits are the output embedding of the last hidden state and nothing else (no soft cap, no scale): there the embedding
@@ -17,12 +18,20 @@ LOGITS_AT_ONCE = 1 << 24
 
 
 def token_logprobs(
-    model: Any, batch: TokenBatch, temperature: float, want_entropy: bool = False, entropy_has_gradient: bool = False
+    model: Any,
+    batch: TokenBatch,
+    temperature: float,
+    want_entropy: bool = False,
+    entropy_has_gradient: bool = False,
+    unspelled: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return natural log-probabilities [tokens] of the batch's targets at a temperature, and the entropies [tokens] where asked."""
+    """Return natural log-probabilities [tokens] of the batch's targets at a temperature, and the entropies [tokens] where asked.
+
+    `unspelled` are ids that are never drawn (LoadedPolicy): both are of the distribution over the others, as in sampling.
+    """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     places = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "attention_mask": batch.mask, "use_cache": False}
-    wants = (want_entropy, entropy_has_gradient)
+    wants = (want_entropy, entropy_has_gradient, unspelled)
     if base.config.model_type not in _PLAIN_HEADS:
         return _of_logits(base(**places).logits[batch.predict_rows, batch.predict_positions], batch.targets, temperature, *wants)
     hidden = base.get_decoder()(**places).last_hidden_state[batch.predict_rows, batch.predict_positions]
@@ -30,7 +39,7 @@ def token_logprobs(
     at_once = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
     if torch.is_grad_enabled() and not head.weight.requires_grad and head.bias is None:
         logprobs, entropies = _FrozenHead.apply(  # type: ignore[no-untyped-call]
-            hidden, head.weight, batch.targets, temperature, entropy_has_gradient, at_once
+            hidden, head.weight, batch.targets, temperature, entropy_has_gradient, at_once, unspelled
         )
         return logprobs, entropies if want_entropy else None
     if len(hidden) <= at_once:
@@ -48,9 +57,14 @@ def token_logprobs(
 
 
 def _of_logits(
-    logits: torch.Tensor, targets: torch.Tensor, temperature: float, want_entropy: bool, entropy_has_gradient: bool
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float,
+    want_entropy: bool,
+    entropy_has_gradient: bool,
+    unspelled: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    logits = logits.float()
+    logits = never_drawn(logits, unspelled)
     if temperature != 1.0:
         logits = logits / temperature
     everything = torch.log_softmax(logits, dim=-1)
@@ -78,11 +92,12 @@ class _FrozenHead(torch.autograd.Function):
         temperature: float,
         entropy_has_gradient: bool,
         at_once: int,
+        unspelled: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         found: list[tuple[torch.Tensor, ...]] = []
         for start in range(0, max(len(hidden), 1), at_once):
             states, wanted = hidden[start : start + at_once], targets[start : start + at_once]
-            logits = (states @ weight.t()).float()
+            logits = never_drawn(states @ weight.t(), unspelled)
             if temperature != 1.0:
                 logits /= temperature
             logits -= torch.logsumexp(logits, dim=-1, keepdim=True)
@@ -109,4 +124,4 @@ class _FrozenHead(torch.autograd.Function):
         gradient = logprobs[:, None] * slopes
         if of_entropy:
             gradient = gradient + entropies[:, None] * of_entropy[0]
-        return gradient.to(ctx.dtype), None, None, None, None, None
+        return gradient.to(ctx.dtype), None, None, None, None, None, None

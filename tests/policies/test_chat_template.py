@@ -9,6 +9,7 @@ from tokenizers import AddedToken
 
 from ospo_cli.errors import PolicyError
 from ospo_cli.policies.folder import load_tokenizer, render_prompt
+from ospo_cli.policies.opening import read_policy
 
 
 @pytest.fixture
@@ -28,12 +29,16 @@ def set_template(folder, text):
         ("{{ raise_exception('System role is required') }}", "cannot be rendered.*System role is required"),
         ("{% for message in messages %}", "cannot be rendered"),
         ("{{ strftime_now('%d %b %Y') }}{{ messages[0]['content'] }}", "reads the clock.*strftime_now"),
+        ("{{ date_string }}{{ strftime_now('%d %b %Y') }}{{ messages[0]['content'] }}", "reads the clock.*strftime_now"),
+        ("{{ ['a', 'b'] | random }}{{ messages[0]['content'] }}", "draws lots"),
+        ("{{ messages[0]['content'] | e }}", "loses or changes the user's message"),
+        ("<|im_start|>Good day.<|im_end|>", "loses or changes the user's message"),
     ],
 )
 def test_a_template_that_cannot_serve_is_refused_when_the_folder_is_opened(folder, template, message):
     set_template(folder, template)
     with pytest.raises(PolicyError, match=message):
-        load_tokenizer(folder)
+        read_policy(folder)
 
 
 def test_a_template_whose_day_can_be_given_is_given_a_fixed_one(folder):

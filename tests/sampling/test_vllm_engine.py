@@ -79,10 +79,11 @@ def test_temperature_with_cuts_is_refused_before_the_engine_starts(tiny_folder, 
 
 
 @pytest.mark.parametrize("sampling", [Sampling(0.7), Sampling(top_k=5)])
-def test_an_adapter_is_drawn_from_at_temperature_1_without_cuts_alone(sampling):
+def test_an_adapter_is_drawn_from_at_temperature_1_without_cuts_alone(tiny_policy, sampling):
+    adapter = dataclasses.replace(tiny_policy, adapter_card={"kind": "adapter"})
     with pytest.raises(ParameterError, match=r"vllm cannot score the rows of an adapter"):
-        VllmSampler.check(sampling, is_adapter=True)
-    assert VllmSampler.check(Sampling(), is_adapter=True) is None
+        VllmSampler.check(sampling, adapter)
+    assert VllmSampler.check(Sampling(), adapter) is None
 
 
 @pytest.mark.parametrize("place", ["the start", "2 completions from 001:p:00 on"])
