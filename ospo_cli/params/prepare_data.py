@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
 from ospo_cli.params.declare import Registered, parameter
+
+
+@dataclass(frozen=True)
+class Clicks:
+    """How a click log becomes judgments (source: clicks)."""
+
+    model: Literal["position-based", "expected-clicks", "click-rate"] = parameter(
+        "position-based",
+        "position-based (a product's attraction apart from its place, by EM), expected-clicks (over what its places give) or click-rate",
+    )
+    event: Literal["clicked", "purchased"] = parameter("clicked", "what counts: a click, or a purchase (column purchased)")
+    minimum_dwell: float = parameter(0.0, "seconds that a click must last to count (column dwell); 0 counts all", minimum=0)
+    minimum_impressions: int = parameter(10, "a product under a query is judged from this many impressions on", minimum=1)
+    prior_impressions: float = parameter(10.0, "smoothing: further impressions at the query's mean, for every product", minimum=0.01)
+    levels: int = parameter(4, "grades above 0: attraction over the query's highest, in so many equal steps", minimum=1, maximum=100)
+    first_test_day: str = parameter(
+        "",
+        "dev and test queries are judged by days from this one on, train queries by those before (column day); empty: a fifth of the log",
+    )
 
 
 @dataclass(frozen=True)
@@ -42,3 +62,4 @@ class PrepareData:
     small_version: bool = parameter(True, "keep only the reduced set of difficult queries, which task 1 is about (source: esci)")
     history_length: int = parameter(5, "past purchases in a prompt (source: hm)", minimum=1)
     cut_off_date: str = parameter("", "first day of the targets, YYYY-MM-DD; empty: the last seven days (source: hm)")
+    clicks: Clicks = dataclasses.field(default_factory=Clicks)

@@ -3,6 +3,7 @@
 SOURCES: dict[str, str] = {
     "demo-shop": "ospo_cli.sources.demo_shop:read",
     "tables": "ospo_cli.sources.tables:read",
+    "clicks": "ospo_cli.sources.clicks:read",
     "esci": "ospo_cli.sources.esci:read",
     "hm": "ospo_cli.sources.hm:read",
     "wands": "ospo_cli.sources.wands:read",

@@ -34,7 +34,7 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
         raise ParameterError("prepare_data.columns", "unknown column of the layout", found=unknown[0], expected=", ".join(NAMES))
     place = files.folder(root, params.path, REMEDY)
     paths = [files.require(place, "products", remedy=REMEDY), files.require(place, "queries", remedy=REMEDY), _judgments_path(place)]
-    documents = _documents(paths[0], params)
+    documents = read_documents(paths[0], params)
     prompts = _prompts(paths[1], params)
     judged, counts, notes = (_trec if stem(paths[2]).lower() == "qrels" else _judgments)(paths[2], params)
     _check_queries(judged, prompts, paths[2], paths[1])
@@ -47,8 +47,8 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
         pools = _pools(path, params)
         _check_queries(pools, prompts, path, paths[1])
         paths.append(path)
-    notes = _read_as(params, paths) + notes
-    card = {"licence": _licence(place), "inputs": files.hashes(paths, place), "counts": counts, "notes": notes}
+    notes = read_as(params, paths) + notes
+    card = {"licence": licence_of(place), "inputs": files.hashes(paths, place), "counts": counts, "notes": notes}
     return SourceData(documents, prompts, judged, pairs, pools, card)
 
 
@@ -80,7 +80,7 @@ def _renamed(path: Path, params: PrepareData, needed: list[str]) -> pl.DataFrame
     return pl.DataFrame([series.alias(name) for name, series in ordered.items()]) if named else frame
 
 
-def _read_as(params: PrepareData, paths: list[Path]) -> list[str]:
+def read_as(params: PrepareData, paths: list[Path]) -> list[str]:
     """Return notes that say where each name of prepare_data.columns was read; refuse one that is in no file, which would have no effect."""
     tables = [path for path in paths if stem(path).lower() != "qrels"]
     present = {path.name: files.names(path, params.quoting) for path in tables}
@@ -94,7 +94,8 @@ def _read_as(params: PrepareData, paths: list[Path]) -> list[str]:
     ]
 
 
-def _documents(path: Path, params: PrepareData) -> pl.DataFrame:
+def read_documents(path: Path, params: PrepareData) -> pl.DataFrame:
+    """Return a catalogue: doc_id, title, category and every further column as text."""
     frame = _renamed(path, params, ["product_id", "title"])
     if not frame.height:
         raise SourceError(path, "the catalogue is empty", found="0 products", expected="at least one")
@@ -235,7 +236,8 @@ def _two_columns(path: Path) -> pl.DataFrame:
     return frame.select(pl.col("cells").list.get(0).alias("query_id"), pl.col("cells").list.get(1).alias("query"))
 
 
-def _licence(place: Path) -> str:
+def licence_of(place: Path) -> str:
+    """Return where the folder states its licence, or that it does not."""
     for name in ("LICENCE", "LICENSE", "LICENSE.txt", "SOURCE.md"):
         if (place / name).is_file():
             return f"see {name} beside the data"

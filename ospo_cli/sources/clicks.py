@@ -1,0 +1,210 @@
+"""A shop's own click log in the place of judgments: what was clicked where it was looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from ospo_cli.errors import ParameterError, SourceError
+from ospo_cli.maths.click_models import MODELS, ClickCounts, Relevance, movement
+from ospo_cli.maths.seeding import uniforms
+from ospo_cli.params.prepare_data import PrepareData
+from ospo_cli.sources import files, tables
+from ospo_cli.sources.base import SourceData
+
+NEEDED = ("query", "product_id", "position", "clicked")
+OPTIONAL = ("purchased", "dwell", "day")
+REMEDY = (
+    "needed are products (product_id, title, any text columns) and clicks (query, product_id, position, clicked); "
+    "docs/own-data.md has examples"
+)
+WORDS = {"1": True, "true": True, "1.0": True, "0": False, "false": False, "0.0": False}
+TEST_SHARE = 0.2  # of the impressions, where no first test day is given
+# Below this share of impressions of products that changed places, a place and what stands there cannot be told apart.
+LITTLE_MOVEMENT = 0.05
+
+
+def read(params: PrepareData, seed: int, root: Path) -> SourceData:
+    """Read products and clicks; a query's judgments come from the model of `prepare_data.clicks`.
+
+    Queries are equal where they agree without capitals and repeated blanks; they are shown as they are written most often. A query is of
+    test, dev or train by seed. Train queries are judged by the days before the first test day alone, the others by the days from it on.
+
+    Raises:
+        SourceError: a file or column is missing, a position is no whole number ≥ 1, an event is not 0 or 1, no query is left.
+    """
+    place = files.folder(root, params.path, REMEDY)
+    paths = [files.require(place, name, remedy=REMEDY) for name in ("products", "clicks")]
+    documents = tables.read_documents(paths[0], params)
+    notes = tables.read_as(params, paths)
+    log, names = _log(paths[1], params)
+    first_day, share = _first_test_day(log, names, paths[1], params)
+    summed = _summed(log, first_day, paths[1])
+    _check(summed, paths[1])
+    splits = _splits(summed, params, seed)
+    kept, counts = _kept(summed.join(splits, on="key"), documents, params, bool(first_day))
+    if not kept.height:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
+        raise SourceError(paths[1], "no product of any query is left to judge", found=reasons, expected="one at least")
+    parts = [_judged(frame, params, period) for (period,), frame in kept.group_by("is_late", maintain_order=True)]
+    queries = _queries(log, splits, paths[1])
+    qrels = pl.concat([part for part, _ in parts]).join(queries, on="key").select("prompt_id", "doc_id", "relevance")
+    prompts = queries.join(qrels, on="prompt_id", how="semi").select(
+        "prompt_id", "split", "query", pl.lit([], dtype=pl.List(pl.String)).alias("history")
+    )
+    period = "no column day: queries of all splits are judged by the same time, so what changes with time is not seen"
+    if first_day:
+        period = f"train queries are judged by days before {first_day}, the others from it on ({share:.0%} of the impressions)"
+    card = {
+        "licence": tables.licence_of(place),
+        "inputs": files.hashes(paths, place),
+        "counts": counts,
+        "notes": notes + [f"prepare_data.clicks: {note}" for note in (period, *(note for _, said in parts for note in said))],
+    }
+    return SourceData(documents, prompts, qrels, card=card)
+
+
+def _log(path: Path, params: PrepareData) -> tuple[pl.LazyFrame, list[str]]:
+    """Return key, query, doc_id, position, hit (a click or purchase that counts) and day of each impression, lazily."""
+    lazy, settings = files.scan(path), params.clicks
+    present = lazy.collect_schema().names()
+    own = {name: params.columns.get(name, name) for name in (*NEEDED, *OPTIONAL)}
+    files.check_columns(present, [own[name] for name in NEEDED], path, "name your columns in prepare_data.columns: {query: your_name}")
+    asked = [name for name, is_asked in (("purchased", settings.event == "purchased"), ("dwell", settings.minimum_dwell > 0)) if is_asked]
+    files.check_columns(present, [own[name] for name in asked], path, "prepare_data.clicks asks for it")
+    names = [name for name in own if own[name] in present]
+    lazy = lazy.select(pl.col(own[name]).alias(name) for name in names)
+    hit = _truth(settings.event)
+    if settings.minimum_dwell:
+        hit = hit & (pl.col("dwell").cast(pl.Float64, strict=False) >= settings.minimum_dwell).fill_null(False)
+    query = pl.col("query").cast(pl.String).str.strip_chars().str.replace_all(r"\s+", " ")
+    return lazy.select(
+        query.alias("query"), query.str.to_lowercase().alias("key"), pl.col("product_id").cast(pl.String).str.strip_chars().alias("doc_id"),
+        pl.col("position").cast(pl.Int64, strict=False).alias("position"), hit.alias("hit"),
+        (pl.col("day").cast(pl.String) if "day" in names else pl.lit("")).alias("day"),
+    ), names  # fmt: skip
+
+
+def _truth(name: str) -> pl.Expr:
+    """Return a column of 0 and 1, true and false, as truth values; null where it is neither."""
+    text = pl.col(name).cast(pl.String).str.to_lowercase()
+    return text.replace_strict(
+        {"1": True, "true": True, "1.0": True, "0": False, "false": False, "0.0": False}, default=None, return_dtype=pl.Boolean
+    )
+
+
+def _first_test_day(log: pl.LazyFrame, names: list[str], path: Path, params: PrepareData) -> tuple[str, float]:
+    """Return the first day of dev and test ("" without days), and the share of impressions from it on."""
+    given = params.clicks.first_test_day
+    if "day" not in names:
+        if given:
+            raise ParameterError("prepare_data.clicks.first_test_day", "the log has no column day", found=given, expected="empty")
+        return "", 0.0
+    days = files.collect(log.group_by("day").agg(pl.len()), path).sort("day")
+    if days["day"].null_count():
+        raise SourceError(f"{path}: column day", "has empty rows", found=f"{days['len'][0]:,} of them", expected="a day in every row")
+    total = int(days["len"].sum())
+    late = days.with_columns(share=pl.col("len").reverse().cum_sum().reverse() / total)
+    if not given:
+        given = late.filter(pl.col("share") >= TEST_SHARE)["day"][-1]
+    rows = late.filter(pl.col("day") >= given)
+    if not rows.height or rows.height == days.height:
+        raise ParameterError(
+            "prepare_data.clicks.first_test_day", "leaves no day on one side", found=given,
+            expected=f"a day after {days['day'][0]} and not after {days['day'][-1]}",
+            remedy="set it, or leave the column day away",
+        )  # fmt: skip
+    return given, rows["share"][0]
+
+
+def _summed(log: pl.LazyFrame, first_day: str, path: Path) -> pl.DataFrame:
+    """Return impressions and hits of each (query, product, position) in both periods: what a log of any length comes down to."""
+    late = pl.lit(None, dtype=pl.Boolean) if not first_day else pl.col("day") >= first_day
+    return files.collect(
+        log.group_by("key", "doc_id", "position", late.alias("is_late")).agg(
+            pl.len().cast(pl.Float64).alias("shown"),
+            pl.col("hit").sum().cast(pl.Float64).alias("hits"),
+            pl.col("hit").null_count().alias("unclear"),
+        ),
+        path,
+    ).sort("key", "doc_id", "position", "is_late")
+
+
+def _check(summed: pl.DataFrame, path: Path) -> None:
+    for wrong, column, expected in (
+        ((pl.col("position").is_null()) | (pl.col("position") < 1), "position", "whole numbers from 1"),
+        (pl.col("position") > 10_000, "position", "at most 10,000"),
+        (pl.col("unclear") > 0, "clicked, or purchased", "0 or 1, true or false"),
+        (pl.col("doc_id").is_null() | (pl.col("doc_id") == ""), "product_id", "an id in every row"),
+    ):
+        found = summed.filter(wrong)
+        if found.height:
+            key, document, position = found.select("key", "doc_id", "position").row(0)
+            raise SourceError(
+                f"{path}: column {column}", "has values that are none", found=f"query {key!r}, product {document}, position {position}",
+                expected=expected,
+            )  # fmt: skip
+
+
+def _splits(summed: pl.DataFrame, params: PrepareData, seed: int) -> pl.DataFrame:
+    """Return the split of each query: drawn from the seed and its words alone, so that a longer log moves none."""
+    keys = summed["key"].drop_nulls().unique().sort().to_list()
+    draws = uniforms(seed, [f"clicks|{key}" for key in keys], 1)[:, 0]
+    names = np.where(draws < params.test_share, "test", np.where(draws < params.test_share + params.dev_share, "dev", "train"))
+    return pl.DataFrame({"key": keys, "split": names.tolist()}, schema={"key": pl.String, "split": pl.String})
+
+
+def _kept(summed: pl.DataFrame, documents: pl.DataFrame, params: PrepareData, has_days: bool) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Return the rows that judge, and what was left out by reason."""
+    counts = {"impressions of products that are not in the catalogue": int(summed.join(documents, on="doc_id", how="anti")["shown"].sum())}
+    kept = summed.filter(pl.col("key") != "").join(documents.select("doc_id"), on="doc_id", how="semi")
+    if has_days:
+        own = pl.col("is_late") == (pl.col("split") != "train")
+        counts["impressions outside of their query's days"] = int(kept.filter(~own)["shown"].sum())
+        kept = kept.filter(own)
+    kept = kept.with_columns(pl.col("is_late").fill_null(False), pl.col("shown").sum().over("key", "doc_id", "is_late").alias("of_item"))
+    few = kept["of_item"] < params.clicks.minimum_impressions
+    rare = kept.filter(few).select("key", "doc_id").n_unique() if few.any() else 0
+    counts["products under a query shown too rarely (prepare_data.clicks.minimum_impressions)"] = rare
+    return kept.filter(~few), counts
+
+
+def _judged(frame: pl.DataFrame, params: PrepareData, is_late: object) -> tuple[pl.DataFrame, list[str]]:
+    """Return key, doc_id and relevance of one period, and what to say of its fit."""
+    items = frame.select("key", "doc_id").unique(maintain_order=True).with_row_index("item")
+    rows = frame.join(items, on=["key", "doc_id"], maintain_order="left")
+    group = items["key"].rank("dense").to_numpy().astype(np.int64) - 1
+    counts = ClickCounts(
+        rows["item"].to_numpy().astype(np.int64), group, rows["position"].to_numpy() - 1, rows["shown"].to_numpy(), rows["hits"].to_numpy()
+    )
+    found: Relevance = MODELS[params.clicks.model](counts, params.clicks.prior_impressions)
+    highest = np.zeros(int(group.max()) + 1)
+    np.maximum.at(highest, group, found.attraction)
+    clicked = np.bincount(counts.item, counts.clicked, minlength=len(group))
+    # A product that nobody clicked is not relevant because its query's others are.
+    grade = np.where(clicked > 0, np.ceil(params.clicks.levels * found.attraction / highest[group] - 1e-9), 0.0)
+    judged = items.select("key", "doc_id").with_columns(pl.Series("relevance", grade))
+    return judged, _fit_in_words(counts, found, params, "test days" if is_late else "train days")
+
+
+def _fit_in_words(counts: ClickCounts, found: Relevance, params: PrepareData, period: str) -> list[str]:
+    moved = movement(counts)
+    places = ", ".join(f"{position + 1}: {value:.2f}" for position, value in enumerate(found.examination[:5]))
+    notes = [
+        f"{period}: {counts.shown.sum():,.0f} impressions, {counts.clicked.sum():,.0f} hits, {len(counts.group):,} products under queries; "
+        f"{moved:.0%} of the impressions are of products that changed places; a place is looked at ({params.clicks.model}) {places}"
+    ]
+    if moved < LITTLE_MOVEMENT and params.clicks.model == "position-based":
+        notes.append(f"{period}: warning: products hardly changed places, so their attraction cannot be told from that of their place")
+    if not found.has_converged:
+        notes.append(f"{period}: EM was stopped after {found.steps} steps")
+    return notes
+
+
+def _queries(log: pl.LazyFrame, splits: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """Return key, prompt_id, split and the spelling that is most frequent (of equal ones the first by code points)."""
+    written = files.collect(log.group_by("key", "query").agg(pl.len()), path).sort(["key", "len", "query"], descending=[False, True, False])
+    first = written.drop_nulls("key").unique("key", keep="first", maintain_order=True)
+    return first.join(splits, on="key").select("key", pl.col("key").alias("prompt_id"), "split", "query")

@@ -1,0 +1,167 @@
+"""A click log becomes judgments: whose relevance is known, whose days part train from test, and whose faults are named."""
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy.stats import spearmanr
+
+from ospo_cli.errors import OspoError
+from ospo_cli.params.prepare_data import Clicks, PrepareData
+from ospo_cli.stages.prepare_data import prepare
+from tests.sources.own_data import PRODUCTS, read, write
+
+PRODUCTS_PER_QUERY = 6
+
+
+def simulated(queries=40, sessions=300, seed=0):
+    """Return (products, log, true attraction by query and product) of a shop whose ranking has habits of its own."""
+    draw = np.random.default_rng(seed)
+    products = [f"p{index}" for index in range(PRODUCTS_PER_QUERY)]
+    truth = draw.beta(1, 3, size=(queries, PRODUCTS_PER_QUERY))
+    rows = []
+    for query in range(queries):
+        habit = draw.normal(size=PRODUCTS_PER_QUERY)
+        for session in range(sessions):
+            order = np.argsort(-(habit + draw.normal(size=PRODUCTS_PER_QUERY)))
+            clicks = draw.random(PRODUCTS_PER_QUERY) < truth[query][order] / (1.0 + np.arange(PRODUCTS_PER_QUERY))
+            day = f"2026-01-{1 + 30 * session // sessions:02d}"
+            rows += [
+                (f"query {query}", products[item], place + 1, int(click), day)
+                for place, (item, click) in enumerate(zip(order, clicks, strict=True))
+            ]
+    log = pl.DataFrame(rows, schema=["query", "product_id", "position", "clicked", "day"], orient="row")
+    return pl.DataFrame({"product_id": products, "title": products}), log, truth
+
+
+@pytest.fixture(scope="module")
+def shop_with_clicks(tmp_path_factory):
+    """Folder, log and truth of a simulated shop."""
+    folder = tmp_path_factory.mktemp("clicks")
+    products, log, truth = simulated()
+    write(folder / "products.csv", products)
+    write(folder / "clicks.parquet", log)
+    return folder, log, truth
+
+
+def rank_correlation(data, truth):
+    found = []
+    for query, values in enumerate(truth):
+        own = data.qrels.filter(prompt_id=f"query {query}").sort("doc_id")
+        found.append(spearmanr(own["relevance"], values[[int(name[1:]) for name in own["doc_id"]]]).statistic)
+    return np.nanmean(found)
+
+
+def test_judgments_order_products_as_their_true_attraction_and_better_than_the_plain_rate(shop_with_clicks):
+    folder, _, truth = shop_with_clicks
+    model = rank_correlation(read(folder, "clicks", clicks=Clicks(levels=20)), truth)
+    plain = rank_correlation(read(folder, "clicks", clicks=Clicks(levels=20, model="click-rate")), truth)
+    assert model > 0.7
+    assert model > plain + 0.02
+
+
+def test_train_queries_are_judged_by_the_days_before_the_first_test_day_alone(shop_with_clicks, tmp_path):
+    folder, log, _ = shop_with_clicks
+    first = read(folder, "clicks")
+    assert "days before 2026-01-25" in first.card["notes"][0]
+    write(tmp_path / "products.csv", pl.read_csv(folder / "products.csv"))
+    write(tmp_path / "clicks.parquet", log.with_columns(clicked=pl.when(pl.col("day") >= "2026-01-25").then(0).otherwise("clicked")))
+    silent = read(tmp_path, "clicks")
+    train = first.prompts.filter(split="train")
+    assert train.height > 20
+    assert silent.qrels.join(train, on="prompt_id", how="semi").equals(first.qrels.join(train, on="prompt_id", how="semi"))
+    others = silent.qrels.join(train, on="prompt_id", how="anti")
+    assert others.height > 20
+    assert others["relevance"].sum() == 0
+
+
+def test_a_longer_log_moves_no_query_to_another_split(shop_with_clicks, tmp_path):
+    folder, log, _ = shop_with_clicks
+    write(tmp_path / "products.csv", pl.read_csv(folder / "products.csv"))
+    write(tmp_path / "clicks.parquet", pl.concat([log, log.with_columns(query=pl.lit("new ") + pl.col("query"))]))
+    both = read(folder, "clicks").prompts.join(read(tmp_path, "clicks").prompts, on="prompt_id")
+    assert both.height == 40
+    assert both["split"].equals(both["split_right"].alias("split"))
+
+
+def test_the_source_gives_what_prepare_data_takes_and_equal_logs_equal_tables(shop_with_clicks, tmp_path):
+    folder, log, _ = shop_with_clicks
+    data = read(folder, "clicks")
+    settings = PrepareData(source="clicks", path=str(folder))
+    prepared = prepare(data, settings, 0)
+    assert set(prepared.prompts["split"]) == {"train", "dev", "test"}
+    write(tmp_path / "products.csv", pl.read_csv(folder / "products.csv"))
+    write(tmp_path / "clicks.parquet", log.sample(fraction=1.0, shuffle=True, seed=1))
+    other = read(tmp_path, "clicks")
+    assert other.qrels.equals(data.qrels)
+    assert other.prompts.equals(data.prompts)
+
+
+def small(folder, **changes):
+    """Write a log of one query over the products of PRODUCTS, without days."""
+    write(folder / "products.csv", PRODUCTS)
+    log = {
+        "query": ["Warm  coat"] * 20 + ["warm coat "] * 30 + ["WARM COAT"] * 10,
+        "product_id": ["007", "12"] * 30,
+        "position": [1, 2, 2, 1] * 15,
+        "clicked": [1, 0] * 30,
+    }
+    write(folder / "clicks.csv", log | changes)
+    return folder
+
+
+def test_spellings_of_a_query_are_one_and_shown_as_most_often_written(tmp_path):
+    data = read(small(tmp_path), "clicks")
+    assert data.prompts.select("prompt_id", "query").rows() == [("warm coat", "warm coat")]
+    assert dict(data.qrels.select("doc_id", "relevance").rows()) == {"007": 4.0, "12": 0.0}
+    assert "no column day" in data.card["notes"][0]
+
+
+def test_rare_and_unknown_products_are_left_out_and_counted(tmp_path):
+    folder = small(tmp_path, product_id=["007"] * 51 + ["12"] * 5 + ["gone"] * 4)
+    data = read(folder, "clicks")
+    assert data.qrels["doc_id"].to_list() == ["007"]
+    assert data.card["counts"]["impressions of products that are not in the catalogue"] == 4
+    assert [count for reason, count in data.card["counts"].items() if "too rarely" in reason] == [1]
+
+
+def test_short_visits_and_clicks_without_a_purchase_do_not_count_where_asked(tmp_path):
+    folder = small(tmp_path, clicked=[1, 1] * 30, dwell=[5.0, 60.0] * 30, purchased=[True, False] * 30)
+    assert dict(read(folder, "clicks", clicks=Clicks(minimum_dwell=30)).qrels.select("doc_id", "relevance").rows()) == {
+        "007": 0.0,
+        "12": 4.0,
+    }
+    assert dict(read(folder, "clicks", clicks=Clicks(event="purchased")).qrels.select("doc_id", "relevance").rows()) == {
+        "007": 4.0,
+        "12": 0.0,
+    }
+
+
+def test_products_that_never_moved_are_warned_of(tmp_path):
+    data = read(small(tmp_path, position=[1, 2] * 30), "clicks")
+    assert any("hardly changed places" in note for note in data.card["notes"])
+
+
+BROKEN = {
+    "a position of 0": ({"position": [0] * 60}, {}, r"clicks\.csv: column position: has values that are none: found query 'warm coat'"),
+    "a position that is a word": ({"position": ["top"] * 60}, {}, r"column position: .*expected whole numbers from 1"),
+    "a click of 2": ({"clicked": [2] * 60}, {}, r"column clicked, or purchased: .*expected 0 or 1"),
+    "no product id": ({"product_id": [""] * 60}, {}, r"column product_id: .*expected an id in every row"),
+    "nothing known": ({"product_id": ["x"] * 60}, {}, r"no product of any query is left to judge: found 60 impressions of products"),
+    "purchases asked for": ({}, {"clicks": Clicks(event="purchased")}, r"column purchased is missing"),
+    "a test day without days": ({}, {"clicks": Clicks(first_test_day="2026-01-01")}, r"first_test_day: the log has no column day"),
+    "a test day after all": (
+        {"day": ["2026-01-01", "2026-01-02"] * 30},
+        {"clicks": Clicks(first_test_day="2027-01-01")},
+        r"leaves no day on one side",
+    ),
+    "one day": ({"day": ["2026-01-01"] * 60}, {}, r"leaves no day on one side"),
+    "a column that is nowhere": ({}, {"columns": {"query": "search"}}, r"no file has a column search"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_fault_of_the_log_is_one_line(tmp_path, case):
+    changes, settings, message = BROKEN[case]
+    with pytest.raises(OspoError, match=message) as caught:
+        read(small(tmp_path, **changes), "clicks", **settings)
+    assert "\n" not in str(caught.value)
