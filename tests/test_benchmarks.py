@@ -73,3 +73,8 @@ def test_what_benchmarks_draw_is_svg_with_a_line_per_kind(tmp_path):
     for text in (drawn, compare["stacked"]([drawn]), (tmp_path / "budget.svg").read_text(encoding="utf-8")):
         ElementTree.fromstring(text)
     assert drawn.count("<polyline") == len(growth["ANSWERS"])
+
+
+def test_reading_text_is_measured_by_script():
+    lines = run("words.py", "--texts", 3)
+    assert [line.split()[0].strip(",") for line in lines] == ["English", "German", "Japanese", "Chinese", "Thai"]

@@ -103,7 +103,7 @@ def _prepare_data(params: Params, _: int) -> Node:
         None,
         inputs=(settings.path,) if settings.path else (),
         outputs=(*prepared(*PREPARED, "teacher_pairs"), str(_AT.prepared("card.json"))),
-        sections=("train.seed", "prepare_data"),
+        sections=("train.seed", "prepare_data", "retrieval.folding"),
         uses=(("ospo_cli.sources", (settings.source,)),),
     )
 

@@ -87,6 +87,10 @@ class Retrieval:
     query_terms: Literal["distinct", "counted"] = parameter(
         "distinct", "distinct: a repeated query word counts once; counted: the textbook sum"
     )
+    folding: Literal["standard", "turkish"] = parameter(
+        "standard",
+        "case of letters in words: standard (Unicode's folding), or turkish (of Turkish and Azerbaijani: I is ı, İ is i)",
+    )
     fields: list[str] = parameter([], "text fields that are indexed; empty: all; title^2 counts a field twice (bm25)")
     dense: Dense = dataclasses.field(default_factory=Dense)
     hybrid: Hybrid = dataclasses.field(default_factory=Hybrid)

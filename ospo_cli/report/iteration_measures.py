@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from ospo_cli.text.words import repeated_words, word_count
+from ospo_cli.text.words import STANDARD, repeated_words, word_count
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ def measure_iteration(
     segments: pl.DataFrame | None,
     rewards: pl.DataFrame | None,
     metrics: Mapping[str, Mapping[str, Any]],
+    folding: str = STANDARD,
 ) -> dict[str, Any]:
     """Return the measures of one iteration; None where a table or a metric is not there.
 
@@ -97,6 +98,7 @@ def measure_iteration(
         segments: table segments, or None.
         rewards: table rewards, or None.
         metrics: content of the metrics files by stage (rollout, segment, update).
+        folding: of words.
     """
     answers = [text[start:end] for text, start, end in rollouts.select("completion", "answer_start", "answer_end").iter_rows()]
     found: dict[str, Any] = {
@@ -105,7 +107,7 @@ def measure_iteration(
         "groups": rollouts["prompt_id"].n_unique(),
         "tokens": _mean(rollouts["token_ids"].list.len()),
         "answer_words": _mean(pl.Series([word_count(answer) for answer in answers])),
-        "repeated_words": _mean(pl.Series([repeated_words(answer) for answer in answers])),
+        "repeated_words": _mean(pl.Series([repeated_words(answer, folding) for answer in answers])),
         "cut_off_share": _mean(rollouts["finish_reason"] == "length"),
         "untagged_share": _mean(~rollouts["has_answer_tags"]),
         "entropy": _number(metrics.get("rollout", {}).get("entropy")),

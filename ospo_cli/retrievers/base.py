@@ -36,8 +36,8 @@ class Retriever(Protocol):
     Order: score descending, then doc_id ascending; a document whose score is not above 0 is not retrieved.
     `fingerprint` is the SHA-256 of everything that a ranking depends on: documents and settings.
     What it may declare besides, of class or object, for the store of values (remembered.py): `kept_from`, the number of candidates from
-    which values are kept (0, always, unless it says otherwise), and `reads_words_alone`: its scores hang on the words of a query alone,
-    not on their order or what separates them (no unless it says True).
+    which values are kept (0, always, unless it says otherwise), and `reads_words_alone`: its scores hang on the words of a query alone
+    (as its `words` finds them, else text.words), not on their order or what separates them (no unless it says True).
     `weighs_fields` (of the class): it counts fields of unequal weight. `fuses` (of the class): it is made from `others` (how each other
     retriever is opened, by name) and the settings.
     """

@@ -14,7 +14,6 @@ from ospo_cli.params.score_coalitions import ScoreCoalitions
 from ospo_cli.rewards.further_parts import FurtherParts
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.tables.score_coalitions import REWARDS
-from ospo_cli.text.words import words
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class TextScorer:
     def _of_words(self, text: str) -> tuple[float, float]:
         known = self._word_parts.get(text)
         if known is None:
-            found = words(text)
+            found = self.reward.words(text)
             limit = self.settings.length_limit
             # 0.0 - x: an answer within the limit, or without repetition, earns 0 and not minus zero.
             known = (0.0 - max(0, len(found) - limit) / limit, 0.0 - (len(found) - len(set(found))))

@@ -12,7 +12,6 @@ from ospo_cli.errors import CreditError, ParameterError
 from ospo_cli.maths.ranking import parse_metric
 from ospo_cli.params.score_coalitions import ScoreCoalitions
 from ospo_cli.rewards.judged_reward import JudgedReward
-from ospo_cli.text.words import words
 
 OWN = "own."
 _ENDS = re.compile(r"^[\W_]+|[\W_]+$")
@@ -80,7 +79,7 @@ class FurtherParts:
             self._check_repeats(triples, rankings)
         nothing = (0.0,) * len(self.own.parts)
         return [
-            (*row, *(self.own.measure(text, prompt_id, ranking) if words(query) else nothing))
+            (*row, *(self.own.measure(text, prompt_id, ranking) if self.reward.words(query) else nothing))
             for row, (prompt_id, query, text), ranking in zip(of_metrics, triples, rankings, strict=True)
         ]
 
@@ -97,7 +96,7 @@ class FurtherParts:
         """Call the function twice with the first text: a reward that draws lots cannot be shared out."""
         own = self.own
         for (prompt_id, query, text), ranking in zip(triples, rankings, strict=True):
-            if words(query) and own is not None:
+            if self.reward.words(query) and own is not None:
                 first, second = (own.measure(text, prompt_id, ranking) for _ in range(2))
                 if first != second:
                     raise CreditError(

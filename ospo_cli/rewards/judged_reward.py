@@ -23,6 +23,7 @@ from ospo_cli.rewards.remembered import Memory, Tally, is_kept
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.rewards.store.keys import scope
 from ospo_cli.text.composition import compose
+from ospo_cli.text.words import reader
 
 if TYPE_CHECKING:
     from ospo_cli.params.retrieval import Retrieval
@@ -77,6 +78,7 @@ class JudgedReward(Judgments):
         settings, (documents, _, _, pools) = params.score_coalitions, tables
         self.metric: Metric = parse_metric(metric or settings.metric)
         self.composition = settings.composition
+        self.words = reader(params.retrieval.folding)
         self.retriever = build(retriever or settings.retriever, documents, params.retrieval, cache)
         self.tally = Tally()
         candidates = pools.height / max(1, pools["prompt_id"].n_unique()) if pools.height else len(self.doc_ids)

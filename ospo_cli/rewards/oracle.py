@@ -16,7 +16,6 @@ from ospo_cli.retrievers.base import Catalogue
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.text.composition import compose
 from ospo_cli.text.word_edits import greedy_edits
-from ospo_cli.text.words import words
 
 if TYPE_CHECKING:
     from ospo_cli.params.evaluate import Evaluate
@@ -73,7 +72,7 @@ class OracleSearch:
 
     @cached_property
     def _document_words(self) -> list[set[str]]:
-        return [set(words(text)) for text in Catalogue.from_documents(self.documents, self.params.retrieval.fields).texts]
+        return [set(self.reward.words(text)) for text in Catalogue.from_documents(self.documents, self.params.retrieval.fields).texts]
 
     @cached_property
     def _document_counts(self) -> Counter[str]:

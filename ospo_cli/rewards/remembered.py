@@ -89,7 +89,8 @@ def normalised(retriever: Retriever, texts: Sequence[str]) -> list[str]:
     """Return texts such that equal ones have equal values: the words in ascending order where the retriever declares
     `reads_words_alone`, else the text as it is."""
     if getattr(retriever, "reads_words_alone", False):
-        return [" ".join(sorted(words(text))) for text in texts]
+        split = getattr(retriever, "words", words)
+        return [" ".join(sorted(split(text))) for text in texts]
     return list(texts)
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ospo_cli.text.words import words
+from ospo_cli.text.words import STANDARD, Reader, runs
 
 BATCH = 20_000
 
 
-def near_duplicates(queries: Sequence[str], histories: Sequence[Sequence[str]], similarity: float) -> NDArray[np.int64]:
+def near_duplicates(
+    queries: Sequence[str], histories: Sequence[Sequence[str]], similarity: float, folding: str = STANDARD
+) -> NDArray[np.int64]:
     """Return pairs [n, 2] of positions (smaller first, sorted) that are near-duplicates of each other.
 
     Two prompts are near-duplicates when query and history hold the same set of words (case, accents and punctuation aside), or when
@@ -23,8 +26,9 @@ def near_duplicates(queries: Sequence[str], histories: Sequence[Sequence[str]], 
     (Chaudhuri, Ganti, Kaushik, "A primitive operator for similarity joins in data cleaning", ICDE 2006) skips only pairs that cannot reach
     the similarity.
     """
-    spelled = [_spelling(query) for query in queries]
-    keys = [f"{_word_set(query)}\n{_word_set(' '.join(history))}" for query, history in zip(spelled, histories, strict=True)]
+    split = partial(runs, folding=folding)
+    spelled = [_spelling(query, split) for query in queries]
+    keys = [f"{_word_set(query, split)}\n{_word_set(' '.join(history), split)}" for query, history in zip(spelled, histories, strict=True)]
     chain: list[tuple[int, int]] = []
     last: dict[str, int] = {}
     first: dict[str, int] = {}  # of prompts without history, by spelling: equal spellings have equal trigrams
@@ -41,13 +45,13 @@ def near_duplicates(queries: Sequence[str], histories: Sequence[Sequence[str]], 
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
-def _spelling(text: str) -> str:
+def _spelling(text: str, split: Reader) -> str:
     """Return the words in order, one blank apart; for text without words (emoji, punctuation) its characters."""
-    return " ".join(words(text)) or "".join(unicodedata.normalize("NFKC", text).split())
+    return " ".join(split(text)) or "".join(unicodedata.normalize("NFKC", text).split())
 
 
-def _word_set(text: str) -> str:
-    return " ".join(sorted(set(words(text)))) or text
+def _word_set(text: str, split: Reader) -> str:
+    return " ".join(sorted(set(split(text)))) or text
 
 
 def _trigrams(padded: str) -> list[str]:

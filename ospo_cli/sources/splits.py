@@ -11,11 +11,12 @@ from ospo_cli.errors import SourceError
 from ospo_cli.maths.seeding import uniforms
 from ospo_cli.params.prepare_data import PrepareData
 from ospo_cli.sources.near_duplicates import near_duplicates
+from ospo_cli.text.words import STANDARD
 
 PRECEDENCE = ("test", "dev", "train")
 
 
-def assign_splits(prompts: pl.DataFrame, params: PrepareData, seed: int) -> tuple[pl.DataFrame, dict[str, Any]]:
+def assign_splits(prompts: pl.DataFrame, params: PrepareData, seed: int, folding: str = STANDARD) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Return the prompts (sorted by id) with a split each, and what was dropped or cut.
 
     A split that the source gives is kept; of near-duplicates (transitively) in different splits only those of the earliest split stay,
@@ -27,7 +28,7 @@ def assign_splits(prompts: pl.DataFrame, params: PrepareData, seed: int) -> tupl
         SourceError: a leak is left (never to be expected), or nothing is left.
     """
     prompts = prompts.sort("prompt_id")
-    pairs = near_duplicates(prompts["query"].to_list(), prompts["history"].to_list(), params.near_duplicate)
+    pairs = near_duplicates(prompts["query"].to_list(), prompts["history"].to_list(), params.near_duplicate, folding)
     given = prompts["split"].to_numpy()
     group = _groups(prompts.height, pairs)
     split = np.array([value or "train" for value in given], dtype=object)

@@ -14,6 +14,7 @@ import polars as pl
 from ospo_cli.errors import FileError, ParameterError, SourceError, TableError, shorten
 from ospo_cli.layout import Layout
 from ospo_cli.params.prepare_data import PrepareData
+from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.params.train import Train
 from ospo_cli.sources import opening
 from ospo_cli.sources.base import SourceData
@@ -21,6 +22,7 @@ from ospo_cli.sources.pools import sampled_pools
 from ospo_cli.sources.splits import assign_splits
 from ospo_cli.tables import files, parquet
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS, TEACHER_PAIRS
+from ospo_cli.text.words import STANDARD
 
 # Discounted sums of many such gains, and their ratios, are far from overflowing.
 LARGEST_GRADE = 1e12
@@ -34,6 +36,8 @@ class Reads(Protocol):
     def train(self) -> Train: ...
     @property
     def prepare_data(self) -> PrepareData: ...
+    @property
+    def retrieval(self) -> Retrieval: ...
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     settings = params.prepare_data
     check_template(settings.prompt_template)
     data = opening.read(settings, params.train.seed, layout.root)
-    prepared = prepare(data, settings, params.train.seed)
+    prepared = prepare(data, settings, params.train.seed, params.retrieval.folding)
     tables = {
         "documents": (prepared.documents, DOCUMENTS),
         "prompts": (prepared.prompts, PROMPTS),
@@ -76,7 +80,7 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     return dict(prepared.card["counts"])
 
 
-def prepare(data: SourceData, params: PrepareData, seed: int) -> Prepared:
+def prepare(data: SourceData, params: PrepareData, seed: int, folding: str = STANDARD) -> Prepared:
     """Return checked, split and pooled tables of a source's data.
 
     Raises:
@@ -100,7 +104,7 @@ def prepare(data: SourceData, params: PrepareData, seed: int) -> Prepared:
         )  # fmt: skip
     qrels, unknown = _known_judgments(data.qrels, documents, params.source)
     prompts, unusable = _judged_prompts(data.prompts, qrels, params, data.card.get("counts", {}))
-    prompts, splits = assign_splits(prompts, params, seed)
+    prompts, splits = assign_splits(prompts, params, seed, folding)
     prompts = prompts.with_columns(pl.Series("prompt", _messages(prompts, params.prompt_template), dtype=pl.String))
     qrels = qrels.join(prompts, on="prompt_id", how="semi").sort("prompt_id", "doc_id")
     pools, filled = _pools(data, documents, prompts, qrels, params, seed)

@@ -65,7 +65,7 @@ def report(layout: Layout, params: Params) -> dict[str, Any]:
             stage: _json(layout.iteration(iteration, f"{stage}_metrics.json"), f"ospo {stage} --iter {iteration}") or {}
             for stage in ("rollout", "segment", "update")
         }
-        iterations.append(measure_iteration(iteration, rollouts, tables["segments"], tables["rewards"], metrics))
+        iterations.append(measure_iteration(iteration, rollouts, tables["segments"], tables["rewards"], metrics, params.retrieval.folding))
         share = max(1, params.report.rollouts // max(1, params.train.iterations))
         chosen = _chosen(sorted(set(rollouts["prompt_id"].to_list())), share, params.train.seed, iteration)
         groups += [group | {"iteration": iteration} for group in rollout_groups(chosen, prepared["prompts"], rollouts, tables)]

@@ -243,7 +243,7 @@ SECTIONS = {
     "train": ALL - {"segment"},
     "policy": {"warm-start", "rollout", "update", "evaluate", "report"},
     "prepare_data": {"prepare-data", "report"},
-    "retrieval": {"score-coalitions", "evaluate", "report"},
+    "retrieval": {"prepare-data", "score-coalitions", "evaluate", "report"},  # prepare-data reads the folding of case
     "warm_start": {"warm-start", "report"},
     "rollout": {"rollout", "update", "evaluate", "report"},
     "segment": {"segment", "report"},

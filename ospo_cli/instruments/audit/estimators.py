@@ -82,7 +82,8 @@ def _auditor(layout: Layout, params: Params) -> Auditor:
     tables = read_prepared(layout)
     others = {name: open_reward(layout, params, tables, name) for name in unseen_retrievers(params)}
     reward = open_reward(layout, params, tables)
-    return Auditor(reward, others, Vocabulary(tables.documents, params.retrieval.fields), params.score_coalitions, params.train.seed)
+    vocabulary = Vocabulary(tables.documents, params.retrieval.fields, params.retrieval.folding)
+    return Auditor(reward, others, vocabulary, params.score_coalitions, params.train.seed)
 
 
 def unseen_retrievers(params: Params) -> list[str]:

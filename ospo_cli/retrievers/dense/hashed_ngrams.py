@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ospo_cli.retrievers.dense.vectors import Side, digest, rounded
-from ospo_cli.text.words import words
+from ospo_cli.text.words import STANDARD, reader, reading
 
 DIMENSIONS = 512
 SIZES = (3, 4, 5)
@@ -27,17 +27,18 @@ class HashedNgrams:
     Source: Weinberger et al., "Feature hashing for large scale multitask learning" (2009).
     """
 
-    def __init__(self, normalize: bool) -> None:
+    def __init__(self, normalize: bool, folding: str = STANDARD) -> None:
+        self.words = reader(folding)
         self.dimensions = DIMENSIONS
         self.normalize = normalize
-        self.fingerprint = digest("hashed-ngrams-1", DIMENSIONS, SIZES, normalize)
+        self.fingerprint = digest("hashed-ngrams-1", DIMENSIONS, SIZES, normalize, reading(folding))
 
     def encode(self, texts: Sequence[str], side: Side) -> NDArray[np.float32]:
         """Return the vectors; queries and passages are encoded alike."""
         vectors = np.zeros((len(texts), DIMENSIONS))
         for row, text in zip(vectors, texts, strict=True):
             # In the order of the words, so that a sum does not depend on where they stand in the text.
-            for word, count in sorted(Counter(words(text)).items()):
+            for word, count in sorted(Counter(self.words(text)).items()):
                 places, weights = _word_vector(word)
                 row[places] += (1.0 + np.log(count)) * weights
         return rounded(vectors, self.normalize, "encoder hashed-ngrams")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.retrievers.base import Catalogue, Ranking, best_first, candidates
 from ospo_cli.retrievers.term_counts import Field, Postings, count_terms
-from ospo_cli.text.words import words
+from ospo_cli.text.words import reader, reading
 
 DIMENSIONS = 96
 OVERSAMPLING = 16
@@ -40,8 +40,10 @@ class LatentSemantic:
 
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path | None) -> None:
         self.settings = settings
-        self.fingerprint = catalogue.fingerprint("lsa-2", DIMENSIONS, OVERSAMPLING, POWER_ITERATIONS, SEED, settings.query_terms)
-        postings, self.vocabulary = count_terms([Field(map(words, catalogue.texts))])
+        self.words = reader(settings.folding)
+        used = (DIMENSIONS, OVERSAMPLING, POWER_ITERATIONS, SEED, settings.query_terms, reading(settings.folding))
+        self.fingerprint = catalogue.fingerprint("lsa-2", *used)
+        postings, self.vocabulary = count_terms([Field(map(self.words, catalogue.texts))])
         self.count = len(postings.lengths)
         self.term_vectors, projected = _project(_TermDocuments.of(postings, self._weigh(postings), len(self.vocabulary)))
         self.document_vectors = _rounded(projected)
@@ -78,7 +80,7 @@ class LatentSemantic:
         return rankings
 
     def _vector(self, query: str) -> NDArray[np.float32]:
-        found = [self.vocabulary[word] for word in words(query) if word in self.vocabulary]
+        found = [self.vocabulary[word] for word in self.words(query) if word in self.vocabulary]
         bag = list(dict.fromkeys(found)) if self.settings.query_terms == "distinct" else found
         terms, counts = np.unique(np.array(bag, dtype=np.int64), return_counts=True)
         weights = (1.0 + np.log(counts)) * self.idf[terms]

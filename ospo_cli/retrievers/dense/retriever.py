@@ -38,7 +38,7 @@ class Dense:
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path | None) -> None:
         layout = Layout(Path()) if cache is None else Layout.of_cache(cache)
         self.settings = settings.dense
-        self.encoder = encoders.load(self.settings, layout.root)
+        self.encoder = encoders.load(self.settings, layout.root, settings.folding)
         used = self.settings
         searching = {"flat": (), "hnsw": (used.hnsw_links, used.hnsw_search), "ivf": (used.ivf_lists, used.ivf_probes)}[used.index]
         self.fingerprint = catalogue.fingerprint("dense-1", self.encoder.fingerprint, used.index, searching)

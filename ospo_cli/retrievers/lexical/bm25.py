@@ -12,7 +12,7 @@ from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.retrievers.base import Catalogue, Coalitions, Ranking
 from ospo_cli.retrievers.lexical.inverted_index import InvertedIndex, index_folder
 from ospo_cli.retrievers.term_counts import Field, Postings
-from ospo_cli.text.words import words
+from ospo_cli.text.words import reader, reading
 
 
 class BM25:
@@ -35,9 +35,11 @@ class BM25:
 
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path | None) -> None:
         self.settings = settings
-        self.fingerprint = catalogue.fingerprint("bm25-3", settings.k1, settings.b, settings.idf, settings.query_terms)
+        self.words = reader(settings.folding)
+        used = (settings.k1, settings.b, settings.idf, settings.query_terms, reading(settings.folding))
+        self.fingerprint = catalogue.fingerprint("bm25-3", *used)
         self.index = InvertedIndex(
-            lambda: [Field(map(words, texts), weight) for weight, texts in catalogue.weighted or ((1.0, catalogue.texts),)],
+            lambda: [Field(map(self.words, texts), weight) for weight, texts in catalogue.weighted or ((1.0, catalogue.texts),)],
             self._weigh,
             is_distinct=settings.query_terms == "distinct",
             folder=index_folder(cache, self.fingerprint),
@@ -57,7 +59,7 @@ class BM25:
         return self.index.rank_coalitions(answers, self._bag, k)
 
     def _bag(self, query: str) -> NDArray[np.int32]:
-        return self.index.bag(words(query))
+        return self.index.bag(self.words(query))
 
     def _weigh(self, postings: Postings) -> NDArray[np.float64]:
         total, counts = len(postings.lengths), postings.document_counts

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ospo_cli.errors import RetrievalError
 from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.retrievers.base import NOTHING, Catalogue, Ranking, best_first, candidates, require_words
-from ospo_cli.text.words import words
+from ospo_cli.text.words import reader, reading
 
 
 class BM25S:
@@ -29,9 +29,11 @@ class BM25S:
                 "retriever bm25s", "its package is not installed", remedy="pip install 'ospo[bm25s]', or take bm25, which scores alike"
             ) from None
         self.settings = settings
-        self.fingerprint = catalogue.fingerprint("bm25s-1", settings.k1, settings.b, settings.idf, settings.query_terms)
+        self.words = reader(settings.folding)
+        used = (settings.k1, settings.b, settings.idf, settings.query_terms, reading(settings.folding))
+        self.fingerprint = catalogue.fingerprint("bm25s-1", *used)
         self.count = len(catalogue.doc_ids)
-        corpus = [words(text) for text in catalogue.texts]
+        corpus = [self.words(text) for text in catalogue.texts]
         self.known = {word for text in corpus for word in text}
         require_words(len(self.known))
         self.engine = bm25s.BM25(method=settings.idf, k1=settings.k1, b=settings.b)
@@ -43,7 +45,7 @@ class BM25S:
 
     def _rank(self, query: str, pool: NDArray[np.int64] | None, k: int) -> Ranking:
         # Known words only (it fails on a query without any), sorted: its sums of floats would depend on the order of the words.
-        found = sorted(word for word in words(query) if word in self.known)
+        found = sorted(word for word in self.words(query) if word in self.known)
         terms = sorted(set(found)) if self.settings.query_terms == "distinct" else found
         members = candidates(pool, self.count)
         if not terms or not len(members):

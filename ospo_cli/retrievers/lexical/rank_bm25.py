@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ospo_cli.errors import ParameterError
 from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.retrievers.base import NOTHING, Catalogue, Ranking, best_first, candidates, require_words
-from ospo_cli.text.words import words
+from ospo_cli.text.words import reader, reading
 
 
 class RankBM25:
@@ -33,9 +33,10 @@ class RankBM25:
                 "retrieval.k1", "rank-bm25 divides by zero", found=settings.k1, expected="above 0", remedy="take the retriever bm25"
             )
         self.settings = settings
-        self.fingerprint = catalogue.fingerprint("rank-bm25-1", settings.k1, settings.b, settings.query_terms)
+        self.words = reader(settings.folding)
+        self.fingerprint = catalogue.fingerprint("rank-bm25-1", settings.k1, settings.b, settings.query_terms, reading(settings.folding))
         self.count = len(catalogue.doc_ids)
-        corpus = [words(text) for text in catalogue.texts]
+        corpus = [self.words(text) for text in catalogue.texts]
         require_words(sum(map(len, corpus)))  # it divides by the mean length
         self.engine = BM25Okapi(corpus, k1=settings.k1, b=settings.b)
 
@@ -45,7 +46,7 @@ class RankBM25:
 
     def _rank(self, query: str, pool: NDArray[np.int64] | None, k: int) -> Ranking:
         # Sorted: its sums of floats would depend on the order of the words.
-        found = sorted(words(query))
+        found = sorted(self.words(query))
         terms = sorted(set(found)) if self.settings.query_terms == "distinct" else found
         members = candidates(pool, self.count)
         if not terms or not len(members):

@@ -13,7 +13,7 @@ from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.retrievers.base import Catalogue, Ranking
 from ospo_cli.retrievers.lexical.inverted_index import InvertedIndex, index_folder
 from ospo_cli.retrievers.term_counts import Field, Postings
-from ospo_cli.text.words import words
+from ospo_cli.text.words import reader, reading
 
 SIZES = (3, 4)
 
@@ -33,10 +33,11 @@ class CharacterTfidf:
 
     def __init__(self, catalogue: Catalogue, settings: Retrieval, cache: Path | None) -> None:
         self.is_distinct = settings.query_terms == "distinct"
-        self.fingerprint = catalogue.fingerprint("tfidf-char-3", SIZES, settings.query_terms)
+        self.words = reader(settings.folding)
+        self.fingerprint = catalogue.fingerprint("tfidf-char-3", SIZES, settings.query_terms, reading(settings.folding))
         # A query's n-grams count as often as they occur; what `distinct` leaves out are words.
         self.index = InvertedIndex(
-            lambda: [Field(map(words, catalogue.texts))],
+            lambda: [Field(map(self.words, catalogue.texts))],
             _weigh,
             split=_grams,
             is_distinct=False,
@@ -53,7 +54,7 @@ class CharacterTfidf:
         return self.index.rank_bags([self._bag(query) for query in queries], pool, k)
 
     def _bag(self, query: str) -> NDArray[np.int32]:
-        found = words(query)
+        found = self.words(query)
         chosen = dict.fromkeys(found) if self.is_distinct else found
         return self.index.bag(gram for word in chosen for gram in _grams(word))
 
