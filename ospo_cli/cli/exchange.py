@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ospo_cli.cli.app import EXCHANGE, app
-from ospo_cli.cli.options import HERE, Project, opened, say
+from ospo_cli.cli.options import HERE, Project, Wait, alone, opened, say
 
 
 @app.command("export", rich_help_panel=EXCHANGE)
@@ -23,6 +23,7 @@ def export(
         bool, typer.Option("--leave-out-degenerate", help="Leave out rollout groups of equal rewards (advantage 0).")
     ] = False,
     project: Project = HERE,
+    wait: Wait = False,
 ) -> None:
     """Write rollouts with their token advantages for another trainer (docs/export.md)."""
     if (iteration is None) == (folder is None):
@@ -30,7 +31,8 @@ def export(
     from ospo_cli.instruments import export as stage
 
     layout, parameters = opened(project)
-    done = stage.execute(layout, parameters, iteration, to, out, folder, not leave_out_degenerate)
+    with alone(project, "export", wait):
+        done = stage.execute(layout, parameters, iteration, to, out, folder, not leave_out_degenerate)
     left_out = f", {done['left_out_rollouts']} rollouts left out" if done["left_out_rollouts"] else ""
     counts = f"{done['rollouts']} rollouts in {done['groups']} groups, {done['degenerate_groups']} degenerate{left_out}"
     say("export", f"wrote {done['path']}: {done['format']} {done['version']}, {counts}")
@@ -41,9 +43,11 @@ def merge(
     iteration: Annotated[int, typer.Option("--iter", "-k", min=0, help="Policy that is merged; 0 is the warm start.")],
     to: Annotated[Path | None, typer.Option("--to", help="Folder to write.", show_default="data/merged/K")] = None,
     project: Project = HERE,
+    wait: Wait = False,
 ) -> None:
     """Write an adapter policy as one folder of full weights, its base included."""
     from ospo_cli.instruments import merge as stage
     from ospo_cli.layout import Layout
 
-    typer.echo(f"wrote {stage.execute(Layout(project), iteration, to)['folder']}")
+    with alone(project, "merge", wait):
+        typer.echo(f"wrote {stage.execute(Layout(project), iteration, to)['folder']}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ospo_cli.cli.app import LOOKING, app
-from ospo_cli.cli.options import HERE, Project, names_of, opened, say
+from ospo_cli.cli.options import HERE, Project, Wait, alone, names_of, opened, say
 from ospo_cli.errors import OspoError
 
 
@@ -71,6 +71,7 @@ def audit(
     ] = None,
     prompts: Annotated[int | None, typer.Option("--prompts", help="Most prompts (with --gradients).", show_default="32")] = None,
     project: Project = HERE,
+    wait: Wait = False,
 ) -> None:
     """Check each estimator's sums, axioms and error bars on an iteration's rollouts; or rules by their gradients (docs/audit.md)."""
     layout, parameters = opened(project)
@@ -80,7 +81,8 @@ def audit(
 
         sizes = {name: value for name, value in (("group_size", group_size), ("prompts", prompts)) if value is not None}
         wanted = names_of(rules) or None
-        table, metrics = gradient_audit.execute(layout, parameters, iteration, rules=wanted, estimators=names, **sizes)
+        with alone(project, "audit --gradients", wait):
+            table, metrics = gradient_audit.execute(layout, parameters, iteration, rules=wanted, estimators=names, **sizes)
         gradient_audit.print_result(table, metrics)
         _audit_written(layout.iteration(iteration, "gradient_audit.parquet"))
         return
@@ -89,7 +91,8 @@ def audit(
     from ospo_cli.instruments.audit import estimators as stage
     from ospo_cli.instruments.audit.measures import print_result
 
-    table, metrics = stage.execute(layout, parameters, iteration, rollouts, names)
+    with alone(project, "audit", wait):
+        table, metrics = stage.execute(layout, parameters, iteration, rollouts, names)
     print_result(table, metrics)
     _audit_written(layout.iteration(iteration, "audit.parquet"))
 
@@ -109,6 +112,7 @@ def rescore(
     ] = None,
     name: Annotated[str, typer.Option("--name", help="Name of the folder.", show_default="from the changes")] = "",
     project: Project = HERE,
+    wait: Wait = False,
 ) -> None:
     """Score saved rollouts under another reward and compute its credit; the loop's tables stay (docs/rewards.md)."""
     from ospo_cli.instruments import rescore as rescoring
@@ -118,7 +122,8 @@ def rescore(
     found = rescoring.parse_changes(changes or ())
     if doubled := sorted(short.keys() & found.keys()):
         raise typer.BadParameter(f"{doubled[0]} is given twice", param_hint="--set")
-    done = rescoring.rescore(layout, parameters, iteration, short | found, name, prepared)
+    with alone(project, "rescore", wait):
+        done = rescoring.rescore(layout, parameters, iteration, short | found, name, prepared)
     counts = f"{done['asked_values']} values, {done['distinct_values']} distinct; mean reward {done['mean_reward']:.3f}"
     groups = f"{done['degenerate_groups']} of {done['rollout_groups']} groups degenerate; {done['estimator']} + {done['rule']}"
     say("rescore", f"wrote {done['folder']}: {counts}, {groups}")
@@ -134,12 +139,14 @@ def compare_rewards(
     ] = 3,
     html: Annotated[Path | None, typer.Option("--html", help="Write a self-contained page too.")] = None,
     project: Project = HERE,
+    wait: Wait = False,
 ) -> None:
     """Compare two rewards of the same rollouts: order of answers, best answers, shares of segments (docs/rewards.md)."""
     from ospo_cli.instruments.compare_rewards import command as stage
 
     layout, parameters = opened(project)
-    overview, groups, folder = stage.execute(layout, parameters, iteration, a, b)
+    with alone(project, "compare-rewards", wait):
+        overview, groups, folder = stage.execute(layout, parameters, iteration, a, b)
     first, second, rollouts, prompts = stage.read_pair(layout, iteration, a, b)
     data = stage.page_data(overview, groups, rollouts, prompts, first, second, shown)
     stage.print_result(data)
@@ -155,6 +162,7 @@ def keep(
     source: Annotated[Path | None, typer.Option("--from", help="Keep the run of this other project.", show_default="this one's")] = None,
     stale: Annotated[bool, typer.Option("--stale", help="Keep it though a stage would run again under params.yaml as it is.")] = False,
     project: Project = HERE,
+    wait: Wait = False,
 ) -> None:
     """Keep the evaluated run's results under a name and compare runs at equal tokens and equal reward calls (docs/update.md)."""
     from ospo_cli.graph.standing import would_run_again
@@ -175,7 +183,8 @@ def keep(
                 f"was not made with params.yaml as it is: `{again}` would run again",
                 remedy="run `ospo run` or `dvc repro`, or put params.yaml back; --stale keeps it all the same",
             )
-        replaced = stage.execute(layout, other, theirs, name)
+        with alone(project, "keep", wait):
+            replaced = stage.execute(layout, other, theirs, name)
         done = "replaced" if replaced else "wrote"
         say("keep", f"{done} {layout.kept(name)}; `ospo report` puts it on the page")
     elif source is not None:

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from ospo_cli.cli.app import LOOP, app
-from ospo_cli.cli.options import HERE, Iteration, Project, opened, say
+from ospo_cli.cli.options import HERE, Iteration, Project, Wait, alone, opened, say
 from ospo_cli.errors import OspoError
 
 
-def _run_stage(name: str, project: Path, iteration: int | None = None) -> dict[str, Any]:
+def _run_stage(name: str, project: Path, wait: bool, iteration: int | None = None) -> dict[str, Any]:
     from ospo_cli.graph import runner
     from ospo_cli.graph.nodes import node
 
@@ -28,21 +28,22 @@ def _run_stage(name: str, project: Path, iteration: int | None = None) -> dict[s
             from ospo_cli.graph import dvc
 
             dvc.check_reads(project, wanted, parameters)
-    result = runner.execute(wanted, layout, parameters)
+    with alone(project, wanted.command.removeprefix("ospo "), wait):
+        result = runner.execute(wanted, layout, parameters)
     say(wanted.command.removeprefix("ospo "), f"wrote {', '.join((*wanted.outputs, *wanted.metrics))}")
     return result
 
 
 def _once(name: str, meaning: str) -> None:
     @app.command(name, help=meaning, rich_help_panel=LOOP)
-    def command(project: Project = HERE) -> None:
-        _run_stage(name, project)
+    def command(project: Project = HERE, wait: Wait = False) -> None:
+        _run_stage(name, project, wait)
 
 
 def _each_iteration(name: str, meaning: str) -> None:
     @app.command(name, help=meaning, rich_help_panel=LOOP)
-    def command(iteration: Iteration, project: Project = HERE) -> None:
-        _run_stage(name, project, iteration)
+    def command(iteration: Iteration, project: Project = HERE, wait: Wait = False) -> None:
+        _run_stage(name, project, wait, iteration)
 
 
 _once("prepare-data", "Read a data set; write documents, prompts, judgments, pools, teacher pairs and a card.")
@@ -69,6 +70,7 @@ def attribute(
             "--tokenizer", help="Folder with the sampling policy's tokenizer.json.", show_default="the project's policy K-1 or 000"
         ),
     ] = None,
+    wait: Wait = False,
 ) -> None:
     """Turn coalition values into shares per segment and advantages per token; with --rollouts, for another trainer's file."""
     if rollouts is None:
@@ -76,14 +78,15 @@ def attribute(
             raise typer.BadParameter("give --iter K, or --rollouts FILE for rollouts of another trainer", param_hint="--iter")
         if out is not None or tokenizer is not None:
             raise typer.BadParameter("--out and --tokenizer go with --rollouts", param_hint="--rollouts")
-        _run_stage("attribute", project, iteration)
+        _run_stage("attribute", project, wait, iteration)
         return
     from ospo_cli.instruments import foreign_credit
 
     layout, parameters = opened(project)
     folder = out if out is not None else layout.foreign(rollouts.stem)
     vocabulary = tokenizer if tokenizer is not None else layout.policy((iteration or 1) - 1)
-    card = foreign_credit.attribute_file(layout, parameters, rollouts, vocabulary, folder)
+    with alone(project, "attribute --rollouts", wait):
+        card = foreign_credit.attribute_file(layout, parameters, rollouts, vocabulary, folder)
     say("attribute", foreign_credit.summary(card, folder))
 
 
@@ -91,11 +94,11 @@ _each_iteration("update", "Change the weights by the token advantages; write pol
 
 
 @app.command("evaluate", rich_help_panel=LOOP)
-def evaluate(project: Project = HERE) -> None:
+def evaluate(project: Project = HERE, wait: Wait = False) -> None:
     """Compare raw query, warm start, every policy and an oracle on held-out prompts."""
     from ospo_cli.report.result_table import print_result
 
-    print_result(_run_stage("evaluate", project))
+    print_result(_run_stage("evaluate", project, wait))
 
 
 _once("report", "Write one self-contained HTML page about the evaluation, the training and the credit.")
@@ -106,6 +109,7 @@ def run(
     project: Project = HERE,
     force: Annotated[bool, typer.Option("--force", help="Run every stage, also those that are up to date.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan: each stage, and whether it would run.")] = False,
+    wait: Wait = False,
 ) -> None:
     """Run all stages of all iterations in one process; what is up to date is skipped."""
     from ospo_cli.graph import runner
@@ -115,7 +119,9 @@ def run(
         for wanted, state in runner.outlook(layout, parameters):
             typer.echo(f"{wanted.command}: {state}")
         return
-    ran, skipped = runner.run(layout, parameters, force)
+    with alone(project, "run", wait):
+        layout, parameters = opened(project)  # as they are after the wait
+        ran, skipped = runner.run(layout, parameters, force)
     say("run", f"{ran} stages run, {skipped} up to date")
     _print_result(layout)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 Project = Annotated[Path, typer.Option("--project", "-p", help="Folder that holds params.yaml.", show_default="this folder")]
 Iteration = Annotated[int, typer.Option("--iter", "-k", min=1, help="Iteration, from 1: samples from policy K-1, writes policy K.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for another command that writes into the project, in place of an error.")]
 HERE = Path(".")
 
 
@@ -26,6 +28,14 @@ def opened(project: Path) -> tuple[Layout, Params]:
 
     layout = Layout(project)
     return layout, whole.load(layout.params)
+
+
+def alone(project: Path, command: str, wait: bool) -> AbstractContextManager[object]:
+    """Return the lock on a project as a context manager; `command` is what others are told that wait for it."""
+    from ospo_cli.executors.project_lock import ProjectLock
+    from ospo_cli.layout import Layout
+
+    return ProjectLock(Layout(project), f"ospo {command}", wait)
 
 
 def say(command: str, text: str) -> None:

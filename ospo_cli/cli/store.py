@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ospo_cli.cli.app import STORE, app
-from ospo_cli.cli.options import HERE, Project, opened, say
+from ospo_cli.cli.options import HERE, Project, Wait, alone, opened, say
 
 store_app = typer.Typer(
     help="List, check, delete or export stored scores of texts, which spare computing them twice (docs/store.md).", no_args_is_help=True
@@ -47,13 +47,15 @@ def store_gc(
     most_bytes: Annotated[str, typer.Option("--bytes", help="Delete the longest unused until so many bytes are left, such as 2G.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would go.")] = False,
     project: Project = HERE,
+    wait: Wait = False,
 ) -> None:
     """Delete books: files of stored values, each of one retriever, metric and catalogue."""
     from ospo_cli.instruments import store_upkeep as store
     from ospo_cli.layout import Layout
 
     layout, parameters = opened(project) if others else (Layout(project), None)
-    store.gc(layout, parameters, days=days, others=others, most_bytes=most_bytes, dry_run=dry_run)
+    with alone(project, "store gc", wait):
+        store.gc(layout, parameters, days=days, others=others, most_bytes=most_bytes, dry_run=dry_run)
 
 
 @store_app.command("export")

@@ -1,4 +1,4 @@
-"""Shards in this process, one after another; finished ones lie in a content-addressed folder and are never computed twice."""
+"""Shards in this process, one after another; finished ones lie, with their hashes, in a folder named by content: computed once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import polars as pl
 from ospo_cli.errors import OspoError
 from ospo_cli.executors.base import Shard
 from ospo_cli.executors.progress import Progress
-from ospo_cli.tables import parquet
+from ospo_cli.tables import parquet, sealed
 from ospo_cli.tables.declare import Table
 
 
@@ -40,6 +40,7 @@ class LocalExecutor:
                 found = function(shard.payload)
                 for name, table in tables.items():
                     parquet.write(found[name], self._path(shard, name), table)
+                sealed.seal(self._folder(shard))
             else:
                 progress.advance(shard.units, reused=True)
                 results.append(found)
@@ -49,11 +50,16 @@ class LocalExecutor:
         progress.close()
         return results
 
+    def _folder(self, shard: Shard) -> Path:
+        return self.folder / shard.key[:2] / shard.key
+
     def _path(self, shard: Shard, name: str) -> Path:
-        return self.folder / shard.key[:2] / shard.key / f"{name}.parquet"
+        return self._folder(shard) / f"{name}.parquet"
 
     def _finished(self, shard: Shard, tables: dict[str, Table]) -> dict[str, pl.DataFrame] | None:
+        if not sealed.is_sealed(self._folder(shard)):
+            return None
         try:
             return {name: parquet.read(self._path(shard, name), table) for name, table in tables.items()}
-        except OspoError:  # absent, or cut short by a kill: computed again
+        except OspoError:  # another version's tables
             return None

@@ -125,7 +125,9 @@ class Code:
         self._is_new = False
         try:
             content = json.loads(self._known_path.read_text(encoding="utf-8")) if self._known_path else {}
-            return {key: Facts(**facts) for key, facts in content["modules"].items()} if content.get("made_by") == _own_hash() else {}
+            if content.get("made_by") != _own_hash() or content["hash"] != _hash_of(content["modules"]):
+                return {}
+            return {key: Facts(**facts) for key, facts in content["modules"].items()}
         except (OSError, ValueError, AttributeError, KeyError, TypeError):
             return {}
 
@@ -133,7 +135,7 @@ class Code:
         if self._known_path and self._is_new:
             self._is_new = False
             modules = {key: asdict(facts) for key, facts in self._known.items()}
-            files.write_text(self._known_path, json.dumps({"made_by": _own_hash(), "modules": modules}))
+            files.write_text(self._known_path, json.dumps({"made_by": _own_hash(), "modules": modules, "hash": _hash_of(modules)}))
 
 
 def of_project(root: Path) -> Code:
@@ -144,6 +146,10 @@ def of_project(root: Path) -> Code:
 @cache
 def _own_hash() -> str:
     return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+
+
+def _hash_of(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @cache

@@ -45,6 +45,13 @@ class DvcLock:
             self._hash(path) == md5 for path, md5 in (dependencies | outputs).items()
         )
 
+    def is_output(self, wanted: Node, path: str) -> bool:
+        """Tell whether a file is as DVC wrote it down when it last ran the stage, or brought its results back."""
+        locked = self._stages.get(wanted.label)
+        outputs = locked.get("outs") if isinstance(locked, dict) else None
+        known = {(each.get("path"), each.get("md5")) for each in outputs or () if isinstance(each, dict)}
+        return (path, self._hash(path)) in known
+
     def _value(self, name: str) -> Any:
         found: Any = self._params
         for part in name.split("."):

@@ -34,13 +34,18 @@ def plan(params: Params) -> list[Node]:
     return [node(name, k, params) for name, k in [*once[0], *iterated, *once[1]]]
 
 
-def makers(params: Params, iteration: int | None = None) -> Iterator[tuple[str, str]]:
-    """Yield (output path, command that makes it), for the planned iterations and those up to `iteration`; unneeded stages too."""
+def planned(params: Params, iteration: int | None = None) -> Iterator[Node]:
+    """Yield every node of the planned iterations and those up to `iteration`; unneeded stages too."""
     iterations = range(1, max(params.train.iterations, iteration or 0) + 1)
     for name, stage in STAGES.items():
         for k in iterations if stage.is_iterated else (None,):
-            made = node(name, k, params)
-            yield from ((path, made.command) for path in (*made.outputs, *made.metrics))
+            yield node(name, k, params)
+
+
+def makers(params: Params, iteration: int | None = None) -> Iterator[tuple[str, str]]:
+    """Yield (output path, command that makes it), for the nodes that `planned` yields."""
+    for made in planned(params, iteration):
+        yield from ((path, made.command) for path in (*made.outputs, *made.metrics))
 
 
 def require_inputs(wanted: Node, layout: Layout, params: Params) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import sys
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ from ospo_cli.errors import OspoError
 from ospo_cli.executors.usage import Usage
 from ospo_cli.graph import code
 from ospo_cli.graph.declared import Node
-from ospo_cli.graph.nodes import plan, require_inputs
+from ospo_cli.graph.dvc_lock import DvcLock
+from ospo_cli.graph.nodes import plan, planned, require_inputs
 from ospo_cli.layout import Layout
 from ospo_cli.params.declared import FREE, Declared
 from ospo_cli.params.whole import Params, check_retrievers, to_mapping
-from ospo_cli.tables import files
+from ospo_cli.tables import files, sealed
 
 
 def execute(wanted: Node, layout: Layout, params: Params, hashes: _Hashes | None = None) -> dict[str, Any]:
@@ -29,15 +32,33 @@ def execute(wanted: Node, layout: Layout, params: Params, hashes: _Hashes | None
     require_inputs(wanted, layout, params)
     if wanted.stage in ("prepare-data", "evaluate"):  # before hours of training, not after
         check_retrievers(params)
+    is_by_hand = hashes is None and "DVC_STAGE" not in os.environ
     hashes = hashes or _Hashes(layout.root)
     key = _key(wanted, params, hashes)
+    if is_by_hand:
+        _name_doubtful(wanted, layout, params, hashes)
     result, took = measured(wanted, layout, params)
     # What `ospo plan` takes its rates from and is compared with; no stage reads it.
     files.write_json(layout.plan(f"actual/{wanted.label}.json"), took)
-    hashes.forget(*wanted.outputs, *wanted.metrics)
-    content = {"key": key, "command": wanted.command, "outputs": {path: hashes.of(path) for path in wanted.outputs}}
-    files.write_json(_manifest(layout, wanted), content)
+    written = (*wanted.outputs, *wanted.metrics)
+    hashes.forget(*written)
+    files.write_json(
+        _manifest(layout, wanted), {"key": key, "command": wanted.command, "hashes": {path: hashes.of(path) for path in written}}
+    )
     return result
+
+
+def _name_doubtful(wanted: Node, layout: Layout, params: Params, hashes: _Hashes) -> None:
+    """Say on stderr which inputs are not what their stage wrote, or would be written anew: the stage is run by hand and reads them as
+    they are. Only the stages that made its own inputs are asked; `ospo run --dry-run` asks all."""
+    makers = {path: made for made in planned(params, wanted.iteration) for path in made.outputs}
+    for made in dict.fromkeys(makers[path] for path in wanted.inputs if path in makers):
+        content = _made(layout, made)
+        changed = [path for path in wanted.inputs if path in made.outputs and content and content["hashes"].get(path) != hashes.of(path)]
+        if changed:
+            sys.stderr.write(f"{wanted.command}: {changed[0]} is not what `{made.command}` wrote; it is read as it is\n")
+        elif content and content["key"] != _key(made, params, hashes):
+            sys.stderr.write(f"{wanted.command}: `{made.command}` would run again, its inputs, parameters or code changed; read as it is\n")
 
 
 def measured(wanted: Node, layout: Layout, params: Params) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -75,7 +96,7 @@ def run(layout: Layout, params: Params, force: bool = False) -> tuple[int, int]:
     nodes = plan(params)
     check_retrievers(params)
     for position, wanted in enumerate(nodes, 1):
-        if not force and _is_current(_manifest(layout, wanted), _key(wanted, params, hashes), wanted, hashes):
+        if not force and _is_current(layout, wanted, _key(wanted, params, hashes), hashes, say=True):
             skipped += 1
             continue
         sys.stderr.write(f"[{position}/{len(nodes)}] {wanted.command}\n")
@@ -93,8 +114,7 @@ def outlook(layout: Layout, params: Params) -> list[tuple[Node, str]]:
     stale: set[str] = set()
     for wanted in plan(params):
         absent = [path for path in wanted.inputs if path not in made and not (layout.root / path).exists()]
-        manifest = _manifest(layout, wanted)
-        is_current = not stale & set(wanted.inputs) and _is_current(manifest, _key(wanted, params, hashes), wanted, hashes)
+        is_current = not stale & set(wanted.inputs) and _is_current(layout, wanted, _key(wanted, params, hashes), hashes)
         made.update(wanted.outputs, wanted.metrics)
         if not is_current:
             stale.update(wanted.outputs, wanted.metrics)
@@ -109,6 +129,10 @@ class _Hashes:
         self.root = root
         self.known: dict[str, str] = {}
         self.code = code.of_project(root)
+
+    @cached_property
+    def dvc(self) -> DvcLock:
+        return DvcLock(self.root)
 
     def of(self, path: str) -> str:
         if path not in self.known:
@@ -126,13 +150,26 @@ def _key(wanted: Node, params: Params, hashes: _Hashes) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _is_current(manifest: Path, key: str, wanted: Node, hashes: _Hashes) -> bool:
-    try:
-        content = files.read_json(manifest)
-    except OspoError:
+def _is_current(layout: Layout, wanted: Node, key: str, hashes: _Hashes, say: bool = False) -> bool:
+    content = _made(layout, wanted)
+    if content.get("key") != key:
         return False
-    # Metrics hold durations: there they must be, but another run of the same stage (dvc repro) may have written them.
-    outputs = {path: hashes.of(path) for path in wanted.outputs}
-    return (
-        content.get("key") == key and content.get("outputs") == outputs and all((hashes.root / path).is_file() for path in wanted.metrics)
-    )
+    for path in (*wanted.outputs, *wanted.metrics):
+        now = hashes.of(path)
+        if now == files.ABSENT:
+            return False
+        # Metrics hold durations: those of another run of the same stage, which DVC may have brought back, are as good.
+        if now != content["hashes"].get(path) and not (path in wanted.metrics and hashes.dvc.is_output(wanted, path)):
+            if say:
+                sealed.say_damaged(Path(path), f"`{wanted.command}` runs again")
+            return False
+    return True
+
+
+def _made(layout: Layout, wanted: Node) -> dict[str, Any]:
+    """Return what a stage's manifest says: the key of what it was made from, and hashes of what it wrote; empty where it says nothing."""
+    try:
+        content: dict[str, Any] = files.read_json(_manifest(layout, wanted))
+    except OspoError:
+        return {}
+    return content if isinstance(content.get("hashes"), dict) else {}

@@ -10,7 +10,6 @@ import math
 import shutil
 import statistics
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from ospo_cli.params.whole import Params, to_mapping
 from ospo_cli.report.number_text import count, short
 from ospo_cli.report.plan_sections import HEADER, UNITS, cells, total
 from ospo_cli.report.terminal import Terminal
-from ospo_cli.tables import files, placed
+from ospo_cli.tables import files, placed, unfinished
 from ospo_cli.tables.plan import PLAN
 from ospo_cli.tables.prepared import PROMPTS
 
@@ -46,9 +45,8 @@ def plan(layout: Layout, params: Params) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Return table plan and the facts behind it; write both to data/plan, and nothing else of the project."""
     made_by = list(standing(layout, params))
     records = {made.stage: recorded(layout, made, params) for made, _ in made_by}
-    layout.cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="plan-", dir=layout.cache) as folder, contextlib.redirect_stderr(io.StringIO()):
-        scratch = _Scratch(layout.root, layout.cache / Path(folder).name)
+    with unfinished.folder(layout.cache, "plan") as folder, contextlib.redirect_stderr(io.StringIO()):
+        scratch = _Scratch(layout.root, layout.cache / folder.name)
         missing, found = [stage for stage, runs in records.items() if not runs], dict[str, list[Record]]()
         if made_by[0][1] and records["prepare-data"]:
             shutil.copytree(layout.prepared(""), scratch.prepared(""))

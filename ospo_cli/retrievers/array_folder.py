@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,65 +10,64 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ospo_cli.errors import OspoError, RetrievalError
+from ospo_cli.errors import FileError, OspoError
+from ospo_cli.tables import unfinished
 from ospo_cli.tables.files import read_json, write_json
+from ospo_cli.tables.sealed import digest, say_damaged
 
 MANIFEST = "manifest.json"
 
 
 def write(folder: Path, version: str, fingerprint: str, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-    """Write the arrays; a folder that another process finished meanwhile is kept."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name[:16]}-", dir=folder.parent))
+    """Write the arrays; a folder that another process finished meanwhile is kept.
+
+    Raises:
+        FileError: they cannot be written.
+    """
+    temporary = folder
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=unfinished.prefix(folder.name), suffix=unfinished.SUFFIX, dir=folder.parent))
         digests = {}
         for name, values in arrays.items():
-            np.save(unfinished / f"{name}.npy", values, allow_pickle=False)
-            digests[name] = _digest(unfinished / f"{name}.npy")
+            np.save(temporary / f"{name}.npy", values, allow_pickle=False)
+            digests[name] = digest(temporary / f"{name}.npy")
         manifest = {"version": version, "fingerprint": fingerprint, "blake2b": digests}
-        write_json(unfinished / MANIFEST, manifest)
-        unfinished.chmod(0o755)
+        write_json(temporary / MANIFEST, manifest)
+        temporary.chmod(0o755)
         try:
-            os.replace(unfinished, folder)
+            os.replace(temporary, folder)
         except OSError:
             if not (folder / MANIFEST).is_file():
                 raise
+    except OSError as error:
+        remedy = "free space or mend the permissions, then run the command again"
+        raise FileError(folder, "cannot be written", found=error.strerror or error, remedy=remedy) from None
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if temporary != folder:
+            unfinished.remove(temporary)
 
 
 def read(folder: Path, version: str, fingerprint: str) -> dict[str, NDArray[np.generic]] | None:
-    """Return the arrays, read-only and by memory map; None where there is no such folder.
+    """Return the arrays, read-only and by memory map; None where there is no such folder, or one that has to be made again.
 
-    Raises:
-        RetrievalError: it was written by another version, for something else, or is damaged (a byte changed, a file cut short or gone).
+    That is one of another version, of something else, or a damaged one (a byte changed, a file cut short or gone). It is said on stderr
+    and removed; a process that has it open keeps what it has.
     """
-    remedy = "delete the folder: it is made again"
     if not folder.exists():
         return None
     try:
         manifest = read_json(folder / MANIFEST)
-        found_version, found_fingerprint, digests = manifest["version"], manifest["fingerprint"], dict(manifest["blake2b"])
-    except (OspoError, ValueError, KeyError, TypeError):
-        raise RetrievalError(str(folder), "is no index, or a damaged one", expected=f"a readable {MANIFEST}", remedy=remedy) from None
-    if found_version != version:
-        raise RetrievalError(str(folder), "was written by another version", found=found_version, expected=version, remedy=remedy)
-    if found_fingerprint != fingerprint:
-        raise RetrievalError(
-            str(folder), "does not match its documents and settings", found=found_fingerprint, expected=fingerprint, remedy=remedy
-        )
-    arrays: dict[str, NDArray[np.generic]] = {}
-    for name, digest in digests.items():
-        path = folder / f"{name}.npy"
-        try:
-            if _digest(path) != digest:
+        if (manifest["version"], manifest["fingerprint"]) != (version, fingerprint):
+            raise ValueError
+        arrays: dict[str, NDArray[np.generic]] = {}
+        for name, expected in dict(manifest["blake2b"]).items():
+            path = folder / f"{name}.npy"
+            if digest(path) != expected:
                 raise ValueError
             arrays[name] = np.load(path, mmap_mode="r" if path.stat().st_size > 4096 else None, allow_pickle=False)
-        except (OSError, ValueError):
-            raise RetrievalError(str(path), "is damaged or cut short", expected=f"the bytes named in {MANIFEST}", remedy=remedy) from None
+    except (OspoError, OSError, ValueError, KeyError, TypeError):
+        say_damaged(folder, "made again")
+        unfinished.put_aside(folder)
+        return None
     return arrays
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

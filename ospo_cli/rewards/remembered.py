@@ -6,20 +6,24 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ospo_cli.errors import DamagedStoreError
 from ospo_cli.retrievers.base import Retriever
 from ospo_cli.rewards.store.book import Book
 from ospo_cli.rewards.store.keys import Keys, joined, keys
+from ospo_cli.tables.sealed import say_damaged
 from ospo_cli.text.words import words
 
 # Values are written as they are computed: the first batch is small, the next ones grow to about so many seconds.
 FIRST_BATCH = 64
 BATCH_SECONDS = 1.0
 
+_T = TypeVar("_T")
 Compute = Callable[[list[str], list[str]], tuple[NDArray[np.float64], NDArray[np.int64]]]
 
 
@@ -117,7 +121,7 @@ class Memory:
         """
         began = time.monotonic()
         rows, row_of, wanted = self._keyed(positions_of, queries)
-        found = self.book.look_up(wanted)
+        found = self._mending(lambda: self.book.look_up(wanted))
         self.tally.look_up_seconds += time.monotonic() - began
         self.tally.asked += len(queries)
         self.tally.distinct += len(rows)
@@ -131,7 +135,7 @@ class Memory:
             computed = time.monotonic()
             found.parts[part] = parts
             # Before the next batch: what an engine that fails, or a kill, would lose is this batch alone.
-            self.book.write(wanted[part], parts, products)
+            self._mending(partial(self.book.write, wanted[part], parts, products))
             self.tally.computed += len(part)
             self.tally.compute_seconds += computed - began
             self.tally.look_up_seconds += time.monotonic() - computed
@@ -142,8 +146,20 @@ class Memory:
     def remembered(self, positions_of: dict[str, list[int]], queries: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         """Return which queries' values are there, and these, without computing any."""
         _, row_of, wanted = self._keyed(positions_of, queries)
-        found = self.book.look_up(wanted)
+        found = self._mending(lambda: self.book.look_up(wanted))
         return found.is_found[row_of], found.parts[row_of]
+
+    def _mending(self, work: Callable[[], _T]) -> _T:
+        # What is damaged is computed again: a value is never worth an end.
+        try:
+            return work()
+        except DamagedStoreError as error:
+            try:
+                done = self.book.mend()
+            except OSError:
+                raise error from None
+            say_damaged(self.book.path, done)
+            return work()
 
     def _keyed(self, positions_of: dict[str, list[int]], queries: Sequence[str]) -> tuple[list[tuple[str, str]], NDArray[np.int64], Keys]:
         row_of = np.zeros(len(queries), dtype=np.int64)

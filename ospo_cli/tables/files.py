@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ospo_cli.errors import FileError, MissingInputError, first_line
+from ospo_cli.tables import unfinished
 
 ABSENT = "absent"
 
@@ -81,7 +83,7 @@ class replacing:
     def __enter__(self) -> Path:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".tmp", dir=self.path.parent)
+            handle, name = tempfile.mkstemp(prefix=unfinished.prefix(self.path.name), suffix=unfinished.SUFFIX, dir=self.path.parent)
             os.close(handle)
             os.chmod(name, 0o666 & ~_umask())
         except OSError as error:
@@ -118,9 +120,11 @@ class replacing_folder:
     def __enter__(self) -> Path:
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            for stale in self.folder.parent.glob(f".{self.folder.name}.*.tmp"):  # left by a kill
-                shutil.rmtree(stale, ignore_errors=True)
-            self.temporary = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}.", suffix=".tmp", dir=self.folder.parent))
+            for stale in self.folder.parent.glob(f".{glob.escape(self.folder.name)}.*{unfinished.SUFFIX}"):
+                if unfinished.is_left_over(stale):
+                    unfinished.remove(stale)
+            prefix = unfinished.prefix(self.folder.name)
+            self.temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=unfinished.SUFFIX, dir=self.folder.parent))
             self.temporary.chmod(0o777 & ~_umask())
         except OSError as error:
             raise _unwritable(self.folder, error) from None

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ospo_cli.errors import OspoError, PolicyError, first_line
-from ospo_cli.tables import files
+from ospo_cli.tables import files, sealed
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,14 @@ class Checkpoint:
         self.last_seconds = time.monotonic()
 
     def restore(self, training: Training) -> tuple[int, dict[str, Any]]:
-        """Load weights and moments; return (finished steps, the notes saved with them), or (0, {}) where nothing usable is there."""
-        latest = self._latest()
+        """Load weights and moments; return (finished steps, the notes saved with them), or (0, {}) where nothing whole is there."""
+        latest = next((path for path in self._saved() if sealed.is_sealed(path)), None)
         if latest is None:
             return 0, {}
         try:
             tensors = _load(latest / "state.safetensors")
             notes = files.read_json(latest / "notes.json")
-        except OspoError:  # cut off or damaged: start anew
+        except OspoError:  # of another version
             return 0, {}
         with torch.no_grad():
             for name, weight in training.weights.items():
@@ -150,8 +150,8 @@ class Checkpoint:
         tensors = {f"weight/{name}": weight.detach().cpu().contiguous() for name, weight in training.weights.items()}
         with files.replacing(target / "state.safetensors") as temporary:
             save_file(tensors | training.moments(), temporary)
-        # Written last: its presence says that the state is whole.
         files.write_json(target / "notes.json", notes | {"finished_steps": finished_steps})
+        sealed.seal(target)
         for other in self.folder.iterdir():
             if other != target:
                 shutil.rmtree(other, ignore_errors=True)
@@ -160,9 +160,8 @@ class Checkpoint:
         """Forget the state."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _latest(self) -> Path | None:
-        found = sorted(path.parent for path in self.folder.glob("*/notes.json"))
-        return found[-1] if found else None
+    def _saved(self) -> list[Path]:
+        return sorted((path for path in self.folder.glob("*") if path.is_dir()), reverse=True)
 
 
 def _load(path: Path) -> dict[str, torch.Tensor]:

@@ -1,7 +1,9 @@
 """Values from the store are those of the retriever, bit for bit, and hang on everything that a value depends on."""
 
 import dataclasses
+import os
 import shutil
+import sqlite3
 
 import numpy as np
 import polars as pl
@@ -16,6 +18,7 @@ from ospo_cli.params.whole import Params
 from ospo_cli.rewards import remembered
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.remembered import Tally, is_kept
+from ospo_cli.rewards.store.book import Book
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.tables.prepared import POOLS, PROMPTS, QRELS
 from tests.retrievers.catalogues import LOCAL, documents, random_queries, random_titles
@@ -114,11 +117,58 @@ def test_an_engine_that_fails_keeps_what_was_computed_before(tmp_path, monkeypat
     assert 8 <= kept == again.tally.found
 
 
-def test_a_damaged_store_stops_the_reward_and_gives_no_value(tmp_path):
+def cut(path):
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def without_header(path):
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+
+
+@pytest.mark.parametrize("harm", [cut, without_header])
+def test_a_damaged_store_is_moved_aside_said_and_its_values_computed_again(tmp_path, harm, capsys):
+    prompt_ids, texts = asked()
+    first = reward(tmp_path).values(prompt_ids, texts)
+    path = next((tmp_path / "store").rglob("values.sqlite"))
+    harm(path)
+    capsys.readouterr()
+    again = reward(tmp_path)
+    assert again.values(prompt_ids, texts).tobytes() == first.tobytes()
+    assert again.tally.found == 0
+    aside = tmp_path / "store" / f".damaged-{path.parent.name}"
+    said = f"{path}: is not what was written (damaged?): begun anew; the old one lies in {aside.name} until `ospo store gc` deletes it\n"
+    assert capsys.readouterr().err == said
+    assert (aside / "values.sqlite").is_file()
+    third = reward(tmp_path)
+    assert third.values(prompt_ids, texts).tobytes() == first.tobytes()
+    assert third.tally.computed == 0
+
+
+def test_a_damaged_value_is_deleted_said_and_computed_again_and_the_others_stay(tmp_path, capsys):
+    prompt_ids, texts = asked()
+    one = reward(tmp_path)
+    first = one.values(prompt_ids, texts)
+    path = next((tmp_path / "store").rglob("values.sqlite"))
+    with sqlite3.connect(path) as connection:
+        number, record = connection.execute("SELECT number, record FROM entries LIMIT 1").fetchone()
+        connection.execute("UPDATE entries SET record = ? WHERE number = ?", (record[:-1] + bytes([record[-1] ^ 1]), number))
+    connection.close()
+    again = reward(tmp_path)
+    assert again.values(prompt_ids, texts).tobytes() == first.tobytes()
+    assert (again.tally.computed, again.tally.found) == (1, one.tally.computed - 1)
+    assert "1 of its entries deleted" in capsys.readouterr().err
+    assert Book.at(path.parent).verify() == one.tally.computed
+
+
+def test_a_damaged_store_that_cannot_be_moved_is_an_error(tmp_path, monkeypatch):
     prompt_ids, texts = asked()
     reward(tmp_path).values(prompt_ids, texts)
-    for path in (tmp_path / "store").rglob("values.sqlite"):
-        path.write_bytes(path.read_bytes()[:5000])
+    cut(next((tmp_path / "store").rglob("values.sqlite")))
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "rename", refuse)
     with pytest.raises(StoreError, match="damaged store of values"):
         reward(tmp_path).values(prompt_ids, texts)
 

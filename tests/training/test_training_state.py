@@ -1,3 +1,6 @@
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -45,12 +48,35 @@ def test_only_the_last_checkpoint_is_kept_and_none_after_removal(tmp_path):
     assert (kept, (tmp_path / "state").exists()) == (["00000002"], False)
 
 
-def test_a_damaged_checkpoint_is_not_used(tmp_path):
+def copy_of(folder, to):
+    return Path(shutil.copytree(folder, to))
+
+
+def test_a_damaged_checkpoint_is_not_used_and_said(tmp_path, capsys):
     training, checkpoint = Training(model(), 1e-2, 0.0, 1.0), Checkpoint(tmp_path / "state")
     steps(training, 0, 1)
     checkpoint.save(training, 1, {})
-    (tmp_path / "state" / "00000001" / "state.safetensors").write_bytes(b"cut off")
-    assert checkpoint.restore(Training(model(), 1e-2, 0.0, 1.0)) == (0, {})
+    saved = tmp_path / "state" / "00000001"
+    for path in (saved / "state.safetensors", saved / "notes.json", saved / "hashes.json"):
+        content = path.read_bytes()
+        for harmed in (b"cut off", content[:-20] + bytes([content[-20] ^ 1]) + content[-19:]):
+            path.write_bytes(harmed)
+            assert checkpoint.restore(Training(model(), 1e-2, 0.0, 1.0)) == (0, {})
+            assert "00000001: is not what was written (damaged?): computed again" in capsys.readouterr().err
+        path.write_bytes(content)
+    assert checkpoint.restore(Training(model(), 1e-2, 0.0, 1.0))[0] == 1
+
+
+def test_where_the_newer_of_two_checkpoints_is_damaged_the_older_one_is_used(tmp_path):
+    training, checkpoint = Training(model(), 1e-2, 0.0, 1.0), Checkpoint(tmp_path / "state")
+    steps(training, 0, 1)
+    checkpoint.save(training, 1, {})
+    older = copy_of(tmp_path / "state" / "00000001", tmp_path / "older")
+    steps(training, 1, 2)
+    checkpoint.save(training, 2, {})
+    copy_of(older, tmp_path / "state" / "00000001")  # a kill before the older one was deleted
+    (tmp_path / "state" / "00000002" / "state.safetensors").write_bytes(b"cut off")
+    assert checkpoint.restore(Training(model(), 1e-2, 0.0, 1.0))[0] == 1
 
 
 def test_moments_carried_over_a_file_continue_as_if_never_saved(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from ospo_cli.params.whole import Params
 from ospo_cli.report import staleness
 from ospo_cli.report.number_text import interval, plain, signed
 from ospo_cli.report.terminal import Terminal
-from ospo_cli.tables import files, parquet, placed
+from ospo_cli.tables import files, parquet, placed, unfinished
 from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
 from ospo_cli.tables.audit import GRADIENT_AUDIT
 from ospo_cli.tables.rollout import ROLLOUTS
@@ -134,14 +133,13 @@ def _credited_halves(layout: Layout, params: Params, iteration: int, methods: Se
     from ospo_cli.stages import attribute, rollout, score_coalitions, segment
     from ospo_cli.training.row_building import to_rows
 
-    layout.cache.mkdir(parents=True, exist_ok=True)
     found: list[dict[Method, Rows]] = [{}, {}]
-    with tempfile.TemporaryDirectory(prefix="gradient-audit-", suffix=".tmp", dir=layout.cache) as temporary:
-        whole = _HalfLayout(layout.root, Path(temporary))
+    with unfinished.folder(layout.cache, "gradient-audit") as temporary:
+        whole = _HalfLayout(layout.root, temporary)
         rollout.execute(whole, params, iteration)
         rollouts = parquet.read(whole.iteration(iteration, "rollouts.parquet"), ROLLOUTS)
         for number, rows in enumerate(found):
-            half = _HalfLayout(layout.root, Path(temporary) / "ab"[number])
+            half = _HalfLayout(layout.root, temporary / "ab"[number])
             own = rollouts.filter((pl.col("sample_index") >= params.rollout.group_size // 2) == bool(number))
             placed.write(own, ROLLOUTS, half, iteration)
             segment.execute(half, params, iteration)

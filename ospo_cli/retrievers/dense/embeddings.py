@@ -14,6 +14,7 @@ from ospo_cli.errors import RetrievalError
 from ospo_cli.executors.progress import Progress
 from ospo_cli.retrievers.dense.vectors import Encoder, digest
 from ospo_cli.tables import files
+from ospo_cli.tables.sealed import say_damaged
 
 VERSION = "embeddings-1"
 TEXTS_PER_SHARD = 1024
@@ -25,8 +26,11 @@ def vectors_of(texts: Sequence[str], encoder: Encoder, folder: Path) -> tuple[ND
     The key is the SHA-256 of the encoder's fingerprint and the texts. A text lies in the shard that its own hash says, so that a
     catalogue with one changed product encodes one shard anew.
 
+    What is kept and is not what was written is said on stderr and made again.
+
     Raises:
-        RetrievalError: the file is not the one that was written.
+        FileError: they cannot be written.
+        RetrievalError: what was just written cannot be read.
     """
     key = digest(VERSION, encoder.fingerprint, *texts)
     path = folder / f"{key}.npy"
@@ -41,6 +45,7 @@ def vectors_of(texts: Sequence[str], encoder: Encoder, folder: Path) -> tuple[ND
                 write(place, partial(np.lib.format.write_array, array=encoder.encode(part, "passage"), allow_pickle=False))
             progress.advance(len(rows), reused=not is_new)
         progress.close()
+        _mark(path).unlink(missing_ok=True)
         with files.replacing(path) as temporary:
             # Mapped, shard by shard: the whole array is never in memory at once.
             whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
@@ -51,47 +56,33 @@ def vectors_of(texts: Sequence[str], encoder: Encoder, folder: Path) -> tuple[ND
         _write_mark(path)
         mapped = _read(path, shape)
         if mapped is None:
-            raise damaged(path)
+            raise RetrievalError(path, "is not what was written a moment ago", remedy="check the disk")
     return mapped, key
 
 
 def write(path: Path, fill: Callable[..., object]) -> None:
     """Write a file by `fill(stream)`, then its hash beside it; a file without its hash counts as absent."""
+    _mark(path).unlink(missing_ok=True)  # a kill before the new one leaves a file that counts as absent
     with files.replacing(path) as temporary, open(temporary, "wb") as stream:
         fill(stream)
     _write_mark(path)
 
 
 def is_whole(path: Path) -> bool:
-    """Tell whether the file is the one that was written; False where it is absent or was never finished.
-
-    Raises:
-        RetrievalError: it was finished, and is another one now.
-    """
+    """Tell whether the file is the one that was written; False where it is absent, was never finished, or is another one now (said)."""
     if not _mark(path).is_file() or not path.is_file():
         return False
-    if _mark(path).read_text(encoding="ascii", errors="replace") != files.sha256_of(path):
-        raise damaged(path)
-    return True
-
-
-def damaged(path: Path) -> RetrievalError:
-    """Return the error of a kept file that is not what was written."""
-    return RetrievalError(
-        path, "is not the file that was written", expected="the hash that lies beside it", remedy="delete it; it is made again"
-    )
+    if _mark(path).read_text(encoding="ascii", errors="replace") == files.sha256_of(path):
+        return True
+    say_damaged(path, "made again")
+    return False
 
 
 def _read(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
     if not is_whole(path):
         return None
-    try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
-        raise damaged(path) from None
-    if found.shape != shape or found.dtype != np.float32:
-        raise damaged(path)
-    return np.asarray(found)
+    found = np.load(path, mmap_mode="r", allow_pickle=False)
+    return np.asarray(found) if found.shape == shape and found.dtype == np.float32 else None
 
 
 def _shard(part: list[str], encoder: Encoder, folder: Path) -> tuple[Path, list[str]]:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ospo_cli.errors import StoreError
+from ospo_cli.errors import DamagedStoreError, StoreError
 from ospo_cli.rewards.store import keys as naming
 from ospo_cli.rewards.store.keys import KEY_BYTES, Keys
 from ospo_cli.rewards.store.records import Shape, is_sound, packed, row_numbers, unpacked
@@ -26,6 +26,8 @@ FILE_NAME = "values.sqlite"
 # "OSPO": tells this file from any other SQLite file.
 APPLICATION_ID = int.from_bytes(b"OSPO", "big")
 BUSY_SECONDS = 120.0
+# Before the name of a damaged book that was moved aside.
+ASIDE = ".damaged-"
 # SQLite takes so many numbers in one look-up without preparing another statement for every batch.
 LOOK_UP_ROWS = 1000
 CACHE_KIB = 32 << 10
@@ -180,6 +182,42 @@ class Book:
             count += len(found.parts)
         return count
 
+    def mend(self) -> str:
+        """Delete damaged entries or, where the file itself is damaged, move the book aside; return what was done, in words.
+
+        Raises:
+            OSError: the folder cannot be moved.
+        """
+        try:
+            if gone := self._attempt(self._delete_unsound):
+                self.verify()
+                return f"{gone:,} of its entries deleted"
+        except StoreError:
+            pass
+        if self._opened[0] and not self._is_current():  # another process was faster
+            return "begun anew"
+        self.close()
+        aside = self.folder.parent / f"{ASIDE}{self.folder.name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(self.folder, aside)
+        os.utime(aside)
+        return f"begun anew; the old one lies in {aside.name} until `ospo store gc` deletes it"
+
+    def _delete_unsound(self, connection: sqlite3.Connection) -> int:
+        damaged, first = list[int](), -(1 << 63)
+        while rows := connection.execute(_SCAN, (first, SCAN_ROWS)).fetchall():
+            whole = [(number, record) for number, record in rows if type(record) is bytes and len(record) == self.shape.size]
+            numbers = np.array([number for number, _ in whole], dtype=np.int64)
+            is_good = is_sound(numbers, unpacked(self.shape, b"".join(record for _, record in whole)))
+            damaged += {number for number, _ in rows} - set(numbers[is_good].tolist())
+            if rows[-1][0] == (1 << 63) - 1:
+                break
+            first = rows[-1][0] + 1
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany("DELETE FROM entries WHERE number = ?", [(number,) for number in damaged])
+        connection.execute("COMMIT")
+        return len(damaged)
+
     def close(self) -> None:
         """Let go of the file; the next call opens it again."""
         if self._connection is not None and self._opened[0] == os.getpid():
@@ -324,7 +362,7 @@ def _described(path: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path, found: str, expected: str | None = None) -> StoreError:
-    return StoreError(
+    return DamagedStoreError(
         path, "damaged store of values", found=found, expected=expected, remedy="delete its folder: what it held is computed again"
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ospo_cli.errors import StoreError
-from ospo_cli.rewards.store.book import FILE_NAME, Book, remove
+from ospo_cli.rewards.store.book import ASIDE, FILE_NAME, Book, remove
 from ospo_cli.rewards.store.keys import fingerprint
 
 DAY_SECONDS = 86_400.0
@@ -61,11 +61,11 @@ class Store:
         return found
 
     def drop(self, names: Collection[str], now: float) -> None:
-        """Delete books, and what a killed process left half made or half deleted more than a day ago."""
+        """Delete books, and what was left half made, half deleted or moved aside more than a day ago."""
         for name in names:
             remove(self.root / name)
         for left in self.root.glob(".*-*"):
-            if left.name.startswith((".new-", ".old-")) and left.is_dir() and now - left.stat().st_mtime > DAY_SECONDS:
+            if left.name.startswith((".new-", ".old-", ASIDE)) and left.is_dir() and now - left.stat().st_mtime > DAY_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
 
 

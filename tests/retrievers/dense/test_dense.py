@@ -17,6 +17,7 @@ from ospo_cli.params.retrieval import Dense, Retrieval
 from ospo_cli.retrievers.dense import embeddings, encoders
 from ospo_cli.retrievers.dense import retriever as dense
 from ospo_cli.retrievers.opening import build
+from ospo_cli.tables.files import sha256_of
 from tests.retrievers.catalogues import documents, random_queries, random_titles
 from tests.retrievers.dense import tiny_encoder
 
@@ -223,17 +224,19 @@ def test_a_kill_at_any_moment_loses_no_finished_shard_and_leaves_equal_bytes(tmp
     assert resumed.fingerprint == whole.fingerprint
 
 
-def test_a_kept_file_that_was_changed_or_cut_short_is_named(tmp_path):
+@pytest.mark.parametrize("where", ["*.npy", "*.sha256", "shards/*.npy", "shards/*.sha256"])
+def test_a_kept_file_that_was_changed_or_cut_short_is_made_again_and_said(where, tmp_path, capsys):
     engine(tmp_path)
-    path = next((tmp_path / "dense").glob("*.npy"))
+    path = next((tmp_path / "dense").glob(where))
+    before = sha256_of(tmp_path)
     content = path.read_bytes()
     for other in (content[:-8], content[:-1] + b"x", b""):
+        for whole in (tmp_path / "dense").glob("*.sha256"):  # shards are read where the whole is made again
+            whole.write_text("")
         path.write_bytes(other)
-        with pytest.raises(RetrievalError, match=rf"{path.name}: is not the file that was written.*delete it; it is made again"):
-            engine(tmp_path)
-    path.unlink()
-    engine(tmp_path)
-    assert path.read_bytes() == content
+        engine(tmp_path)
+        assert sha256_of(tmp_path) == before
+        assert f"{path.with_suffix('.npy')}: is not what was written (damaged?): made again\n" in capsys.readouterr().err
 
 
 def test_the_fingerprint_follows_everything_that_a_ranking_depends_on(folder, tmp_path):

@@ -11,6 +11,7 @@ from ospo_cli.errors import ParameterError, RetrievalError
 from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.retrievers.base import Catalogue
 from ospo_cli.retrievers.lexical.bm25 import BM25
+from tests.policies.tiny import folder_bytes
 from tests.retrievers.catalogues import documents, random_queries, random_titles, retriever, scores
 
 COUNT = 150
@@ -103,14 +104,16 @@ def test_an_index_that_was_kept_ranks_as_the_one_that_was_built(tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "gone", "manifest", "version", "other"])
-def test_a_kept_index_that_is_damaged_or_of_another_version_or_catalogue_is_an_error_that_says_what_to_delete(harm, tmp_path):
+def test_a_kept_index_that_is_damaged_or_of_another_version_or_catalogue_is_made_again_and_said(harm, tmp_path, capsys):
     table = documents(random_titles(33, COUNT))
     retriever("bm25", table, tmp_path)
     folder = next((tmp_path / "index").iterdir())
-    weights, manifest = folder / "weights.npy", folder / "manifest.json"
-    HARMS[harm](weights, manifest)
-    with pytest.raises(RetrievalError, match=r"delete the folder"):
-        retriever("bm25", table, tmp_path)
+    before = folder_bytes(tmp_path)
+    HARMS[harm](folder / "weights.npy", folder / "manifest.json")
+    assert folder_bytes(tmp_path) != before
+    retriever("bm25", table, tmp_path)
+    assert folder_bytes(tmp_path) == before
+    assert capsys.readouterr().err == f"{folder}: is not what was written (damaged?): made again\n"
 
 
 HARMS = {
