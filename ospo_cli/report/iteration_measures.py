@@ -62,6 +62,7 @@ MEASURES = (
     Measure("segments", "Segments per answer", "players that share the credit; with one, every rule is GRPO"),
     Measure("unions", "Unions per answer", "blocks of neighbouring segments: sentences, clauses or phrases"),
     Measure("fallback_share", "Cut by word count", "share of answers with a phrase that no rule could cut"),
+    Measure("other_script_share", "Cut into words", "share of answers with a clause that the English grammar cannot read"),
     Measure("repeated_words", "Repeated words", "per answer"),
     Measure("cut_off_share", "Cut off at the cap", "share of completions without end token"),
     Measure("untagged_share", "Without answer tags", "share of completions"),
@@ -118,7 +119,9 @@ def measure_iteration(
         found[name] = found[name] or None  # 0 to the bit means that there is none
     found["segments"] = segments.height / rollouts.height if segments is not None and rollouts.height else None
     found["unions"] = _number(metrics.get("segment", {}).get("unions_per_answer_mean"))
-    found["fallback_share"] = _number(metrics.get("segment", {}).get("fallback_share"))
+    for name in ("fallback_share", "other_script_share"):
+        found[name] = _number(metrics.get("segment", {}).get(name))
+    found["other_script_share"] = found["other_script_share"] or None  # a row where there is something to say
     if rewards is not None:
         for name in ("reward", "retrieval", "format", "length", "repetition"):
             found[name] = _mean(rewards[name])

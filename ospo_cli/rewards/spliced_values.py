@@ -13,7 +13,7 @@ from ospo_cli.maths.group_game import GROUP_GAMES, SPLICE, SWAP, Flags, Preceden
 from ospo_cli.rewards.answers import TextScorer
 from ospo_cli.tables.score_coalitions import SPLICED_VALUES
 from ospo_cli.text.coalition_text import coalition_texts
-from ospo_cli.text.words import words
+from ospo_cli.text.words import Reader
 
 if TYPE_CHECKING:
     from ospo_cli.params.score_coalitions import ScoreCoalitions
@@ -35,11 +35,11 @@ def group_games(settings: ScoreCoalitions) -> list[str]:
     return [name for name in GROUP_GAMES if name in settings.estimators]
 
 
-def numbered_segments(rollouts: pl.DataFrame, segments: pl.DataFrame) -> pl.DataFrame:
+def numbered_segments(rollouts: pl.DataFrame, segments: pl.DataFrame, split: Reader) -> pl.DataFrame:
     """Return rollout_id, start, end and said of all segments: those of equal words have equal numbers, by the order of their words."""
     ordered = segments.sort("rollout_id", "segment_index").join(rollouts.select("rollout_id", "completion"), on="rollout_id", how="left")
     texts = [completion[start:end] for completion, start, end in ordered.select("completion", "start", "end").iter_rows()]
-    worded = {text: " ".join(words(text)) or text for text in set(texts)}
+    worded = {text: " ".join(split(text)) or text for text in set(texts)}
     number = {name: index for index, name in enumerate(sorted(set(worded.values())))}
     said = pl.Series("said", [number[worded[text]] for text in texts], dtype=pl.Int64)
     return ordered.select("rollout_id", "start", "end").with_columns(said)

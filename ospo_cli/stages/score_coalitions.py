@@ -31,6 +31,7 @@ from ospo_cli.tables import files, parquet, placed
 from ospo_cli.tables.rollout import read_rollouts
 from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS, SPLICED_VALUES
 from ospo_cli.tables.segment import SEGMENTS
+from ospo_cli.text.words import Reader
 
 if TYPE_CHECKING:
     from ospo_cli.params.score_coalitions import ScoreCoalitions
@@ -62,7 +63,7 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     index_seconds = time.monotonic() - start_seconds
 
     is_quick = takes_parts(reward, settings) and _is_light(settings)
-    batch = _batch(rollouts, segments, settings)
+    batch = _batch(rollouts, segments, settings, reward.words)
     scored = 0
 
     def score_shard(payload: tuple[pl.DataFrame, pl.DataFrame]) -> dict[str, pl.DataFrame]:
@@ -123,7 +124,7 @@ def score_spliced(
     settings, table = scorer.settings, SplicedTable(scorer)
     games = group_games(settings)
     if games:
-        batch = batch or _batch(rollouts, segments, settings)
+        batch = batch or _batch(rollouts, segments, settings, scorer.reward.words)
         assert batch is not None
         is_skipped = dict(rewards.select("rollout_id", "is_degenerate_group").iter_rows())
         for group in answer_groups(rollouts, batch.numbered):
@@ -136,10 +137,10 @@ def score_spliced(
     return table.frame()
 
 
-def _batch(rollouts: pl.DataFrame, segments: pl.DataFrame, settings: ScoreCoalitions) -> Batch | None:
+def _batch(rollouts: pl.DataFrame, segments: pl.DataFrame, settings: ScoreCoalitions, split: Reader) -> Batch | None:
     if not group_games(settings):
         return None
-    numbered = numbered_segments(rollouts, segments)
+    numbered = numbered_segments(rollouts, segments, split)
     if settings.alignment != "batch":
         return Batch(numbered, None, "")
     return Batch(numbered, precedence_of(numbered), parquet.rows_hash(numbered.select("rollout_id", "said")))

@@ -32,10 +32,12 @@ class Reads(Protocol):
 
 @dataclass(frozen=True)
 class _Answer:
-    """Segments of one answer, whether words were counted in place of a rule and whether the tail was merged; letters within and in all."""
+    """Segments of one answer, whether words were counted in place of a rule, whether a clause is in another script than the grammar's, and
+    whether the tail was merged; letters within and in all."""
 
     spans: Sequence[Span]
     has_fallback: bool
+    is_unread: bool
     is_merged: bool
     covered: int
     letters: int
@@ -115,7 +117,7 @@ def _cut(answer: str, segmenter: Cutter, settings: SegmentParams) -> _Answer:
             expected="all of them",
             remedy="set segment.coverage: partial and score_coalitions.grand_value: any for a segmenter that leaves words out",
         )
-    return _Answer(spans, found.fallbacks > 0, len(spans) < len(found.spans), covered, letters)
+    return _Answer(spans, found.fallbacks > 0, found.unread > 0, len(spans) < len(found.spans), covered, letters)
 
 
 def _metrics(answers: Sequence[_Answer], number: NDArray[np.int64]) -> dict[str, Any]:
@@ -131,6 +133,7 @@ def _metrics(answers: Sequence[_Answer], number: NDArray[np.int64]) -> dict[str,
         "answers_by_segments": {name: int(((number >= low) & (number <= high)).sum()) for name, (low, high) in _BINS.items()},
         "single_segment_share": round(float((number == 1).sum()) / count, 6),
         "fallback_share": round(sum(answer.has_fallback for answer in answers) / count, 6),
+        "other_script_share": round(sum(answer.is_unread for answer in answers) / count, 6),
         "merged_share": round(sum(answer.is_merged for answer in answers) / count, 6),
         "letters_and_digits": letters,
         "coverage": sum(answer.covered for answer in answers) / letters if letters else 1.0,

@@ -36,4 +36,5 @@ EAST_ASIAN = HAN + HIRAGANA + KATAKANA + HANGUL
 @cache
 def marks() -> str:
     """Return the combining marks (general categories Mn and Mc), as the inside of a class of a regular expression."""
-    return "".join(chr(code) for code in range(0x300, 0x20000) if unicodedata.category(chr(code)) in ("Mn", "Mc"))
+    codes = (*range(0x300, 0x20000), *range(0xE0100, 0xE01F0))  # the second: variation selectors of Han
+    return "".join(chr(code) for code in codes if unicodedata.category(chr(code)) in ("Mn", "Mc"))

@@ -16,6 +16,9 @@ A phrase that has a content word ends before a measure and before a boundary wor
 behind a model (a number, or letters with digits, that follows a content word) and its suffixes (`pro max`); behind an audience that
 `for` governs (`for women`); before an audience or a pair such as `limited edition` that closes the clause or stands before a boundary.
 What is left beyond 4 content words is cut into even pieces of at most 3 words: a fallback, counted.
+
+The grammar and its words are English. In a clause that holds a word of another script than Latin each word is a phrase, counted; words of
+scripts without blanks are `units`.
 """
 
 from __future__ import annotations
@@ -43,6 +46,8 @@ from ospo_cli.text.english import (
     UNITS,
 )
 from ospo_cli.text.levels import LEVELS_WITH_PHRASES, UNIONS
+from ospo_cli.text.units import is_foreign, unit_spans
+from ospo_cli.text.words import fold
 
 LONGEST_PHRASE = 4
 FALLBACK_WORDS = 3
@@ -76,10 +81,17 @@ class Span:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """The segments of an answer, and how many phrases no rule could cut, so that they were cut by number of words."""
+    """The segments of an answer.
+
+    Attributes:
+        spans: in order.
+        fallbacks: phrases that no rule could cut, so that they were cut by number of words.
+        unread: clauses in another script than Latin, which the grammar cannot read, so that each word is a phrase.
+    """
 
     spans: list[Span]
     fallbacks: int
+    unread: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,8 +119,8 @@ def segmentation(
 
     Args:
         answer: any text.
-        level: phrase (see the grammar above), word (`usb-c` and `15.6` are one), sentence (to the next of `.!?` or line break), or window
-            (of at most `window` words, never across a separator).
+        level: phrase (see the grammar above), word (`usb-c` and `15.6` are one; of scripts without blanks `units`), sentence (to the
+            next of `.!?` or line break), or window (of at most `window` words, never across a separator).
         window: words, ≥ 1.
         unions: the a-priori partition over the segments: sentence, clause, phrase (over words), none (each segment its own), or auto:
             phrases over words; sentences over phrases where the answer has several, else clauses; none over sentences and windows.
@@ -129,10 +141,10 @@ def segmentation(
     if unions not in UNIONS[level]:
         raise CreditError("segment.unions", f"no unions of level {level}", found=unions, expected=", ".join(UNIONS[level]))
     words = _words(answer)
-    fallbacks = 0
+    fallbacks = unread = 0
     phrases: list[list[_Word]] = []
     if level in LEVELS_WITH_PHRASES:
-        phrases, fallbacks = _all_phrases(words, chunks)
+        phrases, fallbacks, unread = _all_phrases(words, chunks)
     if level == "phrase":
         blocks = phrases
     elif level == "word":
@@ -145,8 +157,8 @@ def segmentation(
     spans = [(block[0].start, block[-1].end) for block in blocks]
     unions = {"word": "phrase", "sentence": "none", "window": "none"}.get(level, unions) if unions == "auto" else unions
     if unions == "phrase":
-        return Segmentation(_labelled(spans, [index for index, phrase in enumerate(phrases) for _ in phrase]), fallbacks)
-    return Segmentation(_with_unions(spans, [block[0] for block in blocks], words, unions), fallbacks)
+        return Segmentation(_labelled(spans, [index for index, phrase in enumerate(phrases) for _ in phrase]), fallbacks, unread)
+    return Segmentation(_with_unions(spans, [block[0] for block in blocks], words, unions), fallbacks, unread)
 
 
 def given_segments(answer: str, spans: Sequence[tuple[int, int]], unions: str = "auto") -> list[Span]:
@@ -196,16 +208,21 @@ def _words(answer: str) -> list[_Word]:
         left, right = borders[piece] + is_quoted, borders[piece + 1] - is_quoted
         first_in_piece = True
         for match in _WORD.finditer(answer, left, right):
-            start, end = _trimmed(answer, *match.span())
-            if start == end:
-                continue
-            if words and (first_in_piece or not is_quoted):
-                gap = answer[words[-1].end : start]
-                sentence += bool(_SENTENCE_END.search(gap))
-                clause += is_quoted or words[-1].is_quoted or _separates(gap)
-            words.append(_Word(start, end, answer[start:end].casefold(), clause, sentence, is_quoted))
-            first_in_piece = False
+            for start, end in (_trimmed(answer, *unit) for unit in unit_spans(answer, *match.span())):
+                if start == end:
+                    continue
+                if words and (first_in_piece or not is_quoted):
+                    gap = answer[words[-1].end : start]
+                    sentence += bool(_SENTENCE_END.search(gap))
+                    clause += is_quoted or words[-1].is_quoted or _separates(gap)
+                words.append(_Word(start, end, _folded(answer[start:end]), clause, sentence, is_quoted))
+                first_in_piece = False
     return words
+
+
+def _folded(word: str) -> str:
+    # As words of an index are folded; the fraction slash of ½ is a slash, and a double prime of two primes is one again.
+    return word.lower() if word.isascii() else fold(word).replace("\u2044", "/").replace("′′", "″")
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
@@ -241,18 +258,22 @@ def _runs(words: list[_Word], labels: list[int]) -> list[list[_Word]]:
     return runs
 
 
-def _all_phrases(words: list[_Word], chunks: Sequence[tuple[int, int]] | None) -> tuple[list[list[_Word]], int]:
+def _all_phrases(words: list[_Word], chunks: Sequence[tuple[int, int]] | None) -> tuple[list[list[_Word]], int, int]:
     phrases: list[list[_Word]] = []
-    fallbacks = 0
+    fallbacks = unread = 0
     for clause in _runs(words, [word.clause for word in words]):
         if clause[0].is_quoted:
             phrases.append(clause)
+            continue
+        if chunks is None and any(is_foreign(word.folded) for word in clause):
+            phrases += [[word] for word in clause]
+            unread += 1
             continue
         for phrase in _phrases(clause) if chunks is None else _chunked(clause, chunks):
             cut = _cut_long(phrase)
             fallbacks += len(cut) > 1
             phrases.extend(cut)
-    return phrases, fallbacks
+    return phrases, fallbacks, unread
 
 
 def _chunked(clause: list[_Word], chunks: Sequence[tuple[int, int]]) -> list[list[_Word]]:

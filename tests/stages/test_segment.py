@@ -61,6 +61,21 @@ def test_metrics_count_what_happened() -> None:
     }
 
 
+def test_answers_that_the_english_grammar_cannot_read_are_cut_into_words_and_counted() -> None:
+    answers = ["navy wool coat", "красное шерстяное пальто", "防水スマホケース", "kΩ resistor set", "größe 39 schuhe"]
+    completions = [f"<answer>{answer}</answer>" for answer in answers]
+    frame, metrics = stage.segment(rollouts(completions), Segment())
+    expected = [
+        ["navy wool coat"],
+        ["красное", "шерстяное", "пальто"],
+        ["防水", "スマホケース"],
+        ["kΩ resistor set"],
+        ["größe 39", "schuhe"],
+    ]
+    assert cut(frame, completions) == expected
+    assert (metrics["other_script_share"], metrics["fallback_share"], metrics["coverage"]) == (0.4, 0.0, 1.0)
+
+
 def test_metrics_hold_the_distribution_of_segments_and_unions() -> None:
     completions = ["<answer></answer>", "<answer>red</answer>", "<answer>red, blue for men</answer>", "a, b, c, d, e"]
     _, metrics = stage.segment(rollouts(completions), Segment(max_segments=4))

@@ -71,7 +71,7 @@ def texts(answer: str, level: str = "phrase", window: int = 3) -> list[str]:
         ("first line\nsecond line", ["first line", "second line"]),
         ("- navy\n- wool", ["navy", "wool"]),
         ("navy 🔥 coat", ["navy 🔥 coat"]),
-        ("和風 ドレス、赤い", ["和風 ドレス", "赤い"]),
+        ("和風 ドレス、赤い", ["和風", "ドレス", "赤い"]),
         ("", []),
         (" ,.;!? -- ", []),
     ],
