@@ -13,12 +13,12 @@ try:
     from ospo_cli.cli.app import Interrupted, app
 
     # Imported for their commands, which the help lists in this order.
-    from ospo_cli.cli import before_training, loop, looking, exchange, store  # isort: skip
+    from ospo_cli.cli import before_training, loop, looking, after_training, exchange, store  # isort: skip
 except KeyboardInterrupt:  # Ctrl-C while Python still reads files
     sys.stderr.write(f"ospo: interrupted; {INTERRUPTED}\n")
     sys.exit(130)
 
-__all__ = ["app", "before_training", "exchange", "looking", "loop", "main", "store"]
+__all__ = ["after_training", "app", "before_training", "exchange", "looking", "loop", "main", "store"]
 
 
 def main() -> None:

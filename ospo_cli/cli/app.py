@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-BEFORE_TRAINING, LOOP, LOOKING, EXCHANGE, STORE = "Before training", "The loop", "Looking", "Exchange", "Store"
+BEFORE_TRAINING, LOOP, LOOKING = "Before training", "The loop", "Looking"
+AFTER_TRAINING, EXCHANGE, STORE = "After training", "Exchange", "Store"
 
 
 class Interrupted(BaseException):

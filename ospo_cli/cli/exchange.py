@@ -40,14 +40,15 @@ def export(
 
 @app.command("merge", rich_help_panel=EXCHANGE)
 def merge(
-    iteration: Annotated[int, typer.Option("--iter", "-k", min=0, help="Policy that is merged; 0 is the warm start.")],
+    iteration: Annotated[int, typer.Option("--iter", "-k", min=0, help="Number of the policy; 0 is the warm start.")],
     to: Annotated[Path | None, typer.Option("--to", help="Folder to write.", show_default="data/merged/K")] = None,
     project: Project = HERE,
     wait: Wait = False,
 ) -> None:
-    """Write an adapter policy as one folder of full weights, its base included."""
+    """Write a policy as one folder of full weights, its base merged in, with the card that `ospo rewrite` and `ospo serve` need."""
     from ospo_cli.instruments import merge as stage
-    from ospo_cli.layout import Layout
+    from ospo_cli.rewriting import setup
 
+    layout, parameters = opened(project)
     with alone(project, "merge", wait):
-        typer.echo(f"wrote {stage.execute(Layout(project), iteration, to)['folder']}")
+        typer.echo(f"wrote {stage.execute(layout, iteration, to, setup.of_project(parameters))['folder']}")

@@ -1,4 +1,4 @@
-"""Merge an adapter policy into its base: one folder of full weights that needs neither peft nor the base."""
+"""One folder of full weights that needs neither peft, nor a base, nor a project: an adapter is merged into its base."""
 
 from __future__ import annotations
 
@@ -7,30 +7,41 @@ from typing import Any
 
 from ospo_cli.errors import PolicyError
 from ospo_cli.layout import Layout
+from ospo_cli.rewriting import setup
 from ospo_cli.tables import files
 
 
-def execute(layout: Layout, iteration: int, to: Path | None = None) -> dict[str, Any]:
-    """Write the merged policy of an iteration into `to`, by default data/merged/K; return its card and where it lies."""
+def execute(layout: Layout, iteration: int, to: Path | None = None, asked: setup.Setup | None = None) -> dict[str, Any]:
+    """Write the policy of an iteration into `to`, by default data/merged/K; return what it was made from, and where it lies."""
     folder = to if to is not None else layout.data / "merged" / f"{iteration:03d}"
     made_by = f"ospo update --iter {iteration}" if iteration else "ospo warm-start"
-    return merge(layout.policy(iteration), folder, layout.root, made_by)
+    return merge(layout.policy(iteration), folder, layout.root, made_by, asked)
 
 
-def merge(source: Path, folder: Path, project: Path, made_by: str = "") -> dict[str, Any]:
-    """Write an adapter folder's merged weights, tokenizer and a card that names what they were made from.
+def merge(source: Path, folder: Path, project: Path, made_by: str = "", asked: setup.Setup | None = None) -> dict[str, Any]:
+    """Write a policy's weights, an adapter's merged into its base, tokenizer and a card that names what they were made from.
+
+    Args:
+        source: policy folder.
+        folder: absent or empty.
+        project: folder that an adapter's base is relative to.
+        made_by: command that makes `source`.
+        asked: how the policy is asked, for `ospo rewrite` and `ospo serve`; None writes no card for them.
 
     Raises:
-        PolicyError: the folder holds no adapter, or its base is missing or another one.
+        PolicyError: there is no such policy, or its base is missing or another one; or `folder` is not empty.
     """
     from ospo_cli.policies import folder as folders
     from ospo_cli.policies import lora
 
     folders.check_folder(source, made_by)
-    if not (source / lora.CONFIGURATION).is_file():
-        raise PolicyError(source, "is no adapter, there is nothing to merge", found="full weights", expected=lora.CONFIGURATION)
     if folder.exists() and any(folder.iterdir()):
         raise PolicyError(folder, "is not an empty folder", remedy="give a new folder; nothing was written")
+    if not lora.is_adapter(source):
+        with files.replacing_folder(folder) as temporary:
+            folders.copy_weights(source, temporary)
+            _write_setup(temporary, asked)
+        return {"kind": "copied", "policy_sha256": folders.content_hash(folder), "folder": str(folder)}
     model, card = lora.load_adapter(source, project, trainable=False)
     merged = {
         "kind": "merged",
@@ -43,4 +54,10 @@ def merge(source: Path, folder: Path, project: Path, made_by: str = "") -> dict[
         model.save_pretrained(temporary, safe_serialization=True)
         folders.copy_tokenizer(source, temporary)
         files.write_json(temporary / folders.CARD, merged, ensure_ascii=False)
+        _write_setup(temporary, asked)
     return merged | {"folder": str(folder)}
+
+
+def _write_setup(folder: Path, asked: setup.Setup | None) -> None:
+    if asked is not None:
+        setup.write_card(folder, asked)

@@ -88,6 +88,13 @@ _TOKENIZER_FILES = (
 )
 
 
+def copy_weights(source: Path, target: Path) -> None:
+    """Copy a policy folder of full weights, without an optimiser's moments."""
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.name != OPTIMIZER and path.suffix in (".safetensors", ".json", ".jinja", ".txt", ".model"):
+            shutil.copyfile(path, target / path.name)
+
+
 def check_folder(folder: Path, made_by: str = "") -> None:
     """Raise PolicyError unless the folder holds a tokenizer, a configuration and safetensors weights, and no remote code."""
     remedy = f"run `{made_by}`" if made_by else "make or fetch the policy again"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ospo_cli.params.policy import Policy
-from ospo_cli.policies.folder import OPTIMIZER, LoadedPolicy, check_folder
+from ospo_cli.policies.folder import LoadedPolicy, check_folder, copy_weights
 from ospo_cli.policies.opening import read_policy, record
 from ospo_cli.policies.pretrained import PACKAGED
 
@@ -43,9 +42,7 @@ def write_starting_point(folder: Path, project: Path, policy: Policy, seed: int,
         write_fresh_adapter(folder, base, project, policy, seed)
         record(folder, declared)
         return
-    for path in sorted(base.iterdir()):
-        if path.is_file() and path.name != OPTIMIZER and path.suffix in (".safetensors", ".json", ".jinja", ".txt", ".model"):
-            shutil.copyfile(path, folder / path.name)
+    copy_weights(base, folder)
     record(folder, declared)
 
 

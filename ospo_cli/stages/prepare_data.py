@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 import sys
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import polars as pl
 
-from ospo_cli.errors import FileError, ParameterError, SourceError, TableError, shorten
+from ospo_cli.errors import FileError, SourceError, TableError, shorten
 from ospo_cli.layout import Layout
 from ospo_cli.params.prepare_data import PrepareData
 from ospo_cli.params.retrieval import Retrieval
@@ -22,11 +21,11 @@ from ospo_cli.sources.pools import sampled_pools
 from ospo_cli.sources.splits import assign_splits
 from ospo_cli.tables import files, parquet
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS, TEACHER_PAIRS
+from ospo_cli.text.prompt_template import check_template, user_message
 from ospo_cli.text.words import STANDARD
 
 # Discounted sums of many such gains, and their ratios, are far from overflowing.
 LARGEST_GRADE = 1e12
-PLACEHOLDER = re.compile(r"\{(\w*)\}")
 
 
 class Reads(Protocol):
@@ -154,29 +153,6 @@ def _in_words(card: dict[str, Any]) -> str:
     if empty:
         lines.append(f"no prompt in split {' and '.join(empty)}: nothing can be trained on or evaluated there (card.json says why)")
     return "".join(f"prepare-data: {shorten(line, 1000)}\n" for line in lines)
-
-
-def check_template(template: str) -> None:
-    """Raise ParameterError where the template lacks {query} or holds another name than {query} and {history}."""
-    names = PLACEHOLDER.findall(template)
-    unknown = [name for name in names if name not in ("query", "history")]
-    if unknown or "query" not in names:
-        raise ParameterError(
-            "prepare_data.prompt_template",
-            "is no template",
-            found=f"{{{unknown[0]}}}" if unknown else template,
-            expected="{query}, and {history} where wanted",
-        )
-
-
-def user_message(template: str, query: str, history: list[str]) -> str:
-    """Return the template with query and history (titles joined by "; ") in their places; braces in them are plain text.
-
-    >>> user_message("Search: {query} (bought: {history})", "red {x}", ["a", "b"])
-    'Search: red {x} (bought: a; b)'
-    """
-    values = {"query": query, "history": "; ".join(history)}
-    return PLACEHOLDER.sub(lambda match: values[match[1]], template)
 
 
 def _messages(prompts: pl.DataFrame, template: str) -> list[str]:

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from ospo_cli.cli import app
 
-GROUPS = ["Before training:", "The loop:", "Looking:", "Exchange:", "Store:"]
+GROUPS = ["Before training:", "The loop:", "Looking:", "After training:", "Exchange:", "Store:"]
 
 
 def shown(*arguments: str, columns: int = 100) -> str:
@@ -15,7 +15,7 @@ def shown(*arguments: str, columns: int = 100) -> str:
     return done.output
 
 
-def test_commands_stand_in_five_groups_in_this_order():
+def test_commands_stand_in_groups_in_this_order():
     assert [line for line in shown().splitlines() if line.endswith(":") and not line.startswith((" ", "Options"))] == GROUPS
 
 

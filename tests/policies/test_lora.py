@@ -10,6 +10,7 @@ from ospo_cli.layout import Layout
 from ospo_cli.policies import folder as folders
 from ospo_cli.policies.lora import write_fresh_adapter
 from ospo_cli.policies.opening import load_policy, save_policy
+from ospo_cli.rewriting.setup import Setup, of_card
 from ospo_cli.training import token_batches
 from ospo_cli.training.token_batches import Group
 from ospo_cli.training.token_logprobs import token_logprobs
@@ -114,13 +115,17 @@ def test_a_merged_policy_needs_neither_base_nor_adapter_and_says_what_it_was_mad
     assert made["folder"].endswith("data/merged/001")
 
 
-def test_full_weights_are_not_merged_and_nothing_is_overwritten(project):
+def test_full_weights_are_copied_with_the_card_of_how_they_are_asked(project):
+    source, asked = project / "data/pretrained/tiny", Setup("{query}", "append", 9)
+    made = merge.merge(source, project / "x", project, asked=asked)
+    assert made["policy_sha256"] == folders.content_hash(source)
+    assert of_card(project / "x") == asked
+
+
+def test_nothing_is_overwritten_by_a_merged_policy(project):
     trained(project)
-    with pytest.raises(PolicyError, match="is no adapter"):
-        merge.merge(project / "data/pretrained/tiny", project / "x", project)
     with pytest.raises(PolicyError, match="not an empty folder"):
         merge.merge(project / "data/policies/001", project / "data/policies/000", project)
-    assert not (project / "x").exists()
 
 
 def test_an_adapter_over_another_base_is_not_merged(project):

@@ -20,9 +20,10 @@ from ospo_cli.params.whole import Params
 from ospo_cli.sources.base import SourceData
 from ospo_cli.sources.near_duplicates import near_duplicates
 from ospo_cli.sources.pools import sampled_pools
-from ospo_cli.stages.prepare_data import execute, prepare, user_message
+from ospo_cli.stages.prepare_data import execute, prepare
 from ospo_cli.tables import parquet
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS, TEACHER_PAIRS
+from ospo_cli.text.prompt_template import user_message
 from tests.sources.own_data import ABSENT, JUDGMENTS, PRODUCTS, QUERIES, SHARED, shop, write
 
 TABLES = {"documents": DOCUMENTS, "prompts": PROMPTS, "qrels": QRELS, "pools": POOLS, "teacher_pairs": TEACHER_PAIRS}

@@ -1,0 +1,1 @@
+"""`ospo rewrite`: queries of a file or a stream, rewritten by a trained policy."""

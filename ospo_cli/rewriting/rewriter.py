@@ -1,0 +1,167 @@
+"""Queries in, rewrites out: the policy's greedy answer for each, further samples where asked, and the decision."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ospo_cli.policies.folder import render_prompt
+from ospo_cli.policies.opening import load_policy
+from ospo_cli.rewriting import decision
+from ospo_cli.rewriting.decision import Alternative, Candidate
+from ospo_cli.rewriting.setup import Chosen, Setup
+from ospo_cli.sampling.causal_lm import Sampler
+from ospo_cli.sampling.next_token import Sampling
+from ospo_cli.sampling.sampler import Request, SampledRow, too_long
+from ospo_cli.text.composition import compose, served
+from ospo_cli.text.prompt_template import one_line, user_message
+
+if TYPE_CHECKING:
+    from ospo_cli.policies.folder import LoadedPolicy
+
+# Changes when equal queries may get other rewrites from an equal policy.
+VERSION = "rewrite 1"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A query with the titles of what its user bought before."""
+
+    query: str
+    history: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """What became of a query.
+
+    Attributes:
+        query: as it was asked.
+        rewrite: the policy's answer in one line, used or not; empty where there is none.
+        engine_query: what the search engine is given: the composed query, or the raw query as it was asked.
+        why: `decision.REWRITTEN`, or why the raw query is used.
+        mean_logprob: mean natural log-probability of the greedy completion's tokens; None where the policy was not asked.
+        probability: of the greedy completion; None likewise.
+        best: the likeliest distinct rewrites, where several were asked for.
+        milliseconds: of the batch, divided by its queries.
+    """
+
+    query: str
+    rewrite: str
+    engine_query: str
+    why: str
+    mean_logprob: float | None = None
+    probability: float | None = None
+    best: list[Alternative] = field(default_factory=list)
+    milliseconds: float = 0.0
+
+    @property
+    def is_used(self) -> bool:
+        """Whether the search engine is given the rewrite."""
+        return self.why == decision.REWRITTEN
+
+
+def raw(asked: Asked, why: str) -> Rewrite:
+    """Return the raw query, for a reason."""
+    return Rewrite(asked.query, "", asked.query, why)
+
+
+class Rewriter:
+    """A policy, asked for rewrites. What a query gets depends on (policy, setup, query, history) and on nothing else in the batch."""
+
+    def __init__(self, policy: LoadedPolicy, setup: Setup) -> None:
+        self.policy, self.setup = policy, setup
+        self.sampler = Sampler(policy)
+
+    @classmethod
+    def opened(cls, chosen: Chosen) -> Rewriter:
+        """Return the rewriter of a policy that `setup.choose` gave."""
+        root = chosen.project.root if chosen.project else None
+        policy = load_policy(chosen.folder, chosen.setup.threads, made_by=chosen.made_by, project=root)
+        return cls(policy, chosen.setup)
+
+    @property
+    def identity(self) -> list[object]:
+        """Return what rewrites depend on besides query and history."""
+        setup = self.setup
+        return [VERSION, self.policy.content_hash, setup.card, setup.threads]
+
+    def rewrite(self, asked: Sequence[Asked], best: int = 1) -> list[Rewrite]:
+        """Return what becomes of each query; best > 1 samples further completions for the likeliest `best` rewrites.
+
+        Raises:
+            PolicyError: the model gives NaN.
+        """
+        began = time.monotonic()
+        queries = [one_line(one.query) if len(one.query) <= decision.MOST_CHARACTERS else one.query for one in asked]
+        found: list[Rewrite | None] = [None] * len(asked)
+        places: list[int] = []
+        prompts: list[list[int]] = []
+        for place, (one, query) in enumerate(zip(asked, queries, strict=True)):
+            why = decision.refused(query) or self._unfit(query, one.history, prompts)
+            if why:
+                found[place] = raw(one, why)
+            else:
+                places.append(place)
+        groups = self._sampled(prompts, [(queries[place], asked[place].history) for place in places], best)
+        for place, group in zip(places, groups, strict=True):
+            found[place] = self._read(asked[place], queries[place], group, best)
+        each = (time.monotonic() - began) * 1000 / max(1, len(asked))
+        return [_timed(one, each) for one in found if one is not None]
+
+    def _unfit(self, query: str, history: Sequence[str], prompts: list[list[int]]) -> str:
+        """Add the prompt's token ids to `prompts`, or return that it is too long."""
+        if sum(map(len, history)) > 16 * decision.MOST_CHARACTERS:
+            return decision.TOO_LONG
+        ids = render_prompt(self.policy, user_message(self.setup.template, query, [one_line(title) for title in history]))
+        if too_long(self.policy, [ids], self.setup.max_new_tokens):
+            return decision.TOO_LONG
+        prompts.append(ids)
+        return ""
+
+    def _sampled(self, prompts: list[list[int]], named: list[tuple[str, tuple[str, ...]]], best: int) -> list[list[SampledRow]]:
+        # The likeliest completion, and where several rewrites are asked for draws from the policy itself: temperature 1, nothing cut.
+        count = 1 + (samples_for(best) if best > 1 else 0)
+        names = [[f"rewrite:{query}|{history!r}:{index}" for index in range(count)] for query, history in named]
+        setup = self.setup
+        request = Request(prompts, names, setup.max_new_tokens, Sampling(), setup.seed, max(setup.batch_size, count))
+        return self.sampler.sample(request, greedy_rows=1)
+
+    def _read(self, asked: Asked, query: str, group: list[SampledRow], best: int) -> Rewrite:
+        read = partial(served, query, composition=self.setup.composition)
+        greedy = read(group[0].text)
+        rewrite = one_line(greedy.answer)
+        logprob = sum(group[0].policy_logprobs)
+        candidate = Candidate(
+            query, rewrite, greedy.problem, logprob / len(group[0].policy_logprobs), math.exp(logprob),
+            likeliest([(one_line(read(row.text).answer), row) for row in group], best) if best > 1 else [],
+        )  # fmt: skip
+        why = decision.decide(candidate)
+        given = compose(query, rewrite, self.setup.composition) if why == decision.REWRITTEN else asked.query
+        return Rewrite(asked.query, rewrite, given, why, candidate.mean_logprob, candidate.probability, candidate.best)
+
+
+def samples_for(best: int) -> int:
+    """Return how many completions are sampled for so many rewrites: most are drawn more than once."""
+    return max(16, 4 * best)
+
+
+def likeliest(answers: Sequence[tuple[str, SampledRow]], best: int) -> list[Alternative]:
+    """Return the likeliest distinct rewrites, those of equal probability in their own order; malformed answers ("") are left out.
+
+    A rewrite's probability is the sum over the distinct completions that gave it: what was not drawn is not counted.
+    """
+    seen: dict[str, dict[tuple[int, ...], float]] = {}
+    for rewrite, row in answers:
+        if rewrite:
+            seen.setdefault(rewrite, {})[tuple(row.token_ids)] = math.exp(sum(row.policy_logprobs))
+    ranked = sorted(((min(1.0, sum(of.values())), rewrite) for rewrite, of in seen.items()), key=lambda pair: (-pair[0], pair[1]))
+    return [Alternative(rewrite, probability) for probability, rewrite in ranked[:best]]
+
+
+def _timed(rewrite: Rewrite, milliseconds: float) -> Rewrite:
+    return Rewrite(**{**vars(rewrite), "milliseconds": milliseconds})

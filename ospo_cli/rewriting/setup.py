@@ -1,0 +1,133 @@
+"""What rewriting needs besides weights: template, composition, length of an answer; from the project, or a card in the policy's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ospo_cli.errors import PolicyError
+from ospo_cli.layout import Layout
+from ospo_cli.tables import files
+from ospo_cli.text.prompt_template import check_template
+
+if TYPE_CHECKING:
+    from ospo_cli.params.whole import Params
+
+CARD = "ospo_rewrite.json"
+FORMAT = "ospo-rewrite 1"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a policy is asked and how its answer is used; the chat format is the tokenizer's own (its chat template).
+
+    Attributes:
+        template: user message with {query} and, where wanted, {history}.
+        composition: replace or append.
+        max_new_tokens: cap of a completion, end token included.
+        seed: of further samples.
+        threads, batch_size: of this machine; no part of the card.
+    """
+
+    template: str
+    composition: str
+    max_new_tokens: int
+    seed: int = 0
+    threads: int = 1
+    batch_size: int = 64
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """Return what is written beside the weights."""
+        named = ("template", "composition", "max_new_tokens", "seed")
+        return {"format": FORMAT} | {name: getattr(self, name) for name in named}
+
+
+def of_project(params: Params) -> Setup:
+    """Return the setup of a project's parameters."""
+    return Setup(
+        params.prepare_data.prompt_template,
+        params.score_coalitions.composition,
+        params.rollout.max_new_tokens,
+        params.train.seed,
+        params.policy.threads,
+        params.rollout.batch_size,
+    )
+
+
+def of_card(folder: Path) -> Setup:
+    """Return the setup that a policy folder's card tells; raise PolicyError where a field is missing or is not what it should be."""
+    path = folder / CARD
+    card = files.read_json(path)
+    if card.get("format") != FORMAT:
+        raise PolicyError(path, "is of another format", found=card.get("format"), expected=FORMAT, remedy="run `ospo merge` again")
+    kinds: dict[str, type] = {"template": str, "composition": str, "max_new_tokens": int, "seed": int}
+    for name, kind in kinds.items():
+        if type(card.get(name)) is not kind:
+            raise PolicyError(path, f"{name} is no {kind.__name__}", found=card.get(name), remedy="run `ospo merge` again")
+    if card["composition"] not in ("replace", "append"):
+        raise PolicyError(path, "unknown composition", found=card["composition"], expected="replace or append")
+    if not 0 < card["max_new_tokens"] <= 1 << 16:
+        raise PolicyError(path, "max_new_tokens is out of range", found=card["max_new_tokens"], expected=f"1 to {1 << 16}")
+    check_template(card["template"], f"{path}: template")
+    return Setup(**{name: card[name] for name in kinds})
+
+
+def write_card(folder: Path, setup: Setup) -> None:
+    """Write the card into a policy folder."""
+    files.write_json(folder / CARD, setup.card, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A policy that rewrites: its folder, how it is asked, and the project that it belongs to (None: the folder stands alone)."""
+
+    folder: Path
+    setup: Setup
+    made_by: str
+    project: Layout | None
+    params: Params | None
+
+
+def choose(project: Path, policy: str, threads: int = 0) -> Chosen:
+    """Return what `--policy` names: the project's last policy (empty), one by its number, or a folder; its card counts before params.yaml.
+
+    Raises:
+        PolicyError: there is no such policy; or a folder has no card, and there is no params.yaml.
+    """
+    from ospo_cli.params import whole
+
+    layout = Layout(project)
+    folder = None if not policy or policy.isdecimal() else Path(policy)
+    has_card = folder is not None and (folder / CARD).is_file()
+    if has_card and not layout.params.is_file():
+        assert folder is not None
+        return Chosen(folder, _with(of_card(folder), threads), "", None, None)
+    if folder is not None and not layout.params.is_file():
+        raise PolicyError(
+            folder, f"has no {CARD}, and there is no params.yaml here", expected="one of them, for the template and the composition",
+            remedy="`ospo merge` writes a folder with its card; --project names a project",
+        )  # fmt: skip
+    params = whole.load(layout.params)
+    if folder is None:
+        number = int(policy) if policy else _last(layout)
+        folder, made_by = layout.policy(number), f"ospo update --iter {number}" if number else "ospo warm-start"
+    else:
+        made_by = ""
+    own = of_project(params)
+    setup = dataclasses.replace(of_card(folder), threads=own.threads, batch_size=own.batch_size) if has_card else own
+    return Chosen(folder, _with(setup, threads), made_by, layout, params)
+
+
+def _with(setup: Setup, threads: int) -> Setup:
+    return dataclasses.replace(setup, threads=threads) if threads else setup
+
+
+def _last(layout: Layout) -> int:
+    places = layout.policy(0).parent
+    numbers = [int(path.name) for path in places.iterdir() if path.name.isdecimal()] if places.is_dir() else []
+    if not numbers:
+        raise PolicyError(places, "no policy", expected="000 or later", remedy="run `ospo run`, or name a folder with --policy")
+    return max(numbers)

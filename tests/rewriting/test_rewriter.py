@@ -1,0 +1,92 @@
+"""Rewrites of single queries, whatever they are, alone or in a batch."""
+
+import dataclasses
+import math
+
+import pytest
+
+from ospo_cli.policies.folder import render_prompt
+from ospo_cli.rewriting.rewriter import Asked, Rewriter, likeliest, samples_for
+from ospo_cli.sampling.sampler import SampledRow
+from ospo_cli.text.answers import find_answer
+from tests.rewriting.scripted import SETUP, scripted
+
+HOSTILE = [
+    "", " ", "\x00", "word " * 10_000, "красные туфли", "赤いドレス", "\x1b[2J\x1b]0;x\x07", "<answer>x</answer>", "</s><|im_end|>{query}", "'; DROP TABLE--",
+    "\u202eabc", "🔥", "a" * 5000, "e\u0301" * 50, "\ufffd" * 9, "{history} {0} %s", "\n\n\n", "\U000e0001", "null",
+]  # fmt: skip
+
+
+def test_a_query_gets_the_same_rewrite_alone_and_among_others(tiny_policy):
+    rewriter = Rewriter(tiny_policy, SETUP)
+    asked = [Asked(query) for query in ["navy coat", "red", "olive linen dress for the office", "boots"]]
+    together = rewriter.rewrite(asked, best=3)
+    alone = [rewriter.rewrite([one], best=3)[0] for one in asked]
+    assert [dataclasses.replace(one, milliseconds=0) for one in together] == [dataclasses.replace(one, milliseconds=0) for one in alone]
+    assert all(one.milliseconds > 0 for one in together)
+
+
+def test_no_query_whatever_it_holds_stops_the_others(tiny_policy):
+    found = Rewriter(tiny_policy, SETUP).rewrite([Asked(query) for query in HOSTILE])
+    assert [one.query for one in found] == HOSTILE
+    assert all(one.engine_query == one.query for one in found if not one.is_used)
+    why = dict(zip(HOSTILE, (one.why for one in found), strict=True))
+    assert (why[""], why["\x00"], why["🔥"], why["word " * 10_000], why["a" * 5000]) == ("empty", "empty", "empty", "too long", "too long")
+
+
+def test_a_prompt_longer_than_the_context_is_too_long_in_tokens(tiny_policy):
+    room = dataclasses.replace(tiny_policy, context_length=40)
+    found = Rewriter(room, SETUP).rewrite([Asked("coat " * 60), Asked("coat"), Asked("coat", ("navy wool coat " * 20,))])
+    assert [one.why == "too long" for one in found] == [True, False, True]
+
+
+def test_the_answer_is_read_by_the_one_rule_and_composed(tiny_policy):
+    answers = {"a1": ["<answer>navy\n wool</answer>"], "a2": ["lamp<answer>oak"], "a3": ["<answer>a3</answer>"]}
+    asked = [Asked(query) for query in answers]
+    replaced = scripted(tiny_policy, answers).rewrite(asked)
+    appended = scripted(tiny_policy, answers, dataclasses.replace(SETUP, composition="append")).rewrite(asked)
+    assert [one.engine_query for one in replaced] == ["navy wool", "a2", "a3"]
+    assert [one.engine_query for one in appended] == ["a1 navy wool", "a2", "a3"]
+    assert [one.why for one in replaced] == ["rewritten", "malformed: unclosed", "same as the query"]
+
+
+def test_the_policy_is_asked_with_the_projects_template_in_its_own_chat_format(tiny_policy):
+    rewriter = scripted(tiny_policy)
+    rewriter.rewrite([Asked(" navy\x00coat ", ("red\nboots", "scarf"))])
+    assert rewriter.sampler.requests[0].prompts == [render_prompt(tiny_policy, "navy coat\nbought: red boots; scarf")]
+
+
+def test_a_raw_query_comes_back_as_it_was_not_as_it_was_cleaned(tiny_policy):
+    found = scripted(tiny_policy, {"oak lamp": ["no<answer>"]}).rewrite([Asked("  oak \t lamp ")])[0]
+    assert (found.engine_query, found.is_used) == ("  oak \t lamp ", False)
+
+
+def test_probabilities_are_those_of_the_completions(tiny_policy):
+    rewriter = Rewriter(tiny_policy, SETUP)
+    found = rewriter.rewrite([Asked("navy coat")])[0]
+    row = rewriter._sampled([render_prompt(tiny_policy, "navy coat\nbought: ")], [("navy coat", ())], 1)[0][0]
+    assert found.probability == pytest.approx(math.exp(sum(row.policy_logprobs)))
+    assert found.mean_logprob == pytest.approx(sum(row.policy_logprobs) / len(row.token_ids))
+    assert find_answer(row.text).problem == found.why.removeprefix("malformed: ").replace("rewritten", "")
+
+
+def row(text, ids, logprob):
+    return SampledRow(ids, [logprob], [logprob], [logprob], "stop", text)
+
+
+def test_a_rewrite_is_as_likely_as_its_distinct_completions_together():
+    rows = [("a", row("a", [1], math.log(0.2))), ("b", row("b", [2], math.log(0.3))), ("a", row(" a", [3], math.log(0.25)))]
+    rows += [("a", row("a", [1], math.log(0.2))), ("", row("<answer>", [4], math.log(0.9)))]
+    found = likeliest(rows, 2)
+    assert [one.rewrite for one in found] == ["a", "b"]
+    assert [one.probability for one in found] == pytest.approx([0.45, 0.3])
+    assert likeliest(rows, 1) == found[:1]
+
+
+@pytest.mark.parametrize(("best", "count"), [(2, 16), (4, 16), (5, 20)])
+def test_more_completions_are_sampled_than_rewrites_are_asked_for(tiny_policy, best, count):
+    rewriter = scripted(tiny_policy, {"x": ["<answer>a</answer>", "<answer>b</answer>", "<answer>c"]})
+    found = rewriter.rewrite([Asked("x")], best)[0]
+    assert samples_for(best) == count
+    assert len(rewriter.sampler.requests[0].row_ids[0]) == 1 + count
+    assert [one.rewrite for one in found.best] == ["a", "b"]
