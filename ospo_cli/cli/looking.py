@@ -63,13 +63,26 @@ def audit(
         typer.Option("--estimators", help="Names, separated by commas.", show_default="all; with --gradients attribute.estimator"),
     ] = "",
     gradients: Annotated[
-        bool, typer.Option("--gradients", help="Instead: agreement of the gradients of two halves of large rollout groups, per rule.")
+        bool, typer.Option("--gradients", help="Instead: noise and direction of the gradient that each rule makes.")
     ] = False,
-    rules: Annotated[str, typer.Option("--rules", help="Rules, separated by commas (with --gradients).", show_default="all")] = "",
-    group_size: Annotated[
-        int | None, typer.Option("--group-size", help="Completions per prompt, cut in two (with --gradients).", show_default="32")
+    rules: Annotated[
+        str,
+        typer.Option(
+            "--rules", help="Rules, separated by commas (with --gradients).", show_default="own, signed, group-additive, and splice"
+        ),
+    ] = "",
+    normalize: Annotated[
+        str, typer.Option("--normalize", help="std, none or both (with --gradients).", show_default="attribute.normalize")
+    ] = "",
+    prompts: Annotated[
+        int | None, typer.Option("--prompts", min=1, help="Most rollout groups (with --gradients).", show_default="128")
     ] = None,
-    prompts: Annotated[int | None, typer.Option("--prompts", help="Most prompts (with --gradients).", show_default="32")] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Sample two new rollout groups for each prompt, in place of the iteration's (with --gradients).")
+    ] = False,
+    group_size: Annotated[
+        int | None, typer.Option("--group-size", help="Completions of a fresh rollout group.", show_default="rollout.group_size")
+    ] = None,
     project: Project = HERE,
     wait: Wait = False,
 ) -> None:
@@ -78,16 +91,19 @@ def audit(
     names = names_of(estimators) or None
     if gradients:
         from ospo_cli.instruments.audit import gradients as gradient_audit
+        from ospo_cli.instruments.audit.gradient_print import print_result as print_gradients
 
-        sizes = {name: value for name, value in (("group_size", group_size), ("prompts", prompts)) if value is not None}
-        wanted = names_of(rules) or None
+        lists = (names_of(rules) or None, names, names_of(normalize) or None)
+        request = gradient_audit.Request(prompts or gradient_audit.PROMPTS, *lists, fresh, group_size)
         with alone(project, "audit --gradients", wait):
-            table, metrics = gradient_audit.execute(layout, parameters, iteration, rules=wanted, estimators=names, **sizes)
-        gradient_audit.print_result(table, metrics)
+            found, metrics = gradient_audit.execute(layout, parameters, iteration, request)
+        print_gradients(found, metrics)
         _audit_written(layout.iteration(iteration, "gradient_audit.parquet"))
         return
-    if rules or group_size is not None or prompts is not None:
-        raise typer.BadParameter("--rules, --group-size and --prompts go with --gradients", param_hint="--gradients")
+    if rules or normalize or fresh or group_size is not None or prompts is not None:
+        raise typer.BadParameter(
+            "--rules, --normalize, --prompts, --fresh and --group-size go with --gradients", param_hint="--gradients"
+        )  # fmt: skip
     from ospo_cli.instruments.audit import estimators as stage
     from ospo_cli.instruments.audit.measures import print_result
 

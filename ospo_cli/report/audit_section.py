@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ospo_cli.report.charts import Drawing, Frame, Line, line_chart
-from ospo_cli.report.number_text import count, interval, plain, short, signed
+from ospo_cli.report.number_text import count, interval, plain, short
 
 RANDOM_ORDERS = "random orders"
 # (column, check, measure, meaning); a retriever's leave-one-out columns follow.
@@ -20,14 +20,25 @@ _COLUMNS = (
     ("cover", "calibration", "coverage", "how often the 95 % interval of a sampled estimate holds the exact value"),
     ("cost", "cost", "coalitions", "coalitions per rollout"),
 )
-_GRADIENT_COLUMNS = (
-    ("agree", "agreement", "cosine of the gradients of both halves"),
-    ("with GRPO", "agreement with GRPO", "cosine with GRPO’s gradient of the other half"),
-    ("error", "scaled error", "squared error against it under the best scale; 1: nothing shared"),
-    ("direction", "direction", "cosine of the expected gradient with GRPO’s: below 1 is bias"),
+# (column, measure, meaning); `progress` and `saving` are at the groups per step in use.
+GRADIENT_COLUMNS = (
+    ("B", "noise scale", "noise scale: rollout groups in a step that has as much noise as signal"),
+    (
+        "direction",
+        "direction",
+        "cosine of the expected gradient with the expected reward's own (uniform, normalize none): below 1 is bias",
+    ),
+    ("floor", "floor", "what B would be if every prompt's own gradient were exact"),
+    (
+        "progress",
+        "progress",
+        "squared direction over 1 + B/groups: what a step of so many groups gains, where the exact gradient gains 1",
+    ),
+    ("saving", "saving", "part of GRPO's rollouts that is not needed for the same progress, in such steps"),
 )
 _STYLES = ("greedy", "sampled", "start", "plain", "reference")
 _CURVES = (("deletion", "leave", "lower is better"), ("insertion", "enter", "higher is better"))
+PER_STEP = ("progress", "saving")
 Cell = dict[str, Any]
 
 
@@ -84,24 +95,31 @@ def _estimators(content: dict[str, Any], configured: str) -> dict[str, Any]:
 
 
 def _gradients(content: dict[str, Any], configured: str) -> dict[str, Any]:
-    by_method: dict[tuple[str, str], dict[str, Cell]] = {}
-    for row in content["rows"]:
-        by_method.setdefault((row["estimator"], row["rule"]), {})[row["measure"]] = row
-    rows = []
-    for (estimator, rule), found in sorted(by_method.items(), key=lambda item: -item[1]["agreement with GRPO"]["value"]):
-        line = []
-        for _, measure, _ in _GRADIENT_COLUMNS:
-            row = found[measure]
-            line.append({"text": plain(row["value"]), "note": "", "told": interval(row) if row["low"] is not None else ""})
-        line.insert(2, _over_uniform(found["agreement with GRPO"], rule))
-        rows.append({"name": rule, "note": estimator, "is_final": rule == configured, "cells": line})
-    heads = ["rule", "agree", "with GRPO", "over GRPO", "error", "direction"]
-    table = {"heads": heads, "rows": rows, "meanings": [(name, meaning) for name, _, meaning in _GRADIENT_COLUMNS]}
-    return {"metrics": content["metrics"], "table": table}
+    rows, metrics = [], content["metrics"]
+    for method, found in by_progress(content["rows"], metrics["groups_per_step"]).items():
+        cells = [found[measure, metrics["groups_per_step"] if measure in PER_STEP else 0] for _, measure, _ in GRADIENT_COLUMNS]
+        line = [{"text": told(row, with_error=False), "note": "", "told": told(row)} for row in cells]
+        rows.append({"name": method[1], "note": f"{method[0]}, {method[2]}", "is_final": method[1] == configured, "cells": line})
+    heads = ["rule", *(name for name, _, _ in GRADIENT_COLUMNS)]
+    return {
+        "metrics": metrics,
+        "table": {"heads": heads, "rows": rows, "meanings": [(name, meaning) for name, _, meaning in GRADIENT_COLUMNS]},
+    }
 
 
-def _over_uniform(row: Cell, rule: str) -> Cell:
-    if rule == "uniform":
-        return {"text": "–", "note": "", "told": ""}
-    difference = {"low": row["over_low"], "high": row["over_high"]}
-    return {"text": signed(row["over_uniform"]), "note": f"{interval(difference, with_sign=True)}, p = {row['p_value']:.4f}", "told": ""}
+def by_progress(rows: list[Cell], groups: int) -> dict[tuple[str, str, str], dict[tuple[str, int], Cell]]:
+    """Return (estimator, rule, normalize) -> (measure, groups) -> row of all tokens, most progress in steps of `groups` first."""
+    found: dict[tuple[str, str, str], dict[tuple[str, int], Cell]] = {}
+    for row in rows:
+        if row["tokens"] == "all":
+            found.setdefault((row["estimator"], row["rule"], row["normalize"]), {})[row["measure"], row["groups"]] = row
+    return dict(sorted(found.items(), key=lambda item: -(item[1]["progress", groups]["value"] or 0.0)))
+
+
+def told(row: Cell, with_error: bool = True) -> str:
+    """Return a value of table gradient_audit, with its standard error; a noise scale that is not there has no signal."""
+    if row["value"] is None:
+        return "no signal" if row["measure"] == "noise scale" else "–"
+    write = short if row["measure"] in ("noise scale", "floor") else plain
+    has_error = with_error and row["standard_error"] is not None
+    return write(row["value"]) + (f" ± {write(row['standard_error'])}" if has_error else "")

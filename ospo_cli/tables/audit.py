@@ -36,20 +36,19 @@ AUDIT_CURVES = Table(
 )
 GRADIENT_AUDIT = Table(
     "gradient_audit",
-    "what `ospo audit --gradients` measured: do two halves of a rollout group ask for the same step (docs/audit.md)",
-    ("estimator", "rule", "measure"),
+    "what `ospo audit --gradients` measured: noise and direction of the gradient that each way of giving credit makes (docs/audit.md)",
+    ("estimator", "rule", "normalize", "tokens", "measure", "groups"),
     (
         Column("estimator", pl.String, "as in attribute.estimator; any for a rule that reads no shares"),
         Column("rule", pl.String, "as in attribute.rule; uniform is GRPO"),
-        Column("measure", pl.String, "agreement, agreement with GRPO, scaled error, error to exact, direction or silent"),
-        Column("value", pl.Float64, "mean over prompts, or one number of all prompts; null where it is not defined", nullable=True),
-        Column("low", pl.Float64, "lower end of its 95 % bootstrap interval over prompts", nullable=True),
-        Column("high", pl.Float64, "upper end", nullable=True),
-        Column("deviation", pl.Float64, "standard deviation over prompts; null for one number of all prompts", nullable=True),
-        Column("over_uniform", pl.Float64, "minus that of rule uniform", nullable=True),
-        Column("over_low", pl.Float64, "lower end of the difference's 95 % bootstrap interval, paired by prompt", nullable=True),
-        Column("over_high", pl.Float64, "upper end", nullable=True),
-        Column("p_value", pl.Float64, "of the paired sign-flip test, two-sided; null for one number of all prompts", nullable=True),
+        Column("normalize", pl.String, "as in attribute.normalize; uniform with none is the gradient of the expected reward"),
+        Column("tokens", pl.String, "whose gradient: all, segments, separators, stop, tags or thinking"),
+        Column(
+            "measure", pl.String, "signal, squared length, noise scale, direction, direction, own normalisation, floor, progress or saving"
+        ),
+        Column("groups", pl.Int32, "rollout groups per step that progress or saving are of; 0 for other measures"),
+        Column("value", pl.Float64, "null where the gradient has no signal (signal at most 2), or it cannot be measured", nullable=True),
+        Column("standard_error", pl.Float64, "of the value, by jackknife over prompts; null where there is none", nullable=True),
         Column("n", pl.Int32, "prompts behind the number"),
     ),
     place=Place("ospo audit --iter {iteration} --gradients", "iteration"),

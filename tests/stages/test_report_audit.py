@@ -28,17 +28,18 @@ def write_gradients(layout, values):
     """Write a gradient audit of made-up numbers, as the command does."""
     from ospo_cli.report import staleness
 
-    measures = ("agreement", "agreement with GRPO", "scaled error", "error to exact", "direction", "silent")
+    plain, of_step = ("signal", "squared length", "noise scale", "direction", "floor"), ("progress", "saving")
     rows = [
-        (estimator, rule, measure, value, value - 0.1, value + 0.1, None, 0.25, 0.125, 0.375, 0.0625, 8)
+        (estimator, rule, "std", "all", measure, groups, value, 0.125, 8)
         for estimator, rule, value in (("any", "uniform", 0.5), ("myerson", "<b>group-additive", 0.75))
-        for measure in measures
+        for measure, groups in [*((name, 0) for name in plain), *((name, 16) for name in of_step)]
     ]
     path = layout.iteration(1, "gradient_audit.parquet")
     parquet.write(pl.DataFrame(rows, schema=GRADIENT_AUDIT.schema, orient="row"), path, GRADIENT_AUDIT)
     metrics = {
         "prompts": 8,
-        "group_size": 16,
+        "group_size": 8,
+        "groups_per_step": 16,
         "trained_weights": 1000,
         "tables": staleness.fingerprints(layout, values, [path], []),
         "inputs": staleness.fingerprints(layout, values, [layout.prepared("qrels.parquet")], ["attribute"]),

@@ -1,63 +1,83 @@
-"""Agreement of the policy gradients of two halves of large rollout groups, per credit rule and estimator. Outside the graph."""
+"""Which credit gives this policy the least noisy gradient, and does that point the right way? From rollouts of an iteration."""
 
 from __future__ import annotations
 
-import sys
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from ospo_cli.errors import CreditError, ParameterError, PolicyError
-from ospo_cli.executors.progress import Progress
+from ospo_cli.credit.token_kinds import token_kinds
+from ospo_cli.errors import ParameterError
+from ospo_cli.instruments.audit.gradient_vectors import Judged, Vectors, vectors
 from ospo_cli.layout import Layout
-from ospo_cli.maths import gradient_agreement, seeding
-from ospo_cli.maths.estimators import ESTIMATORS
-from ospo_cli.maths.gradient_agreement import HalfProducts
-from ospo_cli.maths.redistribution import RULES
-from ospo_cli.maths.statistics import Resamples
+from ospo_cli.maths import gradient_noise, seeding
+from ospo_cli.maths.gradient_noise import FEWEST_PROMPTS, Gradients
+from ospo_cli.maths.group_game import ESTIMATOR_NAMES, GROUP_GAMES
+from ospo_cli.maths.redistribution import NO_RULE, RULES
 from ospo_cli.params.whole import Params
 from ospo_cli.report import staleness
-from ospo_cli.report.number_text import interval, plain, signed
-from ospo_cli.report.terminal import Terminal
 from ospo_cli.tables import files, parquet, placed, unfinished
 from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
 from ospo_cli.tables.audit import GRADIENT_AUDIT
-from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.rollout import ROLLOUTS, read_rollouts
+from ospo_cli.tables.segment import SEGMENTS
 from ospo_cli.text.close_names import unknown_name
 
-if TYPE_CHECKING:
-    from ospo_cli.policies.folder import LoadedPolicy
-    from ospo_cli.training.rows import Rows
-
-Method = tuple[str, str]  # estimator, rule
-
-FEWEST_PROMPTS = 2
-# Of params.yaml, what the result depends on besides the prepared tables and the policy.
-SECTIONS = ("train.seed", "rollout", "segment", "retrieval", "score_coalitions", "attribute", "update", "policy", "evaluate.bootstrap")
+# Of params.yaml, what the result depends on besides the prepared tables, the rollouts and the policy.
+SECTIONS = ("train.seed", "rollout", "segment", "retrieval", "score_coalitions", "attribute", "update", "policy")
 PREPARED = ("documents", "prompts", "qrels", "pools")
-POOLED = {
-    "scaled error": gradient_agreement.scaled_error,
-    "error to exact": gradient_agreement.error_to_exact,
-    "direction": gradient_agreement.direction,
-}
-COLUMNS = (
-    ("agree", "cosine of the gradients of both halves"),
-    ("GRPO", "cosine with GRPO's gradient of the other half"),
-    ("over", "the column before, minus that of uniform; 95 % bootstrap interval over prompts, p of the paired sign-flip test"),
-    ("error", "squared error against GRPO's gradient of the other half under the best scale; 1: nothing shared"),
-    ("exact", "the same without the noise of the reference"),
-    ("direction", "cosine of the rule's expected gradient with GRPO's: below 1 is bias"),
-    ("silent", "part of the halves whose gradient is 0"),
-)
+PROMPTS = 128
+STEPS = (1, 4, 16, 64)
+NORMALISATIONS = ("std", "none")
+SMALLEST_HALVED = 4  # rollouts of a group whose halves still have differences
+ANY = "any"  # estimator of a rule that reads no shares
+
+
+class Method(NamedTuple):
+    """A way to token advantages, as in section attribute; `splice(0.9)` is estimator splice under that λ."""
+
+    estimator: str
+    rule: str
+    normalize: str
+
+    @property
+    def name(self) -> str:
+        """The estimator without its λ."""
+        return self.estimator.partition("(")[0]
+
+
+TRUE = Method(ANY, "uniform", "none")
 
 
 @dataclass(frozen=True)
-class _HalfLayout(Layout):
+class Request:
+    """What is judged.
+
+    Attributes:
+        prompts: most rollout groups, drawn by seed.
+        rules, estimators, normalisations: every combination of these; None: what `_methods` names.
+        fresh: sample new rollouts, two rollout groups for each prompt, in place of the iteration's own.
+        group_size: of the fresh ones; None: rollout.group_size.
+    """
+
+    prompts: int = PROMPTS
+    rules: Sequence[str] | None = None
+    estimators: Sequence[str] | None = None
+    normalisations: Sequence[str] | None = None
+    fresh: bool = False
+    group_size: int | None = None
+
+
+@dataclass(frozen=True)
+class _Elsewhere(Layout):
     """The project's paths, but for one iteration that lies in a folder of its own."""
 
     folder: Path
@@ -67,223 +87,216 @@ class _HalfLayout(Layout):
         return self.folder / name
 
 
-def execute(
-    layout: Layout,
-    params: Params,
-    iteration: int,
-    group_size: int = 32,
-    prompts: int = 32,
-    rules: Sequence[str] | None = None,
-    estimators: Sequence[str] | None = None,
-) -> tuple[pl.DataFrame, dict[str, Any]]:
+def execute(layout: Layout, params: Params, iteration: int, request: Request | None = None) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Write gradient_audit.parquet and gradient_audit_metrics.json of an iteration; return the table and the metrics.
 
-    Rollout groups are sampled from policy `iteration - 1` at its prompts of this iteration, and cut in two by sample index. Each half goes
-    through segment, score-coalitions and attribute as a rollout group of its own, and each prompt gives one pair of gradients per rule.
+    Each rollout group goes through segment, score-coalitions and attribute, and gives one gradient per method and kind of token: that of
+    the first optimiser step on it. So do its two halves, each as a rollout group of its own, whose products tell the noise between prompts.
 
     Args:
         layout, params: the project.
-        iteration: whose behaviour policy and prompts are taken.
-        group_size: completions per prompt, even; half of them are a rollout group.
-        prompts: most prompts.
-        rules: names as in `attribute.rule`; None takes all that these parameters allow.
-        estimators: names as in `attribute.estimator`; None takes that one.
+        iteration: whose rollouts are judged, under the policy that sampled them.
+        request: what is judged.
 
     Raises:
-        ParameterError: an unknown name, or a size that cannot be cut in two.
-        CreditError: fewer than two prompts have a gradient in both halves.
+        MissingInputError: the iteration has no rollouts, or their policy is gone.
+        ParameterError: an unknown name, or too few prompts asked for.
+        CreditError: too few rollout groups, or all have equal rewards.
     """
-    from ospo_cli.policies.opening import load_policy
-    from ospo_cli.policies.starting_point import adapted
-
-    began = time.monotonic()
-    if group_size < 4 or group_size % 2:
-        raise ParameterError("--group-size", "cannot be cut in two rollout groups", found=group_size, expected="an even number, at least 4")
-    if prompts < FEWEST_PROMPTS:
-        raise ParameterError("--prompts", "too few for a spread", found=prompts, expected=f"at least {FEWEST_PROMPTS}")
-    chosen = _methods(params, rules, estimators, layout)
-    names = list(dict.fromkeys(estimators or [params.attribute.estimator]))
-    families = list(dict.fromkeys([*params.score_coalitions.families, "prefix"]))
-    given, params = params, replace(
-        params,
-        rollout=replace(params.rollout, group_size=group_size, prompts_per_iteration=prompts),
-        score_coalitions=replace(params.score_coalitions, estimators=names, families=families),
-    )  # fmt: skip
-    rows = _credited_halves(layout, params, iteration, [("any", "uniform"), *chosen])
-    policy = load_policy(layout.policy(iteration - 1), params.policy.threads, trainable=True, project=layout.root)
-    policy = adapted(policy, layout.root, params.policy, params.train.seed)
-    products, counts = _products(policy, rows, chosen, params, iteration)
-    table = _table(products, params)
+    began, request = time.monotonic(), request or Request()
+    _check(params, request)
+    methods = _methods(params, request, layout)
+    with _sampled(layout, params, iteration, request) as (here, used, rollouts):
+        judged = _judged(here, used, iteration, methods, rollouts, request.fresh)
+    found, counts = vectors(layout, params, iteration, rollouts, judged)
+    table = _table(methods, found, params)
     placed.write(table, GRADIENT_AUDIT, layout, iteration)
     paths = [*(layout.prepared(f"{name}.parquet") for name in PREPARED), layout.policy(iteration - 1)]
+    paths += [] if request.fresh else [layout.iteration(iteration, "rollouts.parquet")]
     metrics = counts | {
-        "group_size": group_size,
-        "rollouts": sum(len(half["any", "uniform"].lengths) for half in rows),
-        "trained_weights": sum(weight.numel() for weight in policy.model.parameters() if weight.requires_grad),
+        "group_size": used.rollout.group_size // (2 if request.fresh else 1),
+        "groups_per_step": params.update.groups_per_step,
+        "fresh": request.fresh,
+        "rollouts": rollouts.height,
         "tables": staleness.fingerprints(layout, params, [layout.iteration(iteration, "gradient_audit.parquet")], []),
-        "inputs": staleness.fingerprints(layout, given, paths, SECTIONS),
+        "inputs": staleness.fingerprints(layout, params, paths, SECTIONS),
         "seconds": time.monotonic() - began,
     }
     files.write_json(layout.iteration(iteration, "gradient_audit_metrics.json"), metrics)
     return table, metrics
 
 
-def _credited_halves(layout: Layout, params: Params, iteration: int, methods: Sequence[Method]) -> list[dict[Method, Rows]]:
-    """Sample rollout groups and give each half its credit by itself; return, per half, (estimator, rule) -> rollouts with advantages."""
-    from ospo_cli.stages import attribute, rollout, score_coalitions, segment
-    from ospo_cli.training.row_building import to_rows
+def _check(params: Params, request: Request) -> None:
+    if request.prompts < FEWEST_PROMPTS:
+        raise ParameterError("--prompts", "too few for a noise scale", found=request.prompts, expected=f"at least {FEWEST_PROMPTS}")
+    if request.group_size is not None and not request.fresh:
+        raise ParameterError("--group-size", "is of fresh rollouts", found=request.group_size, expected="--fresh beside it")
+    if request.group_size is not None and request.group_size < 2:
+        raise ParameterError("--group-size", "too few to compare", found=request.group_size, expected="at least 2")
+    if params.attribute.baseline == "batch":
+        raise ParameterError(
+            "attribute.baseline", "batch ties all rollout groups together, and the noise of one is not defined", expected="group"
+        )  # fmt: skip
 
-    found: list[dict[Method, Rows]] = [{}, {}]
+
+@contextmanager
+def _sampled(layout: Layout, params: Params, iteration: int, request: Request) -> Iterator[tuple[_Elsewhere, Params, pl.DataFrame]]:
+    """Yield a folder for the tables of the work, the parameters of the rollouts, and these."""
+    from ospo_cli.stages import rollout
+
+    given = None if request.fresh else read_rollouts(layout, iteration)
     with unfinished.folder(layout.cache, "gradient-audit") as temporary:
-        whole = _HalfLayout(layout.root, temporary)
-        rollout.execute(whole, params, iteration)
-        rollouts = parquet.read(whole.iteration(iteration, "rollouts.parquet"), ROLLOUTS)
-        for number, rows in enumerate(found):
-            half = _HalfLayout(layout.root, temporary / "ab"[number])
-            own = rollouts.filter((pl.col("sample_index") >= params.rollout.group_size // 2) == bool(number))
-            placed.write(own, ROLLOUTS, half, iteration)
-            segment.execute(half, params, iteration)
-            score_coalitions.execute(half, params, iteration)
-            for estimator, rule in methods:
-                used = params.score_coalitions.estimators[0] if estimator == "any" else estimator
-                attribute.execute(half, replace(params, attribute=replace(params.attribute, estimator=used, rule=rule)), iteration)
-                advantages = parquet.read(half.iteration(iteration, "token_advantages.parquet"), TOKEN_ADVANTAGES)
-                rows[estimator, rule] = to_rows(own, advantages, params.rollout, iteration)
+        here = _Elsewhere(layout.root, temporary)
+        if given is None:
+            size = 2 * (request.group_size or params.rollout.group_size)
+            params = replace(params, rollout=replace(params.rollout, group_size=size, prompts_per_iteration=request.prompts))
+            rollout.execute(here, params, iteration)
+            given = read_rollouts(here, iteration)
+        yield here, params, _chosen(given, request.prompts, params.train.seed)
+
+
+def _chosen(rollouts: pl.DataFrame, prompts: int, seed: int) -> pl.DataFrame:
+    """Return the rollouts of at most so many prompts, drawn by seed."""
+    names = rollouts["prompt_id"].unique().sort()
+    if len(names) > prompts:
+        names = names.gather(np.sort(seeding.generator(seed, "gradient audit prompts").permutation(len(names))[:prompts]))
+    return rollouts.filter(pl.col("prompt_id").is_in(names.implode())).sort("prompt_id", "sample_index")
+
+
+def _judged(here: _Elsewhere, params: Params, iteration: int, methods: Sequence[Method], rollouts: pl.DataFrame, is_fresh: bool) -> Judged:
+    """Return the token advantages of every method: of the rollout groups, and of both halves of them."""
+    from ospo_cli.policies.token_pieces import TokenPieces
+
+    rank, size = pl.int_range(pl.len()).over("prompt_id"), pl.len().over("prompt_id") // 2
+    halves = [rollouts.filter(rank < size), rollouts.filter((rank >= size) & (rank < 2 * size))]
+    wholes = halves if is_fresh else [rollouts]
+    smallest = int(rollouts.group_by("prompt_id").len()["len"].to_numpy().min())
+    apart = halves if not is_fresh and smallest >= SMALLEST_HALVED else []
+    pieces = TokenPieces.from_file(here.policy(iteration - 1) / "tokenizer.json").pieces
+    kinds: dict[str, NDArray[np.int64]] = {}
+    of_wholes = []
+    for part in wholes:
+        of_wholes.append(_credited(here, params, iteration, methods, part))
+        kinds |= token_kinds(part, placed.read(SEGMENTS, here, iteration), pieces, iteration)
+    return Judged(of_wholes, of_wholes if is_fresh else [_credited(here, params, iteration, methods, part) for part in apart], kinds)
+
+
+def _credited(
+    here: _Elsewhere, params: Params, iteration: int, methods: Sequence[Method], rollouts: pl.DataFrame
+) -> list[dict[str, NDArray[np.float32]]]:
+    """Return, per method, rollout id -> [tokens] advantages of rollouts that are taken as whole rollout groups."""
+    from ospo_cli.stages import attribute, score_coalitions, segment
+
+    placed.write(rollouts, ROLLOUTS, here, iteration)
+    segment.execute(here, params, iteration)
+    names = list(dict.fromkeys(method.name for method in methods if method.estimator != ANY))
+    cheapest = next((name for name in names if name not in GROUP_GAMES), "uniform")  # of rules that read no shares
+    families = list(dict.fromkeys([*params.score_coalitions.families, "prefix"]))
+    scoring = replace(params.score_coalitions, estimators=list(dict.fromkeys([*names, cheapest])), families=families)
+    score_coalitions.execute(here, replace(params, score_coalitions=scoring), iteration)
+    found = []
+    for method in methods:
+        estimator = cheapest if method.estimator == ANY else method.name
+        trace = float(method.estimator[len(estimator) + 1 : -1]) if "(" in method.estimator else params.attribute.splice_trace
+        how = replace(
+            params.attribute, estimator=estimator, rule=method.rule, normalize=cast(Any, method.normalize), splice_trace=trace
+        )  # fmt: skip
+        attribute.execute(here, replace(params, attribute=how, score_coalitions=scoring), iteration)
+        advantages = parquet.read(here.iteration(iteration, "token_advantages.parquet"), TOKEN_ADVANTAGES)
+        lists = advantages["advantages"].to_list()
+        found.append({name: np.array(own, dtype=np.float32) for name, own in zip(advantages["rollout_id"], lists, strict=True)})
     return found
 
 
-def print_result(table: pl.DataFrame, metrics: dict[str, Any], stream: TextIO | None = None) -> None:
-    """Print one grid, rules as rows, best cosine with GRPO's other half first, and what each column means."""
-    output = Terminal(stream if stream is not None else sys.stdout)
-    output.line(
-        f"{metrics['prompts']} prompts x 2 halves of {metrics['group_size'] // 2} rollouts, {metrics['trained_weights']} weights; "
-        f"{metrics['silent_prompts']} prompts left out: a half without differences in reward",
-        style="bold",
-    )
-    header = ["estimator", "rule", *(name for name, _ in COLUMNS)]
-    output.grid(header, result_rows(table), numbers=[name for name, _ in COLUMNS])
-    output.line()
-    for name, meaning in COLUMNS:
-        output.line(f"{name}: {meaning}", style="dim")
+def _methods(params: Params, request: Request, layout: Layout) -> list[Method]:
+    """Return the methods, the expected reward's own gradient and the project's GRPO first.
 
-
-def result_rows(table: pl.DataFrame) -> list[list[str]]:
-    """Return the grid's cells, best cosine with GRPO's other half first."""
-    by_method: dict[Method, dict[str, dict[str, Any]]] = {}
-    for row in table.iter_rows(named=True):
-        by_method.setdefault((row["estimator"], row["rule"]), {})[row["measure"]] = row
-    rows = []
-    for (estimator, rule), found in sorted(by_method.items(), key=lambda item: -item[1]["agreement with GRPO"]["value"]):
-        agreed, shared = found["agreement"], found["agreement with GRPO"]
-        over = "" if rule == "uniform" else (
-            f"{signed(shared['over_uniform'])} [{signed(shared['over_low'])}, {signed(shared['over_high'])}] p {shared['p_value']:.4f}"
-        )  # fmt: skip
-        rows.append(
-            [
-                estimator,
-                rule,
-                f"{plain(agreed['value'])} {interval(agreed)}",
-                f"{plain(shared['value'])} {interval(shared)}",
-                over,
-                *(plain(found[name]["value"]) for name in (*POOLED, "silent")),
-            ]
-        )
-    return rows
-
-
-def _methods(params: Params, rules: Sequence[str] | None, estimators: Sequence[str] | None, layout: Layout) -> list[Method]:
-    """Return (estimator, rule), GRPO left out; a rule that reads no share is there once, under `any`."""
+    Without names: the project's own, Myerson shares under `signed` and `group-additive`, and `splice`. A group game takes no rule.
+    """
     from ospo_cli.own_code import rules as rule_file
 
-    own = rule_file.load(params.attribute.rule_file, layout.root)
-    known = RULES | own
-    for option, given, names in (("--rules", rules, known), ("--estimators", estimators, ESTIMATORS)):
+    own = params.attribute
+    known = RULES | rule_file.load(own.rule_file, layout.root)
+    plain = [_without_trace(name) for name in request.estimators or ()]
+    asked = (("--rules", request.rules, known), ("--estimators", plain, ESTIMATOR_NAMES))
+    for option, given, names in (*asked, ("--normalize", request.normalisations, dict.fromkeys(NORMALISATIONS))):
         unknown = [name for name in given or () if name not in names]
         if unknown:
             raise unknown_name(option, "name", unknown[0], names)
-    has_prefixes = params.score_coalitions.grand_value == "reward"
-    if rules is None:
-        rules = [name for name, rule in known.items() if has_prefixes or not rule.needs_prefix]
-    chosen: dict[Method, None] = {}
-    for estimator in dict.fromkeys(estimators or [params.attribute.estimator]):
-        for rule in rules:
-            if rule != "uniform":
-                chosen[estimator if known[rule].needs_share else "any", rule] = None
-    if not any(estimator != "any" for estimator, _ in chosen):
-        raise ParameterError("--rules", "none that reads shares", found=", ".join(rules), expected="at least one to compare with GRPO")
-    return sorted(chosen, key=lambda method: method[0] == "any")
+    if request.rules or request.estimators:
+        of_shares = request.rules or ([own.rule] if own.rule != NO_RULE else ["group-additive"])
+        estimators = request.estimators or [own.estimator if own.estimator not in GROUP_GAMES else "myerson"]
+        pairs = [
+            (name, rule) for name in estimators for rule in ([NO_RULE] if _without_trace(name) in GROUP_GAMES else of_shares)
+        ]  # fmt: skip
+    else:
+        pairs = [(own.estimator, own.rule), ("myerson", "signed"), ("myerson", "group-additive"), ("splice", NO_RULE)]
+    chosen = dict.fromkeys([TRUE, Method(ANY, "uniform", own.normalize)])
+    for estimator, rule in pairs:
+        needs_share = rule == NO_RULE or known[rule].needs_share
+        for normalize in request.normalisations or [own.normalize]:
+            chosen[Method(estimator if needs_share else ANY, rule, normalize)] = None
+    return list(chosen)
 
 
-def _products(
-    policy: LoadedPolicy, rows: list[dict[Method, Rows]], chosen: Sequence[Method], params: Params, iteration: int
-) -> tuple[dict[Method, HalfProducts], dict[str, Any]]:
-    """Return the inner products of the gradients of all prompts whose two halves have a GRPO gradient, and what was counted."""
-    from ospo_cli.training.group_gradient import GroupGradient, inner_product
-
-    settings = params.update
-    uniform = [half["any", "uniform"] for half in rows]
-    prompts = len(uniform[0].groups)
-    is_alive = [all(half.is_alive(half.groups[index]) for half in uniform) for index in range(prompts)]
-    if sum(is_alive) < FEWEST_PROMPTS:
-        raise CreditError(
-            f"gradient audit of iteration {iteration}",
-            "too few prompts have a gradient in both halves",
-            found=f"{sum(is_alive)} of {prompts}",
-            expected=f"at least {FEWEST_PROMPTS}",
-            remedy="take more prompts (--prompts) or larger groups (--group-size)",
-        )
-    found: dict[Method, list[list[float]]] = {method: [] for method in [("any", "uniform"), *chosen]}
-    progress = Progress(f"gradients {iteration}", sum(is_alive), "prompts")
-    mismatch = 0.0
-    for index in np.flatnonzero(is_alive).tolist():
-        graphs = [GroupGradient(policy, half, half.groups[index], settings) for half in uniform]
-        mismatch = max(mismatch, *(graph.mismatch for graph in graphs))
-        if mismatch > settings.max_logprob_mismatch:
-            raise PolicyError(
-                f"gradient audit of iteration {iteration}",
-                "the sampler's log-probabilities are not those of the policy whose gradient is taken",
-                found=f"largest difference {mismatch:.3g}",
-                expected=f"at most update.max_logprob_mismatch = {settings.max_logprob_mismatch:g}",
-            )
-        u_a, u_b = (graph.of(half.advantages[half.tokens_of([half.groups[index]])]) for graph, half in zip(graphs, uniform, strict=True))
-        known: dict[bytes, list[float]] = {}
-        for method in found:
-            advantages = [half[method].advantages[half[method].tokens_of([half[method].groups[index]])] for half in rows]
-            key = b"|".join(own.tobytes() for own in advantages)
-            if key not in known:
-                is_uniform = method == ("any", "uniform")
-                g_a, g_b = (u_a, u_b) if is_uniform else (graph.of(own) for graph, own in zip(graphs, advantages, strict=True))
-                pairs = [(g_a, g_a), (g_b, g_b), (g_a, g_b), (g_a, u_b), (g_b, u_a), (u_a, u_a), (u_b, u_b), (u_a, u_b)]
-                known[key] = [inner_product(first, second) for first, second in pairs]
-            found[method].append(known[key])
-        progress.advance()
-    progress.close()
-    products = {method: HalfProducts(*np.array(values).T) for method, values in found.items()}
-    counts = {"prompts": sum(is_alive), "silent_prompts": prompts - sum(is_alive), "logprob_mismatch": mismatch}
-    return products, counts
+def _without_trace(estimator: str) -> str:
+    """Return `splice` of `splice(λ)`; refuse a λ outside 0 to 1."""
+    found = re.fullmatch(r"splice\((.*)\)", estimator)
+    if found is None:
+        return estimator
+    if not re.fullmatch(r"0?\.\d+|[01](\.0*)?", found[1]):
+        raise ParameterError("--estimators", f"no discount of splice in {estimator}", found=found[1], expected="a number from 0 to 1")
+    return "splice"
 
 
-def _table(products: dict[Method, HalfProducts], params: Params) -> pl.DataFrame:
-    reference = products["any", "uniform"]
-    size = len(reference.u_a_u_b)
-    generator = seeding.generator(params.train.seed, "gradient audit bootstrap")
-    resamples = Resamples(size, params.evaluate.bootstrap, generator)
-    weights = gradient_agreement.resampled(size, params.evaluate.bootstrap, generator)
+def _table(methods: Sequence[Method], found: Vectors, params: Params) -> pl.DataFrame:
+    """Return what the vectors say, as table gradient_audit."""
+    wholes = {method: gradient_noise.of_groups(found.whole(number)) for number, method in enumerate(methods)}
+    true, usual = wholes[TRUE], wholes[Method(ANY, "uniform", params.attribute.normalize)]
     rows: list[tuple[Any, ...]] = []
-    for (estimator, rule), own in products.items():
-        for name, measure in (
-            ("agreement", gradient_agreement.agreement),
-            ("agreement with GRPO", gradient_agreement.agreement_with_uniform),
-        ):
-            values, others = measure(own), measure(reference)
-            mean, over = resamples.mean(values), resamples.difference(values, others)[:4]
-            rows.append((estimator, rule, name, *mean, float(values.std(ddof=1)), *over, size))
-        for name, pooled in POOLED.items():
-            value, samples = float(pooled(own)), pooled(own, weights)
-            difference = samples - pooled(reference, weights)
-            over_uniform = (value - float(pooled(reference)), *gradient_agreement.interval(difference), None)
-            rows.append((estimator, rule, name, value, *gradient_agreement.interval(samples), None, *over_uniform, size))
-        silent = float(((own.g_a_g_a <= 0).mean() + (own.g_b_g_b <= 0).mean()) / 2)
-        rows.append((estimator, rule, "silent", silent, *[None] * 7, size))
-    cleaned = [tuple(None if isinstance(cell, float) and np.isnan(cell) else cell for cell in row) for row in rows]
-    return pl.DataFrame(cleaned, schema=GRADIENT_AUDIT.schema, orient="row")
+    for number, (method, own) in enumerate(wholes.items()):
+        alike = wholes.get(Method(ANY, "uniform", method.normalize))
+        measured = [
+            *_noise(own, true),
+            ("direction, own normalisation", None, _told(gradient_noise.direction, own, alike)),
+            ("floor", None, gradient_noise.floor(found.halves(number)) if found.has_halves and own.has_signal else None),
+        ]
+        for groups in sorted({*STEPS, params.update.groups_per_step}):
+            measured.append(("progress", groups, _told(gradient_noise.progress, own, true, groups)))
+            measured.append(("saving", groups, _told(gradient_noise.saving, own, usual, true, groups)))
+        rows += _rows(method, "all", measured, len(own.mean))
+        for kind in found.kinds:
+            part = gradient_noise.of_groups(found.of_kind(number, kind))
+            rows += _rows(method, kind, _noise(part, true), len(own.mean))
+    return pl.DataFrame(rows, schema=GRADIENT_AUDIT.schema, orient="row")
+
+
+Measured = tuple[str, int | None, NDArray[np.float64] | float | None]
+
+
+def _noise(own: Gradients, true: Gradients) -> list[Measured]:
+    """Return what is measured of all tokens and of each kind."""
+    return [
+        ("signal", None, own.significance),
+        ("squared length", None, own.signal),
+        ("noise scale", None, gradient_noise.noise_scale(own) if own.has_signal else None),
+        ("direction", None, _told(gradient_noise.direction, own, true)),
+    ]
+
+
+def _told(measure: Any, *given: Any) -> NDArray[np.float64] | None:
+    """Return the measure, or None where one of the gradients has no signal or is not there."""
+    gradients = [each for each in given if not isinstance(each, int)]
+    return measure(*given) if all(each is not None and each.has_signal for each in gradients) else None
+
+
+def _rows(method: Method, tokens: str, measured: Sequence[Measured], prompts: int) -> list[tuple[Any, ...]]:
+    rows = []
+    for name, groups, quantity in measured:
+        value, error = (None, None)
+        if isinstance(quantity, np.ndarray):
+            value, error = (number if np.isfinite(number) else None for number in gradient_noise.estimate(quantity))
+        elif quantity is not None:
+            value = quantity
+        rows.append((*method, tokens, name, groups or 0, value, error, prompts))
+    return rows

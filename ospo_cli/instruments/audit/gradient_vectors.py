@@ -1,0 +1,212 @@
+"""The gradient of each rollout group under each method, by kind of token, as vectors whose inner products are the gradients'."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ospo_cli.credit.token_kinds import KINDS
+from ospo_cli.errors import CreditError, PolicyError
+from ospo_cli.executors.progress import Progress
+from ospo_cli.layout import Layout
+from ospo_cli.maths.gradient_noise import FEWEST_PROMPTS
+from ospo_cli.params.whole import Params
+from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
+
+if TYPE_CHECKING:
+    from ospo_cli.policies.folder import LoadedPolicy
+    from ospo_cli.training.gradient_projection import Projection
+    from ospo_cli.training.rows import Rows
+    from ospo_cli.training.token_batches import Group
+
+Floats = NDArray[np.float32]
+Advantages = Mapping[str, Floats]  # rollout id -> [tokens]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Token advantages to be compared.
+
+    Attributes:
+        wholes: per set of rollout groups, one of each prompt: by method, in order.
+        halves: two such sets whose groups are independent; the same ones where a prompt has two groups; empty where none can be made.
+        kinds: rollout id -> [tokens] index into KINDS.
+    """
+
+    wholes: Sequence[Sequence[Advantages]]
+    halves: Sequence[Sequence[Advantages]]
+    kinds: Mapping[str, NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The gradients of N prompts.
+
+    Attributes:
+        by_kind: [methods, sets, N, kinds, size].
+        of_halves: [methods, 2, N, size]; None where none can be made, or where the sets are the halves.
+        kinds: names of the kinds of token that occur.
+        methods: in the order of the axis.
+    """
+
+    by_kind: Floats
+    of_halves: Floats | None
+    kinds: Sequence[str]
+
+    def whole(self, method: int) -> Floats:
+        """Return [sets, N, size] of all tokens."""
+        return np.asarray(self.by_kind[method].sum(axis=2))
+
+    def of_kind(self, method: int, kind: str) -> Floats:
+        """Return [sets, N, size] of the tokens of one kind."""
+        return np.asarray(self.by_kind[method][:, :, self.kinds.index(kind)])
+
+    @property
+    def has_halves(self) -> bool:
+        """Whether two independent gradients of each prompt are there."""
+        return self.of_halves is not None or self.by_kind.shape[1] == 2
+
+    def halves(self, method: int) -> Floats:
+        """Return [2, N, size]."""
+        return self.whole(method) if self.of_halves is None else self.of_halves[method]
+
+
+def vectors(layout: Layout, params: Params, iteration: int, rollouts: pl.DataFrame, judged: Judged) -> tuple[Vectors, dict[str, Any]]:
+    """Return the gradients under the policy that sampled, and what was counted.
+
+    Args:
+        layout, params: the project.
+        iteration: of the rollouts.
+        rollouts: table, all of them.
+        judged: the advantages; under the first method of each set an advantage of 0 says that a group's rewards are equal.
+
+    Raises:
+        CreditError: too few rollout groups, or none with differences.
+        PolicyError: the log-probabilities are not those of the policy.
+    """
+    from ospo_cli.policies.opening import load_policy
+    from ospo_cli.policies.starting_point import adapted
+    from ospo_cli.training.gradient_projection import Projection
+
+    rows = _rows(rollouts, params, iteration)
+    order = rollouts.sort("prompt_id", "sample_index")["rollout_id"].to_list()
+    wholes, halves = (_flat(sets, order, rows.lengths) for sets in (judged.wholes, judged.halves))
+    has_own_halves = len(halves) > 0 and judged.halves is not judged.wholes
+    kinds = np.concatenate([judged.kinds[name] for name in order])
+    present = np.unique(kinds).tolist()
+    groups = _in_steps(rows, wholes[:, 0], params.update.groups, iteration)
+    policy = load_policy(layout.policy(iteration - 1), params.policy.threads, trainable=True, project=layout.root)
+    policy = adapted(policy, layout.root, params.policy, params.train.seed)
+    sizes = [weight.numel() for weight in policy.model.parameters() if weight.requires_grad]
+    methods, sets = wholes.shape[1], wholes.shape[0]
+    of_group = methods * (sets * len(present) + 2 * has_own_halves)
+    projection = Projection(sizes, of_group * len(groups), params.train.seed)
+    by_kind = np.zeros((methods, sets, len(groups), len(present), projection.size), dtype=np.float32)
+    of_halves = np.zeros((methods, 2, len(groups), projection.size), dtype=np.float32) if has_own_halves else None
+    progress, mismatch = Progress(f"gradients {iteration}", len(groups), "rollout groups"), 0.0
+    for at, group in enumerate(groups):
+        places = rows.tokens_of([group])
+        gradient = _Known(policy, rows, group, params, projection)
+        mismatch = max(mismatch, _checked(gradient.mismatch, params, iteration))
+        for method in range(methods):
+            for number in range(sets):
+                for column, kind in enumerate(present):
+                    by_kind[method, number, at, column] = gradient.of(np.where(kinds[places] == kind, wholes[number, method, places], 0))
+            if of_halves is not None:
+                for half in range(2):
+                    of_halves[method, half, at] = gradient.of(halves[half, method, places])
+        progress.advance()
+    progress.close()
+    counts = {
+        "prompts": len(groups),
+        "silent_prompts": sum(not wholes[:, 0, rows.tokens_of([group])].any() for group in groups),
+        "left_out_prompts": len(rows.groups) - len(groups),
+        "logprob_mismatch": mismatch,
+        "trained_weights": sum(sizes),
+        "vector_size": projection.size,
+        "projection_error": projection.error,
+    }
+    return Vectors(by_kind, of_halves, [KINDS[kind] for kind in present]), counts
+
+
+class _Known:
+    """Vectors of one rollout group; advantages that come again are not taken through the policy again."""
+
+    def __init__(self, policy: LoadedPolicy, rows: Rows, group: Group, params: Params, projection: Projection) -> None:
+        from ospo_cli.training.group_gradient import GroupGradient
+
+        self.graph, self.projection = GroupGradient(policy, rows, group, params.update), projection
+        self.mismatch = self.graph.mismatch
+        self.found: dict[bytes, Floats] = {}
+
+    def of(self, advantages: Floats) -> Floats:
+        """Return [size] under [tokens] advantages."""
+        own = np.ascontiguousarray(advantages, dtype=np.float32)
+        key = own.tobytes()
+        if key not in self.found:
+            self.found[key] = self.projection.of(self.graph.of(own))
+        return self.found[key]
+
+
+def _checked(mismatch: float, params: Params, iteration: int) -> float:
+    if mismatch > params.update.max_logprob_mismatch:
+        raise PolicyError(
+            f"gradient audit of iteration {iteration}",
+            "the sampler's log-probabilities are not those of the policy whose gradient is taken",
+            found=f"largest difference {mismatch:.3g}",
+            expected=f"at most update.max_logprob_mismatch = {params.update.max_logprob_mismatch:g}",
+        )
+    return mismatch
+
+
+def _rows(rollouts: pl.DataFrame, params: Params, iteration: int) -> Rows:
+    """Return the rollouts as rows; their advantages are not read."""
+    from ospo_cli.training.row_building import to_rows
+
+    nothing = [[0.0] * count for count in rollouts["token_ids"].list.len().to_list()]
+    return to_rows(
+        rollouts, pl.DataFrame({"rollout_id": rollouts["rollout_id"], "advantages": nothing}, schema=TOKEN_ADVANTAGES.schema),
+        params.rollout, iteration,
+    )  # fmt: skip
+
+
+def _flat(sets: Sequence[Sequence[Advantages]], order: Sequence[str], lengths: NDArray[np.int64]) -> Floats:
+    """Return [sets, methods, tokens] advantages in the order of the rows, 0 for rollouts that a set does not hold."""
+    empty = [np.zeros(length, dtype=np.float32) for length in lengths]
+
+    def of_rows(own: Advantages) -> Floats:
+        return np.concatenate([own.get(name, nothing) for name, nothing in zip(order, empty, strict=True)])
+
+    return np.array([[of_rows(own) for own in methods] for methods in sets], dtype=np.float32)
+
+
+def _in_steps(rows: Rows, true: Floats, wanted: str, iteration: int) -> list[Group]:
+    """Return the groups that steps are made of: all, or with `groups: alive` those whose rewards differ.
+
+    Args:
+        rows: the rollouts.
+        true: [sets, tokens] advantages that are 0 where rewards are equal.
+        wanted: update.groups.
+        iteration: named in errors.
+    """
+    alive = [group for group in rows.groups if true[:, rows.tokens_of([group])].any(axis=1).all()]
+    where = f"gradient audit of iteration {iteration}"
+    if not alive:
+        raise CreditError(
+            where, "no rollout group has a gradient", found=f"{len(rows.groups)} groups of equal rewards", expected="rewards that differ"
+        )  # fmt: skip
+    chosen = alive if wanted == "alive" else rows.groups
+    if len(chosen) < FEWEST_PROMPTS:
+        raise CreditError(
+            where,
+            "too few rollout groups for a noise scale",
+            found=f"{len(chosen)} of {len(rows.groups)}",
+            expected=f"at least {FEWEST_PROMPTS}",
+            remedy="take more prompts (rollout.prompts_per_iteration, or --fresh --prompts)",
+        )
+    return list(chosen)
