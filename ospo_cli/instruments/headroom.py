@@ -25,6 +25,7 @@ from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.judgments import Prepared, read_prepared
 from ospo_cli.rewards.oracle import OracleSearch
 from ospo_cli.rewards.store.folder import Store
+from ospo_cli.rewards.unfound import say_unfound
 from ospo_cli.tables import files, parquet, placed
 from ospo_cli.tables.evaluate import DECODED
 from ospo_cli.tables.headroom import HEADROOM, HEADROOM_QUERIES
@@ -127,6 +128,7 @@ def headroom(
         reward = JudgedReward(tables, params, retriever=name, metric=request.metric or None, cache=layout.cache, store=store)
         found = _systems(reward, tables.documents, chosen, answers, params, request)
         raw = found[RAW_QUERY][1]
+        say_unfound("headroom", reward, ids, chosen["query"].to_list(), raw)
         for system, (queries, values) in found.items():
             mean = draws.mean(values)
             against: tuple[float | None, ...] = (None,) * 5

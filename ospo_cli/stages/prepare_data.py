@@ -18,6 +18,7 @@ from ospo_cli.params.train import Train
 from ospo_cli.sources import opening
 from ospo_cli.sources.base import SourceData
 from ospo_cli.sources.pools import sampled_pools
+from ospo_cli.sources.query_text import query_text
 from ospo_cli.sources.splits import assign_splits
 from ospo_cli.tables import files, parquet
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS, TEACHER_PAIRS
@@ -108,6 +109,7 @@ def prepare(data: SourceData, params: PrepareData, seed: int, folding: str = STA
     qrels = qrels.join(prompts, on="prompt_id", how="semi").sort("prompt_id", "doc_id")
     pools, filled = _pools(data, documents, prompts, qrels, params, seed)
     pairs, foreign = _train_pairs(data.teacher_pairs, prompts)
+    text = query_text(documents, prompts, qrels, pools, folding)
     sizes = prompts["split"].value_counts()
     counts = {
         "documents": documents.height,
@@ -136,6 +138,8 @@ def prepare(data: SourceData, params: PrepareData, seed: int, folding: str = STA
         "cut by seed": splits["cut by seed"],
         "leak check": splits["leak check"],
         "pools": filled,
+        "text": text.card(),
+        "warnings": text.warnings(),
     }
     return Prepared(documents, prompts.select(list(PROMPTS.schema)), qrels, pools, pairs, card)
 
@@ -149,6 +153,7 @@ def _in_words(card: dict[str, Any]) -> str:
     if dropped:
         lines.append(f"left out: {'; '.join(dropped)}")
     lines += [note for note in card["notes"] if note.startswith("prepare_data.")]  # what the user's own names were applied to
+    lines += card["warnings"]
     empty = [name for name, count in splits if not count]
     if empty:
         lines.append(f"no prompt in split {' and '.join(empty)}: nothing can be trained on or evaluated there (card.json says why)")

@@ -27,6 +27,7 @@ from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.judged_reward import Sections as RewardSections
 from ospo_cli.rewards.opening import open_reward
 from ospo_cli.rewards.spliced_values import SplicedTable, answer_groups, group_games, numbered_segments, precedence_of
+from ospo_cli.rewards.unfound import say_unfound
 from ospo_cli.tables import files, parquet, placed
 from ospo_cli.tables.rollout import read_rollouts
 from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS, SPLICED_VALUES
@@ -61,6 +62,9 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     _check_segments(rollouts, segments, made_by=SEGMENTS.command(iteration))
     settings = params.score_coalitions
     index_seconds = time.monotonic() - start_seconds
+    if iteration == 1 and getattr(reward.retriever, "reads_words_alone", False):  # others may be slow, or ask a server
+        prompt_ids = rollouts["prompt_id"].unique().sort().to_list()
+        say_unfound("score-coalitions", reward, prompt_ids, [reward.raw_query(prompt_id) for prompt_id in prompt_ids])
 
     is_quick = takes_parts(reward, settings) and _is_light(settings)
     batch = _batch(rollouts, segments, settings, reward.words)

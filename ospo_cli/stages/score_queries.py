@@ -11,6 +11,7 @@ from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.judged_reward import Sections as Reads
 from ospo_cli.rewards.judgments import read_prepared
 from ospo_cli.rewards.store.folder import Store
+from ospo_cli.rewards.unfound import say_unfound
 from ospo_cli.tables import placed
 from ospo_cli.tables.score_queries import RAW_QUERY_VALUES
 
@@ -24,6 +25,8 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     reward = JudgedReward(tables, params, cache=layout.cache, store=Store(layout.store))
     values = score_queries(tables.prompts, reward)
     placed.write(values, RAW_QUERY_VALUES, layout)
+    raw = tables.prompts.select("prompt_id", "query").to_dict(as_series=False)
+    say_unfound("score-queries", reward, raw["prompt_id"], raw["query"], values["value"].to_numpy())
     reward.tally.report("score-queries")
     return {"prompts": values.height, "mean_value": values["value"].mean()}
 

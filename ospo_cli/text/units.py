@@ -33,7 +33,7 @@ def unit_spans(text: str, start: int, end: int) -> list[tuple[int, int]]:
     >>> [text[first:last] for first, last in unit_spans(text, 0, len(text))]
     ['女性用の', '長い', '防水', 'スマホケース', '15', '台']
     """
-    if not _HAS_NO_BLANKS.search(text, start, end):
+    if _HAS_NO_BLANKS.search(text, start, end) is None:
         return [(start, end)]
     borders = [start]
     for found in _runs().finditer(text, start, end):
@@ -47,6 +47,11 @@ def unit_spans(text: str, start: int, end: int) -> list[tuple[int, int]]:
             size, larger = divmod(len(syllables), count)
             borders += [syllables[at] for at in accumulate(size + (index < larger) for index in range(count - 1))]
     return list(pairwise([*dict.fromkeys(borders), end]))
+
+
+def has_no_blanks(text: str) -> bool:
+    """Tell whether a text holds a letter of a script that is written without blanks."""
+    return _HAS_NO_BLANKS.search(text) is not None
 
 
 def is_foreign(word: str) -> bool:
