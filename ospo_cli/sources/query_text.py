@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -33,13 +34,14 @@ class QueryText:
     wordless: int | None
     example: str
 
-    def card(self) -> dict[str, int | str]:
-        """Return what the card of a data set holds."""
-        return {
+    def card(self) -> dict[str, Any]:
+        """Return what the card of a data set holds: numbers, and the warnings."""
+        numbers = {
             "queries that the English grammar of phrases cannot read": self.unread,
             "queries in scripts without blanks": self.without_blanks,
             "queries that share no word with a candidate": "a tenth or less" if self.wordless is None else self.wordless,
         }
+        return {"text": numbers, "warnings": self.warnings()}
 
     def warnings(self) -> list[str]:
         """Return what a person should know, a line each."""

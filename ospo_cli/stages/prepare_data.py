@@ -109,7 +109,6 @@ def prepare(data: SourceData, params: PrepareData, seed: int, folding: str = STA
     qrels = qrels.join(prompts, on="prompt_id", how="semi").sort("prompt_id", "doc_id")
     pools, filled = _pools(data, documents, prompts, qrels, params, seed)
     pairs, foreign = _train_pairs(data.teacher_pairs, prompts)
-    text = query_text(documents, prompts, qrels, pools, folding)
     sizes = prompts["split"].value_counts()
     counts = {
         "documents": documents.height,
@@ -138,8 +137,7 @@ def prepare(data: SourceData, params: PrepareData, seed: int, folding: str = STA
         "cut by seed": splits["cut by seed"],
         "leak check": splits["leak check"],
         "pools": filled,
-        "text": text.card(),
-        "warnings": text.warnings(),
+        **query_text(documents, prompts, qrels, pools, folding).card(),
     }
     return Prepared(documents, prompts.select(list(PROMPTS.schema)), qrels, pools, pairs, card)
 

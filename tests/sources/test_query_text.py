@@ -26,14 +26,14 @@ def test_queries_without_a_word_of_any_product_are_counted_and_the_first_is_name
     found = text_of(titles, queries, judged=[("q0", "a"), ("q9", "a")])
     assert (found.wordless, found.example) == (2, "parka")
     assert found.warnings()[0].startswith("2 of 10 queries (20%) share no word with any of their candidates, such as 'parka'")
-    assert found.card()["queries that share no word with a candidate"] == 2
+    assert found.card()["text"]["queries that share no word with a candidate"] == 2
 
 
 def test_a_tenth_is_not_too_many():
     queries = {f"q{number}": "coat" for number in range(9)} | {"q9": "parka"}
     found = text_of({"a": "red wool coat"}, queries)
     assert (found.wordless, found.warnings()) == (None, [])
-    assert found.card()["queries that share no word with a candidate"] == "a tenth or less"
+    assert found.card()["text"]["queries that share no word with a candidate"] == "a tenth or less"
 
 
 def test_only_the_pool_is_looked_at_where_there_is_one():
