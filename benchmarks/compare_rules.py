@@ -4,15 +4,16 @@ Run: python benchmarks/compare_rules.py FOLDER [--seeds 0 1 2] [--methods unifor
      python benchmarks/compare_rules.py FOLDER --preset smollm2-movies --inputs movies --learning-rates 2e-4 --methods …
 
 FOLDER keeps one project per seed and method; run it again and only what is missing is computed. Every seed is a warm start and a training
-of its own (of the demo: a shop too). A method is RULE, ESTIMATOR+RULE, or ospo-prop or ospo-rank for all that the paper says of credit
-(section attribute of that algorithm); the first is what the others are compared with. --inputs is a folder whose content every project
-needs (a catalogue, data/pretrained); it is linked, not copied. Of each method the learning rate with the best reward in the last
-iteration's rollouts is compared (train prompts: held-out prompts choose nothing); all of them stand below. From two seeds on the first
-table compares trainings: 95 % t intervals over seeds and prompts with their degrees of freedom (maths/over_trainings.py), ± the standard
-deviation over seeds. The table "over prompts" says what other prompts would have given for these trained policies, and nothing of other
-trainings; of seeds with the same held-out prompts (not the demo's) a prompt's value is its mean over the seeds. Holm: adjusted for all
-comparisons of the table. "could show": the smallest true difference that this design shows four times in five. Curves: mean reward of the
-rollouts, in tenths of the training, against the tokens sampled and the minutes of processor time from rollout to update. --curves FILE.svg
+of its own (of the demo: a shop too). A method is RULE, ESTIMATOR+RULE (as in splice+none), or ospo-prop or ospo-rank for all that the
+paper says of credit (section attribute of that algorithm); the first is what the others are compared with. --inputs is a folder whose
+content every project needs (a catalogue, data/pretrained); it is linked, not copied. Of each method the learning rate with the best
+reward in the last iteration's rollouts is compared (train prompts: held-out prompts choose nothing); all of them stand below. From two
+seeds on the first table compares trainings: 95 % t intervals over seeds and prompts with their degrees of freedom
+(maths/over_trainings.py), ± the standard deviation over seeds. The table "over prompts" says what other prompts would have given for these
+trained policies, and nothing of other trainings; of seeds with the same held-out prompts (not the demo's) a prompt's value is its mean
+over the seeds. Holm: adjusted for all comparisons of the table. "could show": the smallest true difference that this design shows four
+times in five. Curves: mean reward of the rollouts, in tenths of the training, against the tokens sampled and the minutes of processor time
+from rollout to update. --curves FILE.svg
 draws them. --outcomes FOLDER keeps each project's values as a small Parquet file, and takes them from there where FOLDER has no such
 project: seeds may be added later or elsewhere.
 """
@@ -36,6 +37,7 @@ import polars as pl
 from ospo_cli import presets
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
+from ospo_cli.maths.group_game import GROUP_GAMES
 from ospo_cli.maths.over_trainings import TrainingDifference, over_trainings
 from ospo_cli.maths.statistics import PairedDifference, Resamples, holm
 from ospo_cli.params.whole import Params
@@ -99,13 +101,16 @@ def settings(options: argparse.Namespace, seed: int, method: str, rate: float) -
     else:
         estimator, _, rule = method.rpartition("+")
         changes = {"rule": rule, "estimator": estimator or "myerson"}
-    attribute = dataclasses.replace(values.attribute, **changes)
+    attribute, scoring = dataclasses.replace(values.attribute, **changes), values.score_coalitions
+    if attribute.estimator in GROUP_GAMES:
+        scoring = dataclasses.replace(scoring, estimators=[attribute.estimator], families=[])
     every = max(1, values.train.iterations // options.evaluations)
     return dataclasses.replace(
         values,
         train=dataclasses.replace(values.train, seed=seed),
         policy=dataclasses.replace(values.policy, threads=options.threads or values.policy.threads),
         attribute=attribute,
+        score_coalitions=scoring,
         update=dataclasses.replace(values.update, learning_rate=rate),
         evaluate=dataclasses.replace(values.evaluate, every=every, retrievers=[values.score_coalitions.retriever]),
     )

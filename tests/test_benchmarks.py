@@ -78,3 +78,13 @@ def test_what_benchmarks_draw_is_svg_with_a_line_per_kind(tmp_path):
 def test_reading_text_is_measured_by_script():
     lines = run("words.py", "--texts", 3)
     assert [line.split()[0].strip(",") for line in lines] == ["English", "German", "Japanese", "Chinese", "Thai"]
+
+
+def test_the_group_game_beside_myerson(tmp_path):
+    from tests.stages.test_group_game import changed, project
+
+    measured = runpy.run_path(str(ROOT / "benchmarks" / "group_game.py"))["measured"]
+    found = {row["case"]: row for row in measured(project(tmp_path), changed(), 1, groups=3, rounds=1).iter_rows(named=True)}
+    assert found["myerson"]["spliced"] == found["answers alone"]["spliced"] == 0
+    assert found["splice, batch"]["spliced"] > found["splice, batch"]["spliced_distinct"] > 0
+    assert found["myerson"]["rollouts"] == 12

@@ -25,7 +25,9 @@ from ospo_cli.tables.segment import SEGMENTS
 from ospo_cli.text.close_names import closest, did_you_mean
 from ospo_cli.text.visible import visible
 
-_CREDIT_TABLES = ("rollouts", "segments", "rewards", "coalition_values", "attributions", "interactions", "token_advantages")
+_CREDIT_TABLES = (
+    "rollouts", "segments", "rewards", "coalition_values", "spliced_values", "attributions", "interactions", "token_advantages",
+)  # fmt: skip
 _CELL = 36
 _LINE = 120  # rows that need more are shown column by column
 _RECORD = 160

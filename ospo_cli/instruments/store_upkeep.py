@@ -25,7 +25,7 @@ from ospo_cli.rewards.store.book import Book
 from ospo_cli.rewards.store.folder import Store, Summary, superfluous
 from ospo_cli.tables import files, parquet
 from ospo_cli.tables.rollout import ROLLOUTS
-from ospo_cli.tables.score_coalitions import COALITION_VALUES
+from ospo_cli.tables.score_coalitions import COALITION_VALUES, SPLICED_VALUES
 from ospo_cli.tables.store import STORED_VALUES
 
 # Two ways to the same metric agree far better than this; an engine that answers otherwise now does not.
@@ -215,8 +215,9 @@ def _reward(layout: Layout, params: Params, retriever: str) -> JudgedReward:
 def _scored_pairs(layout: Layout) -> Iterator[pl.DataFrame]:
     for path in sorted(layout.iteration(0, "x").parent.parent.glob("*/coalition_values.parquet")):
         rollouts = parquet.read(path.parent / "rollouts.parquet", ROLLOUTS).select("rollout_id", "prompt_id")
-        values = parquet.read(path, COALITION_VALUES).select("rollout_id", "query")
-        yield values.join(rollouts, on="rollout_id").select("prompt_id", "query")
+        for table in (COALITION_VALUES, SPLICED_VALUES):
+            if (own := path.with_name(f"{table.name}.parquet")).is_file():
+                yield parquet.read(own, table).select("rollout_id", "query").join(rollouts, on="rollout_id").select("prompt_id", "query")
 
 
 def _named(book: Summary) -> list[str]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from ospo_cli.maths.group_game import GROUP_GAMES, SPLICE, SWAP, Flags, Precedence, continuations
 from ospo_cli.rewards.answers import TextScorer
+from ospo_cli.rewards.coalition_values import takes_parts
 from ospo_cli.tables.score_coalitions import SPLICED_VALUES
-from ospo_cli.text.coalition_text import coalition_texts
+from ospo_cli.text.coalition_text import Runs, coalition_texts, runs_of, segment_words
 from ospo_cli.text.words import Reader
 
 if TYPE_CHECKING:
@@ -68,47 +71,70 @@ class SplicedTable:
         self.scorer = scorer
         self._prompt_ids: list[str] = []  # of each distinct text of a prompt
         self._texts: list[str] = []
+        self._members: list[list[int]] = []  # segments of each text, as places among all segments of its rollout group
+        self._groups: list[tuple[Sequence[Answer], int, int]] = []  # answers, first text and the one behind the last
         self._rows: list[tuple[str, str, int, str, int]] = []  # rollout, game, place, other, text
 
     def ask(self, answers: Sequence[Answer], games: Sequence[str], precedence: Precedence | None) -> None:
         """Add the texts of a rollout group; by index where there is no precedence."""
         text_of: dict[str, int] = {}
-        slices = [_Slices(answer) for answer in answers]
+        first = len(self._texts)
+        begins = np.cumsum([0, *(len(answer.spans) for answer in answers)]).tolist()
+        slices = [_Slices(answer, begin) for answer, begin in zip(answers, begins, strict=False)]
         after = continuations([answer.said for answer in answers], precedence)
 
-        def keep(game: str, answer: Answer, place: int, other: Answer, parts: tuple[str, ...]) -> None:
-            text = " ".join(part for part in parts if part)
+        def keep(game: str, place: int, own: _Slices, other: _Slices, *parts: _Part) -> None:
+            text = " ".join(part.text for part in parts if part.text)
             if text not in text_of:
                 text_of[text] = len(self._texts)
                 self._texts.append(text)
-                self._prompt_ids.append(answer.prompt_id)
-            self._rows.append((answer.rollout_id, game, place, other.rollout_id, text_of[text]))
+                self._prompt_ids.append(own.answer.prompt_id)
+                self._members.append([member for part in parts for member in part.members])
+            self._rows.append((own.answer.rollout_id, game, place, other.answer.rollout_id, text_of[text]))
 
-        for index, (answer, own) in enumerate(zip(answers, slices, strict=True)):
-            n = len(answer.spans)
-            for number, (other, theirs) in enumerate(zip(answers, slices, strict=True)):
-                if number == index:
-                    continue
-                suffixes = [points[number] for points in after[index]]
-                if SPLICE in games:
-                    for place, kept in enumerate(suffixes):
-                        keep(SPLICE, answer, place, other, (own.run(0, place), theirs.chosen(kept)))
-                if SWAP in games:
-                    for place in range(n):
-                        behind = answer.said[place + 1 :] if precedence is not None else []
-                        instead = theirs.chosen(_first(suffixes[place], other.said, behind))
-                        keep(SWAP, answer, place, other, (own.run(0, place), instead, own.run(place + 1, n)))
-                    keep(SWAP, answer, n, other, (own.run(0, n), theirs.chosen(suffixes[n])))
+        for (index, own), (number, other) in permutations(enumerate(slices), 2):
+            n, suffixes = len(own.answer.spans), [points[number] for points in after[index]]
+            if SPLICE in games:
+                for place, kept in enumerate(suffixes):
+                    keep(SPLICE, place, own, other, own.run(0, place), other.chosen(kept))
+            if SWAP in games:
+                for place in range(n):
+                    behind = own.answer.said[place + 1 :] if precedence is not None else []
+                    instead = other.chosen(_first(suffixes[place], other.answer.said, behind))
+                    keep(SWAP, place, own, other, own.run(0, place), instead, own.run(place + 1, n))
+                keep(SWAP, n, own, other, own.run(0, n), other.chosen(suffixes[n]))
+        self._groups.append((answers, first, len(self._texts)))
 
     def frame(self) -> pl.DataFrame:
         """Score the texts; return the table."""
         queries = [self.scorer.reward.compose(prompt_id, text) for prompt_id, text in zip(self._prompt_ids, self._texts, strict=True)]
-        parts = self.scorer.parts(self._prompt_ids, queries, self._texts)
+        known = self._by_parts() if takes_parts(self.scorer.reward, self.scorer.settings) else None
+        parts = self.scorer.parts(self._prompt_ids, queries, self._texts, known)
         values = {name: getattr(parts, name) for name in ("retrieval", "length", "repetition")} | parts.further
         distinct = pl.DataFrame({"query": pl.Series(queries, dtype=pl.String), "spliced_value": parts.value} | values)
         key = {name: SPLICED_VALUES.schema[name] for name in SPLICED_VALUES.key}
         named = pl.DataFrame(self._rows, schema={**key, "text": pl.UInt32}, orient="row")
         return pl.concat([named.drop("text"), distinct[named["text"]]], how="horizontal")
+
+    def _by_parts(self) -> NDArray[np.float64]:
+        # The metric of groups whose texts have the words of their segments, NaN where it has to be found by the text.
+        found = np.full(len(self._texts), np.nan)
+        chosen = []
+        for answers, first, last in self._groups:
+            if last > first and all(segment_words(answer.completion, answer.spans) is not None for answer in answers):
+                segments = [answer.completion[begin:end] for answer in answers for begin, end in answer.spans]
+                present = np.zeros((last - first, len(segments)), dtype=bool)
+                sizes = [len(members) for members in self._members[first:last]]
+                present[np.repeat(np.arange(last - first), sizes), np.concatenate(self._members[first:last]).astype(np.int64)] = True
+                chosen.append((answers[0].prompt_id, segments, present, first, last))
+        if chosen:
+            prompt_ids, parts, held, _, _ = zip(*chosen, strict=True)
+            values = self.scorer.reward.coalition_values(prompt_ids, parts, held)
+            row = 0
+            for _, _, _, first, last in chosen:
+                found[first:last] = values[row : row + last - first]
+                row += last - first
+        return found
 
 
 def _first(kept: Flags, said: Sequence[int], behind: Sequence[int]) -> Flags:
@@ -118,23 +144,35 @@ def _first(kept: Flags, said: Sequence[int], behind: Sequence[int]) -> Flags:
     return found
 
 
+@dataclass(frozen=True)
+class _Part:
+    # A part of an answer: its text, and its segments as places among those of the rollout group.
+    text: str
+    members: Sequence[int]
+
+
 class _Slices:
-    """Texts of parts of an answer, as coalitions' texts are made, each made once."""
+    """Parts of an answer; their texts are made as coalitions' texts are, each once."""
 
-    def __init__(self, answer: Answer) -> None:
-        self.answer = answer
-        self._known: dict[tuple[tuple[int, int], ...], str] = {}
+    def __init__(self, answer: Answer, begin: int) -> None:
+        self.answer, self._begin = answer, begin
+        self._known: dict[bytes | tuple[int, int], _Part] = {}
 
-    def run(self, first: int, last: int) -> str:
-        """Return the text of segments first to last - 1."""
-        return self._text(((first, last),) if last > first else ())
+    def run(self, first: int, last: int) -> _Part:
+        """Return segments first to last - 1."""
+        found = self._known.get((first, last))
+        if found is None:
+            found = self._known[first, last] = self._part([(first, last)] if last > first else [])
+        return found
 
-    def chosen(self, kept: Flags) -> str:
-        """Return the text of the segments that are kept."""
-        edges = np.flatnonzero(np.diff(kept, prepend=False, append=False)).tolist()
-        return self._text(tuple(zip(edges[::2], edges[1::2], strict=True)))
+    def chosen(self, kept: Flags) -> _Part:
+        """Return the segments that are kept."""
+        key = kept.tobytes()
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._part(runs_of("".join("01"[flag] for flag in key)))
+        return found
 
-    def _text(self, runs: tuple[tuple[int, int], ...]) -> str:
-        if runs not in self._known:
-            self._known[runs] = coalition_texts(self.answer.completion, self.answer.spans, [runs])[0] if runs else ""
-        return self._known[runs]
+    def _part(self, runs: Runs) -> _Part:
+        text = coalition_texts(self.answer.completion, self.answer.spans, [runs])[0]
+        return _Part(text, [self._begin + place for first, last in runs for place in range(first, last)])

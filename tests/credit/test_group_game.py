@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from ospo_cli.maths.group_credit import group_credit, token_advantages
 from ospo_cli.maths.group_game import Precedence, continuations
+from ospo_cli.params.score_coalitions import ScoreCoalitions
 from ospo_cli.rewards.answers import Parts
 from ospo_cli.rewards.spliced_values import Answer, SplicedTable
 from tests.maths.flat_rows import OUTSIDE, token_map
@@ -24,7 +25,9 @@ Worth = Callable[[Said], float]
 
 
 class Scorer:
-    """Scores a text by its words."""
+    """Scores a text by its words; stands for the reward, too."""
+
+    takes_parts, settings = False, ScoreCoalitions()
 
     def __init__(self, worth: Worth) -> None:
         self.worth, self.reward, self.asked = worth, self, 0
@@ -32,7 +35,7 @@ class Scorer:
     def compose(self, prompt_id: str, text: str) -> str:
         return text
 
-    def parts(self, prompt_ids: Sequence[str], queries: Sequence[str], texts: Sequence[str]) -> Parts:
+    def parts(self, prompt_ids: Sequence[str], queries: Sequence[str], texts: Sequence[str], known: None) -> Parts:
         self.asked += len(texts)
         nothing = np.zeros(len(texts))
         return Parts(nothing, nothing, nothing, np.array([self.worth(tuple(text.split())) for text in texts]), {})

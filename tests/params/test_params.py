@@ -51,7 +51,7 @@ def test_a_mapping_that_lacks_a_name_is_refused():
         ("train", "iterations", True, "wrong type"),
         ("train", "iterations", -1, "out of range"),
         ("rollout", "temperature", float("nan"), "not a finite number"),
-        ("attribute", "rule", "grpo", "unknown value.*expected uniform, proportional"),
+        ("attribute", "rule", "grpo", "unknown value.*expected none, uniform, proportional"),
         ("evaluate", "retrievers", ["bm25", 3], "wrong type"),
         ("attribute", "clip", -2.0, "out of range"),
         ("update", "learning_rate", 1e300, "out of range"),

@@ -73,6 +73,17 @@ def test_each_spliced_text_is_worth_what_it_is_worth_alone(pooled: bool, alignme
     assert table["spliced_value"].to_numpy() == pytest.approx(weighted.to_numpy(), abs=1e-12)
 
 
+@pytest.mark.parametrize("scoring", [{}, {"calls": "one-by-one"}, {"composition": "append"}])
+def test_segments_and_texts_give_the_same_values_bit_for_bit(monkeypatch, scoring: dict[str, Any]) -> None:
+    # Repeated segments, words that are not ASCII, and a number that goes on in the next segment.
+    odd = [rollout("p0", 0, ["red", "red", "wool coat"]), rollout("p0", 1, ["crème", "red"]), rollout("p1", 0, ["coat", "belt", "coat"])]
+    rows = [*odd, *(row for row in sampled_rows() if row[0].rollout_id not in {each[0].rollout_id for each in odd})]
+    params = changed({"alignment": "index", "repetition_weight": 0.0} | scoring)
+    quick = scored(params, rows).spliced_values
+    monkeypatch.setattr("ospo_cli.rewards.spliced_values.takes_parts", lambda reward, settings: False)
+    assert scored(params, rows).spliced_values.equals(quick)
+
+
 def test_the_first_place_is_the_other_answer_and_the_last_the_own_one_where_the_other_says_nothing_more() -> None:
     found = scored(changed({"alignment": "index"}))
     reward = dict(found.rewards.with_columns(v=pl.col("reward") - 0.1 * pl.col("format")).select("rollout_id", "v").iter_rows())
@@ -121,6 +132,20 @@ def test_swap_gives_each_segment_the_answer_less_itself_with_the_others_segment(
     compared = result.attributions.join(expected, on=["rollout_id", "segment_index"])
     assert compared.height > 20
     assert compared["share"].to_numpy() == pytest.approx(compared["gain"].to_numpy(), abs=1e-12)
+
+
+def test_under_swap_too_stopping_is_worth_what_the_answer_has_over_itself_going_on_as_the_others_do() -> None:
+    params = changed(estimator="swap", normalize="none")
+    tables = scored(params)
+    length = tables.segments.group_by("rollout_id").agg(place=pl.len().cast(pl.Int32))
+    rewards = tables.rewards.select("rollout_id", "reward", form=0.1 * pl.col("format"))
+    goes_on = tables.spliced_values.filter(game="swap").join(length, on=["rollout_id", "place"])
+    goes_on = goes_on.join(rewards.select(pl.col("rollout_id").alias("other_rollout_id"), "form"), on="other_rollout_id")
+    expected = goes_on.group_by("rollout_id").agg(on=(pl.col("spliced_value") + pl.col("form")).mean()).join(rewards, on="rollout_id")
+    found = advantages(credited(params, tables))
+    ended = dict(tables.rollouts.filter(finish_reason="stop").select("rollout_id", "finish_reason").iter_rows())
+    for rollout_id, on, reward in expected.filter(pl.col("rollout_id").is_in(list(ended))).select("rollout_id", "on", "reward").iter_rows():
+        assert found[rollout_id][-1] == pytest.approx(reward - on, abs=1e-6)
 
 
 @pytest.mark.parametrize("game", list(GROUP_GAMES))
@@ -244,11 +269,23 @@ def test_values_of_another_iteration_are_refused(column: str) -> None:
         credited(changed(), dataclasses.replace(tables, spliced_values=renamed))
 
 
-def test_places_that_an_answer_does_not_have_are_refused() -> None:
+def longer(tables: attribute.Scored) -> pl.DataFrame:
+    return tables.spliced_values.with_columns(place=pl.col("place") + 1)
+
+
+def another_groups_answer(tables: attribute.Scored) -> pl.DataFrame:
+    return tables.spliced_values.with_columns(pl.col("other_rollout_id").str.replace(":p1:", ":p2:"))
+
+
+def itself(tables: attribute.Scored) -> pl.DataFrame:
+    return tables.spliced_values.with_columns(other_rollout_id=pl.col("rollout_id")).unique(["rollout_id", "game", "place"])
+
+
+@pytest.mark.parametrize("change", [longer, another_groups_answer, itself])
+def test_places_and_answers_that_a_rollout_group_does_not_have_are_refused(change: Any) -> None:
     tables = scored(changed())
-    longer = tables.spliced_values.with_columns(place=pl.col("place") + 1)
     with pytest.raises(CreditError, match="holds a place or another answer that the rollout group does not have"):
-        credited(changed(), dataclasses.replace(tables, spliced_values=longer))
+        credited(changed(), dataclasses.replace(tables, spliced_values=change(tables)))
 
 
 @pytest.mark.parametrize(

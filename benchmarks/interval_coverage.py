@@ -1,6 +1,6 @@
 """How often 95 % intervals hold the true mean: differences between trainings, and means of few or rarely different values.
 
-Run: python benchmarks/coverage.py [--repetitions 1000]
+Run: python benchmarks/interval_coverage.py [--repetitions 1000]
 
 Simulated differences are like those of nDCG between two policies: of two in three prompts nearly 0. "spread" is the standard deviation
 between seeds; "shared" that of what a prompt does under every seed, "rest" that of what it does under one. Columns: over prompts alone (a
