@@ -216,6 +216,32 @@ def keep(
         print_comparison(found)
 
 
+@app.command("experiment", rich_help_panel=LOOKING)
+def experiment(
+    file: Annotated[Path, typer.Argument(help="YAML file of tasks, methods, seeds and learning rates (docs/experiments.md).")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of projects, outcomes and page.", show_default="FILE's name")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Trainings at once, each a process.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what is done and what would run.")] = False,
+    tables_only: Annotated[bool, typer.Option("--tables", help="Train nothing; tables from the outcomes that are there.")] = False,
+) -> None:
+    """Compare methods over tasks and seeds: run what is missing, print tables with intervals over seeds and prompts, write a page."""
+    from ospo_cli import presets
+    from ospo_cli.instruments.experiment import command
+    from ospo_cli.instruments.experiment.plan import Doors
+
+    doors, folder = Doors(presets.load, presets.algorithm_row), out or file.with_suffix("")
+    if dry_run:
+        for place, state in command.outlook(file, folder, doors):
+            typer.echo(f"{place}: {state}")
+        return
+    absent = command.execute(file, folder, doors, jobs, runs=not tables_only)
+    say("experiment", f"wrote {folder / 'experiment.html'}")
+    if absent and not tables_only:
+        raise OspoError(
+            folder, f"{len(absent)} trainings failed", found=absent[0], remedy="see their run.log; the same command tries them again"
+        )
+
+
 @app.command("tables", rich_help_panel=LOOKING)
 def tables() -> None:
     """Print the reference of all tables (Markdown), from their declarations."""
