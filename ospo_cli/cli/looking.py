@@ -113,6 +113,28 @@ def audit(
     _audit_written(layout.iteration(iteration, "audit.parquet"))
 
 
+@app.command("advise", rich_help_panel=LOOKING)
+def advise(
+    iteration: Annotated[int, typer.Option("--iter", "-k", min=1, help="Iteration whose gradients are read, or audited first.")],
+    prompts: Annotated[int, typer.Option("--prompts", min=1, help="Most rollout groups, where they are audited first.")] = 128,
+    project: Project = HERE,
+    wait: Wait = False,
+) -> None:
+    """Say which groups per step, batches, epochs and learning rate to try, from the noise of the gradients (docs/planning.md)."""
+    from ospo_cli.instruments import advise as stage
+
+    layout, parameters = opened(project)
+    with alone(project, "advise", wait):
+        stage.check(parameters)
+        if not stage.is_measured(layout, parameters, iteration):
+            from ospo_cli.instruments.audit import gradients as gradient_audit
+
+            gradient_audit.execute(layout, parameters, iteration, gradient_audit.Request(prompts))
+        table = stage.execute(layout, parameters, iteration)
+    stage.print_result(table)
+    say("advise", f"wrote {layout.iteration(iteration, 'advice.parquet')}")
+
+
 def _audit_written(path: Path) -> None:
     say("audit", f"wrote {path}, {path.stem}_metrics.json; `ospo report` puts it on the page")
 

@@ -13,7 +13,7 @@ from ospo_cli.maths import seeding
 from ospo_cli.training.group_gradient import Gradient
 
 # All vectors together, as float32; a projection is as long as fits, within these bounds.
-BYTES = 1 << 28
+BYTES = 1 << 29
 SHORTEST, LONGEST = 1 << 10, 1 << 16
 
 

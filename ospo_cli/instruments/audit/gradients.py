@@ -32,7 +32,8 @@ from ospo_cli.tables.segment import SEGMENTS
 from ospo_cli.text.close_names import unknown_name
 
 # Of params.yaml, what the result depends on besides the prepared tables, the rollouts and the policy.
-SECTIONS = ("train.seed", "rollout", "segment", "retrieval", "score_coalitions", "attribute", "update", "policy")
+_OF_UPDATE = ("update.groups", "update.groups_per_step", "update.aggregation", "update.trace")
+SECTIONS = ("train.seed", "rollout", "segment", "retrieval", "score_coalitions", "attribute", "policy", *_OF_UPDATE)
 PREPARED = ("documents", "prompts", "qrels", "pools")
 PROMPTS = 128
 STEPS = (1, 4, 16, 64)

@@ -1,0 +1,118 @@
+"""Advice from a gradient audit that stands: what is written, what it says, and what it refuses."""
+
+import dataclasses
+import io
+import json
+
+import polars as pl
+import pytest
+
+from ospo_cli.errors import CreditError, MissingInputError, ParameterError
+from ospo_cli.instruments import advise
+from ospo_cli.layout import Layout
+from ospo_cli.params.whole import Params
+from ospo_cli.report import staleness
+from ospo_cli.tables import parquet, placed
+from ospo_cli.tables.advise import ADVICE
+from ospo_cli.tables.audit import GRADIENT_AUDIT
+
+
+def audited(root, scale=97.0, floor=14.5, params=None, error=16.0):
+    """Write a gradient audit of made-up numbers; return its project."""
+    layout, params = Layout(root), params or Params()
+    layout.iteration(1, "x").parent.mkdir(parents=True)
+    rows = []
+    for estimator, rule in (("any", "uniform"), (params.attribute.estimator, params.attribute.rule)):
+        rows += [
+            (estimator, rule, params.attribute.normalize, "all", "signal", 0, 9.0 if scale else 0.5, None, 128),
+            (estimator, rule, params.attribute.normalize, "all", "noise scale", 0, scale, error if scale else None, 128),
+            (estimator, rule, params.attribute.normalize, "all", "floor", 0, floor, None if floor is None else 3.0, 128),
+            (estimator, rule, params.attribute.normalize, "stop", "noise scale", 0, 1.0, 0.1, 128),
+        ]
+    path = layout.iteration(1, "gradient_audit.parquet")
+    parquet.write(pl.DataFrame(rows, schema=GRADIENT_AUDIT.schema, orient="row"), path, GRADIENT_AUDIT)
+    metrics = {
+        "tables": staleness.fingerprints(layout, params, [path], []),
+        "inputs": staleness.fingerprints(layout, params, [], ["attribute", "update.groups_per_step"]),
+    }
+    layout.iteration(1, "gradient_audit_metrics.json").write_text(json.dumps(metrics))
+    return layout, params
+
+
+def test_the_demos_figures_give_the_regime_that_was_found_by_training(tmp_path):
+    layout, params = audited(tmp_path)
+    found = {row["setting"]: (row["now"], row["advised"]) for row in advise.execute(layout, params, 1).iter_rows(named=True)}
+    assert found == {
+        "update.groups_per_step": (params.update.groups_per_step, 16),
+        "rollout.prompts_per_iteration": (params.rollout.prompts_per_iteration, 96),
+        "train.iterations": (params.train.iterations, 96 // 6 * params.train.iterations * params.rollout.prompts_per_iteration // 1536),
+        "update.epochs": (1, 1),
+        "update.learning_rate": (params.update.learning_rate, pytest.approx(params.update.learning_rate)),
+    }
+    table = placed.read(ADVICE, layout, 1)
+    assert table["noise_scale"].unique().to_list() == [97.0]
+    assert table["floor"].unique().to_list() == [14.5]
+
+
+def test_equal_audits_give_equal_bytes(tmp_path):
+    written = []
+    for name in ("a", "b"):
+        layout, params = audited(tmp_path / name)
+        advise.execute(layout, params, 1)
+        written.append(layout.iteration(1, "advice.parquet").read_bytes())
+    assert written[0] == written[1]
+
+
+def told(layout, params):
+    stream = io.StringIO()
+    advise.print_result(advise.execute(layout, params, 1), stream)
+    return stream.getvalue()
+
+
+def test_the_text_says_what_was_measured_what_sizes_cost_and_why(tmp_path):
+    text = told(*audited(tmp_path))
+    assert "noise scale 97.0 ± 16.0 rollout groups" in text
+    assert "14.5 of it lie between prompts" in text
+    assert ["16", "1.16", "7.06"] in [line.split() for line in text.splitlines()]
+    assert "rollout.prompts_per_iteration" in text
+    assert "factor of two" not in text
+
+
+def test_a_scale_that_is_hardly_known_is_said_to_be_so_and_a_floor_that_is_not_is_left_out(tmp_path):
+    text = told(*audited(tmp_path, floor=None, error=60.0))
+    assert "known to a factor of two at best" in text
+    assert "between prompts" not in text
+
+
+def test_gradients_without_signal_give_no_advice_but_how_to_measure_more(tmp_path):
+    layout, params = audited(tmp_path, scale=None, floor=None)
+    with pytest.raises(CreditError, match=r"have no signal.*found 0\.50 standard deviations in 128.*--prompts 512"):
+        advise.execute(layout, params, 1)
+    assert not layout.iteration(1, "advice.parquet").exists()
+
+
+def test_an_audit_that_is_not_there_or_of_other_parameters_or_another_method_is_named_with_its_command(tmp_path):
+    layout, params = audited(tmp_path)
+    changed = dataclasses.replace(params, attribute=dataclasses.replace(params.attribute, rule="signed"))
+    assert advise.is_measured(layout, params, 1)
+    for parameters, iteration in ((params, 2), (changed, 1)):
+        assert not advise.is_measured(layout, parameters, iteration)
+        with pytest.raises(MissingInputError, match=rf"run `ospo audit --iter {iteration} --gradients`"):
+            advise.execute(layout, parameters, iteration)
+
+
+def test_an_audit_of_other_methods_alone_is_not_the_projects_own(tmp_path):
+    layout, params = audited(tmp_path)
+    path = layout.iteration(1, "gradient_audit.parquet")
+    parquet.write(parquet.read(path, GRADIENT_AUDIT).filter(rule="uniform"), path, GRADIENT_AUDIT)
+    metrics = {"tables": staleness.fingerprints(layout, params, [path], []), "inputs": {}}
+    layout.iteration(1, "gradient_audit_metrics.json").write_text(json.dumps(metrics))
+    assert not advise.is_measured(layout, params, 1)
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_an_objective_without_token_advantages_is_refused(tmp_path, objective):
+    layout, params = audited(tmp_path)
+    other = dataclasses.replace(params, update=dataclasses.replace(params.update, objective=objective))
+    with pytest.raises(ParameterError, match=rf"update\.objective: reads no token advantages.*found {objective}"):
+        advise.execute(layout, other, 1)
