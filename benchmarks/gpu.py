@@ -111,7 +111,7 @@ def measure(name: str, device: torch.device, options: argparse.Namespace) -> Non
         f"  numerics: sampler to update {apart(rows.behavior_logprobs, trained)}, sampler to float32 {apart(rows.behavior_logprobs, exact)}"
     )
 
-    training = Training(policy.model, LEARNING_RATE, 0.0, 1.0)
+    training = Training(policy.model, 0.0, 1.0)
     if options.gradient_checkpointing:
         forward.checkpoint_layers(policy)
     losses: list[float] = []

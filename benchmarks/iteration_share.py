@@ -5,7 +5,8 @@
 The project must hold what iteration K needs (`ospo run` once); it is copied, and nothing of it is written. Finished shards are deleted
 before each repeat, so that every stage works anew; the index of the catalogue and compiled loops are there, as in any iteration but a
 project's first. CPU seconds of all threads, children included; the best of the repeats counts, stage by stage. In one process the
-iteration runs twice, the first time with everything that is imported and read on first use.
+iteration runs twice, the first time with everything that is imported and read on first use: what a process of its own takes more than the
+second time is the interpreter's start, imports, loading, and the graph's bookkeeping.
 """
 
 from __future__ import annotations
@@ -65,6 +66,9 @@ def main() -> None:
     for stage in STAGES:
         print(f"{stage:<18}" + "".join(f"{took[stage]:>13.2f} {took[stage] / sum(took.values()):>7.1%}" + " " for took in best.values()))
     print(f"{'iteration':<18}" + "".join(f"{sum(took.values()):>13.2f}" + " " * 9 for took in best.values()))
+    print("\nCPU seconds of each process outside its work (own process less one process, later):")
+    for stage in STAGES:
+        print(f"{stage:<18}{best['own processes'][stage] - best['one process, later'][stage]:>13.2f}")
 
 
 def as_processes(folder: Path, iteration: int) -> dict[str, float]:

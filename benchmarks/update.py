@@ -146,7 +146,7 @@ def draw_rows(policy: LoadedPolicy, groups: int, group_size: int, prompt_tokens:
 
 def our_step(policy: LoadedPolicy, rows: Rows, settings: Update) -> Callable[[], float]:
     """Return a training step as `ospo update` takes it; it gives the loss."""
-    training = Training(policy.model, LEARNING_RATE, 0.0, 1.0)
+    training = Training(policy.model, 0.0, 1.0)
 
     def step() -> float:
         measures = gradient_step.accumulate(policy, rows, rows.groups, settings)
@@ -232,7 +232,7 @@ def measure_memory(name: str, folder: Path, rows: int, tokens: int, threads: int
     size = min(rows, 8)
     drawn = draw_rows(policy, max(rows // size, 1), size, 30, tokens)
     planned = memory_plan.needed_bytes(policy, drawn.groups, settings) / 2**30
-    training = Training(policy.model, LEARNING_RATE, 0.0, 1.0)
+    training = Training(policy.model, 0.0, 1.0)
     start = update_sizes.copied(training.weights)  # as `ospo update` keeps them
     gradient_step.accumulate(policy, drawn, drawn.groups[:1], settings)
     training.step(LEARNING_RATE)  # from here on there are moments

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ospo_cli.errors import PolicyError, first_line
-from ospo_cli.policies import chat_template
+from ospo_cli.policies import chat_template, small_tokenizer
 from ospo_cli.policies.declarations import CARD as CARD
 from ospo_cli.policies.token_pieces import TokenPieces
 from ospo_cli.tables.files import read_json, sha256_of
@@ -172,6 +172,9 @@ def hide_progress_bars() -> None:
 
 def load_tokenizer(folder: Path) -> Any:
     """Return the folder's tokenizer; it must carry a chat template."""
+    own = small_tokenizer.read(folder)
+    if own is not None:
+        return own
     from transformers import AutoTokenizer
 
     try:

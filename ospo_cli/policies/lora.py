@@ -20,6 +20,7 @@ from ospo_cli.errors import OspoError, PolicyError, first_line
 from ospo_cli.params.policy import Policy
 from ospo_cli.policies import folder as folders
 from ospo_cli.policies import four_bits, fused_adapter
+from ospo_cli.policies.plain_llama import PlainLlama
 from ospo_cli.policies.pretrained import PACKAGED
 from ospo_cli.policies.small_llama import torch_generator
 from ospo_cli.tables import files
@@ -37,7 +38,9 @@ def write_fresh_adapter(target: Path, base: Path, project: Path, policy: Policy,
 
 def with_fresh_adapter(policy: folders.LoadedPolicy, project: Path, settings: Policy, seed: int) -> folders.LoadedPolicy:
     """Return the loaded full-weight policy under an adapter that changes nothing yet; only the adapter trains."""
-    model = _wrap(policy.model, settings, seed).to(policy.device)
+    # peft knows transformers' own classes.
+    plain = folders.load_model(policy.folder) if isinstance(policy.model, PlainLlama) else policy.model
+    model = _wrap(plain, settings, seed).to(policy.device)
     fused_adapter.fuse(model)
     return dataclasses.replace(policy, model=model, adapter_card=_card(policy.folder, project, settings))
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ospo_cli.errors import PolicyError, first_line
-from ospo_cli.policies import chat_template, declarations, lora
+from ospo_cli.policies import chat_template, declarations, lora, plain_llama
 from ospo_cli.policies.folder import (
     CARD,
     LoadedPolicy,
@@ -43,7 +43,7 @@ def load_policy(folder: Path, threads: int, *, trainable: bool = False, made_by:
         model, card = lora.load_adapter(folder, project, trainable=trainable)
         base, _ = lora.base_of(folder, project)
     else:
-        model, card, base = load_model(folder), None, folder
+        model, card, base = plain_llama.read(folder) or load_model(folder), None, folder
         model.requires_grad_(trainable)
     model.eval()  # dropout only where a training step turns it on
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -96,8 +96,11 @@ def save_policy(policy: LoadedPolicy, folder: Path) -> None:
     else:
         for path in folder.glob("*.safetensors"):
             path.unlink()  # never written in place: the weights in memory may be mapped from the very file
-        hide_progress_bars()
-        policy.model.save_pretrained(folder, safe_serialization=True)
+        if isinstance(policy.model, plain_llama.PlainLlama):
+            policy.model.save(policy.folder, folder)
+        else:
+            hide_progress_bars()
+            policy.model.save_pretrained(folder, safe_serialization=True)
     copy_tokenizer(policy.folder, folder)
     record(folder, policy.declared)
 

@@ -12,15 +12,10 @@ from ospo_cli.errors import ParameterError
 from ospo_cli.maths import seeding
 from ospo_cli.params.policy import Policy
 from ospo_cli.policies.folder import hide_progress_bars
+from ospo_cli.policies.small_tokenizer import CHAT_TEMPLATE, END, START
 
-START, END = "<|im_start|>", "<|im_end|>"
 # Tags are ordinary text in the completion, spelled by one token each: they stay when special tokens are left out.
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-# One start and one end per message and no role names: prompts of a small policy are short, and every token costs time.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '" + START + "' + message['content'] + '" + END + "' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '" + START + "' }}{% endif %}"
-)
 CONTEXT_LENGTH = 2048
 
 

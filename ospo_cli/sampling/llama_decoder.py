@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from ospo_cli.policies.plain_llama import PlainLlama
+
 Linear = Callable[[torch.Tensor], torch.Tensor]
 
 _KINDS = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -19,6 +21,8 @@ _LANES, _LEAST = 16, 32
 
 def fits(model: Any) -> bool:
     """Tell whether LlamaDecoder computes what the model does: plain layers of a known kind, rotary positions, no sliding window."""
+    if isinstance(model, PlainLlama):
+        return True
     if type(model).__name__ not in _KINDS or not type(model).__module__.startswith("transformers.models."):
         return False
     config = model.config

@@ -81,7 +81,7 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     loaded = load_policy(predecessor, params.policy.threads, trainable=True, made_by=made_by(iteration), project=layout.root)
     policy = adapted(loaded, layout.root, params.policy, seed)
     rows, metrics = build(layout, params, iteration, objective, learned, policy)
-    training = Training(policy.model, settings.learning_rate, settings.weight_decay, settings.max_gradient_norm)
+    training = Training(policy.model, settings.weight_decay, settings.max_gradient_norm)
     start = update_sizes.copied(training.weights)
     carried = training.load_moments(predecessor / OPTIMIZER)
     if iteration > 1 and not carried:

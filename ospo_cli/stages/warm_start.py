@@ -85,7 +85,7 @@ def warm_start(policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame,
     sections = [dataclasses.asdict(section) for section in (params.warm_start, run)]
     key = content_key("warm start 3", policy.content_hash, examples, sections, params.policy.threads)
     checkpoint = Checkpoint(cache / key)
-    training = Training(policy.model, settings.learning_rate, settings.weight_decay, settings.max_gradient_norm)
+    training = Training(policy.model, settings.weight_decay, settings.max_gradient_norm)
     progress = Progress("warm-start", settings.steps, "steps")
     curves = supervised.train(policy, examples, training, checkpoint, settings, run, partial(progress.advance, 1))
     progress.close()

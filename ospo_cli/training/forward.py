@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ospo_cli.errors import PolicyError
 from ospo_cli.params.update import Update
 from ospo_cli.policies.folder import LoadedPolicy
+from ospo_cli.policies.plain_llama import PlainLlama
 from ospo_cli.training import token_batches
 from ospo_cli.training.rows import Rows
 from ospo_cli.training.token_batches import Group
@@ -63,6 +64,9 @@ def checkpoint_layers(policy: LoadedPolicy) -> None:
 
     transformers does so only in training mode: its layers alone are put there, what lies within them is not.
     """
+    if isinstance(policy.model, PlainLlama):
+        policy.model.model.is_recomputed = True
+        return
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     base = policy.model.get_base_model() if hasattr(policy.model, "get_base_model") else policy.model

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.optim.adamw import adamw
 
 from ospo_cli.errors import OspoError, PolicyError, first_line
 from ospo_cli.tables import files, sealed
@@ -37,14 +38,14 @@ class Run:
 class Training:
     """A model with its optimiser; everything that a step reads or writes can be saved and restored to the bit."""
 
-    def __init__(self, model: Any, learning_rate: float, weight_decay: float, max_gradient_norm: float) -> None:
+    def __init__(self, model: Any, weight_decay: float, max_gradient_norm: float) -> None:
         self.model = model
         self.weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.max_gradient_norm = max_gradient_norm
         # One decay for all: the norms' weights are too few to matter, and a policy folder then needs no list of groups.
-        self.optimizer = torch.optim.AdamW(
-            self.weights.values(), lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.999), foreach=False
-        )
+        self.weight_decay = weight_decay
+        # AdamW's `step`, `exp_avg` and `exp_avg_sq` of each weight that has had a gradient.
+        self.state: dict[str, dict[str, torch.Tensor]] = {}
 
     def unscale(self, scale: float) -> bool:
         """Divide the gradient by a factor of its loss; False, and the gradient is gone, where it is not finite."""
@@ -53,7 +54,7 @@ class Training:
             for gradient in gradients:
                 gradient.mul_(1.0 / scale)
             return True
-        self.optimizer.zero_grad(set_to_none=True)
+        self.clear_gradients()
         return False
 
     def step(self, learning_rate: float) -> float:
@@ -65,22 +66,51 @@ class Training:
         norm = float(torch.nn.utils.clip_grad_norm_(self.weights.values(), self.max_gradient_norm or float("inf"), foreach=False))
         if not norm < float("inf"):
             raise PolicyError("gradient", "is not finite", found=norm, remedy="lower the learning rate")
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._adamw(learning_rate)
+        self.clear_gradients()
         return norm
+
+    def clear_gradients(self) -> None:
+        """Forget the gradient."""
+        for weight in self.weights.values():
+            weight.grad = None
+
+    @torch.no_grad()
+    def _adamw(self, learning_rate: float) -> None:
+        """Take torch.optim.AdamW's step by its function: making the class imports torch's compiler, longer than a small update takes."""
+        moved = {name: weight for name, weight in self.weights.items() if weight.grad is not None}
+        for name, weight in moved.items():
+            if name not in self.state:
+                zeros = {key: torch.zeros_like(weight, memory_format=torch.preserve_format) for key in ("exp_avg", "exp_avg_sq")}
+                self.state[name] = {"step": torch.tensor(0.0, dtype=torch.float32)} | zeros
+        states = [self.state[name] for name in moved]
+        adamw(
+            list(moved.values()),
+            [weight.grad for weight in moved.values()],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            foreach=False,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=learning_rate,
+            weight_decay=self.weight_decay,
+            eps=1e-8,
+            maximize=False,
+        )
 
     @property
     def finished_steps(self) -> int:
         """Optimiser steps since the moments began, those of earlier iterations included."""
-        return max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
+        return max((int(state["step"]) for state in self.state.values()), default=0)
 
     def moments(self) -> dict[str, torch.Tensor]:
         """Return AdamW's state by name; empty before the first step."""
         tensors = {}
-        for name, weight in self.weights.items():
-            for key, value in self.optimizer.state.get(weight, {}).items():
+        for name in self.weights:
+            for key, value in self.state.get(name, {}).items():
                 tensors[f"{key}/{name}"] = value.detach().cpu().contiguous().clone()
         return tensors
 
@@ -98,7 +128,7 @@ class Training:
                 raise PolicyError(
                     where, f"optimiser state of another shape for {name}", found=list(state["exp_avg"].shape), expected=list(weight.shape)
                 )
-            self.optimizer.state[weight] = {key: value if key == "step" else value.to(weight.device) for key, value in state.items()}
+            self.state[name] = {key: value if key == "step" else value.to(weight.device) for key, value in state.items()}
 
     def save_moments(self, path: Path) -> None:
         """Write the moments (nothing before the first step)."""

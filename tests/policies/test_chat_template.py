@@ -10,6 +10,7 @@ from tokenizers import AddedToken
 from ospo_cli.errors import PolicyError
 from ospo_cli.policies.folder import load_tokenizer, render_prompt
 from ospo_cli.policies.opening import read_policy
+from ospo_cli.policies.small_tokenizer import CHAT_TEMPLATE
 
 
 @pytest.fixture
@@ -52,6 +53,7 @@ def test_a_template_whose_day_can_be_given_is_given_a_fixed_one(folder):
 
 
 def test_every_special_token_that_a_message_spells_stays_text(tiny_policy, folder):
+    set_template(folder, CHAT_TEMPLATE + " ")  # of another template, so that transformers reads it
     tokenizer = load_tokenizer(folder)
     tokenizer.add_tokens([AddedToken("<|eot_id|>", special=True)])
     policy = dataclasses.replace(tiny_policy, tokenizer=tokenizer)

@@ -101,7 +101,7 @@ def test_training_over_4_bits_has_the_likelihoods_and_gradients_of_the_values_th
 def test_only_the_adapter_trains_and_the_4_bits_stay(project):
     policy = load_policy(project.policy(0), 1, trainable=True, project=project.root)
     before = [bytes(weight.numpy().tobytes()) for weight in policy.model.parameters() if weight.dtype == torch.uint8]
-    training = Training(policy.model, 1e-2, 0.0, 1.0)
+    training = Training(policy.model, 0.0, 1.0)
     start = logprobs(policy).mean().item()
     for _ in range(4):
         (-logprobs(policy).mean()).backward()

@@ -38,7 +38,7 @@ def logprobs(policy):
 
 def trained(project):
     policy = load_policy(project / "data/policies/000", threads=1, trainable=True)
-    training = Training(policy.model, 1e-2, 0.0, 1.0)
+    training = Training(policy.model, 0.0, 1.0)
     for _ in range(3):
         (-logprobs(policy).mean()).backward()
         training.step(1e-2)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ospo_cli.errors import PolicyError
-from ospo_cli.policies.folder import render_prompt
+from ospo_cli.policies.folder import load_model, render_prompt
 from ospo_cli.policies.opening import load_policy
 from ospo_cli.sampling.causal_lm import HuggingFaceDecoder, Sampler
 from ospo_cli.sampling.next_token import Sampling
@@ -66,7 +66,7 @@ def test_rows_that_share_their_tokens_are_the_same_as_rows_of_prompts_apart(tiny
 def test_the_decoder_of_any_model_draws_the_same_tokens(tiny_policy):
     sampler = Sampler(tiny_policy)
     _, expected = sample(tiny_policy, sampler=sampler, group_size=9, max_new_tokens=20)
-    sampler.decoder = HuggingFaceDecoder(tiny_policy.model)
+    sampler.decoder = HuggingFaceDecoder(load_model(tiny_policy.folder))
     _, found = sample(tiny_policy, sampler=sampler, group_size=9, max_new_tokens=20)
     assert [[row.token_ids for row in group] for group in found] == [[row.token_ids for row in group] for group in expected]
 

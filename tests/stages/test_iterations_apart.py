@@ -57,7 +57,7 @@ def test_iterations_that_start_from_files_write_the_bytes_of_iterations_that_kee
     in_one_process(layout, params)
     policy = load_policy(layout.policy(0), 1, trainable=True)
     settings = params.update
-    training = Training(policy.model, settings.learning_rate, settings.weight_decay, settings.max_gradient_norm)
+    training = Training(policy.model, settings.weight_decay, settings.max_gradient_norm)
     for iteration in range(1, ITERATIONS + 1):
         rows = to_rows(*_tables(layout, iteration), params.rollout, iteration)
         checkpoint = Checkpoint(tmp_path / "none", 1e9)

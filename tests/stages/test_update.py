@@ -271,7 +271,7 @@ def test_an_empty_completion_is_allowed(rows, project):
 def test_an_interrupted_training_state_of_other_content_is_not_used(layout, monkeypatch):
     checkpoint = Checkpoint(layout.cache / "update" / "other")
     policy = load_policy(layout.policy(0), 1, trainable=True)
-    checkpoint.save(Training(policy.model, 1e-3, 0.0, 1.0), 1, {"steps": []})
+    checkpoint.save(Training(policy.model, 0.0, 1.0), 1, {"steps": []})
     metrics = update.execute(layout, tiny_params(), 1)
     assert metrics["optimizer_steps"] == 2
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ospo_cli.policies.folder import load_model
 from ospo_cli.policies.opening import load_policy
 from ospo_cli.training import token_batches, token_logprobs
 from ospo_cli.training.token_batches import Group
@@ -53,7 +54,7 @@ def test_targets_left_out_change_no_other(tiny_folder):
 
 
 def test_a_model_under_left_padding_gives_the_same_log_probabilities(tiny_folder):
-    policy = load_policy(tiny_folder, 1)
+    policy, theirs = load_policy(tiny_folder, 1), load_model(tiny_folder)
     batch = token_batches.build([single for group in GROUPS for single in group.apart()], policy.pad_token_id)
     ours, _ = token_logprobs.token_logprobs(policy.model, batch, 1.0)
     expected = []
@@ -63,7 +64,7 @@ def test_a_model_under_left_padding_gives_the_same_log_probabilities(tiny_folder
             filling = 9 - len(row)
             mask = torch.tensor([[0] * filling + [1] * len(row)])
             positions = (mask.cumsum(1) - 1).clamp(min=0)
-            logits = policy.model(torch.tensor([[0] * filling + row]), attention_mask=mask, position_ids=positions).logits[0]
+            logits = theirs(torch.tensor([[0] * filling + row]), attention_mask=mask, position_ids=positions).logits[0]
             places = range(filling + len(group.prompt) - 1, 8)
             expected += [torch.log_softmax(logits[place], -1)[token] for place, token in zip(places, ids, strict=True)]
     assert torch.allclose(ours, torch.stack(expected), atol=1e-5)
