@@ -426,7 +426,7 @@ def test_float16_resumes_to_the_same_bytes(policy, tmp_path, monkeypatch):
 
     def dies(*arguments, **named):
         calls.append(1)
-        return plain(*arguments, **named) if checkpoint._latest() is None else 1 / 0
+        return plain(*arguments, **named) if not list(checkpoint.folder.glob("*/notes.json")) else 1 / 0
 
     monkeypatch.setattr(gradient_step, "accumulate", dies)
     with pytest.raises(ZeroDivisionError):
