@@ -153,6 +153,7 @@ def attribute(
     sum_error = result.sum_error if rule is not None and rule.keeps_sum else None
     metrics = {
         **{"estimator": settings.estimator, "rule": settings.rule, "sum_error_max": sum_error},
+        **({"splice_trace": settings.splice_trace} if game is not None and game.has_trace else {}),
         **counted,
         **clipping,
         **_counts(rows, result.special_case, compared.is_degenerate),

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 GROUPS_PER_SHARD = 64
 # Where coalitions cost microseconds, opening and writing tables would take longer than what a kill can lose.
 GROUPS_PER_QUICK_SHARD = 512
+# A rollout group of long answers has thousands of spliced texts, which are all in memory.
+GROUPS_PER_SPLICED_SHARD = 128
 # Two ways to the same sum of a few floats agree far better than this.
 TOLERANCE = 1e-9
 VERSION = "score-coalitions-4"
@@ -80,7 +82,8 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
         return {REWARDS.name: rewards, COALITION_VALUES.name: values, SPLICED_VALUES.name: spliced}
 
     tables = {table.name: table for table in (REWARDS, COALITION_VALUES, SPLICED_VALUES)}
-    shards = _shards(rollouts, segments, reward, params, GROUPS_PER_QUICK_SHARD if is_quick else GROUPS_PER_SHARD, batch)
+    size = min(GROUPS_PER_QUICK_SHARD if is_quick else GROUPS_PER_SHARD, GROUPS_PER_SPLICED_SHARD if batch else GROUPS_PER_QUICK_SHARD)
+    shards = _shards(rollouts, segments, reward, params, size, batch)
     done = LocalExecutor(layout.cache / "score_coalitions").map_shards(score_shard, shards, tables, "score-coalitions", "rollouts")
     rewards, values, spliced = (pl.concat([found[name] for found in done]) for name in tables)
     for table, frame in zip(tables.values(), (rewards, values, spliced), strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from itertools import product
+from itertools import permutations, product
 from typing import Any
 
 import numpy as np
@@ -170,6 +170,22 @@ def test_continuations_are_those_of_the_definition(answers: list[Said], batch: l
         for point, number in product(range(len(own) + 1), set(range(len(answers))) - {index}):
             expected = oracle_continuation(own, point, answers[number], others)
             assert np.flatnonzero(found[index][point][number]).tolist() == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(answers_of)
+def test_a_swap_takes_the_first_segment_that_the_other_says_there_and_the_answer_not_behind(answers: list[Said]) -> None:
+    found = {
+        row[:3]: row[3] for row in spliced(answers, len, "swap", "group").select("rollout_id", "place", "other_rollout_id", "query").rows()
+    }
+    for (index, own), (number, other) in permutations(enumerate(answers), 2):
+        others = answers[:index] + answers[index + 1 :]
+        for place in range(len(own)):
+            there = [at for at in oracle_continuation(own, place, other, others) if other[at] not in own[place + 1 :]]
+            text = [*own[:place], *(other[at] for at in there[:1]), *own[place + 1 :]]
+            assert found[f"g{index}", place, f"g{number}"].split() == text
+        goes_on = [other[at] for at in oracle_continuation(own, len(own), other, others)]
+        assert found[f"g{index}", len(own), f"g{number}"].split() == [*own, *goes_on]
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,5 +1,6 @@
 """Rollouts of another trainer get the credit that our own would get, or one line that says what is wrong with them."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -73,6 +74,26 @@ def test_a_prompt_with_one_rollout_is_degenerate_and_counted(shop, tmp_path):
     assert rewards.filter(pl.col("prompt_id") == "p01")["is_degenerate_group"].to_list() == [True]
     assert advantages.filter(rollout_id="foreign:p01:00")["advantages"].explode().abs().max() == 0
     assert "1 of one rollout alone" in foreign_credit.summary(card, tmp_path / "out")
+
+
+def test_the_group_game_compares_foreign_answers_with_those_of_their_own_group(shop, tmp_path):
+    scoring = dataclasses.replace(PARAMS.score_coalitions, estimators=["splice"])
+    params = dataclasses.replace(
+        PARAMS, score_coalitions=scoring, attribute=dataclasses.replace(PARAMS.attribute, estimator="splice", rule="none", splice_trace=1.0)
+    )
+    source = write_json_lines(tmp_path / "x.jsonl", foreign_rows()[:-1])  # groups of unequal size
+    card = foreign_credit.attribute_file(shop, params, source, shop.policy(0), tmp_path / "out")
+    assert (card["estimator"], card["rule"]) == ("splice", "none")
+    spliced = table(tmp_path / "out", "spliced_values")
+    same_prompt = pl.col("rollout_id").str.slice(0, 11) == pl.col("other_rollout_id").str.slice(0, 11)
+    assert spliced.height == spliced.filter(same_prompt & (pl.col("rollout_id") != pl.col("other_rollout_id"))).height > 0
+    # λ = 1: the first token has the answer's reward over the mean of the others, in standard deviations.
+    rewards = table(tmp_path / "out", "rewards").filter(~pl.col("is_degenerate_group"))
+    mean = (pl.col("reward").sum().over("prompt_id") - pl.col("reward")) / (pl.len().over("prompt_id") - 1)
+    expected = rewards.select("rollout_id", over=(pl.col("reward") - mean) / (pl.col("reward").std().over("prompt_id") + 1e-4))
+    first = table(tmp_path / "out", "token_advantages").select("rollout_id", first=pl.col("advantages").list.first())
+    found = expected.join(first, on="rollout_id").drop_nulls()  # one completion has no token
+    assert found["first"].to_list() == pytest.approx(found["over"].to_list(), abs=1e-6)
 
 
 def test_a_foreign_folder_is_exported_without_this_projects_sampling(shop, tmp_path):

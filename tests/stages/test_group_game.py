@@ -24,6 +24,7 @@ from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.tables.segment import SEGMENTS
 from tests.stages.small_catalogue import frames, prepared, rollout, sampled_rows
 from tests.stages.test_score_then_attribute import VOCABULARY, with_ids
+from tests.tables.sampled import sampled_row
 from tests.text.byte_level import pieces
 
 
@@ -75,11 +76,21 @@ def test_each_spliced_text_is_worth_what_it_is_worth_alone(pooled: bool, alignme
 
 @pytest.mark.parametrize("scoring", [{}, {"calls": "one-by-one"}, {"composition": "append"}])
 def test_segments_and_texts_give_the_same_values_bit_for_bit(monkeypatch, scoring: dict[str, Any]) -> None:
-    # Repeated segments, words that are not ASCII, and a number that goes on in the next segment.
-    odd = [rollout("p0", 0, ["red", "red", "wool coat"]), rollout("p0", 1, ["crème", "red"]), rollout("p1", 0, ["coat", "belt", "coat"])]
+    # Repeated segments, words that are not ASCII, and a word cut in two: by itself each half is in the catalogue, the whole is not.
+    cut = (
+        sampled_row("001:p2:00", "p2", "warmbelt, coat"),
+        [("001:p2:00", at, 0, *span) for at, span in enumerate([(0, 4), (4, 8), (10, 14)])],
+    )
+    odd = [
+        rollout("p0", 0, ["red", "red", "wool coat"]),
+        rollout("p0", 1, ["crème", "red"]),
+        rollout("p1", 0, ["coat", "belt", "coat"]),
+        cut,
+    ]
     rows = [*odd, *(row for row in sampled_rows() if row[0].rollout_id not in {each[0].rollout_id for each in odd})]
     params = changed({"alignment": "index", "repetition_weight": 0.0} | scoring)
     quick = scored(params, rows).spliced_values
+    assert quick.filter(rollout_id="001:p2:00")["query"].str.contains("warmbelt").any()
     monkeypatch.setattr("ospo_cli.rewards.spliced_values.takes_parts", lambda reward, settings: False)
     assert scored(params, rows).spliced_values.equals(quick)
 
