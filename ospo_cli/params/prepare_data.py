@@ -49,6 +49,12 @@ class PrepareData:
         1, "keep prompts with at least this many documents of the data set's highest gain (where this is 1: of any gain)", minimum=1
     )
     relevant_maximum: int = parameter(0, "and with at most this many; 0 is no limit", minimum=0)
+    attributes: int = parameter(
+        0,
+        "attributes that a product has beyond eight; queries state a third to two thirds of them (source: demo-shop)",
+        minimum=0,
+        maximum=16,
+    )
     quoting: Literal["standard", "none", "backslash"] = parameter(
         "standard",
         "quotes in CSV and TSV: standard (doubled within a quoted field), none (text as it stands), or backslash (escaped by one) "

@@ -2,7 +2,8 @@
 
 Every product has one value of each attribute in `ATTRIBUTES`. Products come in lines: a base product and variants that differ
 from it in one to three attributes, so that every target has many near misses. A user wants a type, two to four stated attributes and the
-colour, material and brand of their taste. Relevant are the products that have all of these.
+colour, material and brand of their taste. Relevant are the products that have all of these. `prepare_data.attributes` turns a dial: so
+many attributes more per product, of which a user states a third to two thirds, so that an answer has as many more things to name.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ospo_cli.sources.demo_shop_words import (
     ATTRIBUTES,
     DEPARTMENT_OF_TYPE,
     DETAILS,
+    FURTHER,
     JOINERS,
     OPENERS,
     PUFFERY,
@@ -45,8 +47,9 @@ TEACHER_KEEPS_USER_WORD = 0.35
 TEACHER_ERRS = 0.04
 TEACHER_PUFFS = 0.1
 
-_VALUES = {attribute: tuple(USER_WORDS[attribute]) for attribute in ATTRIBUTES}
-_COLUMN = {attribute: index for index, attribute in enumerate(ATTRIBUTES)}
+_ALL = (*ATTRIBUTES, *FURTHER)  # a product has the first of these: all of ATTRIBUTES and as many of FURTHER as are asked for
+_VALUES = {attribute: tuple(USER_WORDS[attribute]) for attribute in _ALL}
+_COLUMN = {attribute: index for index, attribute in enumerate(_ALL)}
 _TASTE_COLUMNS = [_COLUMN[attribute] for attribute in TASTE]
 
 
@@ -59,8 +62,8 @@ class Need:
 
 
 def read(params: PrepareData, seed: int, root: Path) -> SourceData:
-    """Return the generated shop; equal seeds give equal tables. `root` is not used, and of `params` nothing is."""
-    products = catalogue(seed)
+    """Return the generated shop; equal seeds give equal tables. `root` is not used, and of `params` the number of attributes is."""
+    products = catalogue(seed, params.attributes)
     documents = _documents(products, seed)
     titles = [title(row) for row in products]
     prompts, qrels, pools, pairs = [], [], [], []
@@ -101,10 +104,10 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     )
 
 
-def catalogue(seed: int) -> np.ndarray:
+def catalogue(seed: int, further: int = 0) -> np.ndarray:
     """Return the products as value indices, int64[products, attributes], without two equal rows."""
     random = generator(seed, "catalogue")
-    sizes = [len(_VALUES[attribute]) for attribute in ATTRIBUTES]
+    sizes = [len(_VALUES[attribute]) for attribute in _ALL[: len(ATTRIBUTES) + further]]
     rows: dict[tuple[int, ...], None] = {}
     while len(rows) < LINES * VARIANTS:
         base = [int(random.integers(size)) for size in sizes]
@@ -128,26 +131,13 @@ def value(product: np.ndarray, attribute: str) -> str:
     return _VALUES[attribute][int(product[_COLUMN[attribute]])]
 
 
-def helpful_words(seed: int, split: str = "test") -> dict[str, tuple[str, ...]]:
-    """Return prompt_id -> the catalogue words that the user's need consists of: the known truth that credit can be judged by."""
-    products, helpful = catalogue(seed), {}
-    taken: set[frozenset[str]] = set()
-    for name, count in PROMPTS_OF_SPLIT.items():
-        for number in range(count):
-            prompt_id = f"{name}-{number:05d}"
-            need, _, _ = _user(products, prompt_id, seed, taken)
-            if name == split:
-                helpful[prompt_id] = tuple(value(products[need.target], ATTRIBUTES[column]) for column in need.columns)
-    return helpful
-
-
 def teacher_completion(product: np.ndarray, need: Need, query: str, random: np.random.Generator) -> str:
     """Return the answer of an imperfect teacher: it forgets the history, leaves wishes out, keeps users' words, errs, adds puffery."""
     asked = set(query.split())
     taste = TEACHER_NAMES_TASTE if random.random() < TEACHER_READS_HISTORY else 0.0
     phrases = []
     for column in need.columns:
-        attribute = ATTRIBUTES[column]
+        attribute = _ALL[column]
         named, keeps, errs, puffs = random.random(4) < (
             1.0 if attribute == "type" else taste if attribute in TASTE else TEACHER_NAMES_STATED,
             TEACHER_KEEPS_USER_WORD,
@@ -173,6 +163,7 @@ def _documents(products: np.ndarray, seed: int) -> pl.DataFrame:
             f"{value(product, 'pattern')} pattern",
             f"{value(product, 'occasion')} wear",
             f"{value(product, 'season')} collection",
+            *(f"{value(product, name)} {name}" for name in FURTHER[: len(product) - len(ATTRIBUTES)]),
         ]
         words += [DETAILS[detail] for detail in details]
         words += [PUFFERY[index] for index in random.permutation(len(PUFFERY))[: random.integers(0, 3)]]
@@ -198,10 +189,20 @@ def _user(products: np.ndarray, prompt_id: str, seed: int, taken: set[frozenset[
         stated = set(random.permutation(len(STATED))[: random.integers(2, 5)].tolist())
         attributes = ["type", *TASTE, *(name for index, name in enumerate(STATED) if index in stated)]
         query = _query(products[target], attributes, random)
+        wishes = _further_wishes(products.shape[1] - len(ATTRIBUTES), random)
+        query = " ".join([query, *(str(random.choice(USER_WORDS[name][value(products[target], name)])) for name in wishes)])
         history = _history(products, target, random)
         if history and frozenset(query.split()) not in taken:
             taken.add(frozenset(query.split()))
-            return Need(target, tuple(_COLUMN[name] for name in attributes)), query, history
+            return Need(target, tuple(_COLUMN[name] for name in (*attributes, *wishes))), query, history
+
+
+def _further_wishes(further: int, random: np.random.Generator) -> list[str]:
+    """Return which of the further attributes a user states, in the catalogue's order: a third to two thirds of them."""
+    if not further:
+        return []
+    count = int(random.integers(-(-further // 3), 2 * further // 3 + 1))
+    return [FURTHER[index] for index in np.sort(random.permutation(further)[:count])]
 
 
 def _query(product: np.ndarray, attributes: Sequence[str], random: np.random.Generator) -> str:

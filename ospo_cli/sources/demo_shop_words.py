@@ -100,3 +100,15 @@ DETAILS = (
     "two pockets", "hidden zip", "brass buttons", "double stitching", "soft lining", "ribbed edges", "drawstring", "inner pouch",
     "contrast seams", "reinforced corners", "matching loop", "embossed logo",
 )  # fmt: skip
+
+# Attributes that `prepare_data.attributes` adds, so that answers have more to name. Their words are made up: two syllables, those of
+# the catalogue end in "ine", those of users in "ish"; none is a word of the shop's other attributes.
+FURTHER = (
+    "collar", "sleeve", "hem", "lining", "closure", "pocket", "finish", "cuff",
+    "strap", "heel", "trim", "stitch", "neckline", "weave", "wash", "clasp",
+)  # fmt: skip
+_FIRST = ("bar", "cor", "dal", "fen", "gor", "hal", "jun", "kel", "lom", "mar", "nol", "pel", "ron", "sil", "tor", "vem")
+_SECOND = ("ab", "ed", "ik", "ol", "ut", "yr")
+USER_WORDS |= {
+    name: {f"{first}{second}ine": (f"{first}{second}ish",) for second in _SECOND} for name, first in zip(FURTHER, _FIRST, strict=True)
+}
