@@ -14,7 +14,7 @@ from typing import Any
 
 from ospo_cli.errors import OspoError
 from ospo_cli.executors.usage import Usage
-from ospo_cli.graph import code
+from ospo_cli.graph import before_training, code
 from ospo_cli.graph.declared import Node
 from ospo_cli.graph.dvc_lock import DvcLock
 from ospo_cli.graph.nodes import plan, planned, require_inputs
@@ -32,6 +32,8 @@ def execute(wanted: Node, layout: Layout, params: Params, hashes: _Hashes | None
     require_inputs(wanted, layout, params)
     if wanted.stage in ("prepare-data", "evaluate"):  # before hours of training, not after
         check_retrievers(params)
+    if wanted.stage == "warm-start":
+        before_training.check(layout, params)
     is_by_hand = hashes is None and "DVC_STAGE" not in os.environ
     hashes = hashes or _Hashes(layout.root)
     key = _key(wanted, params, hashes)
@@ -45,6 +47,8 @@ def execute(wanted: Node, layout: Layout, params: Params, hashes: _Hashes | None
     files.write_json(
         _manifest(layout, wanted), {"key": key, "command": wanted.command, "hashes": {path: hashes.of(path) for path in written}}
     )
+    if wanted.stage == "prepare-data":
+        before_training.check_fields(layout, params)
     return result
 
 
@@ -98,6 +102,8 @@ def run(layout: Layout, params: Params, force: bool = False) -> tuple[int, int]:
     for position, wanted in enumerate(nodes, 1):
         if not force and _is_current(layout, wanted, _key(wanted, params, hashes), hashes, say=True):
             skipped += 1
+            if wanted.stage == "warm-start":  # which looks itself where it runs
+                before_training.check(layout, params)
             continue
         sys.stderr.write(f"[{position}/{len(nodes)}] {wanted.command}\n")
         start_seconds = time.monotonic()

@@ -156,13 +156,12 @@ def check_retrievers(params: Params) -> None:
             "evaluate.retrievers", "needs the training retriever and no name twice", found=", ".join(names) or "none", remedy=remedy
         )
     weighted = [field for field in params.retrieval.fields if "^" in field]
-    unable = [name for name in names if name not in ("bm25", "http")]
-    if weighted and unable:
+    if weighted and training != "bm25":
         raise ParameterError(
-            "evaluate.retrievers",
+            "score_coalitions.retriever",
             f"weighted fields ({weighted[0]}) are known to bm25 alone",
-            found=", ".join(unable),
-            expected="bm25 alone, or retrieval.fields without weights",
+            found=training,
+            expected="bm25, or retrieval.fields without weights",
         )
 
 

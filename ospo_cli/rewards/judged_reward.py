@@ -79,7 +79,9 @@ class JudgedReward(Judgments):
         self.metric: Metric = parse_metric(metric or settings.metric)
         self.composition = settings.composition
         self.words = reader(params.retrieval.folding)
-        self.retriever = build(retriever or settings.retriever, documents, params.retrieval, cache)
+        # Weights of fields are the training retriever's: a further one that knows none ranks all the same.
+        is_further = retriever is not None and retriever != settings.retriever
+        self.retriever = build(retriever or settings.retriever, documents, params.retrieval, cache, may_ignore_weights=is_further)
         self.tally = Tally()
         candidates = pools.height / max(1, pools["prompt_id"].n_unique()) if pools.height else len(self.doc_ids)
         self.store = store if store is not None and is_kept(self.retriever, candidates, params.store.values) else None

@@ -20,6 +20,7 @@ from ospo_cli.maths import seeding
 from ospo_cli.report import trec_files
 from ospo_cli.report.evaluation_summary import HEADLINE, ORACLE, RAW_QUERY, best_of_group, curves, headline, policy_name, summarise
 from ospo_cli.report.evaluation_summary import Sections as SummarySections
+from ospo_cli.retrievers.opening import weighs_fields
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.judged_reward import Sections as RewardSections
 from ospo_cli.rewards.judgments import Prepared, read_prepared
@@ -64,6 +65,7 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
         )
         for name in params.evaluate.retrievers
     }
+    _say_unweighted(params)
     made = [_undecoded(RAW_QUERY, prompts["prompt_id"], prompts["query"].to_list())]
     decoded = _policy_completions(prompts, folders, layout, params)
     made += _oracle_completions(rewards[params.score_coalitions.retriever], documents, prompts, layout, params)
@@ -114,6 +116,12 @@ def evaluate(completions: pl.DataFrame, rewards: dict[str, JudgedReward], params
         runs.append(_rankings(shown, reward).with_columns(retriever=pl.lit(name)))
     query_metrics = pl.concat(measured).select(list(QUERY_METRICS.schema)).sort(QUERY_METRICS.key)
     return query_metrics, pl.concat(runs).select(list(RUN.schema)).sort(RUN.key), single
+
+
+def _say_unweighted(params: Reads) -> None:
+    unable = [name for name in params.evaluate.retrievers if name != params.score_coalitions.retriever and not weighs_fields(name)]
+    if unable and any("^" in field for field in params.retrieval.fields):
+        sys.stderr.write(f"evaluate: {', '.join(unable)}: every field counts once (weights of retrieval.fields are known to bm25 alone)\n")
 
 
 def choose_prompts(prompts: pl.DataFrame, params: Reads) -> pl.DataFrame:

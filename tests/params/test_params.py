@@ -124,7 +124,10 @@ def test_unions_that_the_level_does_not_have_are_refused(level, unions):
         ({"score_coalitions": {"retriever": "hybrid"}}, r"evaluate\.retrievers: needs the training retriever.*put hybrid"),
         ({"evaluate": {"retrievers": ["lsa"]}}, r"found lsa; put bm25"),
         ({"evaluate": {"retrievers": ["bm25", "bm25"]}}, r"found bm25, bm25; name each once"),
-        ({"retrieval": {"fields": ["title^2"]}}, r"weighted fields \(title\^2\) are known to bm25 alone: found tfidf-char, lsa"),
+        (
+            {"retrieval": {"fields": ["title^2"]}, "score_coalitions": {"retriever": "lsa"}},
+            r"retriever: weighted fields \(title\^2\) are known to bm25 alone: found lsa",
+        ),
     ],
 )
 def test_what_evaluation_could_not_do_is_said_before_any_training(change, message):
