@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ospo_cli.credit.rollout_rows import Rows, Values
-from ospo_cli.errors import CreditError
+from ospo_cli.errors import CreditError, PolicyError
 from ospo_cli.maths import seeding
 from ospo_cli.maths.token_map import TokenMap
 from ospo_cli.text.tokens_to_spans import overlaps, token_spans
@@ -21,7 +21,7 @@ def token_map(rows: Rows, pieces: Pieces) -> TokenMap:
     for rollout_id, token_ids, completion in zip(rows.rollout_ids, rows.token_ids, rows.completions, strict=True):
         try:
             spans.append(token_spans(pieces(token_ids), completion))
-        except CreditError as error:
+        except (CreditError, PolicyError) as error:
             raise CreditError(
                 f"rollout {rollout_id}, {error.where}", error.problem, found=error.found, expected=error.expected, remedy=error.remedy
             ) from None

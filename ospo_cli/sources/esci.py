@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +47,19 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
         raise SourceError("prepare_data.gains", "unknown label", found=unknown[0], expected=", ".join(GAINS))
     shards = sorted([*place.glob("train-*.parquet"), *place.glob("test-*.parquet")])
     if files.find(place, EXAMPLES) is None and shards:
+        paths, where = shards, place
+        notes = [_locale_note(shards, place, params.locale)]
         rows, products = _joined(shards, params)
-        paths = shards
-        where: object = place
     else:
         paths = [files.require(place, EXAMPLES, (".parquet",), REMEDY), files.require(place, PRODUCTS, (".parquet",), REMEDY)]
-        rows, products = _examples(paths[0], params), _products(paths[1], params.locale)
         where = paths[0]
+        notes = [_locale_note(paths[:1], where, params.locale)]
+        rows, products = _examples(paths[0], params), _products(paths[1], params.locale)
     if not rows.height:
-        raise SourceError(where, "no judgments of this locale", found=params.locale, expected="us, es or jp (prepare_data.locale)")
+        raise SourceError(
+            where, f"no judgment of locale {params.locale} is of the small version", expected="small_version 1 in some row",
+            remedy="set prepare_data.small_version: false",
+        )  # fmt: skip
     documents = _documents(products, where if shards else paths[-1])
     prompts = _prompts(rows, where)
     qrels, merged = _qrels(rows, GAINS | params.gains, where)
@@ -62,9 +67,25 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
         "licence": "Apache-2.0 (Shopping Queries Data Set, Amazon)",
         "inputs": files.hashes(paths, place),
         "counts": {"repeated judgments merged": merged},
-        "notes": [],
+        "notes": notes + columns.check_gains([(rows, where)], "label", params.gains),
     }
     return SourceData(documents, prompts, qrels, card=card)
+
+
+def _locale_note(paths: list[Path], where: Path, locale: str) -> str:
+    """Return a note that says to how many judgments prepare_data.locale applies; raise where to none, with the locales that there are."""
+    counts: Counter[str] = Counter()
+    for path in paths:
+        lazy = files.scan(path)
+        files.check_columns(lazy.collect_schema().names(), ["product_locale"], path)
+        for name, count in files.collect(lazy.group_by("product_locale").len(), path).iter_rows():
+            counts[str(name)] += count
+    if not counts[locale]:
+        there = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()) if count) or "no judgments"
+        raise SourceError(
+            where, "no judgments of this locale", found=locale, expected=there, remedy="set prepare_data.locale to one of these"
+        )
+    return f"prepare_data.locale: {locale}: {counts[locale]} of {counts.total()} rows of judgments"
 
 
 def _examples(path: Path, params: PrepareData) -> pl.DataFrame:

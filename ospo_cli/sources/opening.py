@@ -5,16 +5,42 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+from ospo_cli.errors import ParameterError
 from ospo_cli.params.prepare_data import PrepareData
 from ospo_cli.sources import SOURCES
 from ospo_cli.sources.base import Source, SourceData
 from ospo_cli.text.close_names import unknown_name
 
+# Parameters that some sources read; set for another they would have no effect.
+READ_BY = {
+    "columns": ("tables",),
+    "quoting": ("tables",),
+    "gains": ("tables", "esci", "wands", "beir"),
+    "locale": ("esci",),
+    "small_version": ("esci",),
+    "history_length": ("hm",),
+    "cut_off_date": ("hm",),
+}
+
 
 def read(params: PrepareData, seed: int, root: Path) -> SourceData:
-    """Return the data of the source that `params.source` names; raise ParameterError where there is none of that name."""
+    """Return the data of the source that `params.source` names.
+
+    Raises:
+        ParameterError: there is none of that name, or it does not read a parameter that is set.
+    """
     if params.source not in SOURCES:
         raise unknown_name("prepare_data.source", "source", params.source, SOURCES)
+    defaults = PrepareData()
+    for name, sources in READ_BY.items():
+        if params.source not in sources and getattr(params, name) != getattr(defaults, name):
+            raise ParameterError(
+                f"prepare_data.{name}",
+                f"has no effect: source {params.source} does not read it",
+                found=getattr(params, name),
+                expected=f"source {' or '.join(sources)}",
+                remedy=f"set it to its default, {getattr(defaults, name)!r}",
+            )
     module, function = SOURCES[params.source].split(":")
     reader: Source = getattr(importlib.import_module(module), function)
     return reader(params, seed, root)

@@ -116,7 +116,17 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     files.write_json(layout.iteration(iteration, "update_metrics.json"), metrics)
     checkpoint.remove()
     sys.stderr.write(summary(metrics) + "\n")
+    if not metrics["tokens"]:
+        sys.stderr.write(
+            f"update {iteration}: no token is learned from ({_why_nothing(metrics)}): policy {iteration:03d} is its predecessor\n"
+        )
     return metrics
+
+
+def _why_nothing(metrics: dict[str, Any]) -> str:
+    if metrics["rollouts"] == metrics["groups"]:
+        return "every rollout group has one rollout, which has nothing to be compared with"
+    return f"{metrics['groups_alive']} of {metrics['groups']} rollout groups have an advantage"
 
 
 def made_by(iteration: int) -> str:

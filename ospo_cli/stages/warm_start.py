@@ -78,7 +78,8 @@ def warm_start(policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame,
     from ospo_cli.training.training_state import Checkpoint, Run, Training
 
     settings = dataclasses.replace(params.warm_start, steps=planned_steps(pairs.height, params.warm_start))
-    texts = EncodedTexts(policy, dict(prompts.select("prompt_id", "prompt").iter_rows()))
+    messages = dict(prompts.select("prompt_id", "prompt").iter_rows())
+    texts = EncodedTexts(policy, messages, refuses_control=params.warm_start.teacher == "file")
     rows = pairs.sort("prompt_id", "pair_index").select("prompt_id", "pair_index", "completion").iter_rows()
     examples = [texts.ids(prompt_id, text, f"teacher pair {index} of prompt {prompt_id}") for prompt_id, index, text in rows]
     run = Run(params.train.seed, 0, dropout=policy.is_adapter and params.policy.lora_dropout > 0)

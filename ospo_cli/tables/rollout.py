@@ -61,4 +61,35 @@ def read_rollouts(layout: Layout, iteration: int) -> pl.DataFrame:
             f"{ROLLOUTS.path(layout, iteration)}: table rollouts", "holds rollouts of another iteration", found=others[0],
             expected=f"{iteration:03d}:…", remedy=f"run `{ROLLOUTS.command(iteration)}` again",
         )  # fmt: skip
+    return checked(frame, ROLLOUTS.path(layout, iteration), f"run `{ROLLOUTS.command(iteration)}` again")
+
+
+def checked(frame: pl.DataFrame, where: object, remedy: str) -> pl.DataFrame:
+    """Return table rollouts; raise TableError, naming the row, for what no sampler writes: the schema cannot say it.
+
+    Whether ids are of the vocabulary, and spell the completion, is known where a tokenizer is: in attribute and update.
+    """
+    element, length = pl.element(), pl.col("completion").str.len_chars()
+    is_id, is_logprob = element.is_not_null() & (element >= 0), element.is_finite().fill_null(False) & (element <= 1e-3)
+    start, end, count = pl.col("answer_start"), pl.col("answer_end"), pl.col("token_ids").list.len()
+    rules = {
+        "token_ids hold a null or negative id": ("token_ids", pl.col("token_ids").list.eval(is_id).list.all()),
+        "prompt_token_ids hold a null or negative id": ("prompt_token_ids", pl.col("prompt_token_ids").list.eval(is_id).list.all()),
+        "behavior_logprobs hold what is no log-probability": (
+            "behavior_logprobs",
+            pl.col("behavior_logprobs").list.eval(is_logprob).list.all(),
+        ),
+        "token_ids and behavior_logprobs differ in number": ("behavior_logprobs", count == pl.col("behavior_logprobs").list.len()),
+        "answer_start is no place in the completion": ("answer_start", (start >= 0) & (start <= end)),
+        "answer_end is no place in the completion": ("answer_end", (end >= 0) & (end <= length.cast(pl.Int64))),
+        "finish_reason is unknown": ("finish_reason", pl.col("finish_reason").is_in(["stop", "length"])),
+    }
+    holds = frame.select(rule.alias(problem) for problem, (_, rule) in rules.items())
+    for problem, (column, _) in rules.items():
+        wrong = ~holds[problem]
+        if wrong.any():
+            row = int(wrong.arg_true()[0])
+            rollout_id, found = frame["rollout_id"][row], frame[column][row]
+            shown = found.to_list() if isinstance(found, pl.Series) else found
+            raise TableError(f"{where}: row {row + 1}, rollout {rollout_id}", problem, found=shown, remedy=remedy)
     return frame

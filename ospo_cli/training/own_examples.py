@@ -38,7 +38,8 @@ def read_examples(path: Path, objective: Objective, prompts: pl.DataFrame) -> pl
             found = f"{name}: {rows.schema[name]}" if name in rows.columns else f"columns {', '.join(rows.columns)}"
             raise TableError(path, f"needs a column {name} of type String (objective {name_of})", found=found, expected=", ".join(columns))
         if rows[name].null_count():
-            raise TableError(path, f"column {name} holds nulls", found=rows[name].null_count(), expected="none")
+            row = int(rows[name].is_null().arg_true()[0]) + 1
+            raise TableError(f"{path}: row {row}", f"column {name} holds nulls", found=rows[name].null_count(), expected="none")
         if (rows[name].str.strip_chars() == "").any():
             raise TableError(path, f"column {name}: is empty", found=f"row {int((rows[name].str.strip_chars() == '').arg_true()[0]) + 1}")
     if rows.height == 0:
@@ -57,21 +58,24 @@ def as_rollouts(rows: pl.DataFrame, objective: Objective, prompts: pl.DataFrame,
     """Return tables as an iteration has them: rollouts (log-probabilities 0: nobody sampled them), and the objective's.
 
     Raises:
-        PolicyError: a completion does not fit the policy's context.
+        PolicyError: a completion does not fit the policy's context, or spells one of its special tokens.
     """
-    texts = EncodedTexts(policy, dict(prompts.select("prompt_id", "prompt").iter_rows()))
+    texts = EncodedTexts(policy, dict(prompts.select("prompt_id", "prompt").iter_rows()), refuses_control=True)
     rollouts: dict[tuple[str, str], RolloutRow] = {}
     counts: dict[str, int] = {}
 
-    def name_of(prompt_id: str, completion: str) -> str:
+    def name_of(number: int, prompt_id: str, completion: str) -> str:
         if (prompt_id, completion) not in rollouts:
             index = counts[prompt_id] = counts.get(prompt_id, -1) + 1
-            prompt, ids = texts.ids(prompt_id, completion, f"example {index} of prompt {prompt_id}")
+            prompt, ids = texts.ids(prompt_id, completion, f"update.examples_file: row {number}, prompt {prompt_id}")
             name = f"file:{prompt_id}:{index}"
             rollouts[prompt_id, completion] = RolloutRow(name, prompt_id, index, prompt, completion, ids, [0.0] * len(ids), "stop")
         return rollouts[prompt_id, completion].rollout_id
 
-    named = [(prompt_id, *(name_of(prompt_id, text) for text in completions)) for prompt_id, *completions in rows.iter_rows()]
+    named = [
+        (prompt_id, *(name_of(number, prompt_id, text) for text in completions))
+        for number, (prompt_id, *completions) in enumerate(rows.iter_rows(), 1)
+    ]
     made = objective.table_of(pl.DataFrame(named, schema=["prompt_id", *objective.named], orient="row"))
     table = objective.table
     made = made.select(*table.schema).cast(table.schema).unique(table.key).sort(table.key)  # type: ignore[arg-type]

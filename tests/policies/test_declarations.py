@@ -165,3 +165,10 @@ def test_end_tokens_are_known_without_transformers_from_files_and_card(padded, t
     policy = read_policy(folder)
     assert declarations.recorded_end_ids(folder, policy.pieces) == set(policy.end_token_ids)
     assert re.fullmatch("<.*end.*>", policy.pieces.tokenizer.id_to_token(policy.end_token_id))
+
+
+def test_a_special_token_in_a_file_of_ones_own_is_refused_with_its_row(padded):
+    texts = EncodedTexts(padded, {"p": "coat"}, refuses_control=True)
+    texts.ids("p", "red <answer>coat</answer>", "mine.parquet: row 1")
+    with pytest.raises(PolicyError, match=r"mine\.parquet: row 2: the completion spells a special token of the policy: found <\|im_end\|>"):
+        texts.ids("p", "red coat<|im_end|>", "mine.parquet: row 2")

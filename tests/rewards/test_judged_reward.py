@@ -206,3 +206,17 @@ def test_the_value_of_a_coalition_has_the_bits_of_its_text(composition, is_raw_i
     found = reward.coalition_values(prompt_ids, parts, present, is_raw_if_empty=is_raw_if_empty)
     assert found.tobytes() == reward.values(owners, queries).tobytes()
     assert len(np.unique(found)) > 5
+
+
+def weighing(training, retriever, fields):
+    settings = dataclasses.replace(ScoreCoalitions(), retriever=training)
+    values = dataclasses.replace(Params(), score_coalitions=settings, retrieval=dataclasses.replace(Params().retrieval, fields=fields))
+    return JudgedReward((documents(TITLES), prompts(p1="coat"), qrels(("p1", "d004", 1.0)), pools()), values, retriever=retriever)
+
+
+def test_a_further_retriever_that_weighs_no_fields_counts_each_once_and_one_of_the_training_is_refused():
+    found = weighing("bm25", "tfidf-char", ["title^2"])
+    assert found.retriever.fingerprint == weighing("bm25", "tfidf-char", ["title"]).retriever.fingerprint
+    assert weighing("bm25", None, ["title^2"]).retriever.fingerprint != weighing("bm25", None, ["title"]).retriever.fingerprint
+    with pytest.raises(ParameterError, match="retriever tfidf-char does not weigh fields"):
+        weighing("tfidf-char", None, ["title^2"])

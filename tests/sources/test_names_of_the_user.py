@@ -5,9 +5,9 @@ import json
 import polars as pl
 import pytest
 
-from ospo_cli.errors import SourceError
+from ospo_cli.errors import ParameterError, SourceError
 from ospo_cli.params.prepare_data import PrepareData
-from ospo_cli.sources import files
+from ospo_cli.sources import files, opening
 from ospo_cli.sources.tables import read
 
 PRODUCTS = "product_id\ttitle\nA1\tteal coat\nA2\tnavy coat\n"
@@ -124,3 +124,17 @@ def test_json_lines_whose_column_has_two_shapes_are_read_and_the_column_becomes_
     frame = files.read(path)
     assert frame["_id"].to_list() == ["a", "b"]
     assert [json.loads(text) for text in frame["metadata"]] == [row["metadata"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"locale": "jp"}, r"prepare_data\.locale: has no effect: source tables does not read it: found jp, expected source esci"),
+        ({"cut_off_date": "2020-01-01"}, r"prepare_data\.cut_off_date: has no effect"),
+        ({"source": "esci", "columns": {"title": "name"}}, r"prepare_data\.columns: has no effect: source esci does not read it"),
+        ({"source": "demo-shop", "gains": {"1": 2.0}}, r"gains: has no effect.*expected source tables or esci or wands or beir"),
+    ],
+)
+def test_a_setting_that_the_source_does_not_read_is_refused(shop, settings, message):
+    with pytest.raises(ParameterError, match=message):
+        opening.read(PrepareData(**{"source": "tables", "path": ".", **settings}), 0, shop)

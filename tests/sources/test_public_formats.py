@@ -79,7 +79,13 @@ def test_esci_reads_the_large_version_another_locale_and_other_gains_when_asked(
     official(tmp_path)
     assert read(tmp_path, "esci", small_version=False).prompts.height == 3
     assert read(tmp_path, "esci", locale="es").documents["title"].to_list() == ["Taza roja"]
-    assert read(tmp_path, "esci", gains={"S": 0.5}).qrels.filter(pl.col("doc_id") == "B")["relevance"].to_list() == [0.5]
+    found = read(tmp_path, "esci", gains={"S": 0.5})
+    assert found.qrels.filter(pl.col("doc_id") == "B")["relevance"].to_list() == [0.5]
+    us, all_rows = esci_rows().filter(pl.col("product_locale") == "us").height, esci_rows().height
+    assert found.card["notes"] == [
+        f"prepare_data.locale: us: {us} of {all_rows} rows of judgments",
+        "prepare_data.gains: label S stands for 0.5 in 1 judgments",
+    ]
 
 
 def test_esci_descriptions_lose_their_markup_and_nothing_else(tmp_path):
@@ -126,8 +132,11 @@ def test_broken_esci_files_are_named(tmp_path, case):
 
 
 def test_an_esci_folder_without_its_locale_or_its_files_says_what_to_get(tmp_path):
-    with pytest.raises(SourceError, match=r"no judgments of this locale: found jp"):
+    with pytest.raises(SourceError, match=r"no judgments of this locale: found jp, expected es \(\d+\), us \(\d+\)"):
         read(official(tmp_path / "a"), "esci", locale="jp")
+    large = esci_rows().with_columns(small_version=pl.lit(0))
+    with pytest.raises(SourceError, match=r"no judgment of locale us is of the small version.*small_version: false"):
+        read(official(tmp_path / "c", examples=large), "esci")
     (tmp_path / "b").mkdir()
     with pytest.raises(SourceError, match=r"examples is missing: found an empty folder.*https://github\.com/amazon-science/esci-data"):
         read(tmp_path / "b", "esci")

@@ -405,7 +405,7 @@ def test_ids_that_do_not_spell_the_completion_are_refused_by_name() -> None:
 def test_ids_outside_the_vocabulary_are_refused() -> None:
     made = usual()
     other = made.rollouts.with_columns(token_ids=pl.concat_list(pl.lit(999_999, dtype=pl.Int32)))
-    with pytest.raises(PolicyError, match="token id outside the vocabulary"):
+    with pytest.raises(CreditError, match=r"rollout 001:p0:00, .*token id outside the vocabulary"):
         dataclasses.replace(made, rollouts=other).run()
 
 

@@ -131,10 +131,11 @@ def test_groups_without_advantage_are_not_run_and_change_nothing_but_the_denomin
     assert torch.allclose(found, half / 2, atol=1e-6)
 
 
-def test_no_advantage_at_all_leaves_the_weights_as_they_were(layout):
+def test_no_advantage_at_all_leaves_the_weights_as_they_were_and_is_said(layout, capsys):
     change(layout, lambda table: table.with_columns(pl.col("advantages").list.eval(pl.element() * 0)))
     metrics = update.execute(layout, tiny_params(), 1)
     assert metrics["groups_alive"] == metrics["tokens"] == 0
+    assert "update 1: no token is learned from (0 of 6 rollout groups have an advantage)" in capsys.readouterr().err
     assert (layout.policy(1) / "model.safetensors").read_bytes() == (layout.policy(0) / "model.safetensors").read_bytes()
 
 
