@@ -55,7 +55,7 @@ def test_a_split_without_prompts_ends_the_warm_start_before_it_begins(layout, sp
 
 def test_a_run_whose_warm_start_is_up_to_date_looks_too(layout, monkeypatch):
     params = tiny_params()
-    monkeypatch.setattr(runner, "_is_current", lambda *arguments: True)
+    monkeypatch.setattr(runner, "_is_current", lambda *arguments, **settings: True)
     as_if_all_were(layout, "train")
     with pytest.raises(SourceError, match=r"set evaluate\.split to one that has prompts"):
         runner.run(layout, params)
