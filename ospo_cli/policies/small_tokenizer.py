@@ -36,8 +36,9 @@ class SmallTokenizer:
     def __len__(self) -> int:
         return self.tokenizer.get_vocab_size()
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Return the token ids of a text."""
+    def encode(self, text: str, add_special_tokens: bool = True, split_special_tokens: bool = False) -> list[int]:
+        """Return the token ids of a text; with `split_special_tokens` a special token that it spells is text like any other."""
+        self.tokenizer.encode_special_tokens = split_special_tokens
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 

@@ -28,7 +28,9 @@ def test_ids_of_prompts_and_texts_are_those_of_transformers(pair, message, opens
     for turns, is_text in ((1, False), (1, True), (2, True)):
         asked = {"add_generation_prompt": opens, "tokenize": not is_text, "return_dict": False, "date_string": "26 Jul 2024"}
         assert own.apply_chat_template(messages[:turns], **asked) == theirs.apply_chat_template(messages[:turns], **asked)
-    assert own.encode(message, add_special_tokens=False) == theirs.encode(message, add_special_tokens=False)
+    for splits in (True, False):
+        asked = {"add_special_tokens": False, "split_special_tokens": splits}
+        assert own.encode(message, **asked) == theirs.encode(message, **asked)
 
 
 def test_its_special_tokens_are_those_of_transformers(pair):
