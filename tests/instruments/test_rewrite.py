@@ -1,5 +1,6 @@
 """`ospo rewrite`: files of every format, streams, kills, duplicates, result lists."""
 
+import gzip
 import io
 import json
 import os
@@ -81,6 +82,14 @@ def test_a_text_file_holds_a_query_a_line_whatever_its_bytes(tmp_path):
         "\ufffd\ufffdboots",
         "  spaced  ",
     ]
+
+
+@pytest.mark.parametrize("name", ["queries.txt.gz", "QUERIES.CSV.GZ", "queries.ndjson"])
+def test_packed_files_and_other_suffixes_are_read_too(tmp_path, name):
+    kind = inputs.format_of(tmp_path / name)
+    content = written_as(kind, tmp_path / "plain").read_bytes()
+    (tmp_path / name).write_bytes({True: gzip.compress(content), False: content}[name.lower().endswith("gz")])
+    assert [one.query for one in inputs.read(tmp_path / name, kind, "query", "history").asked] == QUERIES
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv"])

@@ -12,9 +12,9 @@ import polars as pl
 from ospo_cli.errors import SourceError
 from ospo_cli.rewriting.rewriter import Asked
 from ospo_cli.sources import files
+from ospo_cli.sources.opened import kind, read_bytes
 
 FORMATS = ("text", "csv", "tsv", "jsonl", "parquet")
-_BY_SUFFIX = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True)
@@ -26,28 +26,29 @@ class Queries:
 
 
 def format_of(path: Path) -> str:
-    """Return the format that a file's suffix tells; text where it tells none."""
-    return _BY_SUFFIX.get(path.suffix.lower(), "text")
+    """Return the format that a file's suffix tells, whatever its packing; text where it tells none."""
+    found = kind(path).removeprefix(".")
+    return found if found in FORMATS else "text"
 
 
-def read(path: Path, kind: str, query_column: str, history_column: str) -> Queries:
+def read(path: Path, form: str, query_column: str, history_column: str) -> Queries:
     """Return the queries of a file.
 
     Args:
         path: the file.
-        kind: one of FORMATS.
+        form: one of FORMATS.
         query_column: name of the column of queries (not of a text file, which holds one query a line).
         history_column: name of the column of past titles, text or a list of texts; it may be missing.
 
     Raises:
         SourceError: the file cannot be read, or has no such column.
     """
-    if not path.is_file():
+    if not path.exists():
         raise SourceError(path, "no such file", expected="a file of queries")
-    if kind == "text":
-        return Queries([Asked(line) for line in lines(path.read_bytes())], None)
-    if path.suffix.lower() != (wanted := f".{kind}"):  # the readers tell formats by the suffix
-        raise SourceError(path, f"is no {kind} by its suffix", found=path.suffix or "none", expected=wanted, remedy="rename the file")
+    if form == "text":
+        return Queries([Asked(line) for line in lines(read_bytes(path))], None)
+    if kind(path) != f".{form}":  # the readers tell formats by the suffix
+        raise SourceError(path, f"is no {form} by its suffix", found=path.name, expected=f"a name that ends in .{form}", remedy="rename it")
     frame = files.read(path, (query_column,), remedy="name the column with --query-column")
     histories = frame[history_column].to_list() if history_column in frame.columns else [None] * frame.height
     ids = [None if value is None else str(value) for value in frame["query_id"].to_list()] if "query_id" in frame.columns else None
@@ -63,9 +64,9 @@ def lines(content: bytes) -> list[str]:
     return [part.removesuffix(b"\r").decode("utf-8", errors="replace") for part in parts]
 
 
-def line_asked(line: str, kind: str, query_column: str, history_column: str) -> Asked | None:
+def line_asked(line: str, form: str, query_column: str, history_column: str) -> Asked | None:
     """Return what one line of a stream asks; None where it should be a JSON object with a query and is not."""
-    if kind == "text":
+    if form == "text":
         return Asked(line)
     try:
         row = json.loads(line)
