@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ospo_cli.cli.app import AFTER_TRAINING, app
+from ospo_cli.cli.app import AFTER_TRAINING, Interrupted, app
 from ospo_cli.cli.options import HERE, Project, say
 
 
@@ -42,3 +42,31 @@ def rewrite(
         return
     counts = execute(project, Path(source), request, out, kind_in, kind_out)
     say("rewrite", (f"wrote {out}: " if out is not None else "") + in_words(counts))
+
+
+@app.command("serve", rich_help_panel=AFTER_TRAINING)
+def serve(
+    policy: Annotated[str, typer.Option("--policy", help="Number of a policy, or a folder.", show_default="the last one")] = "",
+    host: Annotated[str, typer.Option("--host", help="Address; beyond this machine only with a token in OSPO_SERVE_TOKEN.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port.")] = 8017,
+    deadline: Annotated[
+        float, typer.Option("--deadline", min=1, max=60_000, help="Milliseconds after which the raw query is answered.")
+    ] = 200,
+    queue: Annotated[int, typer.Option("--queue", min=1, help="Queries that may wait; beyond that the raw query is answered.")] = 256,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Most queries that are rewritten together.")] = 64,
+    cache: Annotated[int, typer.Option("--cache", min=0, help="Rewrites that are remembered.")] = 100_000,
+    body: Annotated[int, typer.Option("--body", min=64, help="Bytes of the largest request.")] = 1 << 18,
+    most: Annotated[int, typer.Option("--most", min=1, help="Queries in the largest request.")] = 64,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="Threads of torch.", show_default="policy.threads")] = 0,
+    log_queries: Annotated[bool, typer.Option("--log-queries", help="Write queries and rewrites to stderr.")] = False,
+    project: Project = HERE,
+) -> None:
+    """Serve a trained policy over HTTP; late, overloaded or failing, it answers with the raw query (docs/serve.md)."""
+    from ospo_cli.instruments.serve import command
+    from ospo_cli.instruments.serve.settings import Settings
+
+    settings = Settings(host, port, deadline / 1000, queue, batch, cache, body, most, command.token(), log_queries)
+    try:
+        command.execute(project, policy, threads, settings)
+    except (Interrupted, KeyboardInterrupt):  # once all who waited have been answered
+        say("serve", "ended")

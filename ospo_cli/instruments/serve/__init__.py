@@ -1,0 +1,1 @@
+"""`ospo serve`: a trained policy behind HTTP; whatever goes wrong, the raw query is answered."""

@@ -1,0 +1,57 @@
+"""Open the policy, listen, and end well."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ospo_cli.errors import OspoError
+from ospo_cli.instruments.serve.settings import Settings
+from ospo_cli.rewriting.setup import choose
+
+TOKEN = "OSPO_SERVE_TOKEN"  # noqa: S105  (the name of a variable)
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# uvicorn answers 503 beyond so many connections: what holds back who opens them without end.
+_CONNECTIONS = 4096
+
+
+def execute(project: Path, policy: str, threads: int, settings: Settings) -> None:
+    """Serve until a signal ends it; requests under way are answered.
+
+    Raises:
+        OspoError: the packages are not installed, there is no such policy, or the address reaches beyond this machine without a token.
+    """
+    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise OspoError("ospo serve", f"the package {missing[0]} is not installed", remedy="pip install 'ospo[serve]'")
+    if settings.host not in _LOOPBACK and not settings.token:
+        raise OspoError(
+            f"--host {settings.host}", "is reached from other machines, and there is no token", expected=f"a secret in {TOKEN}",
+            remedy="set it, or listen on 127.0.0.1",
+        )  # fmt: skip
+    import uvicorn
+
+    from ospo_cli.instruments.serve.application import Service
+    from ospo_cli.rewriting.rewriter import Asked, Rewriter
+
+    # One thread opens the policy and asks it: PyTorch keeps its number of threads for each thread apart.
+    with ThreadPoolExecutor(1, thread_name_prefix="policy") as thread:
+        rewriter = thread.submit(Rewriter.opened, choose(project, policy, threads)).result()
+        thread.submit(rewriter.rewrite, [Asked("a")]).result()  # the first one takes longest
+        service = Service(rewriter.rewrite, rewriter.policy.content_hash, settings, thread)
+        sys.stderr.write(f"ospo serve: policy {rewriter.policy.folder} on http://{settings.host}:{settings.port}/rewrite\n")
+        uvicorn.run(
+            service.application(), host=settings.host, port=settings.port, log_level="warning", access_log=False,
+            limit_concurrency=_CONNECTIONS, server_header=False, timeout_graceful_shutdown=5,
+        )  # fmt: skip
+
+
+def token() -> str:
+    """Return the secret that requests must show; raise OspoError where it cannot stand in a header."""
+    found = os.environ.get(TOKEN, "")
+    if found and (not found.isascii() or not found.isprintable() or " " in found):
+        raise OspoError(TOKEN, "cannot stand in a header", expected="printable ASCII without blanks")
+    return found
