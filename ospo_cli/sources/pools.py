@@ -8,11 +8,13 @@ from numpy.typing import NDArray
 
 from ospo_cli.maths.seeding import generator
 from ospo_cli.params.prepare_data import PrepareData
+from ospo_cli.text.scripts import EAST_ASIAN, SOUTH_EAST_ASIAN
+from ospo_cli.text.words import words as words_of
 
 SEED_WORDS = 8  # rarest words of an anchor's title that look for related documents
 COMMON = 20_000  # a word in more titles than this relates nothing (and would cost time in catalogues of millions)
 BATCH = 64
-
+_WITHOUT_BLANKS = f"[{EAST_ASIAN}{SOUTH_EAST_ASIAN}]"
 _NONE = np.empty(0, dtype=np.int64)
 
 
@@ -125,14 +127,14 @@ def _title_weights(titles: pl.Series):  # type: ignore[no-untyped-def]
     from scipy.sparse import csr_array
 
     count = titles.len()
-    words = (
-        pl.DataFrame(
-            {"row": pl.int_range(count, eager=True, dtype=pl.Int64), "word": titles.str.to_lowercase().str.extract_all(r"[\p{L}\p{N}]+")}
-        )
-        .explode("word")
-        .drop_nulls()
-        .unique()
-    )
+    found = titles.str.to_lowercase().str.extract_all(r"[\p{L}\p{N}][\p{L}\p{N}\p{M}]*")
+    words = pl.DataFrame({"row": pl.int_range(count, eager=True, dtype=pl.Int64), "word": found}).explode("word").drop_nulls().unique()
+    # A run of letters without blanks is no word: its pairs are.
+    runs = words.filter(pl.col("word").str.contains(_WITHOUT_BLANKS))["word"].unique().to_list()
+    if runs:
+        cut = pl.DataFrame({"word": runs, "parts": [words_of(run) for run in runs]})
+        parts = pl.coalesce("parts", pl.concat_list("word"))
+        words = words.join(cut, on="word", how="left").select("row", parts.alias("word")).explode("word").unique()
     frequency = words.group_by("word").len("frequency").filter(pl.col("frequency") <= COMMON).sort("word").with_row_index("code")
     frequency = frequency.with_columns((1 + count / pl.col("frequency").cast(pl.Float64)).log().alias("idf"))
     coded = words.join(frequency, on="word").sort("row", "code")

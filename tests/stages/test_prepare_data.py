@@ -132,6 +132,23 @@ def test_related_documents_are_those_that_share_the_anchors_rarest_words():
     }
 
 
+@pytest.mark.parametrize(
+    "titles",
+    [
+        ["防水スマホケース", "耐衝撃スマホケース黒", "スマホ", "防水時計", *[f"青い湯呑み{number}" for number in range(50)]],
+        ["รองเท้าวิ่งผู้ชาย", "รองเท้าวิ่ง", "รองเท้าผู้หญิง", "เสื้อผู้ชาย", *[f"โคมไฟ {number}" for number in range(50)]],
+    ],
+)
+def test_related_documents_are_found_in_scripts_without_blanks(titles):
+    documents = pl.DataFrame(
+        {"doc_id": [f"d{number:02d}" for number in range(len(titles))], "title": titles, "category": [""] * len(titles)}
+    )
+    qrels = pl.DataFrame([("q", "d00", 1.0)], schema=QRELS.schema, orient="row")
+    pools, counts = sampled_pools(documents, qrels, PrepareData(pool_related=3, pool_same_category=0, pool_random=0), 0)
+    assert sorted(pools["doc_id"]) == ["d00", "d01", "d02", "d03"]
+    assert counts["prompts filled up for want of related documents"] == 0
+
+
 def test_places_that_run_out_are_filled_at_random_and_counted():
     inputs = data(["alpha", "beta"], documents=60)
     prepared = prepare(inputs, PrepareData(pool_related=0, pool_same_category=30, pool_random=5), 0)
