@@ -169,6 +169,13 @@ def names(path: Path, quoting: str = "standard") -> list[str]:
         return _header(stream, "\t" if kind(path) == ".tsv" else ",", quoting)
 
 
+def empty_values(path: Path) -> int:
+    """Return how many fields of a CSV or TSV file, or of its parts, are `\\N`, which `read` takes for empty; 0 for other files."""
+    if path.is_dir():
+        return sum(map(empty_values, parts(path)))
+    return quoted_lines.empty_values(path, "\t" if kind(path) == ".tsv" else ",") if kind(path) in (".csv", ".tsv") else 0
+
+
 def _header(stream: TextIO, separator: str, quoting: str) -> list[str]:
     return next(csv.reader(stream, delimiter=separator, quoting=csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL), [])
 
@@ -216,7 +223,11 @@ def _delimited(path: Path, columns: Sequence[str], separator: str, remedy: str |
                 f"{path}: line 1", "column named twice", found=doubled[0], expected="each name once", remedy="rename one of them"
             )
         check_columns(names, columns, path, remedy)
-        mended, records = quoted_lines.mended(path, separator, len(names)) if quoting == "standard" else (None, None)
+        mended, records = None, None
+        if quoting == "standard":
+            mended, records = quoted_lines.mended(path, separator, len(names))
+        elif quoting == "backslash":
+            mended = quoted_lines.unescaped(path, separator)
         table = arrow.read_csv(
             pa.BufferReader(mended) if mended is not None else open_bytes(path) if is_packed(path) else path,
             read_options=arrow.ReadOptions(block_size=1 << 26),
@@ -235,7 +246,8 @@ def _delimited(path: Path, columns: Sequence[str], separator: str, remedy: str |
             path, "rows were lost while it was read", found=f"{table.num_rows} rows", expected=f"{records - 1}", remedy=quoted_lines.REMEDY
         )
     frame = pl.DataFrame(pl.from_arrow(table.select([name for name in names if name not in STRAY])))
-    return frame.with_columns(pl.all().replace("\\N", None))  # how MySQL writes NULL
+    # How MySQL writes NULL. Under `backslash` what reads \N now was written \\N, which is text.
+    return frame.with_columns(pl.all().replace(quoted_lines.NULL if quoting == "backslash" else "\\N", None))
 
 
 def check_columns(present: Sequence[str], needed: Sequence[str], path: Path, remedy: str | None = None) -> None:

@@ -9,6 +9,7 @@ from ospo_cli.errors import ParameterError
 from ospo_cli.params.prepare_data import PrepareData
 from ospo_cli.sources import SOURCES
 from ospo_cli.sources.base import Source, SourceData
+from ospo_cli.sources.markup import entities_read
 from ospo_cli.text.close_names import unknown_name
 
 # Parameters that some sources read; set for another they would have no effect.
@@ -43,4 +44,4 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
             )
     module, function = SOURCES[params.source].split(":")
     reader: Source = getattr(importlib.import_module(module), function)
-    return reader(params, seed, root)
+    return entities_read(reader(params, seed, root), params.html_entities)

@@ -8,9 +8,13 @@ from io import BytesIO
 from pathlib import Path
 
 from ospo_cli.errors import SourceError
-from ospo_cli.sources.opened import open_bytes, open_text
+from ospo_cli.sources.opened import open_bytes, open_text, read_bytes
 
 REMEDY = "close the quote, double one that is text, or set prepare_data.quoting: none, which takes quotes as they stand"
+
+# What stands for an empty value between `unescaped` and the reader: no character at all to Unicode.
+NULL = "\ufdd0N"
+_BLANKS = {b"n": b" ", b"r": b" ", b"t": b" ", b"0": b"", b"b": b"", b"Z": b""}
 
 
 def mended(path: Path, separator: str, width: int) -> tuple[bytes | None, int]:
@@ -45,6 +49,29 @@ def mended(path: Path, separator: str, width: int) -> tuple[bytes | None, int]:
         if out is not None:
             out.write(raw)
     return (None if out is None else out.getvalue()), records
+
+
+def unescaped(path: Path, separator: str) -> bytes | None:
+    """Return a file under `quoting: backslash` with its empty values and blanks written out, None where it has none.
+
+    A field that is `\\N` becomes NULL; of the other escapes `\\n`, `\\r` and `\\t` become a blank, `\\0`, `\\b` and `\\Z` nothing. What
+    else a backslash stands before is left to the reader, to which it is that character.
+    """
+    content = read_bytes(path)
+    found = re.sub(_empty(separator), NULL.encode(), content)
+    found = re.sub(rb"\\([\s\S])", lambda escape: _BLANKS.get(escape[1], escape[0]), found)
+    return None if found == content else found
+
+
+def empty_values(path: Path, separator: str) -> int:
+    """Return how many fields of a file are `\\N`."""
+    content = read_bytes(path)
+    return len(re.findall(_empty(separator), content)) if b"\\N" in content else 0
+
+
+def _empty(separator: str) -> bytes:
+    ends = b"[^" + re.escape(separator.encode()) + b"\r\n]"
+    return b"(?<!" + ends + rb')("?)\\N\1(?!' + ends + b")"
 
 
 class _Grammar:

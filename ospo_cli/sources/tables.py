@@ -47,7 +47,7 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
         pools = _pools(path, params)
         _check_queries(pools, prompts, path, paths[1])
         paths.append(path)
-    notes = read_as(params, paths) + notes
+    notes = read_as(params, paths) + notes + _empty_values(paths)
     card = {"licence": licence_of(place), "inputs": files.hashes(paths, place), "counts": counts, "notes": notes}
     return SourceData(documents, prompts, judged, pairs, pools, card)
 
@@ -92,6 +92,12 @@ def read_as(params: PrepareData, paths: list[Path]) -> list[str]:
         f"prepare_data.columns: {ours} is read from {theirs} of {', '.join(name for name in present if theirs in present[name])}"
         for ours, theirs in params.columns.items()
     ]
+
+
+def _empty_values(paths: list[Path]) -> list[str]:
+    # Notes that say how many values of each file were \\N.
+    found = {path.name: files.empty_values(path) for path in paths}
+    return [f"{name}: {count:,} values \\N were read as empty" for name, count in found.items() if count]
 
 
 def read_documents(path: Path, params: PrepareData) -> pl.DataFrame:

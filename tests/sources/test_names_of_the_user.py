@@ -101,7 +101,30 @@ def test_quotes_behind_backslashes_are_text_where_the_user_says_so(shop):
 def test_null_of_mysql_is_nothing(shop):
     text = "product_id\ttitle\tcolour\nA1\tcoat\t\\N\nA2\tcoat\tred\n"
     (shop / "products.tsv").write_text(text, encoding="utf-8")
-    assert source(shop).documents["colour"].to_list() == ["", "red"]
+    found = source(shop)
+    assert found.documents["colour"].to_list() == ["", "red"]
+    assert found.card["notes"] == ["products.tsv: 1 values \\N were read as empty"]
+
+
+@pytest.mark.parametrize(("suffix", "separator"), [(".tsv", "\t"), (".csv", ",")])
+def test_an_export_of_mysql_is_read_with_its_escapes(shop, suffix, separator):
+    rows = [
+        ["product_id", "title", "colour", "size"],
+        ["A1", '"Red \\"big\\" mug"', "\\N", "N"],
+        ["A2", "in\\\\out", '"\\N"', "\\\\N"],
+        ["A3", "one\\ntwo\\tthree\\0", "a\\" + separator + "b", "\\N"],
+        ["A4", "lost\\\\next", "line\\\nbreak", "\\N x"],
+    ]
+    (shop / "products.tsv").unlink()
+    (shop / f"products{suffix}").write_text("".join(separator.join(row) + "\n" for row in rows), encoding="utf-8")
+    found = source(shop, quoting="backslash")
+    assert found.documents.select("title", "colour", "size").rows() == [
+        ('Red "big" mug', "", "N"),
+        ("in\\out", "", "\\N"),
+        ("one two three", f"a{separator}b", ""),
+        ("lost\\next", "line\nbreak", "N x"),
+    ]
+    assert found.card["notes"] == [f"products{suffix}: 3 values \\N were read as empty"]
 
 
 @pytest.mark.parametrize("seed", range(20))
