@@ -79,6 +79,10 @@ class Layout:
         """Folder of a run that was put by to be compared with."""
         return self.data / "kept" / name
 
+    def gates(self, name: str) -> Path:
+        """A file of `ospo gate`, such as `004.json`; not in the policy's folder, which `dvc repro` watches."""
+        return self.data / "gates" / name
+
     def evaluation(self, name: str) -> Path:
         """A file of the evaluation."""
         return self.data / "evaluation" / name

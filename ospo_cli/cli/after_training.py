@@ -70,3 +70,22 @@ def serve(
         command.execute(project, policy, threads, settings)
     except (Interrupted, KeyboardInterrupt):  # once all who waited have been answered
         say("serve", "ended")
+
+
+@app.command("gate", rich_help_panel=AFTER_TRAINING)
+def gate(
+    policy: Annotated[str, typer.Option("--policy", help="Number of a policy, or a folder.", show_default="the last one")] = "",
+    bound: Annotated[
+        float, typer.Option("--bound", min=0.001, max=0.5, help="Largest mean loss of rewritten queries, in the metric's units.")
+    ] = 0.05,
+    confidence: Annotated[float, typer.Option("--confidence", min=0.5, max=0.999, help="That the loss stays below the bound.")] = 0.9,
+    retriever: Annotated[str, typer.Option("--retriever", help="Search engine.", show_default="score_coalitions.retriever")] = "",
+    project: Project = HERE,
+) -> None:
+    """Decide when to rewrite: certify a gate on dev queries, show it on test; `ospo rewrite` and `serve` apply it (docs/rewrite.md)."""
+    from ospo_cli.instruments import gate as instrument
+
+    made, curve, path = instrument.execute(project, policy, bound, confidence, retriever)
+    for line in [*instrument.in_words(made), *instrument.curve_lines(curve)]:
+        typer.echo(line)
+    say("gate", f"wrote {path} and {path.stem}_curve.parquet; `ospo rewrite` applies it to this policy until the file is removed")

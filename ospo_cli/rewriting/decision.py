@@ -15,6 +15,7 @@ TOO_LONG = "too long"
 MALFORMED = "malformed"
 ANOTHER_SCRIPT = "another script"
 SAME = "same as the query"
+NOT_TRUSTED = "not trusted by the gate"
 
 
 @dataclass(frozen=True)

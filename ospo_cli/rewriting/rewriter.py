@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from ospo_cli.policies.folder import render_prompt
 from ospo_cli.policies.opening import load_policy
 from ospo_cli.rewriting import decision
+from ospo_cli.rewriting import gate as gates
 from ospo_cli.rewriting.decision import Alternative, Candidate
+from ospo_cli.rewriting.gate import Gate
 from ospo_cli.rewriting.setup import Chosen, Setup
 from ospo_cli.sampling.causal_lm import Sampler
 from ospo_cli.sampling.next_token import Sampling
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from ospo_cli.policies.folder import LoadedPolicy
 
 # Changes when equal queries may get other rewrites from an equal policy.
-VERSION = "rewrite 1"
+VERSION = "rewrite 2"
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ def raw(asked: Asked, why: str) -> Rewrite:
 class Rewriter:
     """A policy, asked for rewrites. What a query gets depends on (policy, setup, query, history) and on nothing else in the batch."""
 
-    def __init__(self, policy: LoadedPolicy, setup: Setup) -> None:
-        self.policy, self.setup = policy, setup
+    def __init__(self, policy: LoadedPolicy, setup: Setup, gate: Gate | None = None) -> None:
+        self.policy, self.setup, self.gate = policy, setup, gate
         self.sampler = Sampler(policy)
 
     @classmethod
@@ -82,16 +84,19 @@ class Rewriter:
         """Return the rewriter of a policy that `setup.choose` gave."""
         root = chosen.project.root if chosen.project else None
         policy = load_policy(chosen.folder, chosen.setup.threads, made_by=chosen.made_by, project=root)
-        return cls(policy, chosen.setup)
+        return cls(policy, chosen.setup, gates.read(chosen.gate_path, policy.content_hash))
 
     @property
     def identity(self) -> list[object]:
         """Return what rewrites depend on besides query and history."""
         setup = self.setup
-        return [VERSION, self.policy.content_hash, setup.card, setup.threads]
+        gate = self.gate.identity if self.gate else None
+        return [VERSION, self.policy.content_hash, setup.card, setup.threads, gate]
 
-    def rewrite(self, asked: Sequence[Asked], best: int = 1) -> list[Rewrite]:
+    def rewrite(self, asked: Sequence[Asked], best: int = 1, use_gate: bool = True) -> list[Rewrite]:
         """Return what becomes of each query; best > 1 samples further completions for the likeliest `best` rewrites.
+
+        A policy's gate, where it has one, is asked last; `use_gate` false leaves it out.
 
         Raises:
             PolicyError: the model gives NaN.
@@ -109,7 +114,7 @@ class Rewriter:
                 places.append(place)
         groups = self._sampled(prompts, [(queries[place], asked[place].history) for place in places], best)
         for place, group in zip(places, groups, strict=True):
-            found[place] = self._read(asked[place], queries[place], group, best)
+            found[place] = self._read(asked[place], queries[place], group, best, use_gate)
         each = (time.monotonic() - began) * 1000 / max(1, len(asked))
         return [_timed(one, each) for one in found if one is not None]
 
@@ -131,7 +136,7 @@ class Rewriter:
         request = Request(prompts, names, setup.max_new_tokens, Sampling(), setup.seed, max(setup.batch_size, count))
         return self.sampler.sample(request, greedy_rows=1)
 
-    def _read(self, asked: Asked, query: str, group: list[SampledRow], best: int) -> Rewrite:
+    def _read(self, asked: Asked, query: str, group: list[SampledRow], best: int, use_gate: bool) -> Rewrite:
         read = partial(served, query, composition=self.setup.composition)
         greedy = read(group[0].text)
         rewrite = one_line(greedy.answer)
@@ -141,6 +146,8 @@ class Rewriter:
             likeliest([(one_line(read(row.text).answer), row) for row in group], best) if best > 1 else [],
         )  # fmt: skip
         why = decision.decide(candidate)
+        if why == decision.REWRITTEN and use_gate and self.gate is not None and not self.gate.passes(candidate):
+            why = decision.NOT_TRUSTED
         given = compose(query, rewrite, self.setup.composition) if why == decision.REWRITTEN else asked.query
         return Rewrite(asked.query, rewrite, given, why, candidate.mean_logprob, candidate.probability, candidate.best)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ospo_cli.params.whole import Params
 
 CARD = "ospo_rewrite.json"
+GATE = "ospo_gate.json"
 FORMAT = "ospo-rewrite 1"
 
 
@@ -89,6 +90,12 @@ class Chosen:
     made_by: str
     project: Layout | None
     params: Params | None
+
+    @property
+    def gate_path(self) -> Path:
+        """Where the policy's gate lies, if it has one: beside the weights, or with the project, by the policy's number."""
+        own = self.folder / GATE
+        return own if own.is_file() or self.project is None else self.project.gates(f"{self.folder.name}.json")
 
 
 def choose(project: Path, policy: str, threads: int = 0) -> Chosen:

@@ -1,0 +1,219 @@
+"""A gate for a policy: fitted on half of the dev queries, certified on the other half, shown on test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ospo_cli.errors import OspoError
+from ospo_cli.maths import seeding
+from ospo_cli.maths.risk_control import betting_p, passed
+from ospo_cli.maths.statistics import Resamples
+from ospo_cli.rewards.opening import open_reward
+from ospo_cli.rewriting import gate as gates
+from ospo_cli.rewriting.decision import Candidate
+from ospo_cli.rewriting.gate import FEATURES, Gate
+from ospo_cli.rewriting.rewriter import Asked, Rewrite, Rewriter
+from ospo_cli.rewriting.setup import Chosen, choose
+from ospo_cli.tables import parquet, placed
+from ospo_cli.tables.gate import GATE_CURVE
+from ospo_cli.tables.prepared import PROMPTS
+
+Values = NDArray[np.float64]
+# Shares of the queries that are tried, strictest first, and where sequences of tests begin: small samples cannot pass at small shares.
+SHARES = np.round(np.arange(0.05, 1.0001, 0.05), 2)
+STARTS = (9, 19)
+RIDGE = 10.0
+FEWEST = 40
+QUERIES_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Judged queries of a split and what the policy makes of them: features [n, features], values [n] without and with the rewrite.
+
+    `is_open`: the policy's rewrite would be used if there were no gate; the others keep the raw query whatever the gate says.
+    """
+
+    features: Values
+    raw: Values
+    rewritten: Values
+    is_open: NDArray[np.bool_]
+
+    @property
+    def gains(self) -> Values:
+        """Return rewrite minus raw query."""
+        return self.rewritten - self.raw
+
+    @property
+    def losses(self) -> Values:
+        """Return what a rewrite costs, 0 where it costs nothing."""
+        return np.maximum(-self.gains, 0.0)
+
+
+def execute(project: Path, policy: str, bound: float, confidence: float, retriever: str = "") -> tuple[Gate, pl.DataFrame, Path]:
+    """Make the gate of a policy and write it and table gate_curve to data/gates; return gate, curve and the gate's path.
+
+    Raises:
+        PolicyError, MissingInputError: the policy or a prepared table is missing.
+        OspoError: too few dev or test queries, or the policy has no project.
+    """
+    chosen = choose(project, policy)
+    if chosen.project is None or chosen.params is None:
+        raise OspoError(
+            chosen.folder, "has no project", expected="a project with judged dev and test queries", remedy="--project names one"
+        )
+    rewriter = Rewriter.opened(chosen)
+    dev, test = (answered(chosen, rewriter, split, retriever) for split in ("dev", "test"))
+    for split, found in (("dev", dev), ("test", test)):
+        if found.is_open.sum() < FEWEST:
+            count = int(found.is_open.sum())
+            raise OspoError("ospo gate", f"too few {split} queries with a rewrite", found=count, expected=f"at least {FEWEST}")
+    made, fit_facts = fit(dev, bound, confidence, rewriter.policy.content_hash, chosen.params.train.seed)
+    name = chosen.folder.name
+    table = curve(test, made, name, chosen.params.train.seed)
+    facts = fit_facts | outcome(test, made, chosen.params.train.seed) | {"retriever": retriever or chosen.params.score_coalitions.retriever}
+    made = Gate(**{**vars(made), "facts": facts})
+    path = chosen.project.gates(f"{name}.json")
+    gates.write(path, made)
+    parquet.write(table, path.with_name(f"{name}_curve.parquet"), GATE_CURVE)
+    return made, table, path
+
+
+def answered(chosen: Chosen, rewriter: Rewriter, split: str, retriever: str) -> Answered:
+    """Ask the policy for the judged queries of a split, and score raw queries and rewrites by the project's metric."""
+    assert chosen.project is not None
+    assert chosen.params is not None
+    prompts = placed.read(PROMPTS, chosen.project).filter(pl.col("split") == split).sort("prompt_id")
+    asked = [Asked(query, tuple(history)) for query, history in zip(prompts["query"], prompts["history"].to_list(), strict=True)]
+    parts = [asked[start : start + QUERIES_AT_ONCE] for start in range(0, len(asked), QUERIES_AT_ONCE)]
+    found = [one for part in parts for one in rewriter.rewrite(part, use_gate=False)]
+    reward = open_reward(chosen.project, chosen.params, retriever=retriever or None)
+    ids = prompts["prompt_id"].to_list()
+    raw, rewritten = (reward.values(ids, texts) for texts in (prompts["query"].to_list(), [one.engine_query for one in found]))
+    known = np.array([_features(one) for one in found]).reshape(-1, len(FEATURES))
+    return Answered(known, raw, rewritten, np.array([one.is_used for one in found], dtype=bool))
+
+
+def _features(one: Rewrite) -> list[float]:
+    if not one.is_used or one.mean_logprob is None or one.probability is None:
+        return [0.0] * len(FEATURES)
+    return gates.features(Candidate(one.query, one.rewrite, "", one.mean_logprob, one.probability))
+
+
+def fit(dev: Answered, bound: float, confidence: float, policy: str, seed: int) -> tuple[Gate, dict[str, Any]]:
+    """Return a gate without facts, and what was seen while it was made.
+
+    One half of the queries that have a rewrite fits the score (ridge regression of the gain), and says at which scores the shares lie. The
+    other half tests, for each share, that the mean loss of the rewritten queries is below the bound; the loosest share that passes is
+    taken. The halves are drawn by seed.
+    """
+    open_rows = seeding.generator(seed, "gate").permutation(np.flatnonzero(dev.is_open))
+    fitted, held = np.sort(open_rows[: len(open_rows) // 2]), open_rows[len(open_rows) // 2 :]
+    centre, weights = _ridge(dev.features[fitted], dev.gains[fitted])
+    scores = (dev.features - centre) @ weights
+    thresholds = np.quantile(scores[fitted], 1 - SHARES)
+    thresholds[-1] = min(float(thresholds[-1]), float(scores[fitted].min()))
+    losses = [dev.losses[held[scores[held] >= threshold]] for threshold in thresholds]
+    p_values = [betting_p(each, bound, 1 - confidence) for each in losses]
+    accepted = passed(p_values, STARTS, 1 - confidence)
+    threshold = float(thresholds[accepted[-1]]) if accepted else None
+    facts = {
+        "dev_queries": len(dev.raw), "dev_with_rewrite": len(open_rows), "fitted_on": len(fitted), "certified_on": len(held),
+        "certified_share": float(SHARES[accepted[-1]]) if accepted else 0.0,
+        "dev_loss": [float(each.mean()) if len(each) else None for each in losses], "p_values": p_values,
+    }  # fmt: skip
+    return Gate(policy, [float(value) for value in centre], [float(value) for value in weights], threshold, bound, confidence), facts
+
+
+def _ridge(features: Values, gains: Values) -> tuple[Values, Values]:
+    """Return the features' means and the weights of a ridge regression on them in units of their deviation."""
+    centre, scale = features.mean(axis=0), features.std(axis=0)
+    scale = np.where(scale > 1e-9, scale, np.inf)
+    shifted = (features - centre) / scale
+    weights = np.linalg.solve(shifted.T @ shifted + RIDGE * np.eye(features.shape[1]), shifted.T @ (gains - gains.mean()))
+    return centre, weights / scale
+
+
+def passes(found: Answered, gate: Gate) -> NDArray[np.bool_]:
+    """Tell for each query whether its rewrite is used under the gate."""
+    scores = (found.features - np.array(gate.centre)) @ np.array(gate.weights)
+    return np.asarray(found.is_open & (scores >= (np.inf if gate.threshold is None else gate.threshold)), dtype=np.bool_)
+
+
+def outcome(test: Answered, gate: Gate, seed: int) -> dict[str, Any]:
+    """Return what the gate does on test queries, and rewriting all that can be, each against the raw query; intervals over prompts."""
+    draws = Resamples(len(test.raw), 2000, seeding.generator(seed, "gate test"))
+    found: dict[str, Any] = {"test_queries": len(test.raw), "raw_query": float(test.raw.mean())}
+    for name, used in (("gated", passes(test, gate)), ("all", test.is_open)):
+        values = np.where(used, test.rewritten, test.raw)
+        apart = draws.difference(values, test.raw)
+        found[name] = {
+            "rewritten": int(used.sum()), "value": float(values.mean()), "gain": apart.mean, "low": apart.low, "high": apart.high,
+            "p_value": apart.p_value, "loss_of_rewritten": _mean(test.losses[used]), "worse": int((test.gains[used] < 0).sum()),
+            "better": int((test.gains[used] > 0).sum()),
+        }  # fmt: skip
+    return found
+
+
+def curve(test: Answered, gate: Gate, name: str, seed: int) -> pl.DataFrame:
+    """Return table gate_curve: test queries, rewritten by descending score."""
+    draws = Resamples(len(test.raw), 2000, seeding.generator(seed, "gate test"))
+    scores = np.where(test.is_open, (test.features - np.array(gate.centre)) @ np.array(gate.weights), -np.inf)
+    order, chosen = np.argsort(-scores, kind="stable"), passes(test, gate).sum()
+    counts = sorted({0, int(chosen), *(round(share * int(test.is_open.sum())) for share in SHARES)})
+    rows = []
+    for count in counts:
+        used = np.zeros(len(scores), dtype=bool)
+        used[order[:count]] = True
+        apart = draws.difference(np.where(used, test.rewritten, test.raw), test.raw)
+        rows.append(
+            (name, count / len(scores), apart.mean, apart.low, apart.high, _mean(test.losses[used]), int((test.gains[used] < 0).sum()),
+             int((test.gains[used] > 0).sum()), count == chosen)
+        )  # fmt: skip
+    return pl.DataFrame(rows, schema=GATE_CURVE.schema, orient="row")
+
+
+def _mean(values: Values) -> float:
+    return float(values.mean()) if len(values) else 0.0
+
+
+def in_words(gate: Gate) -> Sequence[str]:
+    """Return what was found, a line each."""
+    facts = gate.facts
+    if gate.threshold is None:
+        smallest = min((value for value in facts["dev_loss"] if value is not None), default=0.0)
+        lines = [
+            f"nothing is certified: {facts['certified_on']} dev queries show for no share of them that the mean loss stays below "
+            f"{gate.bound:g} with {gate.confidence:.0%} confidence (smallest loss seen: {smallest:.3f}).",
+            "The gate gives the raw query always. Raise --bound, or judge more dev queries.",
+        ]
+    else:
+        lines = [
+            f"certified on {facts['certified_on']} of {facts['dev_with_rewrite']} dev queries with a rewrite: the mean loss of rewritten "
+            f"queries is below {gate.bound:g} with {gate.confidence:.0%} confidence, up to {facts['certified_share']:.0%} of them rewritten"
+        ]
+    for name, label in (("gated", "with the gate"), ("all", "without it")):
+        each = facts[name]
+        lines.append(
+            f"test, {label}: {each['rewritten']} of {facts['test_queries']} rewritten, {each['value']:.3f}, raw query "
+            f"{facts['raw_query']:.3f}, {each['gain']:+.3f} [{each['low']:+.3f}, {each['high']:+.3f}]; {each['better']} better, "
+            f"{each['worse']} worse, mean loss of the rewritten {each['loss_of_rewritten']:.3f}"
+        )
+    return lines
+
+
+def curve_lines(table: pl.DataFrame) -> list[str]:
+    """Return table gate_curve for a terminal: what is gained and harmed by share; the gate's own row is marked."""
+    lines = ["", "rewritten   gain over the raw query     mean loss   better  worse"]
+    for row in table.iter_rows(named=True):
+        interval = f"{row['gain']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]"
+        mark = "  <- the gate" if row["is_chosen"] else ""
+        lines.append(f"{row['share']:9.0%}   {interval:<27} {row['harm']:9.3f} {row['better']:8} {row['worse']:6}{mark}")
+    return lines

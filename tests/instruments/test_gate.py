@@ -1,0 +1,168 @@
+"""`ospo gate`: what it certifies holds on fresh queries, and `ospo rewrite` does as it says."""
+
+import json
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ospo_cli.errors import OspoError, PolicyError
+from ospo_cli.graph.nodes import plan
+from ospo_cli.graph.runner import execute
+from ospo_cli.instruments import gate as instrument
+from ospo_cli.instruments.gate import Answered, curve, fit, in_words, outcome, passes
+from ospo_cli.instruments.rewrite import command
+from ospo_cli.instruments.rewrite.command import Request
+from ospo_cli.layout import Layout
+from ospo_cli.policies.opening import load_policy
+from ospo_cli.rewriting import gate as gates
+from ospo_cli.rewriting.decision import Candidate
+from ospo_cli.rewriting.gate import FEATURES, Gate
+from ospo_cli.rewriting.rewriter import Asked, Rewriter
+from ospo_cli.rewriting.setup import GATE, Chosen
+from ospo_cli.tables import parquet
+from ospo_cli.tables.gate import GATE_CURVE
+from tests.pipeline import miniature
+from tests.policies.tiny import write_tiny_policy
+from tests.rewriting.scripted import SETUP, scripted
+
+
+def queries(draw, size, signal=1.0):
+    """Return queries whose rewrites gain where the policy is confident and lose where it is not, as far as there is a signal."""
+    confidence = draw.normal(size=size)
+    features = np.column_stack(
+        [confidence - 1, 3 * confidence - 4, draw.integers(1, 6, size), draw.integers(1, 9, size), draw.random(size), draw.random(size)]
+    )
+    raw = draw.uniform(0.3, 0.6, size)
+    gain = 0.15 * (signal * confidence + np.sqrt(1 - signal**2) * draw.normal(size=size)) + 0.05
+    return Answered(features, raw, np.clip(raw + gain, 0, 1), draw.random(size) < 0.95)
+
+
+def test_the_bound_holds_on_fresh_queries_at_least_as_often_as_was_said():
+    broken = certified = 0
+    for seed in range(120):
+        draw = np.random.default_rng(seed)
+        made, _ = fit(queries(draw, 400, signal=0.5), 0.04, 0.8, "p", seed)
+        fresh = queries(draw, 4000, signal=0.5)
+        used = passes(fresh, made)
+        certified += made.threshold is not None
+        broken += bool(used.any()) and fresh.losses[used].mean() >= 0.04
+    assert certified > 20
+    assert broken <= 0.2 * 120
+
+
+def test_a_gate_keeps_the_gain_and_halves_the_harm_where_confidence_tells():
+    draw = np.random.default_rng(0)
+    made, facts = fit(queries(draw, 1600), 0.01, 0.8, "p", 0)
+    test = queries(draw, 2000)
+    found = outcome(test, made, 0)
+    assert 0.2 < facts["certified_share"] < 0.95
+    assert found["gated"]["worse"] < found["all"]["worse"] / 2
+    assert found["gated"]["gain"] > found["all"]["gain"]
+    assert found["gated"]["low"] > 0
+
+
+def test_without_a_signal_and_with_harm_nothing_is_certified_and_the_raw_query_stays():
+    draw = np.random.default_rng(0)
+    made, facts = fit(queries(draw, 300, signal=0.0), 0.01, 0.95, "p", 0)
+    assert made.threshold is None
+    assert not passes(queries(draw, 100), made).any()
+    assert outcome(queries(draw, 100), made, 0)["gated"]["gain"] == 0.0
+    lines = in_words(Gate(**{**vars(made), "facts": facts | outcome(queries(draw, 100), made, 0)}))
+    assert lines[0].startswith("nothing is certified")
+
+
+def test_the_curve_ends_at_all_rewrites_and_marks_the_gate():
+    draw = np.random.default_rng(3)
+    made, _ = fit(queries(draw, 600), 0.03, 0.9, "p", 0)
+    test = queries(draw, 300)
+    table = curve(test, made, "004", 0)
+    parquet.check(table, GATE_CURVE, where="curve")
+    last = table.row(-1, named=True)
+    assert last["gain"] == pytest.approx(np.where(test.is_open, test.gains, 0).mean())
+    assert table.row(0, named=True)["gain"] == 0.0
+    (chosen,) = table.filter(pl.col("is_chosen")).iter_rows(named=True)
+    assert chosen["gain"] == pytest.approx(outcome(test, made, 0)["gated"]["gain"])
+    assert len(instrument.curve_lines(table)) == table.height + 2
+
+
+def made_for(policy, threshold):
+    """Return a gate that looks at the query's number of words alone."""
+    weights = [1.0 if name == "query_words" else 0.0 for name in FEATURES]
+    return Gate(policy.content_hash, [0.0] * len(FEATURES), weights, threshold, 0.05, 0.9, {})
+
+
+def test_a_rewriter_uses_what_passes_and_says_why_not_otherwise(tiny_policy):
+    rewriter = scripted(tiny_policy)
+    asked = [Asked("navy coat"), Asked("coat"), Asked("")]
+    before = rewriter.identity
+    rewriter.gate = made_for(tiny_policy, 2.0)
+    found = rewriter.rewrite(asked)
+    assert [one.why for one in found] == ["rewritten", "not trusted by the gate", "empty"]
+    assert [one.engine_query for one in found] == ["wool coat", "coat", ""]
+    assert found[1].rewrite == "wool coat"
+    assert [one.why for one in rewriter.rewrite(asked, use_gate=False)] == ["rewritten", "rewritten", "empty"]
+    assert rewriter.identity != before
+    rewriter.gate = made_for(tiny_policy, None)
+    assert {one.why for one in rewriter.rewrite(asked[:2])} == {"not trusted by the gate"}
+
+
+def test_a_gate_is_found_beside_its_weights_and_refused_for_others(tiny_policy, tmp_path):
+    gates.write(tmp_path / GATE, made_for(tiny_policy, 2.0))
+    chosen = Chosen(tmp_path, SETUP, "", None, None)
+    found = gates.read(chosen.gate_path, tiny_policy.content_hash)
+    assert found == made_for(tiny_policy, 2.0)
+    assert gates.read(tmp_path / "none.json", tiny_policy.content_hash) is None
+    with pytest.raises(PolicyError, match="is another policy's gate"):
+        gates.read(tmp_path / GATE, "another")
+    for change in (
+        {"weights": [1.0]},
+        {"threshold": "x"},
+        {"format": "ospo-gate 0"},
+        {"bound": None},
+        {"features": ["x"]},
+        {"weights": [math.nan] * 6},
+        {"facts": 3},
+    ):
+        content = json.loads((tmp_path / GATE).read_text()) | change
+        (tmp_path / "broken.json").write_text(json.dumps(content))
+        with pytest.raises(PolicyError, match=r"another format|not what it should be"):
+            gates.read(tmp_path / "broken.json", tiny_policy.content_hash)
+
+
+def test_a_file_of_a_gate_holds_nothing_of_the_queries(tiny_policy, tmp_path):
+    candidate = Candidate("navy coat", "wool coat", "", -0.5, 0.3)
+    assert gates.features(candidate) == [-0.5, math.log(0.3), 2.0, 2.0, 0.5, 0.5]
+    assert made_for(tiny_policy, 1.0).score(candidate) == 2.0
+
+
+def test_few_queries_and_a_folder_without_a_project_are_one_line(tiny_policy, tmp_path, monkeypatch):
+    monkeypatch.setattr(instrument, "choose", lambda project, policy: Chosen(tmp_path, SETUP, "", None, None))
+    with pytest.raises(OspoError, match="has no project"):
+        instrument.execute(tmp_path, "", 0.05, 0.9)
+
+
+@pytest.mark.slow
+def test_a_project_gets_its_gate_and_its_rewrites_obey(tmp_path, monkeypatch):
+    layout = Layout(tmp_path / "shop")
+    values = miniature.make(layout.root)
+    execute(next(node for node in plan(values) if node.stage == "prepare-data"), layout, values)
+    write_tiny_policy(layout.policy(0))
+
+    def opened(chosen):
+        policy = load_policy(chosen.folder, 1)
+        rewriter = scripted(policy, {}, chosen.setup)
+        rewriter.gate = gates.read(chosen.gate_path, policy.content_hash)
+        return rewriter
+
+    monkeypatch.setattr(Rewriter, "opened", opened)
+    made, table, path = instrument.execute(layout.root, "", 0.3, 0.6)
+    assert path == layout.gates("000.json")
+    assert made.facts["dev_queries"] == made.facts["test_queries"] == 256
+    assert parquet.read(path.with_name("000_curve.parquet"), GATE_CURVE).equals(table.sort("share"))
+    (tmp_path / "queries.txt").write_text("i need slim kicks\nboots\n")
+    assert command.execute(layout.root, tmp_path / "queries.txt", Request(), tmp_path / "out.csv")["why"] == {"rewritten": 2}
+    gates.write(path, Gate(**{**vars(made), "threshold": None}))
+    counts = command.execute(layout.root, tmp_path / "queries.txt", Request(), tmp_path / "out.csv")
+    assert counts["why"] == {"not trusted by the gate": 2}
