@@ -83,9 +83,10 @@ def project(root, base):
     return Layout(root), params
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_loop_runs_from_tables_to_the_next_policy_and_ratios_begin_at_1(folders, tmp_path, name):
+@pytest.mark.parametrize(("name", "rank"), [*((name, 0) for name in NAMES), ("qwen2.5", 2), ("phi3.5", 2)])
+def test_the_loop_runs_from_tables_to_the_next_policy_and_ratios_begin_at_1(folders, tmp_path, name, rank):
     layout, params = project(tmp_path, folders[name])
+    params = dataclasses.replace(params, policy=dataclasses.replace(params.policy, lora_rank=rank))
     prepare_data.execute(layout, params)
     warm_start.execute(layout, params)
     for stage in (rollout, segment, score_coalitions, attribute):
@@ -99,5 +100,7 @@ def test_the_loop_runs_from_tables_to_the_next_policy_and_ratios_begin_at_1(fold
     assert not any(ends & set(row[:-1]) for row in ids)
     assert [row[-1] in ends for row in ids] == (rollouts["finish_reason"] == "stop").to_list()
     assert metrics["logprob_mismatch"] < 1e-4
+    assert policy.is_adapter == (rank > 0)
+    assert [token["token"] for token in policy.declared["end_tokens"]] == list(shapes.SHAPES[name].ends)
     assert read_json(layout.policy(0) / "ospo_policy.json")["declared"] == policy.declared
     assert np.isfinite(metrics["loss"])
