@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ospo_cli.errors import ParameterError
 from ospo_cli.params.declare import parameter
 
 
@@ -31,3 +32,11 @@ class WarmStart:
     value_tolerance: float = parameter(
         0.05, "loss of the metric accepted for naming a document that is relevant to more prompts (teacher: judgments)", minimum=0
     )
+
+    def check(self, where: str) -> None:
+        """Raise ParameterError where a file of pairs is named and not read."""
+        if self.pairs_file and self.teacher != "file":
+            raise ParameterError(
+                f"{where}.pairs_file", f"has no effect: teacher {self.teacher} does not read it", found=self.pairs_file,
+                expected="teacher: file, or no file",
+            )  # fmt: skip

@@ -41,7 +41,7 @@ class TokenPieces:
             plain: pieces as they are (characters, WordLevel), no decoder or Fuse alone.
         where: file named in errors.
 
-    Added tokens spell their content, special ones nothing.
+    Added tokens spell their content, special ones nothing; metaspace's ▁ is a blank in them too.
     """
 
     def __init__(self, tokenizer: Tokenizer, where: object = "tokenizer.json") -> None:
@@ -117,6 +117,8 @@ class TokenPieces:
     def _spell(self, token_id: int) -> bytes:
         added = self.added.get(token_id)
         if added is not None:
+            if self.scheme == "metaspace":  # runs of blanks are added tokens of Gemma
+                return b"" if added.special else added.content.replace(self.mark, " ").encode()
             return b"" if added.special else added.content.encode()
         token = self.tokenizer.id_to_token(token_id) if token_id >= 0 else None
         if token is None:

@@ -8,7 +8,7 @@ from ospo_cli.exchange.foreign_rollouts import to_rollouts
 PIECES = [b"", b"", b"red", b" coat"]  # 0 fills up, 1 ends
 
 
-def rollouts(*rows):
+def rollouts(*rows, end_ids=()):
     import polars as pl
 
     records = [
@@ -16,7 +16,7 @@ def rollouts(*rows):
         for text, ids, prompt in rows
     ]
     frame = pl.DataFrame(records, schema_overrides={"prompt_token_ids": pl.List(pl.Int32), "completion_token_ids": pl.List(pl.Int32)})
-    return to_rollouts(frame, ["p"], lambda ids: [PIECES[token_id] for token_id in ids], "theirs")
+    return to_rollouts(frame, ["p"], lambda ids: [PIECES[token_id] for token_id in ids], "theirs", end_ids)
 
 
 def test_rollouts_that_end_once_are_taken_and_cut_off_ones_too():
@@ -35,3 +35,10 @@ def test_rollouts_that_end_once_are_taken_and_cut_off_ones_too():
 def test_what_fills_up_is_refused_with_its_row(ids, prompt, message):
     with pytest.raises(TableError, match=message):
         rollouts(("red coat", [2, 3, 1], [2]), ("red coat", ids, prompt))
+
+
+def test_an_end_token_of_the_folder_in_the_middle_is_refused_though_no_rollout_ends_in_it():
+    rows = [("red coat", [2, 0, 3, 1], [2]), ("red coat", [2, 3, 1], [2])]
+    assert rollouts(*rows).height == 2
+    with pytest.raises(TableError, match=r"row 1, token 1: goes on behind an end token: found id 0, which ends answers"):
+        rollouts(*rows, end_ids={0, 1})

@@ -168,3 +168,14 @@ def test_an_alias_for_a_value_used_twice_is_read(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text("rollout: {vllm: &own {a: 1}}\nupdate: *own\n", encoding="utf-8")
     assert whole.read(path) == {"rollout": {"vllm": {"a": 1}}, "update": {"a": 1}}
+
+
+def test_a_file_of_pairs_that_no_teacher_reads_is_refused():
+    content = whole.to_mapping(Params())
+    content["warm_start"] |= {"pairs_file": "mine.parquet"}
+    with pytest.raises(
+        ParameterError, match=r"warm_start\.pairs_file: has no effect: teacher source does not read it: found mine\.parquet"
+    ):
+        whole.from_mapping(content)
+    content["warm_start"] |= {"teacher": "file"}
+    assert whole.from_mapping(content).warm_start.pairs_file == "mine.parquet"

@@ -100,7 +100,7 @@ SHAPES = {
     ),
     "gemma3": Shape(
         "Gemma3TextConfig", False, ("<start_of_turn>", "<end_of_turn>", "<image_soft_token>"), "<eos>", ("<eos>", "<end_of_turn>"),
-        ("<eos>", "<end_of_turn>"), TURNS, ("<end_of_turn>", "<eos>"), first=("<pad>", "<eos>", "<bos>", "<unk>"), padding=-1,
+        ("<eos>", "<end_of_turn>"), TURNS, ("<end_of_turn>", "<eos>"), text_tokens=("▁▁", "\n\n"), first=("<pad>", "<eos>", "<bos>", "<unk>"), padding=-1,
         system="refused: System role not supported", names=(("bos_token", "<bos>"), ("pad_token", "<pad>"), ("unk_token", "<unk>")),
         config=(("head_dim", 16), *WINDOW.items()), encodes_first="<bos>",
     ),

@@ -172,3 +172,26 @@ def test_a_special_token_in_a_file_of_ones_own_is_refused_with_its_row(padded):
     texts.ids("p", "red <answer>coat</answer>", "mine.parquet: row 1")
     with pytest.raises(PolicyError, match=r"mine\.parquet: row 2: the completion spells a special token of the policy: found <\|im_end\|>"):
         texts.ids("p", "red coat<|im_end|>", "mine.parquet: row 2")
+
+
+def test_a_server_is_given_every_end_token(padded):
+    from ospo_cli.params.rollout import Server
+    from ospo_cli.sampling.completions_server import ServerSampler
+
+    asked = ServerSampler(padded, Server(url="http://127.0.0.1:9/v1", model="m"))._request([3, 4], 8, 1)
+    assert asked["stop_token_ids"] == padded.end_token_ids
+
+
+def test_the_warm_start_learns_the_likelihood_among_spelled_ids(padded, tmp_path):
+    from ospo_cli.params.warm_start import WarmStart
+    from ospo_cli.training import supervised
+    from ospo_cli.training.training_state import Checkpoint, Run, Training
+
+    policy = load_policy(padded.folder, 1, trainable=True)
+    prompt, ids = EncodedTexts(policy, {"p": "coat"}).ids("p", "red coat", "pair 0")
+    batch = token_batches.build([Group(prompt, [ids])], policy.pad_token_id)
+    expected, _ = token_logprobs(policy.model, batch, 1.0, unspelled=policy.unspelled)
+    settings = WarmStart(steps=1, batch_size=1)
+    training = Training(policy.model, 0.0, 1.0)
+    curves = supervised.train(policy, [(prompt, ids)], training, Checkpoint(tmp_path / "c"), settings, Run(0, 0))
+    assert curves["loss"][0] == pytest.approx(-float(expected.mean()), abs=1e-6)

@@ -67,6 +67,18 @@ def test_no_special_token_that_a_query_spells_becomes_one(opened, name):
     assert hostile == plain != []
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_token_ids_spell_what_the_tokenizer_decodes(opened, name):
+    pieces = opened[name].pieces
+    control = {token_id for token_id, token in pieces.added.items() if token.special}
+    # Single bytes that are no UTF-8 become as many U+FFFD as the decoder likes.
+    ids = sorted(number for number in pieces.spelled_ids - control if pieces.piece(number).isascii() or number in pieces.added)
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        drawn = rng.choice(ids, 12).tolist()
+        assert pieces.text(drawn) == pieces.tokenizer.decode(drawn)
+
+
 def project(root, base):
     """Write a project over a pretrained folder."""
     params = Params()
