@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -12,15 +11,18 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ospo_cli.errors import OspoError, first_line, shorten
 from ospo_cli.instruments.experiment import outcomes
 from ospo_cli.instruments.experiment.plan import Plan, Training
 from ospo_cli.layout import Layout
+from ospo_cli.params import whole
+from ospo_cli.params.whole import Params
 from ospo_cli.params.written import render
-from ospo_cli.tables.files import write_text
+from ospo_cli.tables.files import read_json, write_json, write_text
 
-LOG = "run.log"
+LOG, SETTINGS = "run.log", "params.json"
 # Not shared between projects: what a running process holds, its log, and what belongs to one method.
 _OWN = ("*.lock", "lock*", LOG, "kept", "report", "exports")
 
@@ -42,12 +44,9 @@ class Folders:
 
 def is_done(plan: Plan, folders: Folders, training: Training) -> bool:
     """Tell whether there is an outcome of these very parameters; its project need not be there."""
-    mark = folders.outcome(training) / "params.sha256"
-    try:
-        kept = mark.read_text(encoding="utf-8").strip()
-    except OSError:
-        return False
-    return kept == _hash(plan, training) and outcomes.read(folders.outcome(training), training) is not None
+    path = folders.outcome(training) / SETTINGS
+    kept = read_json(path) if path.is_file() else None
+    return kept == settings(plan.params(training)) and outcomes.read(folders.outcome(training), training) is not None
 
 
 def run_missing(plan: Plan, folders: Folders, jobs: int) -> list[tuple[Training, str]]:
@@ -100,7 +99,7 @@ def _run(plan: Plan, folders: Folders, training: Training, progress: _Progress) 
         problem = f"failed, see {project / LOG}: {_last_line(project / LOG)}" if ended.returncode else ""
         if not problem:
             outcomes.write(outcomes.of_project(Layout(project), training, params.train.iterations), folders.outcome(training))
-            write_text(folders.outcome(training) / "params.sha256", _hash(plan, training) + "\n")
+            write_json(folders.outcome(training) / SETTINGS, settings(params))
     except (OspoError, OSError) as error:
         problem = first_line(error)
     progress.tell(training, problem)
@@ -140,5 +139,10 @@ def _last_line(path: Path) -> str:
     return shorten(lines[-1], 300) if lines else "no output"
 
 
-def _hash(plan: Plan, training: Training) -> str:
-    return hashlib.sha256(render(plan.params(training)).encode()).hexdigest()
+def settings(params: Params) -> dict[str, Any]:
+    """Return the values that are not the defaults, by dotted name: a parameter that a later version adds makes no outcome stale."""
+    found: dict[str, Any] = {}
+    default = whole.to_sections(Params())
+    for section, values in whole.to_sections(params).items():
+        found |= {f"{section}.{name}": value for name, value in values.items() if value != default[section][name]}
+    return found

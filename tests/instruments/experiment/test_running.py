@@ -8,7 +8,7 @@ import yaml
 
 from ospo_cli.errors import OspoError
 from ospo_cli.instruments.experiment import command, running
-from ospo_cli.instruments.experiment.plan import Training
+from ospo_cli.instruments.experiment.plan import Training, read
 from ospo_cli.instruments.experiment.running import Folders
 from tests.instruments.experiment.made import DOORS, outcome, small_params
 from tests.report.reader import Reader
@@ -101,6 +101,13 @@ def test_what_has_an_outcome_of_the_same_parameters_is_not_run_again(file, tmp_p
     assert str(asked[2:][0]) == "projects/shop/seed-0/ours-0.0005"
     assert len(asked) == 3
     assert "experiment: 1/1" in capsys.readouterr().err
+
+
+def test_settings_are_what_differs_from_the_defaults(file):
+    found = running.settings(read(file, DOORS).params(Training("shop", "grpo", 0, 5e-4)))
+    assert found["train.iterations"] == 2
+    assert found["rollout.group_size"] == 4
+    assert not set(found) & {"retrieval.k1", "retrieval.dense.encoder", "train.seed"}
 
 
 def test_a_failed_training_is_named_with_its_last_line_and_the_others_go_on(file, tmp_path, monkeypatch, capsys):
