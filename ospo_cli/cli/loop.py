@@ -135,10 +135,11 @@ def result(project: Project = HERE) -> None:
 
 
 def _print_result(layout: Any) -> None:
+    from ospo_cli.report.evaluation_summary import read_summary
     from ospo_cli.report.result_table import print_result
     from ospo_cli.tables.files import read_json
 
-    print_result(read_json(layout.evaluation("summary.json"), "ospo evaluate"))
+    print_result(read_summary(layout))
     for sign in read_json(layout.warnings(), "ospo report", list) if layout.warnings().is_file() else ():
         typer.echo(f"warning: {sign['name']}: {sign['found']} (threshold: {sign['threshold']}); {sign['advice']}")
     if layout.report().is_file():

@@ -233,7 +233,10 @@ def _update(params: Params, k: int) -> Node:
 def _evaluate(params: Params, _: int) -> Node:
     policies = tuple(str(_AT.policy(k)) for k in params.evaluated_iterations)
     rewards = of(params.train.iterations, "rewards.parquet") if params.train.iterations else ()
-    names = ("completions.parquet", "run.parquet", "query_metrics.parquet", "trec", "summary.json", "curves.json")
+    names = (
+        *(f"{name}.parquet" for name in ("completions", "run", "query_metrics", "choice_values")),
+        *("trec", "summary.json", "curves.json", "wins_and_losses.csv"),
+    )
     return Node(
         "evaluate",
         None,

@@ -32,7 +32,8 @@ from ospo_cli.tables.prepared import PROMPTS
 # Parameters that change how many units a stage has, and hardly what one of them takes.
 FREE = {
     "train.seed", "warm_start.steps", "warm_start.max_epochs", "rollout.prompts_per_iteration", "rollout.group_size",
-    "rollout.further_rounds", "update.groups_per_step", "update.max_groups", "evaluate.max_prompts", "evaluate.bootstrap",
+    "rollout.further_rounds", "update.groups_per_step", "update.max_groups", "evaluate.max_prompts",
+    "evaluate.choose_prompts", "evaluate.bootstrap",
 }  # fmt: skip
 _SUMMED = (("seconds", 1.0), ("cpu_seconds", 1.0), ("bytes", 1e6))
 SECONDS, CPU_SECONDS = 60.0, 10.0  # where a round of one rollout group takes longer, the last one is of two
@@ -70,6 +71,8 @@ def plan(layout: Layout, params: Params) -> tuple[pl.DataFrame, dict[str, Any]]:
 
 def counts(layout: Layout, params: Params) -> dict[str, tuple[int, int, int]]:
     """Return stage -> what its time grows with, its units, and its tokens: exact, but for tokens and steps of update, which are at most."""
+    from ospo_cli.sampling.held_out import passes
+    from ospo_cli.stages.evaluate import choosing_prompts
     from ospo_cli.stages.warm_start import planned_steps, teacher_pairs
 
     prompts = placed.read(PROMPTS, layout)
@@ -82,7 +85,9 @@ def counts(layout: Layout, params: Params) -> dict[str, tuple[int, int, int]]:
     steps, groups = planned_steps(pairs, warm), min(rollout.prompts_per_iteration, train.height)
     completions, most = groups * rollout.group_size, rollout.max_new_tokens
     evaluated = min(held_out.height, params.evaluate.max_prompts or held_out.height)
-    answers = evaluated * len(params.evaluated_iterations) * (1 + params.evaluate.samples)
+    chosen_on = choosing_prompts(prompts, params)[0].height
+    per_prompt = sum(each.samples + each.greedy_rows for each in passes(rollout, params.evaluate))
+    answers = (evaluated + chosen_on) * len(params.evaluated_iterations) * per_prompt
     updates = update.epochs * -(-min(groups, update.max_groups or groups) // update.groups_per_step)
     every = dict.fromkeys(("prepare-data", "score-queries"), (prompts.height, prompts.height, 0))
     every |= dict.fromkeys(("segment", "score-coalitions", "attribute"), (completions, completions, 0))
@@ -189,7 +194,7 @@ def _few(params: Params, groups: int) -> Params:
         # How many rollout groups will be degenerate, or hold a target, is not known: all count.
         "score_coalitions": {"degenerate_groups": "evaluate"},
         "update": {"objective": "policy-gradient", "groups": "all", "examples_file": ""},
-        "evaluate": {"max_prompts": min(groups, EVALUATED)},
+        "evaluate": {"max_prompts": min(groups, EVALUATED), "choose_prompts": min(groups, EVALUATED)},
         "store": {"values": "never"},  # what the store holds would make the rates those of a look-up
     }
     return _replaced(params, wanted)

@@ -20,6 +20,16 @@ class Evaluate:
     )
     every: int = parameter(1, "evaluate every n-th policy, the warm start and the last one", minimum=1)
     samples: int = parameter(4, "sampled completions per prompt; 0 evaluates greedy decoding alone", minimum=0)
+    temperatures: list[float] = parameter(
+        [0.5],
+        "temperatures at which policies are sampled, half as often, besides greedy decoding and rollout.temperature",
+        minimum=0.01,
+        maximum=100,
+    )
+    choose_on: Literal["train", "dev", "test", "none"] = parameter(
+        "dev", "split on which the best policy and decoding are chosen, the raw query among them; none chooses the last policy, greedy"
+    )
+    choose_prompts: int = parameter(64, "prompts of that split that are answered, by seed; 0 is all", minimum=0)
     max_prompts: int = parameter(256, "prompts that are evaluated, by seed; 0 is all", minimum=0)
     oracle_edits: int = parameter(8, "greedy single-word edits of the oracle query; 0 leaves the oracle out", minimum=0)
     oracle_words: int = parameter(64, "words of the relevant products that the oracle may add, per prompt", minimum=1)

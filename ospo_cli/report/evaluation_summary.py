@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
 
+from ospo_cli.errors import FileError
+from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.statistics import Resamples, holm
+from ospo_cli.report.system_names import RAW_QUERY
+from ospo_cli.tables.files import read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +23,8 @@ if TYPE_CHECKING:
     from ospo_cli.params.train import Train
 
 HEADLINE = "ndcg@10"
-RAW_QUERY, ORACLE = "raw-query", "oracle"
+ORACLE = "oracle"
+OWN_BEST = "own best"  # decoding of a gap: each policy at the temperature that is best for it on the choosing prompts
 
 
 class Sections(Protocol):
@@ -34,8 +40,14 @@ class Sections(Protocol):
     def evaluated_iterations(self) -> list[int]: ...
 
 
-def summarise(query_metrics: pl.DataFrame, params: Sections) -> dict[str, Any]:
-    """Return means with intervals, paired differences to the raw query and to the warm start, and the gaps that have to show."""
+def summarise(query_metrics: pl.DataFrame, params: Sections, best: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return means with intervals, paired differences to the raw query and to the warm start, and the gaps that have to show.
+
+    Args:
+        query_metrics: the table.
+        params: what was evaluated.
+        best: policy -> its own best decoding, chosen on other prompts; gaps between policies at their best come first.
+    """
     settings = params.evaluate
     cells: dict[tuple[str, ...], NDArray[np.float64]] = {}
     order = ["system", "decoding", "retriever", "metric"]
@@ -45,7 +57,7 @@ def summarise(query_metrics: pl.DataFrame, params: Sections) -> dict[str, Any]:
     present = {key[0] for key in cells}
     systems = [system for system in (RAW_QUERY, *policies, ORACLE) if system in present]
 
-    draws = _draws(query_metrics["prompt_id"].n_unique(), params)
+    draws = draws_of(query_metrics["prompt_id"].n_unique(), params)
 
     def paired(key: tuple[str, ...], base: tuple[str, ...]) -> dict[str, float] | None:
         if key[0] == base[0] or key not in cells or base not in cells:
@@ -63,8 +75,10 @@ def summarise(query_metrics: pl.DataFrame, params: Sections) -> dict[str, Any]:
     training = params.score_coalitions.retriever
     gaps: list[dict[str, Any]] = []
     raw, oracle = (RAW_QUERY, "none"), (ORACLE, "none")
-    for decoding in ("greedy", "sampled"):
-        warm, final = (policies[0], decoding), (policies[-1], decoding)
+    for decoding in (OWN_BEST, "greedy", "sampled"):
+        if decoding == OWN_BEST and not best:
+            continue
+        warm, final = ((policy, best[policy] if best and decoding == OWN_BEST else decoding) for policy in (policies[0], policies[-1]))
         for better, worse in ((warm, raw), (final, warm), (final, raw), (oracle, final)):
             if (found := paired((*better, training, HEADLINE), (*worse, training, HEADLINE))) is not None:
                 gaps.append({"better": better[0], "worse": worse[0], "decoding": decoding} | found)
@@ -85,6 +99,20 @@ def summarise(query_metrics: pl.DataFrame, params: Sections) -> dict[str, Any]:
     }
 
 
+def read_summary(layout: Layout) -> dict[str, Any]:
+    """Return the project's summary.json.
+
+    Raises:
+        MissingInputError: nothing is evaluated.
+        FileError: it was written by an earlier version, without a verdict.
+    """
+    path = layout.evaluation("summary.json")
+    summary: dict[str, Any] = read_json(path, "ospo evaluate")
+    if "against_raw_query" not in summary:
+        raise FileError(path, "is of an earlier version", expected="a verdict against the raw query", remedy="run `ospo evaluate` again")
+    return summary
+
+
 def best_of_group(values: pl.DataFrame, params: Sections) -> dict[str, Any]:
     """Return the mean over prompts of the best value of a group and of its mean, with intervals (columns prompt_id, value)."""
     groups = (
@@ -92,7 +120,7 @@ def best_of_group(values: pl.DataFrame, params: Sections) -> dict[str, Any]:
         .agg(pl.col("value").max().alias("best"), pl.col("value").mean().alias("mean"), pl.len())
         .sort("prompt_id")
     )
-    draws = _draws(groups.height, params)
+    draws = draws_of(groups.height, params)
     intervals = {name: draws.mean(groups[name].to_numpy())._asdict() for name in ("best", "mean")}
     return intervals | {"prompts": groups.height, "group_size": int(groups["len"].to_numpy().max())}
 
@@ -118,6 +146,8 @@ def headline(summary: dict[str, Any]) -> dict[str, float]:
     found = {}
     for system, name in names.items():
         for decoding, by_retriever in summary["values"].get(system, {}).items():
+            if decoding.startswith("sampled-"):
+                continue
             suffix = "" if decoding == "none" else f"_{decoding}"
             found[f"{name}{suffix}"] = by_retriever[summary["training_retriever"]][summary["metric"]]["mean"]
     return found
@@ -128,5 +158,6 @@ def policy_name(iteration: int) -> str:
     return f"policy-{iteration:03d}"
 
 
-def _draws(prompts: int, params: Sections) -> Resamples:
+def draws_of(prompts: int, params: Sections) -> Resamples:
+    """Return the draws on which all intervals over so many prompts rest."""
     return Resamples(prompts, params.evaluate.bootstrap, seeding.generator(params.train.seed, "evaluate/bootstrap"), bounds=(0.0, 1.0))

@@ -14,6 +14,7 @@ from ospo_cli.maths import seeding
 from ospo_cli.maths.statistics import Resamples
 from ospo_cli.params import whole
 from ospo_cli.params.whole import Params
+from ospo_cli.report.evaluation_summary import read_summary
 from ospo_cli.report.kept_runs import Run, compared, how
 from ospo_cli.report.kept_seeds import over_seeds
 from ospo_cli.tables import parquet, placed
@@ -36,7 +37,7 @@ def comparison(layout: Layout, params: Params) -> dict[str, Any] | None:
 
 def present_run(layout: Layout, params: Params) -> Run:
     """Return what the project's tables hold now."""
-    summary = read_json(layout.evaluation("summary.json"), "ospo evaluate")
+    summary = read_summary(layout)
     metrics = placed.read(QUERY_METRICS, layout)
     chosen = metrics.filter(
         (pl.col("metric") == summary["metric"])

@@ -10,6 +10,8 @@ from ospo_cli.report import audit_section, kept_sections, pages, plan_sections, 
 def render(data: dict[str, Any]) -> str:
     """Return the report; equal data gives equal bytes."""
     sections = {
+        "verdict": ("Verdict", result_sections.verdict(data)),
+        "queries": ("Queries", result_sections.queries(data)),
         "result": ("Result", result_sections.result(data)),
         "curves": ("Learning", result_sections.curves(data)),
         "methods": ("Retrievers", result_sections.methods(data)),
@@ -18,11 +20,10 @@ def render(data: dict[str, Any]) -> str:
         "training": ("Training", training_sections.training(data)),
         "credit": ("Credit", data["groups"]),
         "audit": ("Audit", audit_section.audit(data)),
-        "queries": ("Queries", result_sections.queries(data)),
         "plan": ("Plan", plan_sections.section(data.get("plan"))),
         "run": ("Run", run_sections.parameters(data)),
     }
-    shown = {identity: content for identity, (_, content) in sections.items() if content or identity == "result"}
+    shown = {identity: content for identity, (_, content) in sections.items() if content}
     nav = [(identity, name) for identity, (name, _) in sections.items() if identity in shown]
     content = {"data": data, "header": run_sections.header(data), "sections": shown, "nav": nav}
     return pages.render(pages.TEMPLATES / "report.html", content, script=pages.TEMPLATES / "page.js")

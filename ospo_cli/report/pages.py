@@ -14,8 +14,7 @@ from markupsafe import Markup
 import ospo_cli
 from ospo_cli.report import number_text
 from ospo_cli.report.charts import Drawing
-from ospo_cli.report.result_table import metric_label
-from ospo_cli.report.system_names import system_label
+from ospo_cli.report.system_names import metric_label, system_label
 from ospo_cli.text.visible import visible
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"

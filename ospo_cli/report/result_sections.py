@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
+from ospo_cli.report import verdict_text
 from ospo_cli.report.charts import Drawing, Frame, Level, Line, interval_bar, line_chart, nice_ticks, split_bar
 from ospo_cli.report.number_text import count, interval, plain
-from ospo_cli.report.result_table import final_policy, metric_label, result_rows
-from ospo_cli.report.system_names import system_label
+from ospo_cli.report.result_table import final_policy, result_rows
+from ospo_cli.report.system_names import decoding_label, metric_label, system_label
 
+_LOSSES = 8  # worst losses on the page
 _STYLES = {"raw-query": "reference", "oracle": "reference", "policy-000": "start"}
 _WIDE, _NARROW, _SMALL = (1040, 360, 150), (380, 300, 104), (470, 250, 112)  # width, height, room for names
+
+
+def verdict(data: dict[str, Any]) -> dict[str, Any]:
+    """Return what decides: the verdict in words, who gains and who loses, the worst losses, and which candidate is best."""
+    summary = data["summary"]
+    if summary is None:
+        return {"sentences": []}
+    found = summary["against_raw_query"]
+    parts = [("better", found["better"]["count"]), ("equal", found["equal"]), ("worse", found["worse"]["count"])]
+    return {
+        "sentences": verdict_text.sentences(summary),
+        "bar": split_bar(parts, "queries better, equal, worse"),
+        "losses": verdict_text.losses(summary, _LOSSES),
+        "choice": verdict_text.choice_rows(summary),
+    }
 
 
 def result(data: dict[str, Any]) -> dict[str, Any]:
@@ -53,8 +70,26 @@ def curves(data: dict[str, Any]) -> dict[str, Any] | None:
     return {
         "wide": _chart(summary, training, *_WIDE),
         "narrow": _chart(summary, training, *_NARROW),
+        "sharpness": _sharpness(summary),
         "small": [(name, _chart(summary, name, *_SMALL)) for name in others],
     }
+
+
+def _sharpness(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return a row per policy: its value by decoding, the best of its samples, its entropy and its divergence from the warm start."""
+    training, metric = summary["training_retriever"], summary["metric"]
+    decodings = sorted({decoding for system in summary["sharpness"] for decoding in summary["values"][system]})
+    rows = [
+        {
+            "label": system_label(system),
+            "own_best": summary["choice"].get("decodings", {}).get(system),
+            "cells": [(name, summary["values"][system].get(name, {}).get(training, {}).get(metric)) for name in decodings],
+            "best_of": measures.get("best_of_samples"),
+            **{name: measures[name] for name in ("entropy", "divergence")},
+        }
+        for system, measures in summary["sharpness"].items()
+    ]
+    return {"heads": [decoding_label(name) for name in decodings], "rows": rows}
 
 
 def _chart(summary: dict[str, Any], retriever: str, width: int, height: int, margin_right: int) -> Drawing:
@@ -85,7 +120,7 @@ def methods(data: dict[str, Any]) -> list[dict[str, Any]]:
         rows = [
             {
                 "system": system,
-                "decoding": "" if decoding == "none" else decoding,
+                "decoding": "" if decoding == "none" else decoding_label(decoding),
                 "cells": [by_retriever.get(retriever, {}).get(metric) for retriever in summary["retrievers"]],
             }
             for system in summary["systems"]

@@ -6,16 +6,29 @@ import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from ospo_cli.report.system_names import system_label
+from ospo_cli.report import verdict_text
+from ospo_cli.report.system_names import metric_label, system_label
 from ospo_cli.report.terminal import Terminal
+from ospo_cli.report.verdict import CHANCE
+from ospo_cli.text.visible import visible
 
-# Above this p an interval that leaves out 0 shows nothing: a bootstrap of few prompts is too narrow.
-_CHANCE = 0.05
+_LOSSES = 5  # worst losses that are printed
 
 
 def print_result(summary: dict[str, Any], stream: TextIO | None = None) -> None:
-    """Print the headline metric of every system with intervals, then the gaps."""
+    """Print the verdict with the worst losses, then the headline metric of every system with intervals, and the gaps."""
     output = Terminal(stream if stream is not None else sys.stdout)
+    style = {"better": "bold green", "worse": "bold red"}.get(summary["against_raw_query"]["answer"], "bold yellow")
+    output.line(visible(_plain_spaces(verdict_text.claim(summary))), style=style)
+    for sentence in verdict_text.sentences(summary):
+        output.line(visible(_plain_spaces(sentence)))
+    found = verdict_text.losses(summary, _LOSSES)
+    if found:
+        output.line("Worst losses (all in wins_and_losses.csv):")
+    for row in found:
+        change = f"{row['raw']:.2f} to {row['value']:.2f}"
+        output.line(f"  {change}  {visible(row['query'], 60)} -> {visible(row['rewrite'], 80) or '(empty)'}")
+    output.line()
     place = f"{metric_label(summary['metric'])} on {summary['prompts']} {summary['split']} prompts, {summary['training_retriever']}"
     output.line(
         f"{place}, {round(summary['level'] * 100)} % intervals over prompts, for these policies; raw query and oracle are not decoded",
@@ -30,7 +43,7 @@ def print_result(summary: dict[str, Any], stream: TextIO | None = None) -> None:
     if summary["gaps"]:
         output.line()
     for gap in summary["gaps"]:
-        output.line(_gap_line(gap), style="green" if gap["low"] > 0 and gap["p_value"] <= _CHANCE else "yellow")
+        output.line(_gap_line(gap), style="green" if gap["low"] > 0 and gap["p_value"] <= CHANCE else "yellow")
 
 
 def result_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
@@ -57,9 +70,9 @@ def final_policy(summary: Mapping[str, Any]) -> str:
     return max(str(system) for system in summary["systems"] if system.startswith("policy-"))
 
 
-def metric_label(metric: str) -> str:
-    """Return the usual spelling of a metric's name."""
-    return metric.replace("ndcg", "nDCG").replace("mrr", "MRR")
+def _plain_spaces(text: str) -> str:
+    """Return the text with ordinary spaces and hyphens, which every terminal can show."""
+    return text.replace("\u202f", ",").replace("\u2011", "-")
 
 
 def _interval(cell: dict[str, Any] | None) -> str:
@@ -75,6 +88,6 @@ def _gap_line(gap: dict[str, Any]) -> str:
     line = f"{names}: {_difference(gap)}, p = {gap['p_value']:.4f}, Holm {gap['p_holm']:.4f}"
     if gap["low"] <= 0 <= gap["high"]:
         return f"{line}  (0 is in the interval)"
-    if gap["p_value"] > _CHANCE:
+    if gap["p_value"] > CHANCE:
         return f"{line}  (0 is outside the interval, but signs by chance give as much: not shown)"
     return line if gap["low"] > 0 else f"{line}  (below 0)"

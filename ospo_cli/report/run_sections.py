@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from ospo_cli.report import verdict_text
 from ospo_cli.report.kept_runs import how
-from ospo_cli.report.number_text import count, interval, plain, setting, signed
-from ospo_cli.report.result_table import final_policy, metric_label, result_rows
+from ospo_cli.report.number_text import count, setting
+from ospo_cli.report.result_table import final_policy, result_rows
+from ospo_cli.report.system_names import metric_label
 
 
 def header(data: dict[str, Any]) -> dict[str, Any]:
@@ -22,22 +23,7 @@ def header(data: dict[str, Any]) -> dict[str, Any]:
             is_final = system == final
             label = rows[system]["label"] + (", the final policy" if is_final and system != "policy-000" else "")
             tiles.append((label, rows[system]["greedy"] or rows[system]["sampled"], is_final))
-    return {"claim": _claim(summary, rows[final]), "tiles": tiles, "facts": _facts(data)}
-
-
-def _claim(summary: Mapping[str, Any], final: Mapping[str, Any]) -> str:
-    metric = metric_label(summary["metric"])
-    last = final["greedy"] or final["sampled"]
-    warm, raw = last.get("to_warm_start"), last.get("to_raw_query")
-    place = f"on {count(summary['prompts'])} held\u2011out prompts"
-    if warm is None:
-        return f"The warm start reaches {metric} {plain(last['mean'])} {place}."
-    worse = f" The raw query is better still, by {plain(-raw['mean'])}." if raw is not None and raw["high"] < 0 else ""
-    if warm["low"] > 0:
-        return f"Training raised {metric} by {plain(warm['mean'])} over the warm start {place}.{worse}"
-    if warm["high"] < 0:
-        return f"Training lowered {metric} by {plain(-warm['mean'])} against the warm start {place}.{worse}"
-    return f"No difference to the warm start is shown {place}: {metric} {signed(warm['mean'])} {interval(warm, with_sign=True)}.{worse}"
+    return {"claim": verdict_text.claim(summary), "tiles": tiles, "facts": _facts(data)}
 
 
 def _facts(data: dict[str, Any]) -> list[tuple[str, str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-_NAMES = {"raw-query": "raw query", "policy-000": "warm start", "oracle": "oracle"}
+RAW_QUERY = "raw-query"
+_NAMES = {RAW_QUERY: "raw query", "policy-000": "warm start", "oracle": "oracle"}
 
 
 def system_label(system: str) -> str:
@@ -14,3 +15,17 @@ def system_label(system: str) -> str:
     if system in _NAMES:
         return _NAMES[system]
     return f"iteration {int(system.removeprefix('policy-'))}" if system.removeprefix("policy-").isdecimal() else system
+
+
+def decoding_label(decoding: str) -> str:
+    """Return how a decoding is called: greedy, sampled, sampled at .5.
+
+    >>> decoding_label("sampled-0.5")
+    'sampled at 0.5'
+    """
+    return decoding.replace("sampled-", "sampled at ")
+
+
+def metric_label(metric: str) -> str:
+    """Return the usual spelling of a metric's name."""
+    return metric.replace("ndcg", "nDCG").replace("mrr", "MRR")

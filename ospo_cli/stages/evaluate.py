@@ -12,14 +12,23 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ospo_cli.errors import MissingInputError, PolicyError, SourceError
+from ospo_cli.errors import MissingInputError, SourceError
 from ospo_cli.executors.base import Shard
 from ospo_cli.executors.local import LocalExecutor, content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
-from ospo_cli.report import trec_files
-from ospo_cli.report.evaluation_summary import HEADLINE, ORACLE, RAW_QUERY, best_of_group, curves, headline, policy_name, summarise
+from ospo_cli.report import trec_files, verdict
+from ospo_cli.report.evaluation_summary import (
+    HEADLINE,
+    ORACLE,
+    best_of_group,
+    curves,
+    headline,
+    policy_name,
+    summarise,
+)
 from ospo_cli.report.evaluation_summary import Sections as SummarySections
+from ospo_cli.report.system_names import RAW_QUERY
 from ospo_cli.retrievers.opening import weighs_fields
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.judged_reward import Sections as RewardSections
@@ -27,15 +36,16 @@ from ospo_cli.rewards.judgments import Prepared, read_prepared
 from ospo_cli.rewards.oracle import OracleSearch
 from ospo_cli.rewards.remembered import Tally
 from ospo_cli.rewards.store.folder import Store
+from ospo_cli.sampling import held_out
 from ospo_cli.tables import files, placed
-from ospo_cli.tables.evaluate import COMPLETIONS, DECODED, QUERY_METRICS, RUN
+from ospo_cli.tables.evaluate import CHOICE_VALUES, COMPLETIONS, DECODED, QUERY_METRICS, RUN
 from ospo_cli.tables.score_coalitions import REWARDS
 from ospo_cli.text.composition import served
+from ospo_cli.training.sharpness import sharpness
 
 if TYPE_CHECKING:
     from ospo_cli.params.policy import Policy
     from ospo_cli.params.rollout import Rollout
-    from ospo_cli.sampling.causal_lm import Sampler
 
 METRICS = ("ndcg@10", "ndcg@pool", "mrr", "recall@10")
 RUN_DEPTH = 100  # ranks written to table run and the TREC files
@@ -55,27 +65,38 @@ class Reads(RewardSections, SummarySections, Protocol):
 
 def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     """Answer the held-out prompts with every system, rank, measure, compare; write tables, TREC files and summaries."""
-    folders = _policy_folders(layout, params.evaluated_iterations)
-    documents, prompts, qrels, pools = read_prepared(layout)
-    prompts = choose_prompts(prompts, params)
-    qrels, pools = _of(prompts, qrels, "qrels"), _of(prompts, pools, "pools")
+    folders = _checked_folders(_policy_folders(layout, params.evaluated_iterations))
+    documents, all_prompts, qrels, pools = read_prepared(layout)
+    prompts, (choosing, reason) = choose_prompts(all_prompts, params), choosing_prompts(all_prompts, params)
+    asked = pl.concat([prompts, choosing])
+    qrels, pools = _of(asked, qrels, "qrels"), _of(asked, pools, "pools")
     rewards = {
-        name: JudgedReward(
-            Prepared(documents, prompts, qrels, pools), params, retriever=name, cache=layout.cache, store=Store(layout.store)
-        )
+        name: JudgedReward(Prepared(documents, asked, qrels, pools), params, retriever=name, cache=layout.cache, store=Store(layout.store))
         for name in params.evaluate.retrievers
     }
     _say_unweighted(params)
     made = [_undecoded(RAW_QUERY, prompts["prompt_id"], prompts["query"].to_list())]
-    decoded = _policy_completions(prompts, folders, layout, params)
-    made += _oracle_completions(rewards[params.score_coalitions.retriever], documents, prompts, layout, params)
+    cache, training = layout.cache / "evaluate", rewards[params.score_coalitions.retriever]
+    decoded = _composed(held_out.answers(prompts, folders, params, cache), prompts, params)
+    tried = _composed(held_out.answers(choosing, folders, params, cache), choosing, params) if choosing.height else []
+    chosen_by = _choice_values(choosing, tried, training)
+    chosen = verdict.choice(chosen_by, params.evaluate.choose_on, reason)
+    made += _oracle_completions(training, documents, prompts, layout, params)
     completions = pl.concat([*(frame.with_columns(problem=pl.lit("")) for frame in made), *decoded])
     query_metrics, run, single = evaluate(completions, rewards, params)
-    summary = summarise(query_metrics, params) | {"headroom": _headroom(single, layout, params), "malformed": malformed(completions)}
+    summary = summarise(query_metrics, params, chosen.get("decodings", {}))
+    judged, wins_and_losses = verdict.verdict(query_metrics, completions, prompts, chosen, params)
+    summary |= {"against_raw_query": judged, "choice": chosen, "malformed": malformed(completions)}
+    summary |= {
+        "headroom": _headroom(single, layout, params),
+        "sharpness": _sharpness(single, sharpness(prompts, folders, params, cache), params),
+    }
+    placed.write(chosen_by, CHOICE_VALUES, layout)
+    files.write_text(layout.evaluation("wins_and_losses.csv"), verdict.as_csv(wins_and_losses))
     placed.write(completions, COMPLETIONS, layout)
     placed.write(run, RUN, layout)
     placed.write(query_metrics, QUERY_METRICS, layout)
-    trec_files.write(run, qrels, summary["systems"], summary["retrievers"], layout.evaluation("trec"))
+    trec_files.write(run, _of(prompts, qrels, "qrels"), summary["systems"], summary["retrievers"], layout.evaluation("trec"))
     files.write_json(layout.evaluation("summary.json"), summary)
     files.write_json(layout.evaluation("curves.json"), curves(summary))
     tally = Tally()
@@ -87,7 +108,7 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     for system, shares in summary["malformed"].items():
         if said := ", ".join(f"{share:.1%} of {decoding} answers" for decoding, share in shares.items() if share):
             sys.stderr.write(f"evaluate: {system}: {said} malformed; the raw query counts in their place\n")
-    return summary | {"completions": completions.filter(pl.col("decoding") != "none").height}
+    return summary | {"completions": sum(frame.height for frame in (*decoded, *tried))}
 
 
 def evaluate(completions: pl.DataFrame, rewards: dict[str, JudgedReward], params: Reads) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
@@ -99,7 +120,7 @@ def evaluate(completions: pl.DataFrame, rewards: dict[str, JudgedReward], params
     """
     pairs = completions.select("prompt_id", "query").unique().sort("prompt_id", "query")
     pair_ids, pair_queries = pairs["prompt_id"].to_list(), pairs["query"].to_list()
-    shown = completions.filter(pl.col("decoding") != "sampled")
+    shown = completions.filter(pl.col("decoding").is_in(["none", "greedy"]))
     measured, runs, single = [], [], pl.DataFrame()
     for name, reward in rewards.items():
         own = reward.metric.name
@@ -133,11 +154,27 @@ def choose_prompts(prompts: pl.DataFrame, params: Reads) -> pl.DataFrame:
         raise SourceError(
             "table prompts", f"no prompt in split {settings.split}", found=found, remedy="set evaluate.split to one that exists"
         )
-    if not 0 < settings.max_prompts < chosen.height:
+    return _some(chosen, settings.max_prompts, params.train.seed)
+
+
+def choosing_prompts(prompts: pl.DataFrame, params: Reads) -> tuple[pl.DataFrame, str]:
+    """Return the prompts on which policy and decoding are chosen, by seed, and why there are none."""
+    settings = params.evaluate
+    if settings.choose_on == "none":
+        return prompts.clear(), "evaluate.choose_on: none"
+    if settings.choose_on == settings.split:
+        return prompts.clear(), f"{settings.split} is the split that is evaluated"
+    found = prompts.filter(pl.col("split") == settings.choose_on).sort("prompt_id")
+    if not found.height:
+        return found, f"there are no {settings.choose_on} prompts"
+    return _some(found, settings.choose_prompts, params.train.seed), ""
+
+
+def _some(chosen: pl.DataFrame, most: int, seed: int) -> pl.DataFrame:
+    if not 0 < most < chosen.height:
         return chosen
-    names = [f"evaluate:{prompt_id}" for prompt_id in chosen["prompt_id"].to_list()]
-    order = np.argsort(seeding.uniforms(params.train.seed, names, 1)[:, 0], kind="stable")
-    return chosen[sorted(order[: settings.max_prompts].tolist())]
+    order = np.argsort(seeding.uniforms(seed, [f"evaluate:{name}" for name in chosen["prompt_id"].to_list()], 1)[:, 0], kind="stable")
+    return chosen[sorted(order[:most].tolist())]
 
 
 def _of(prompts: pl.DataFrame, table: pl.DataFrame, name: str) -> pl.DataFrame:
@@ -165,38 +202,50 @@ def _undecoded(system: str, prompt_ids: Iterable[str], queries: Sequence[str]) -
     return pl.DataFrame(rows, schema=DECODED.schema, orient="row")
 
 
-def _policy_completions(prompts: pl.DataFrame, folders: dict[int, Path], layout: Layout, params: Reads) -> list[pl.DataFrame]:
-    """Return completions of each policy, greedy and sampled in one pass; finished shards are found by the policy's content."""
+def _checked_folders(folders: dict[int, Path]) -> dict[str, tuple[Path, str]]:
     from ospo_cli.policies.folder import check_folder, content_hash
 
-    settings = params.evaluate
-    shards = []
     for iteration, folder in folders.items():
         check_folder(folder, f"ospo update --iter {iteration}" if iteration else "ospo warm-start")
-        content = content_hash(folder)
-        drawn = [params.rollout.temperature, params.rollout.top_k, params.rollout.top_p] if settings.samples else []
-        sampling = [settings.samples, drawn, params.rollout.max_new_tokens, params.train.seed]
-        # Batches and threads may change sums in their last bits, and so now and then a draw.
-        sampling += [params.rollout.batch_size, params.policy.threads]
-        for part in prompts.select("prompt_id", "prompt").iter_slices(_PROMPTS_PER_SHARD):
-            key = content_key("evaluate.completions 3", content, sampling, part.rows())
-            shards.append(Shard(key, part.height * (1 + settings.samples), (policy_name(iteration), folder, part)))
-    answers, executor = _Answers(params), LocalExecutor(layout.cache / "evaluate")
-    found = executor.map_shards(answers.sample, shards, {"completions": DECODED}, "evaluate", "completions")
-    raw_queries = dict(prompts.select("prompt_id", "query").iter_rows())
-    # Equal weights share their shards, whichever iteration made them: the system's name comes from here.
-    named = [tables["completions"].with_columns(system=pl.lit(shard.payload[0])) for shard, tables in zip(shards, found, strict=True)]
-    return [_composed(frame, raw_queries, params) for frame in named]
+    return {policy_name(iteration): (folder, content_hash(folder)) for iteration, folder in folders.items()}
 
 
-def _composed(completions: pl.DataFrame, raw_queries: dict[str, str], params: Reads) -> pl.DataFrame:
-    composition = params.score_coalitions.composition
-    rows = completions.select("prompt_id", "completion").iter_rows()
-    found = [served(raw_queries[prompt_id], completion, composition) for prompt_id, completion in rows]
-    return completions.with_columns(
-        query=pl.Series([each.query for each in found], dtype=pl.String),
-        problem=pl.Series([each.problem for each in found], dtype=pl.String),
+def _composed(answers: list[pl.DataFrame], prompts: pl.DataFrame, params: Reads) -> list[pl.DataFrame]:
+    raw_queries, composition = dict(prompts.select("prompt_id", "query").iter_rows()), params.score_coalitions.composition
+
+    def composed(completions: pl.DataFrame) -> pl.DataFrame:
+        rows = completions.select("prompt_id", "completion").iter_rows()
+        found = [served(raw_queries[prompt_id], completion, composition) for prompt_id, completion in rows]
+        return completions.with_columns(
+            query=pl.Series([each.query for each in found], dtype=pl.String),
+            problem=pl.Series([each.problem for each in found], dtype=pl.String),
+        )
+
+    return [composed(frame) for frame in answers]
+
+
+def _choice_values(prompts: pl.DataFrame, tried: list[pl.DataFrame], reward: JudgedReward) -> pl.DataFrame:
+    """Return table choice_values: the headline metric of the raw query and of each policy and decoding, per choosing prompt."""
+    if not prompts.height:
+        return CHOICE_VALUES.empty()
+    columns = ["system", "decoding", "prompt_id", "query"]
+    rows = pl.concat(
+        [_undecoded(RAW_QUERY, prompts["prompt_id"], prompts["query"].to_list()).select(columns)]
+        + [frame.select(columns) for frame in tried]
     )
+    pairs = rows.select("prompt_id", "query").unique().sort("prompt_id", "query")
+    values = reward.measures(pairs["prompt_id"].to_list(), pairs["query"].to_list(), [HEADLINE])[HEADLINE]
+    found = rows.join(pairs.with_columns(value=pl.Series(values, dtype=pl.Float64)), on=["prompt_id", "query"])
+    return found.sort(*_KEYS, "query").group_by(_KEYS, maintain_order=True).agg(pl.col("value").mean())
+
+
+def _sharpness(single: pl.DataFrame, found: dict[str, dict[str, Any]], params: Reads) -> dict[str, dict[str, Any]]:
+    """Return system -> its entropy, its divergence from the warm start, and the best of its samples."""
+    for system, measures in found.items():
+        samples = single.filter((pl.col("system") == system) & (pl.col("decoding") == "sampled"))
+        if samples.height:
+            measures["best_of_samples"] = best_of_group(samples, params)
+    return found
 
 
 def malformed(completions: pl.DataFrame) -> dict[str, dict[str, float]]:
@@ -206,46 +255,6 @@ def malformed(completions: pl.DataFrame) -> dict[str, dict[str, float]]:
     for system, decoding, share in decoded.sort("system", "decoding").iter_rows():
         found.setdefault(system, {})[decoding] = share
     return found
-
-
-class _Answers:
-    """Samples one policy at a time; a policy is loaded when its first unfinished shard comes up."""
-
-    def __init__(self, params: Reads) -> None:
-        self.params = params
-        self.sampler: Sampler | None = None
-
-    def sample(self, payload: tuple[str, Path, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-        """Return table completions of one shard; queries are composed later, so that composition is no part of the cache."""
-        from ospo_cli.policies.folder import render_prompt
-        from ospo_cli.policies.opening import load_policy
-        from ospo_cli.sampling.causal_lm import Sampler
-        from ospo_cli.sampling.sampler import Request
-
-        system, folder, prompts = payload
-        samples = self.params.evaluate.samples
-        if self.sampler is None or self.sampler.policy.folder != folder:
-            self.sampler = None  # freed before the next policy is loaded
-            self.sampler = Sampler(load_policy(folder, self.params.policy.threads))
-        policy, settings = self.sampler.policy, self.params.rollout
-        ids = prompts["prompt_id"].to_list()
-        asked = [render_prompt(policy, prompt) for prompt in prompts["prompt"].to_list()]
-        for index in self.sampler.too_long(asked, settings.max_new_tokens)[:1]:  # leaving it out would change what the means are of
-            raise PolicyError(
-                f"evaluate, prompt {ids[index]}",
-                "does not fit the context of the policy",
-                found=f"{len(asked[index])} prompt tokens + {settings.max_new_tokens} new",
-                expected=f"at most {policy.context_length} in all",
-                remedy="shorten prepare_data.prompt_template or lower rollout.max_new_tokens",
-            )
-        # No policy in the names: all are sampled with the same uniforms, which makes paired differences narrower.
-        names = [[f"evaluate:{prompt_id}:greedy", *(f"evaluate:{prompt_id}:{index:02d}" for index in range(samples))] for prompt_id in ids]
-        groups = self.sampler.sample(Request.of(settings, self.params.train.seed, asked, names), greedy_rows=1)
-        rows = []
-        for prompt_id, (likeliest, *drawn) in zip(ids, groups, strict=True):
-            rows.append((system, "greedy", prompt_id, 0, likeliest.text, ""))
-            rows += [(system, "sampled", prompt_id, index, row.text, "") for index, row in enumerate(drawn)]
-        return {"completions": pl.DataFrame(rows, schema=DECODED.schema, orient="row")}
 
 
 def _oracle_completions(

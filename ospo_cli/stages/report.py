@@ -17,6 +17,7 @@ from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.params import whole
 from ospo_cli.params.whole import Params
 from ospo_cli.report import staleness
+from ospo_cli.report.evaluation_summary import read_summary
 from ospo_cli.report.iteration_measures import measure_iteration
 from ospo_cli.report.kept_files import comparison
 from ospo_cli.report.page import render
@@ -54,7 +55,7 @@ def execute(layout: Layout, params: Params) -> dict[str, Any]:
 def report(layout: Layout, params: Params) -> dict[str, Any]:
     """Return everything that the page shows, JSON-able but for the warning signs."""
     prepared = {table.name: placed.read(table, layout) for table in _PREPARED}
-    summary = _json(layout.evaluation("summary.json"), "ospo evaluate")
+    summary = read_summary(layout) if layout.evaluation("summary.json").is_file() else None
     iterations, groups = [], []
     for iteration in range(1, params.train.iterations + 1):
         tables = {table.name: _table(layout, iteration, table) for table in _ITERATION}
@@ -121,7 +122,7 @@ def _queries(layout: Layout, params: Params, prompts: pl.DataFrame, summary: dic
     chosen = metrics.filter(
         (pl.col("retriever") == summary["training_retriever"])
         & (pl.col("metric") == summary["metric"])
-        & (pl.col("decoding") != "sampled")
+        & pl.col("decoding").is_in(["none", "greedy"])
         & pl.col("system").is_in(["raw-query", "policy-000", final])
     )
     completions = placed.read(COMPLETIONS, layout)

@@ -15,7 +15,7 @@ COMPLETIONS = Table(
     ("system", "decoding", "prompt_id", "sample_index"),
     (
         Column("system", pl.String, "raw-query, oracle, policy-000 (warm start), policy-001, …"),
-        Column("decoding", pl.String, "greedy, sampled, or none where nothing is decoded"),
+        Column("decoding", pl.String, "greedy, sampled (as rollouts are), sampled-T (at temperature T), or none where nothing is decoded"),
         Column("prompt_id", pl.String, "identity of the prompt"),
         Column("sample_index", pl.Int32, "from 0"),
         Column("completion", pl.String, "full text; empty where nothing is decoded"),
@@ -52,6 +52,18 @@ QUERY_METRICS = Table(
         Column("retriever", pl.String, "name of the retriever"),
         Column("metric", pl.String, "ndcg@10, ndcg@pool, mrr, recall@10"),
         Column("metric_value", pl.Float64, "0 to 1"),
+    ),
+    place=EVALUATED,
+)
+CHOICE_VALUES = Table(
+    "choice_values",
+    "ndcg@10 under the reward's retriever on the prompts by which policy and decoding are chosen (evaluate.choose_on)",
+    ("system", "decoding", "prompt_id"),
+    (
+        Column("system", pl.String, "raw-query, policy-000 (warm start), policy-001, …"),
+        Column("decoding", pl.String, "as in completions"),
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("value", pl.Float64, "of samples the mean"),
     ),
     place=EVALUATED,
 )

@@ -9,6 +9,7 @@ import polars as pl
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.params.whole import Params
+from ospo_cli.report import verdict
 from ospo_cli.report.evaluation_summary import summarise
 from ospo_cli.tables import parquet, placed
 from ospo_cli.tables.attribute import ATTRIBUTIONS, INTERACTIONS, TOKEN_ADVANTAGES
@@ -165,7 +166,22 @@ def write_evaluation(layout: Layout, values: Params, hostile="") -> None:
     interval = {"mean": 0.35, "low": 0.3, "high": 0.4}
     best = {"mean": 0.55, "low": 0.5, "high": 0.6}
     headroom = {"last_rollouts": {"iteration": values.train.iterations, "group_size": 4, "prompts": 6, "best": best, "mean": interval}}
-    write_text(layout.evaluation("summary.json"), json.dumps(summarise(frame, values) | {"headroom": headroom}, sort_keys=True))
+    of_choice = frame.filter(pl.col("retriever") == "bm25", pl.col("metric") == "ndcg@10", pl.col("system") != "oracle")
+    chosen = verdict.choice(of_choice.select("system", "decoding", "prompt_id", value="metric_value"), "dev")
+    table = parquet.read(layout.evaluation("completions.parquet"), COMPLETIONS)
+    judged, rows = verdict.verdict(frame, table, prompts, chosen, values)
+    names = [system for system, _, _ in systems if system.startswith("policy-")]
+    measures = {
+        "entropy": 1.0,
+        "divergence": 0.1,
+        "prompts": 3,
+        "tokens": 30,
+        "best_of_samples": {"best": best, "mean": interval, "prompts": 3, "group_size": 2},
+    }
+    sharpness = {"sharpness": dict.fromkeys(names, measures), "malformed": {}}
+    summary = summarise(frame, values, chosen["decodings"]) | {"against_raw_query": judged, "choice": chosen, "headroom": headroom}
+    write_text(layout.evaluation("summary.json"), json.dumps(summary | sharpness, sort_keys=True))
+    write_text(layout.evaluation("wins_and_losses.csv"), verdict.as_csv(rows))
 
 
 def write_project(root, iterations=3, hostile="", prompts=18) -> tuple[Layout, Params]:

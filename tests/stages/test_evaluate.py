@@ -153,7 +153,8 @@ def test_with_one_more_iteration_only_its_own_completions_are_sampled(project, m
 
     monkeypatch.setattr(causal_lm.Sampler, "sample", counted)
     summary = evaluate.execute(layout, values)
-    assert sampled == ["002"]
+    # Greedy with the samples, the further temperature, and one sample for the entropy; none for the choice, which has no prompts here.
+    assert sampled == ["002"] * 3
     assert summary["systems"] == ["raw-query", "policy-000", "policy-001", "policy-002", "oracle"]
 
 

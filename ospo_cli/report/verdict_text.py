@@ -1,0 +1,92 @@
+"""The verdict in words for whoever runs the shop: no term of the trade but the metric's name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ospo_cli.report.number_text import count, interval, p_value, plain, signed
+from ospo_cli.report.system_names import RAW_QUERY, decoding_label, metric_label, system_label
+
+
+def claim(summary: Mapping[str, Any]) -> str:
+    """Return the verdict in one sentence."""
+    found, metric = summary["against_raw_query"], metric_label(summary["metric"])
+    place = f"on {count(found['prompts'])} held\u2011out queries"
+    values = f"{metric} {plain(found['value'])} against {plain(found['raw'])} {place}"
+    if found["answer"] == "better":
+        return f"Rewriting helps: {values}."
+    if found["answer"] == "worse":
+        return f"Do not switch this on: rewritten queries find less than the queries as typed, {values}."
+    return f"Not shown to help: rewritten queries against the queries as typed, {values}."
+
+
+def sentences(summary: Mapping[str, Any]) -> list[str]:
+    """Return what stands below the claim: the difference, who gains and who loses, what was chosen, other search engines."""
+    found = summary["against_raw_query"]
+    difference = found["difference"]
+    what = f"{system_label(found['system'])}, {decoding_label(found['decoding'])}"
+    text = [
+        _gains_and_losses(found),
+        _chosen(summary, what),
+        f"Difference to the queries as typed: {signed(difference['mean'])} {interval(difference, with_sign=True)}, "
+        f"{p_value(difference['p_value'])} ({what}; over prompts, for this trained policy). "
+        f"So many queries show a difference of {plain(difference['detectable'])} four times in five.",
+    ]
+    if found["other_retrievers"]:
+        others = ", ".join(
+            f"{name} {each['answer']} ({signed(each['mean'])} {interval(each, with_sign=True)})"
+            for name, each in found["other_retrievers"].items()
+        )
+        text.append(f"With search engines that gave no reward: {others}.")
+    return text
+
+
+def _gains_and_losses(found: Mapping[str, Any]) -> str:
+    better, worse, prompts = found["better"], found["worse"], found["prompts"]
+    gained, lost = (
+        f"{count(group['count'])} got {name} ({group['share']:.0%}), by {plain(abs(group['mean']))} on average"
+        if group["count"]
+        else f"none got {name}"
+        for name, group in (("better", better), ("worse", worse))
+    )
+    return f"Of {count(prompts)} queries {gained}; {lost}; {count(found['equal'])} stayed as they were."
+
+
+def _chosen(summary: Mapping[str, Any], what: str) -> str:
+    chosen = summary["choice"]
+    if "best" not in chosen:
+        return f"Nothing was chosen on other queries ({chosen['reason']}): judged is {what}."
+    place, values = f"On {count(chosen['prompts'])} {chosen['split']} queries", chosen["values"]
+    policy, raw = chosen["best_policy"], values[RAW_QUERY]["none"]
+    value = values[policy][chosen["decodings"][policy]]
+    if chosen["best"] == RAW_QUERY:
+        return f"{place} nothing beats the queries as typed ({plain(raw)}); the best policy there is {what} ({plain(value)})."
+    return f"{place} the best is {what} ({plain(value)}; queries as typed {plain(raw)}). It was chosen there and is judged here."
+
+
+def losses(summary: Mapping[str, Any], most: int) -> list[Mapping[str, Any]]:
+    """Return the worst losses: query, rewrite, raw, value, difference."""
+    return list(summary["against_raw_query"]["worst_losses"][:most])
+
+
+def choice_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row per candidate: its best decoding, the value on the choosing prompts, and the value on those that are shown."""
+    chosen = summary["choice"]
+    if "best" not in chosen:
+        return []
+    rows = []
+    for system in (system for system in summary["systems"] if system in chosen["values"]):
+        values = chosen["values"][system]
+        decoding = chosen["decodings"].get(system, "none")
+        cells = summary["values"][system][decoding][summary["training_retriever"]][summary["metric"]]
+        rows.append(
+            {
+                "label": system_label(system),
+                "decoding": "" if decoding == "none" else decoding_label(decoding),
+                "value": values[decoding],
+                "shown": cells,
+                "is_best": system == chosen["best"],
+            }
+        )
+    return rows
