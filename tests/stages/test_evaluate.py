@@ -1,5 +1,6 @@
 """Evaluation of tiny policies on a made-up shop: agreement with ir_measures, what is cached, what is refused."""
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -15,7 +16,7 @@ from ospo_cli.report import trec_files
 from ospo_cli.report.evaluation_summary import best_of_group, curves, summarise
 from ospo_cli.stages import evaluate
 from ospo_cli.tables import parquet
-from ospo_cli.tables.evaluate import COMPLETIONS, QUERY_METRICS, RUN
+from ospo_cli.tables.evaluate import CHOICE_VALUES, COMPLETIONS, QUERY_METRICS, RUN
 from ospo_cli.tables.prepared import PROMPTS, QRELS
 from ospo_cli.tables.score_coalitions import REWARDS
 from tests.report import small_project
@@ -317,3 +318,78 @@ def test_the_summary_is_plain_json_with_headroom(evaluated):
     best = rewards.group_by("prompt_id").agg(pl.col("retrieval").max())["retrieval"].to_numpy()
     assert summary["headroom"]["last_rollouts"]["best"]["mean"] == pytest.approx(np.mean(best))
     assert summary["headroom"]["final_samples"]["group_size"] == values.evaluate.samples
+
+
+def choosing(project, **settings):
+    """Evaluate again with other settings of the choice; return layout, parameters and summary."""
+    layout, values, _ = project
+    changed = dataclasses.replace(values, evaluate=dataclasses.replace(values.evaluate, **settings))
+    return layout, changed, evaluate.execute(layout, changed)
+
+
+def test_policy_and_decoding_are_chosen_on_other_prompts_and_only_the_split_is_shown(project):
+    layout, values, summary = choosing(project, choose_on="train")
+    prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS)
+    train, test = (set(prompts.filter(pl.col("split") == split)["prompt_id"]) for split in ("train", "test"))
+    chosen_by = parquet.read(layout.evaluation("choice_values.parquet"), CHOICE_VALUES)
+    assert set(chosen_by["prompt_id"]) == train
+    pairs = set(chosen_by.select("system", "decoding").unique().iter_rows())
+    decodings = ("greedy", "sampled", "sampled-0.5")
+    assert pairs == {("raw-query", "none")} | {(f"policy-00{k}", decoding) for k in (0, 1) for decoding in decodings}
+    assert summary["choice"]["split"] == "train"
+    assert summary["choice"]["prompts"] == len(train)
+    for name, table in (("completions", COMPLETIONS), ("query_metrics", QUERY_METRICS)):
+        assert set(parquet.read(layout.evaluation(f"{name}.parquet"), table)["prompt_id"]) == test
+    assert {line.split()[0] for line in (layout.evaluation("trec") / "qrels.txt").open()} <= test
+    # The raw query's value on a choosing prompt is that of a project in which these prompts are the ones evaluated.
+    shown = dataclasses.replace(values, evaluate=dataclasses.replace(values.evaluate, split="train", choose_on="test"))
+    evaluate.execute(layout, shown)
+    raw = dict(chosen_by.filter(pl.col("system") == "raw-query").select("prompt_id", "value").iter_rows())
+    assert metric_values(layout, system="raw-query", retriever="bm25", metric="ndcg@10") == pytest.approx(raw)
+    greedy = chosen_by.filter(pl.col("system") == "policy-001", pl.col("decoding") == "greedy").select("prompt_id", "value")
+    assert metric_values(layout, system="policy-001", decoding="greedy", retriever="bm25", metric="ndcg@10") == pytest.approx(
+        dict(greedy.iter_rows())
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({}, "there are no dev prompts"),
+        ({"choose_on": "none"}, "evaluate.choose_on: none"),
+        ({"choose_on": "test"}, "test is the split that is evaluated"),
+    ],
+)
+def test_where_nothing_can_be_chosen_the_last_policys_greedy_answers_are_judged(project, settings, reason):
+    layout, _, summary = choosing(project, **settings)
+    assert summary["choice"]["reason"] == reason
+    assert (summary["against_raw_query"]["system"], summary["against_raw_query"]["decoding"]) == ("policy-001", "greedy")
+    assert parquet.read(layout.evaluation("choice_values.parquet"), CHOICE_VALUES).height == 0
+    assert "own best" not in {gap["decoding"] for gap in summary["gaps"]}
+
+
+def test_no_more_prompts_are_chosen_on_than_asked_and_the_verdict_stands_first_in_the_file(project):
+    layout, _, summary = choosing(project, choose_on="train", choose_prompts=2)
+    assert summary["choice"]["prompts"] == 2
+    assert next(iter(json.loads(layout.evaluation("summary.json").read_text()))) == "against_raw_query"
+    assert [gap["decoding"] for gap in summary["gaps"]][:1] == ["own best"]
+
+
+def test_wins_and_losses_name_every_evaluated_prompt_once_the_worst_first(evaluated):
+    layout, _, summary = evaluated
+    with layout.evaluation("wins_and_losses.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len({row["prompt_id"] for row in rows}) == len(rows) == summary["prompts"]
+    differences = [float(row["difference"]) for row in rows]
+    assert differences == sorted(differences)
+    assert sum(row["outcome"] == "worse" for row in rows) == summary["against_raw_query"]["worse"]["count"]
+
+
+def test_further_temperatures_are_measured_and_stay_out_of_runs_and_headline(evaluated):
+    layout, _, summary = evaluated
+    assert set(summary["values"]["policy-001"]) == {"greedy", "sampled", "sampled-0.5"}
+    assert summary["sharpness"].keys() == {"policy-000", "policy-001"}
+    assert summary["sharpness"]["policy-000"]["divergence"] == 0 < summary["sharpness"]["policy-001"]["divergence"]
+    runs = parquet.read(layout.evaluation("run.parquet"), RUN)
+    ranks = runs.filter(pl.col("system") == "policy-001", pl.col("retriever") == "bm25").group_by("prompt_id", "rank").len()
+    assert set(ranks["len"]) == {1}
