@@ -112,7 +112,9 @@ def settings(options: argparse.Namespace, seed: int, method: str, rate: float) -
         attribute=attribute,
         score_coalitions=scoring,
         update=dataclasses.replace(values.update, learning_rate=rate),
-        evaluate=dataclasses.replace(values.evaluate, every=every, retrievers=[values.score_coalitions.retriever]),
+        evaluate=dataclasses.replace(
+            values.evaluate, every=every, retrievers=[values.score_coalitions.retriever], temperatures=[], choose_on="none"
+        ),
     )
 
 

@@ -77,6 +77,7 @@ class Plan:
         content["train"]["seed"] = training.seed
         content["update"]["learning_rate"] = training.rate
         content["evaluate"] |= {"every": content["train"]["iterations"], "retrievers": [content["score_coalitions"]["retriever"]]}
+        content["evaluate"] |= {"temperatures": [], "choose_on": "none"}  # final policies are compared, greedy and as rollouts are sampled
         return whole.from_mapping(content, where=f"{training.task}, {training.method}")
 
 
