@@ -47,7 +47,7 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
         pools = _pools(path, params)
         _check_queries(pools, prompts, path, paths[1])
         paths.append(path)
-    notes = read_as(params, paths) + notes + _empty_values(paths)
+    notes = read_as(params, paths) + notes
     card = {"licence": licence_of(place), "inputs": files.hashes(paths, place), "counts": counts, "notes": notes}
     return SourceData(documents, prompts, judged, pairs, pools, card)
 
@@ -81,7 +81,11 @@ def _renamed(path: Path, params: PrepareData, needed: list[str]) -> pl.DataFrame
 
 
 def read_as(params: PrepareData, paths: list[Path]) -> list[str]:
-    """Return notes that say where each name of prepare_data.columns was read; refuse one that is in no file, which would have no effect."""
+    """Return notes that say where each name of prepare_data.columns was read, and how many values were \\N in each file.
+
+    Raises:
+        SourceError: a name is in no file, so that it would have no effect.
+    """
     tables = [path for path in paths if stem(path).lower() != "qrels"]
     present = {path.name: files.names(path, params.quoting) for path in tables}
     for ours, theirs in params.columns.items():
@@ -91,7 +95,7 @@ def read_as(params: PrepareData, paths: list[Path]) -> list[str]:
     return [
         f"prepare_data.columns: {ours} is read from {theirs} of {', '.join(name for name in present if theirs in present[name])}"
         for ours, theirs in params.columns.items()
-    ]
+    ] + _empty_values(paths)
 
 
 def _empty_values(paths: list[Path]) -> list[str]:

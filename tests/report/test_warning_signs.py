@@ -8,6 +8,7 @@ from ospo_cli.report.warning_signs import warning_signs
 from ospo_cli.tables import parquet, reference
 from ospo_cli.tables.rollout import ROLLOUTS
 from tests.report import small_project
+from tests.tables.sampled import sampled_frame
 
 HEALTHY = {
     "tokens": 20.0, "cut_off_share": 0.0, "repeated_words": 0.1, "entropy": 1.5, "degenerate_share": 0.2,
@@ -88,6 +89,12 @@ def test_measures_are_the_means_of_the_tables(tmp_path):
     assert (found["clipped_fraction"], found["reference_kl"], found["entropy"]) == (0.25, None, None)
     assert found["best_of_group"] >= found["retrieval"]
     assert {measure.name for measure in MEASURES} <= found.keys()
+
+
+@pytest.mark.parametrize(("folding", "expected"), [("standard", 0.0), ("turkish", 1.0)])
+def test_repeated_words_are_those_of_the_folding(folding, expected):
+    rollouts = sampled_frame(("001:p:00", "p", "<answer>IŞIK ışık</answer>"))
+    assert measure_iteration(1, rollouts, None, None, {}, folding)["repeated_words"] == expected
 
 
 def test_a_table_that_is_not_there_leaves_its_measures_empty(tmp_path):

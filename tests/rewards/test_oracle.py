@@ -44,6 +44,13 @@ def test_candidates_are_words_of_relevant_products_and_rare_ones_come_first(tmp_
     assert all(word in texts for word in found)
 
 
+@pytest.mark.parametrize(("folding", "expected"), [("standard", "isik"), ("turkish", "ısık")])
+def test_candidates_are_words_of_the_folding(tmp_path, folding, expected):
+    oracle, _, tables = search(tmp_path, retrieval={"folding": folding})
+    oracle.documents = oracle.documents.with_columns(title=pl.lit("IŞIK"))
+    assert expected in oracle.candidates(tables["prompts"]["prompt_id"][0])
+
+
 def test_under_append_the_raw_query_stays_in_front(tmp_path):
     oracle, _, tables = search(tmp_path, score_coalitions={"composition": "append"})
     queries = oracle.queries(tables["prompts"])

@@ -1,9 +1,20 @@
 """Raw queries that retrieve nothing are said, with the retriever and an example."""
 
+import dataclasses
+
+import polars as pl
 import pytest
 
+from ospo_cli.instruments import headroom
+from ospo_cli.params import whole
 from ospo_cli.rewards.unfound import say_unfound
+from ospo_cli.stages import score_coalitions, score_queries
+from ospo_cli.tables import placed
+from ospo_cli.tables.prepared import PROMPTS
+from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.segment import SEGMENTS
 from tests.rewards.test_judged_reward import judged
+from tests.stages.test_score_coalitions import project
 
 FOUND = ["coat"] * 8
 NOTHING, WRONG = "parka", "blue boots"  # of value 0 both: one retrieves nothing, one the wrong products
@@ -38,3 +49,28 @@ def test_the_pool_is_what_counts(capsys):
 
 def test_an_example_is_shown_with_its_control_characters_spelled_out(capsys):
     assert "'\\\\x1b[2J'" in said(capsys, ["\x1b[2J"])
+
+
+@pytest.mark.parametrize("iteration", [1, 2])
+def test_commands_say_it_before_training_and_scoring_only_once(tmp_path, capsys, iteration):
+    layout, params = project(tmp_path), whole.Params()
+    prompts = placed.read(PROMPTS, layout)
+    placed.write(prompts.with_columns(query=pl.lit("パーカ")), PROMPTS, layout)
+    for table in (ROLLOUTS, SEGMENTS):
+        frame = placed.read(table, layout, 1).with_columns(pl.col("rollout_id").str.replace("^001", f"{iteration:03d}"))
+        placed.write(frame, table, layout, iteration)
+    score_coalitions.execute(layout, params, iteration)
+    score_queries.execute(layout, params)
+    headroom.execute(layout, params, headroom.Request(split="train", retrievers=("bm25",)))
+    said = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines() if "retrieves nothing for 6 of 6 raw queries" in line]
+    first = ["score-coalitions"] * (iteration == 1)
+    assert said == [*first, "score-queries", "headroom"]
+
+
+@pytest.mark.parametrize("retriever", ["bm25", "dense"])
+def test_a_retriever_that_finds_something_is_never_blamed(tmp_path, capsys, retriever):
+    layout, params = project(tmp_path), whole.Params()
+    params = dataclasses.replace(params, score_coalitions=dataclasses.replace(params.score_coalitions, retriever=retriever))
+    score_coalitions.execute(layout, params, 1)
+    score_queries.execute(layout, params)
+    assert "retrieves nothing" not in capsys.readouterr().err

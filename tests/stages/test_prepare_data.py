@@ -291,6 +291,12 @@ def test_of_near_duplicates_in_given_splits_only_the_earliest_split_keeps_its_ow
     assert prepared.card["leak check"]["near-duplicate pairs across splits left"] == 0
 
 
+@pytest.mark.parametrize(("folding", "expected"), [("standard", 1), ("turkish", 0)])
+def test_two_spellings_that_the_folding_makes_alike_are_one_query(folding, expected):
+    prepared = prepare(data(["IŞIK", "ışık", "lamba"], ["train", "test", "train"]), PrepareData(dev_share=0), 0, folding)
+    assert prepared.prompts.filter((pl.col("split") == "train") & (pl.col("query") == "IŞIK")).height == expected
+
+
 def test_near_duplicates_within_one_split_stay():
     prepared = prepare(data(["red mug", "mug red", "lamp"], ["train"] * 3), PrepareData(dev_share=0, test_share=0), 0)
     assert prepared.prompts.height == 3
