@@ -14,8 +14,8 @@ ATTRIBUTIONS = Table(
     (
         Column("rollout_id", pl.String, "identity of the rollout"),
         Column("segment_index", pl.Int32, "from 0 within a rollout"),
-        Column("share", pl.Float64, "φ, in units of reward"),
-        Column("n_contributions", pl.Int32, "marginals that the estimate rests on"),
+        Column("share", pl.Float64, "φ, in units of reward; δ under estimator splice, the advantage under swap"),
+        Column("n_contributions", pl.Int32, "marginals that the estimate rests on; the other answers under splice and swap"),
         Column("standard_error", pl.Float64, "of share; null where nothing is sampled", nullable=True),
         Column("special_case", pl.String, "empty, or the named case that applied (such as degenerate-group)"),
         Column("segment_advantage", pl.Float64, "sum of the advantages of the segment's tokens (weighted by overlap)"),

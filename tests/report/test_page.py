@@ -152,3 +152,12 @@ def test_without_sampled_answers_there_is_no_column_for_them(tmp_path):
     headline = re.search(r'<table class="headline">.*?</table>', render(data), re.DOTALL)[0]
     assert "greedy" in headline
     assert "sampled" not in headline
+
+
+def test_credit_of_the_group_game_is_not_called_a_share_of_the_reward(ordinary):
+    _, data, page = ordinary
+    attribute = data["params"]["attribute"] | {"estimator": "splice", "rule": "none"}
+    other = Reader(render(data | {"params": data["params"] | {"attribute": attribute}})).text
+    assert "what the answer gained there over what the other answers say instead (estimator splice)" in " ".join(other.split())
+    assert "its share of the reward (estimator" not in other
+    assert "its share of the reward (estimator" in Reader(page).text

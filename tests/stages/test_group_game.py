@@ -95,6 +95,24 @@ def test_segments_and_texts_give_the_same_values_bit_for_bit(monkeypatch, scorin
     assert scored(params, rows).spliced_values.equals(quick)
 
 
+@pytest.mark.parametrize(("alignment", "text"), [("batch", "Belt coat"), ("group", "Belt coat"), ("index", "Belt blue, belt, coat")])
+def test_what_the_other_answer_says_after_a_point_is_told_by_the_alignment(alignment: str, text: str) -> None:
+    # Segments of equal words are equal however they are written.
+    rows = [rollout("p0", 0, ["Belt"]), rollout("p0", 1, ["red", "blue", "belt", "coat"])]
+    params = changed({"alignment": alignment, "degenerate_groups": "evaluate"})
+    found = scored(params, rows).spliced_values.filter(game="splice", rollout_id="001:p0:00", place=1)
+    assert found["query"].to_list() == [text]
+
+
+@pytest.mark.parametrize(("degenerate", "groups"), [("skip", {"p0"}), ("evaluate", {"p0", "p1"})])
+def test_groups_of_equal_rewards_are_evaluated_only_where_that_is_asked(degenerate: str, groups: set[str]) -> None:
+    rows = [row for row in sampled_rows() if row[0].prompt_id == "p0"] + [rollout("p1", index, ["wool", "coat"]) for index in range(3)]
+    params = changed({"degenerate_groups": degenerate})
+    tables = scored(params, rows)
+    assert set(tables.spliced_values["rollout_id"].str.split(":").list.get(1)) == groups
+    assert set(advantages(credited(params, tables))["001:p1:00"]) == {0.0}
+
+
 def test_the_first_place_is_the_other_answer_and_the_last_the_own_one_where_the_other_says_nothing_more() -> None:
     found = scored(changed({"alignment": "index"}))
     reward = dict(found.rewards.with_columns(v=pl.col("reward") - 0.1 * pl.col("format")).select("rollout_id", "v").iter_rows())
