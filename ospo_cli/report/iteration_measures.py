@@ -40,6 +40,9 @@ MEASURES = (
     Measure("clipped_fraction", "Clipped fraction", "share of tokens whose ratio the clip cut off"),
     Measure("clipped_positive_fraction", "Clipped, advantage above 0", "share of those tokens: good ones that were raised far enough"),
     Measure("clipped_negative_fraction", "Clipped, advantage below 0", "share of those tokens: poor ones that were lowered far enough"),
+    Measure("after_clipped_fraction", "At the clip after the update", "share of tokens with an advantage, on some groups of the batch"),
+    Measure("after_kl", "KL to the sampling policy after the update", "nats per token, on some groups of the batch"),
+    Measure("taken_share", "Wished move taken", "what the batch's objective gained, as a share of the most that it could"),
     Measure("last_ratio_99", "Largest ratios", "99 % quantile over tokens in the last step: new over old probability"),
     Measure("last_ratio_01", "Smallest ratios", "1 % quantile over tokens in the last step"),
     Measure(
@@ -71,6 +74,7 @@ MEASURES = (
 
 
 UPDATE_MEASURES = (
+    *("after_clipped_fraction", "after_kl", "taken_share", "last_epoch_kl", "earlier_epoch_kl"),
     *("behavior_kl", "reference_kl", "clipped_fraction", "clipped_positive_fraction", "clipped_negative_fraction", "last_ratio_99"),
     *("last_ratio_01", "effective_share", "logprob_mismatch", "policy_loss", "kl_loss", "entropy_loss", "gradient_norm", "moved_relative"),
     *("advantage_rms_answer", "advantage_rms_think", "advantage_rms_tags", "tokens_per_second"),

@@ -17,6 +17,8 @@ LEAST_ENTROPY = 0.05
 DEGENERATE_SHARE = 0.5
 UNTAGGED_SHARE = 0.05
 CLIPPED_FRACTION = 0.3
+AT_CLIP = 0.5
+STILL = 0.02
 LEAST_SEGMENTS = 2.0
 LARGEST_RATIO = 4.0
 LEAST_EFFECTIVE_SHARE = 0.5
@@ -74,6 +76,13 @@ def warning_signs(iterations: Rows, token_cap: int, held_out_prompts: int | None
             f"more than {CLIPPED_FRACTION:.0%} of an iteration's tokens clipped",
             "a lower update.learning_rate, or fewer steps on each batch of rollouts",
         ),
+        _sign(
+            "Held by the clip",
+            _most(iterations, "after_clipped_fraction", AT_CLIP, "{:.0%}"),
+            f"more than {AT_CLIP:.0%} of a batch's tokens at the clip after its update: the clip, not the learning rate, ends the move",
+            "smaller batches (fewer rollout.prompts_per_iteration, more train.iterations), fewer update.epochs, or another objective",
+        ),
+        _idle_epochs(iterations),
         _ratios(iterations),
         _sign(
             "Sampler mismatch",
@@ -136,6 +145,14 @@ def _ratios(iterations: Rows) -> Sign:
         f"or an effective sample below {LEAST_EFFECTIVE_SHARE:.0%}"
     )
     return _sign("Ratio explosion", found, threshold, "a lower update.learning_rate, fewer update.epochs, or update.dual_clip")
+
+
+def _idle_epochs(iterations: Rows) -> Sign:
+    last, earlier = _known(iterations, "last_epoch_kl"), {number: kl for kl, number in _known(iterations, "earlier_epoch_kl")}
+    moves = [(abs(kl / earlier[number] - 1.0), number) for kl, number in last if earlier.get(number, 0.0) > 0]
+    found = (min(moves)[0] < STILL, f"at least {min(moves)[0]:.0%} (iteration {min(moves)[1]})") if moves else None
+    threshold = f"a last epoch whose divergence from the sampler is within {STILL:.0%} of the epoch before"
+    return _sign("Idle epochs", found, threshold, "fewer update.epochs, or smaller batches: the last passes over a batch moved nothing")
 
 
 def _segments(iterations: Rows) -> Sign:

@@ -71,7 +71,7 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     from ospo_cli.policies.folder import OPTIMIZER, content_hash, file_hash
     from ospo_cli.policies.opening import load_policy, save_policy
     from ospo_cli.policies.starting_point import adapted
-    from ospo_cli.training import optimiser_steps, update_metrics, update_sizes
+    from ospo_cli.training import optimiser_steps, taken_move, update_metrics, update_sizes
     from ospo_cli.training.objectives import objective_of
     from ospo_cli.training.training_state import Checkpoint, Run, Training
 
@@ -97,7 +97,7 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     taken = optimiser_steps.train(policy, rows, training, checkpoint, settings, run, partial(progress.advance, 1))
     progress.close()
     seconds = time.monotonic() - began
-    metrics = update_metrics.over_steps(taken, rows) | metrics
+    metrics = update_metrics.over_steps(taken, rows, settings.epochs) | taken_move.after_the_steps(policy, rows, settings) | metrics
     sizes = update_sizes.update_sizes(start, training.weights)
     metrics |= {
         "moments_carried": carried,
@@ -201,12 +201,15 @@ def build(
 def summary(metrics: dict[str, Any]) -> str:
     """Return one line of what to watch."""
     reference = f", KL to the warm start {metrics['reference_kl']:.4f}" if metrics["reference_kl"] is not None else ""
+    taken = f", {metrics['taken_share']:.0%} of the wished move taken" if metrics["taken_share"] is not None else ""
+    clip = metrics["after_clipped_fraction"]
+    at_clip = f", {clip:.0%} at the clip at the end" if clip is not None else ""
     preferred = f", {metrics['preference_accuracy']:.0%} of pairs in order" if "preference_accuracy" in metrics else ""
     return (
         f"update {metrics['iteration']}: loss {metrics['loss']:+.4f}{preferred}, entropy {metrics['entropy']:.2f}, "
         f"KL to the sampler {metrics['behavior_kl']:.4f}{reference}, last ratios {metrics['last_ratio_01']:.2f} to "
         f"{metrics['last_ratio_99']:.2f}, clipped {metrics['clipped_fraction']:.1%} (+ {metrics['clipped_fraction_positive']:.1%}, "
-        f"- {metrics['clipped_fraction_negative']:.1%}), effective sample {metrics['last_effective_share']:.0%}, "
+        f"- {metrics['clipped_fraction_negative']:.1%}){at_clip}{taken}, effective sample {metrics['last_effective_share']:.0%}, "
         f"gradient {metrics['gradient_norm']:.3g}, weights moved by {metrics['moved_relative']:.2%}, "
         f"filling {metrics['filling_share']:.0%}, {metrics['tokens_per_second']:.0f} tokens/s"
     )

@@ -20,8 +20,11 @@ BY_STEP = ("loss", "policy_loss", "kl_loss", "entropy_loss", "gradient_norm")
 RATIOS = ("ratio_01", "ratio_50", "ratio_99")
 
 
-def over_steps(steps: list[dict[str, float]], rows: Rows) -> dict[str, Any]:
-    """Return the metrics of the steps; a measure that some objective adds is a mean over tokens."""
+def over_steps(steps: list[dict[str, float]], rows: Rows, epochs: int = 1) -> dict[str, Any]:
+    """Return the metrics of the steps; a measure that some objective adds is a mean over tokens.
+
+    With several epochs `last_epoch_kl` and `earlier_epoch_kl` are the divergence from the sampler over the last and the one before it.
+    """
     tokens = np.array([step["tokens"] for step in steps], dtype=np.float64)
     places, count = sum(step["tokens_with_prompts"] for step in steps), int(tokens.sum())
     by_token = (*BY_TOKEN, *_added(steps[0]))
@@ -37,12 +40,24 @@ def over_steps(steps: list[dict[str, float]], rows: Rows) -> dict[str, Any]:
         **{f"last_{name}": last.get(name, 1.0) for name in RATIOS},
         "ratio_max": max(step.get("ratio_max", 1.0) for step in steps),
         "last_clipped_fraction": last["clipped_fraction"],
+        **_epoch_kls(steps, epochs),
         "last_effective_share": last["effective_share"],
         "optimizer_steps": len(steps),
         "tokens": count,
         "completion_token_share": count / places if places else 0.0,
         "filling_share": sum(step["filling"] for step in steps) / places if places else 0.0,
     }
+
+
+def _epoch_kls(steps: list[dict[str, float]], epochs: int) -> dict[str, float | None]:
+    if epochs < 2 or len(steps) < epochs:
+        return {"last_epoch_kl": None, "earlier_epoch_kl": None}
+    per_epoch = len(steps) // epochs
+    found = []
+    for part in (steps[-per_epoch:], steps[-2 * per_epoch : -per_epoch]):
+        tokens = [step["tokens"] for step in part]
+        found.append(float(np.average([step["behavior_kl"] for step in part], weights=tokens)) if sum(tokens) else 0.0)
+    return {"last_epoch_kl": found[0], "earlier_epoch_kl": found[1]}
 
 
 def curves(steps: list[dict[str, float]]) -> dict[str, list[float]]:

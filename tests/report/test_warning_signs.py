@@ -13,7 +13,7 @@ from tests.tables.sampled import sampled_frame
 HEALTHY = {
     "tokens": 20.0, "cut_off_share": 0.0, "repeated_words": 0.1, "entropy": 1.5, "degenerate_share": 0.2,
     "untagged_share": 0.0, "clipped_fraction": 0.1, "segments": 5.0,
-    "last_ratio_01": 0.9, "last_ratio_99": 1.1, "effective_share": 0.98, "logprob_mismatch": 1e-6,
+    "after_clipped_fraction": 0.2, "last_epoch_kl": 0.02, "earlier_epoch_kl": 0.01, "last_ratio_01": 0.9, "last_ratio_99": 1.1, "effective_share": 0.98, "logprob_mismatch": 1e-6,
 }  # fmt: skip
 
 
@@ -41,6 +41,8 @@ def test_a_healthy_run_crosses_no_threshold():
         ("Ratio explosion", {"last_ratio_99": 4.1}, {}),
         ("Ratio explosion", {}, {"last_ratio_01": 0.2}),
         ("Ratio explosion", {}, {"effective_share": 0.4}),
+        ("Held by the clip", {}, {"after_clipped_fraction": 0.6}),
+        ("Idle epochs", {}, {"last_epoch_kl": 0.0101}),
         ("Sampler mismatch", {"logprob_mismatch": 0.02}, {}),
         ("Too few segments", {}, {"segments": 1.4}),
     ],
@@ -60,6 +62,12 @@ def test_entropy_that_the_warm_start_used_up_is_not_blamed_on_the_update():
     assert "warm_start.max_epochs" in found["Entropy collapse"].advice
     later = signs({"entropy": 1.0}, {"entropy": 0.01})
     assert "update.learning_rate" in later["Entropy collapse"].advice
+
+
+def test_epochs_of_a_single_pass_are_not_idle():
+    once = {"last_epoch_kl": None, "earlier_epoch_kl": None}
+    assert signs(once, once)["Idle epochs"].is_crossed is None
+    assert signs(once, {"last_epoch_kl": 0.0099})["Idle epochs"].found == "at least 1% (iteration 2)"
 
 
 def test_few_held_out_prompts_are_said():

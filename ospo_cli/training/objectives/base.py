@@ -28,6 +28,8 @@ class Objective:
     Attributes:
         table: table of the iteration that says what is learned from.
         named: its columns of rollout ids.
+        has_gain: whether `gain` tells what the objective could gain at most.
+        has_clip: whether a clip bounds how far a token is moved.
         file_columns: columns of completions in a user's file that may stand for the tables (update.examples_file), as `named`; none:
             there is no such file.
         settings: section update.
@@ -35,6 +37,8 @@ class Objective:
 
     table: ClassVar[Table]
     named: ClassVar[tuple[str, ...]] = ()
+    has_gain: ClassVar[bool] = False
+    has_clip: ClassVar[bool] = False
     file_columns: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, settings: Update) -> None:
@@ -88,6 +92,10 @@ class Objective:
     def loss(self, tokens: Tokens) -> TokenLoss:
         """Return the loss of a forward pass's tokens."""
         return weighted_likelihood(tokens)
+
+    def gain(self, tokens: Tokens) -> tuple[float, float]:
+        """Return what the objective has gained since the policy that sampled, and the most that it could; penalties left out."""
+        raise NotImplementedError
 
 
 def is_used(rows: Rows) -> NDArray[np.bool_]:

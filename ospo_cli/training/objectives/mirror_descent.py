@@ -25,6 +25,8 @@ class MirrorDescent(PolicyGradient):
     rule that credits segments; or each token is its own (update.mirror_unit). Free to move, L_u ends at A_u / β.
     """
 
+    has_clip = False
+
     def is_wanted(self, rows: Rows) -> NDArray[np.bool_]:
         """Return [tokens] all: without an advantage the square still pulls to the policy that sampled."""
         return np.ones(len(rows.advantages), dtype=bool)
@@ -47,6 +49,13 @@ class MirrorDescent(PolicyGradient):
         loss, detached = squares - gains, log_ratios.detach()
         parts = {"policy": -gains.detach(), "kl": squares.detach()}
         return TokenLoss(loss, parts, torch.exp(detached), torch.zeros_like(detached, dtype=torch.bool), torch.zeros_like(detached))
+
+    def gain(self, tokens: Tokens) -> tuple[float, float]:
+        """Return the loss's fall and its most: with every L_u at A_u / β, a unit gains A_u² / 2β."""
+        units = units_of(tokens.advantages, tokens.lengths, self.settings.mirror_unit)
+        first = torch.searchsorted(units, torch.arange(int(units[-1]) + 1 if len(units) else 0, device=units.device))
+        most = (tokens.weights[first] * tokens.advantages[first] ** 2).sum() / (2 * self.settings.mirror_beta)
+        return -float(self.loss(tokens).loss), float(most)
 
 
 def units_of(advantages: torch.Tensor, lengths: Sequence[int], unit: str) -> torch.Tensor:

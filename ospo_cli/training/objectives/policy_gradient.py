@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
 
 from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
@@ -19,6 +20,8 @@ class PolicyGradient(Objective):
     """Table token_advantages holds the advantages themselves."""
 
     table = TOKEN_ADVANTAGES
+    has_gain = True
+    has_clip = True
 
     def advantages(self, rollouts: pl.DataFrame, table: pl.DataFrame, made_by: str) -> pl.DataFrame:
         """Return the table."""
@@ -50,3 +53,11 @@ class PolicyGradient(Objective):
     def loss(self, tokens: Tokens) -> TokenLoss:
         """Return the clipped loss."""
         return clipped_loss(tokens, self.settings)
+
+    def gain(self, tokens: Tokens) -> tuple[float, float]:
+        """Return the surrogate's gain and its most: with every ratio at the clip, a token gains ε·|A|."""
+        weights = tokens.weights if tokens.correction is None else tokens.weights * tokens.correction
+        edges = torch.where(tokens.advantages > 0, self.settings.clip_high, self.settings.clip_low)
+        most = (weights * tokens.advantages.abs() * edges).sum()
+        gained = -self.loss(tokens).parts["policy"] - (weights * tokens.advantages).sum()
+        return float(gained), float(most)
