@@ -88,3 +88,25 @@ def test_the_group_game_beside_myerson(tmp_path):
     assert found["myerson"]["spliced"] == found["answers alone"]["spliced"] == 0
     assert found["splice, batch"]["spliced"] > found["splice, batch"]["spliced_distinct"] > 0
     assert found["myerson"]["rollouts"] == 12
+
+
+@pytest.mark.slow
+def test_the_service_answers_under_load_and_ends_well(tmp_path):
+    from ospo_cli.rewriting import setup
+    from tests.policies.tiny import write_tiny_policy
+
+    folder = write_tiny_policy(tmp_path / "policy")
+    setup.write_card(folder, setup.Setup("{query}", "replace", 12))
+    (tmp_path / "queries.txt").write_text("navy coat\nred boots\n")
+    queries = ["--policy", folder, "--project", tmp_path]
+    lines = run("serving.py", tmp_path / "queries.txt", *queries, "--clients", 1, 8, "--seconds", 1)
+    assert [line.split(": p50")[0] for line in lines] == [
+        *(
+            "never asked before, 1 clients",
+            "never asked before, 8 clients",
+            "always asked before, 1 clients",
+            "always asked before, 8 clients",
+        )
+    ]
+    lines = run("rewriting.py", tmp_path / "queries.txt", *queries, "--batches", 1, 2)
+    assert [line.split(": ")[0] for line in lines] == ["batches of 1", "batches of 2"]

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import polars as pl
 import pytest
@@ -13,7 +14,7 @@ from ospo_cli.tables import parquet
 from ospo_cli.tables.prepared import PROMPTS
 from ospo_cli.tables.rollout import ROLLOUTS, SAMPLING_LOGPROBS
 from ospo_cli.tables.rollout_rows import located
-from ospo_cli.text.answers import find_answer
+from ospo_cli.text.answers import Answer, find_answer
 from tests.policies.tiny import copy_project, tiny_params, write_project
 
 
@@ -54,6 +55,16 @@ def test_metrics_count_what_the_table_holds(sampled):
     assert metrics["stop_share"] + metrics["length_share"] == pytest.approx(1)
     assert metrics["malformed_answers"] == rollouts.filter(pl.col("answer_start") == pl.col("answer_end")).height
     assert metrics["malformed_answers"] == sum(count for name, count in metrics.items() if name.startswith("malformed_")) / 2
+
+
+def test_another_rule_of_what_an_answer_is_samples_nothing_again(sampled, tmp_path, monkeypatch):
+    layout = Layout(shutil.copytree(sampled[0].root, tmp_path / "project"))
+    monkeypatch.setattr("ospo_cli.tables.rollout_rows.find_answer", lambda text: Answer(0, len(text), True))
+    monkeypatch.setattr(rollout, "rollout", None)  # finished shards are all there is
+    rollout.execute(layout, tiny_params(), 1)
+    found = parquet.read(layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
+    assert found["answer_end"].to_list() == found["completion"].str.len_chars().to_list()
+    assert found["completion"].to_list() == sampled[2]["completion"].to_list()
 
 
 def test_a_cached_completion_is_read_by_todays_rule_of_what_an_answer_is(sampled):

@@ -22,7 +22,7 @@ from tests.rewriting.test_rewriter import HOSTILE
 
 
 class Answering:
-    """Stands in for a rewriter: upper-case answers, slow or failing for queries that say so, and notes of what was asked."""
+    """Stands in for a rewriter: upper-case answers, held back or failing for queries that say so, and notes of what was asked."""
 
     def __init__(self):
         self.batches, self.go = [], threading.Event()
@@ -30,9 +30,8 @@ class Answering:
     def __call__(self, asked):
         self.batches.append([one.query for one in asked])
         queries = " ".join(one.query for one in asked)
-        time.sleep(0.8 * ("slow" in queries))
         assert "fail" not in queries, "fail"
-        self.go.wait(10 * ("held" in queries))
+        self.go.wait(60 * ("held" in queries))
         return [Rewrite(one.query, one.query.upper(), one.query.upper(), "rewritten", -0.5, 0.25) for one in asked]
 
 
@@ -48,7 +47,7 @@ def opened(answering):
 
     def open_client(answer=answering, base_url="http://localhost", **settings):
         threads.append(ThreadPoolExecutor(1))
-        service = Service(answer, "0123abcd", Settings(**{"deadline_seconds": 5.0, **settings}), threads[-1])
+        service = Service(answer, "0123abcd", Settings(**{"deadline_seconds": 60.0, **settings}), threads[-1])
         clients.append(TestClient(service.application(), base_url=base_url))
         clients[-1].__enter__()
         return clients[-1]
@@ -64,6 +63,14 @@ def opened(answering):
 def post(client, content, **headers):
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
     return client.post("/rewrite", content=body, headers={"Content-Type": "application/json", **headers})
+
+
+def until(holds):
+    """Wait until something holds."""
+    end = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def counted(client, name):
@@ -91,48 +98,44 @@ def test_a_real_policy_answers_hostile_queries_as_ospo_rewrite_does(opened, tiny
     assert [(one["query"], one["engine_query"], one["why"]) for one in found] == [(e.query, e.engine_query, e.why) for e in expected]
 
 
-def test_a_query_that_takes_too_long_comes_back_raw_in_time_and_is_known_afterwards(opened, answering):
+def test_a_query_that_takes_too_long_comes_back_raw_before_it_is_rewritten_and_is_known_afterwards(opened, answering):
     client = opened(deadline_seconds=0.1)
-    began = time.monotonic()
-    first = post(client, {"query": "slow coat"}).json()
-    assert time.monotonic() - began < 0.7
-    assert (first["engine_query"], first["why"], first["is_used"]) == ("slow coat", "deadline", False)
-    time.sleep(0.9)
-    assert post(client, {"query": "slow coat"}).json()["engine_query"] == "SLOW COAT"
-    assert answering.batches == [["slow coat"]]
+    first = post(client, {"query": "held coat"}).json()
+    assert (first["engine_query"], first["why"], first["is_used"]) == ("held coat", "deadline", False)
+    answering.go.set()
+    until(lambda: post(client, {"query": "held coat"}).json()["engine_query"] == "HELD COAT")
+    assert answering.batches == [["held coat"]]
     assert counted(client, "ospo_late_rewrites_total") == {"": 1}
 
 
-def test_beyond_the_queue_queries_come_back_raw_at_once(opened, answering):
+def test_beyond_the_queue_queries_come_back_raw_at_once(opened):
     client = opened(queue=3, batch=1, deadline_seconds=0.2)
-    queries = [f"slow {index}" for index in range(9)]
-    began = time.monotonic()
+    queries = [f"held {index}" for index in range(9)]
     found = post(client, {"queries": queries}).json()["rewrites"]
-    assert time.monotonic() - began < 0.75
     assert [one["engine_query"] for one in found] == queries
-    assert [one["why"] for one in found].count("overload") == 6
-    assert [one["why"] for one in found].count("deadline") == 3
+    assert [one["why"] for one in found] == ["deadline"] * 3 + ["overload"] * 6
     assert counted(client, "ospo_queries_total") == {'{why="deadline"}': 3, '{why="overload"}': 6}
 
 
 def test_what_is_late_when_its_turn_comes_is_not_worked_on(opened, answering):
     client = opened(batch=1, deadline_seconds=0.1)
-    post(client, {"queries": ["slow a", "b", "c"]})
-    time.sleep(0.9)
-    assert answering.batches == [["slow a"]]
-    assert post(client, {"query": "d"}).json()["why"] == "rewritten"
+    post(client, {"queries": ["held a", "b", "c"]})
+    assert client.get("/health").json()["waiting"] == 2
+    answering.go.set()
+    until(lambda: client.get("/health").json()["waiting"] == 0)
+    assert answering.batches == [["held a"]]
+    until(lambda: post(client, {"query": "d"}).json()["why"] == "rewritten")
 
 
 def test_queries_that_come_while_a_batch_runs_are_the_next_batch(opened, answering):
-    client = opened(deadline_seconds=60.0)
+    client = opened()
     with ThreadPoolExecutor(9) as pool:
         first = pool.submit(post, client, {"query": "held"})
-        time.sleep(0.1)
+        until(lambda: answering.batches == [["held"]])
         rest = [pool.submit(post, client, {"query": f"q{index}"}) for index in range(8)]
-        time.sleep(0.3)
+        until(lambda: client.get("/health").json()["waiting"] == 8)
         answering.go.set()
         assert [one.result().json()["why"] for one in (first, *rest)] == ["rewritten"] * 9
-    assert answering.batches[0] == ["held"]
     assert sorted(answering.batches[1]) == [f"q{index}" for index in range(8)]
     assert len(answering.batches) == 2
 
@@ -249,11 +252,13 @@ def test_who_waits_at_the_end_gets_the_raw_query_and_the_running_batch_is_finish
         with ThreadPoolExecutor(1) as thread:
             batcher = Batcher(answering, Settings(batch=1), Metrics("x", lambda: 0), thread, print)
             batcher.start()
-            until = time.monotonic() + 5
-            asked = [asyncio.create_task(batcher.rewrite(Asked(query), until)) for query in ("slow", "b")]
-            await asyncio.sleep(0.1)
+            end = time.monotonic() + 60
+            asked = [asyncio.create_task(batcher.rewrite(Asked(query), end)) for query in ("held", "b")]
+            while not answering.batches:
+                await asyncio.sleep(0.01)
+            asyncio.get_running_loop().call_later(0.1, answering.go.set)
             await batcher.stop()
-            late = await batcher.rewrite(Asked("c"), until)
+            late = await batcher.rewrite(Asked("c"), end)
             return [(await one).why for one in asked] + [late.why], batcher.is_alive
 
     assert asyncio.run(run()) == (["rewritten", "shutting down", "shutting down"], False)
