@@ -22,7 +22,7 @@ class Evaluate:
     samples: int = parameter(4, "sampled completions per prompt; 0 evaluates greedy decoding alone", minimum=0)
     temperatures: list[float] = parameter(
         [0.5],
-        "temperatures at which policies are sampled, half as often, besides greedy decoding and rollout.temperature",
+        "temperatures at which policies are sampled, a quarter as often, besides greedy decoding and rollout.temperature",
         minimum=0.01,
         maximum=100,
     )

@@ -55,11 +55,11 @@ class _Work(NamedTuple):
 
 
 def passes(rollout: Rollout, settings: Evaluate) -> list[Pass]:
-    """Return the passes: greedy with the samples at the rollouts' temperature, then half as many at each further temperature."""
+    """Return the passes: greedy with the samples at the rollouts' temperature, then a quarter as many at each further temperature."""
     further = [temperature for temperature in settings.temperatures if temperature != rollout.temperature]
     first = Pass("sampled", rollout.temperature, settings.samples, 1)
-    half = -(-settings.samples // 2)  # they double the cost of an evaluation otherwise
-    return [first] + [Pass(f"sampled-{temperature:g}", temperature, half, 0) for temperature in further if half]
+    fewer = -(-settings.samples // 4)  # as many would make an evaluation half as long again
+    return [first] + [Pass(f"sampled-{temperature:g}", temperature, fewer, 0) for temperature in further if fewer]
 
 
 def answers(prompts: pl.DataFrame, folders: Mapping[str, tuple[Path, str]], params: Reads, cache: Path) -> list[pl.DataFrame]:
