@@ -16,7 +16,7 @@ BESIDE_LOCK := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cu
   nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml $(addprefix --no-emit-package ,$(BESIDE_LOCK))
 
-.PHONY: repro test test-oracle test-vllm lint format lock clean
+.PHONY: repro test test-oracle test-vllm test-faults lint format lock clean
 
 repro: $(VENV)/.installed
 	@git rev-parse --is-inside-work-tree >/dev/null 2>&1 || dvc config --local core.no_scm true
@@ -34,6 +34,11 @@ test-oracle: $(ORACLE_VENV)/.installed
 # The sampler's engine holds back transformers and others: an environment of its own.
 test-vllm: $(VLLM_VENV)/.installed
 	$(VLLM_VENV)/bin/python -m pytest -n 0 -s tests/vllm
+
+# Kills, changed bytes, full disks, company, hostile input (docs/reliability.md): a twentieth of the full campaign; all of it: SCALE=1
+SCALE ?= 0.05
+test-faults: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 python -m tests.faults.campaign --scale $(SCALE)
 
 lint: $(VENV)/.installed-dev
 	ruff check .

@@ -21,10 +21,12 @@ from ospo_cli.errors import OspoError
 from ospo_cli.graph import declared, nodes, runner
 from ospo_cli.graph.standing import standing
 from ospo_cli.layout import Layout
+from ospo_cli.maths.coalitions import Budget
 from ospo_cli.params.whole import Params, to_mapping
 from ospo_cli.report.number_text import count, short
 from ospo_cli.report.plan_sections import HEADER, UNITS, cells, total
 from ospo_cli.report.terminal import Terminal
+from ospo_cli.rewards.coalition_sizes import BYTES_PER_CELL, MOST_CELLS, largest_answer
 from ospo_cli.tables import files, placed, unfinished
 from ospo_cli.tables.plan import PLAN
 from ospo_cli.tables.prepared import PROMPTS
@@ -64,7 +66,9 @@ def plan(layout: Layout, params: Params) -> tuple[pl.DataFrame, dict[str, Any]]:
     table = pl.DataFrame(rows, schema=PLAN.schema, orient="row")
     placed.write(table, PLAN, layout)
     owners = [by for _, by in made_by if by]
-    facts = {"params": to_mapping(params), "made_by": {name: owners.count(name) for name in sorted(set(owners))}}
+    scoring = params.score_coalitions
+    most = largest_answer(params.rollout.group_size, scoring, Budget(**scoring.coalition_budget))
+    facts = {"params": to_mapping(params), "made_by": {name: owners.count(name) for name in sorted(set(owners))}, "most_segments": most}
     files.write_json(layout.plan("plan.json"), facts)
     return table, facts
 
@@ -237,6 +241,8 @@ def print_plan(table: pl.DataFrame, facts: dict[str, Any], stream: TextIO | None
     rows.append(["to do", str(todo.height), *[""] * 6, *_sums(todo), short(max([0, *todo["peak_bytes"]]) / 1e6)])
     output.grid(header, rows, numbers=[name for name in header if name not in words])
     output.line()
+    memory, segments = short(MOST_CELLS * BYTES_PER_CELL / 1e9), count(facts["most_segments"])
+    output.line(f"Answers of up to {segments} segments are scored, a rollout group at a time in {memory} GB; longer ones are refused.")
     if facts["made_by"]:
         made = ", ".join(f"{number} by {name}" for name, number in facts["made_by"].items())
         output.line(f"Up to date: {made}. `ospo run` skips what it or a command of its stages made, `dvc repro` what stands in dvc.lock.")

