@@ -38,8 +38,9 @@ def project(tmp_path_factory):
 
 
 @pytest.fixture
-def answers(monkeypatch):
-    """Rewriters answer what is written here, in place of what the random policy says."""
+def answers(monkeypatch, project):
+    """Rewriters answer what is written here, in place of what the random policy says; no shard of another test is used."""
+    shutil.rmtree(project.cache / "rewrite", ignore_errors=True)
     said = {"navy coat": ["<answer>wool coat</answer>"], "boots": ["oak<answer>"], "olive dress": ["<answer>olive dress</answer>"]}
     made = []
 
