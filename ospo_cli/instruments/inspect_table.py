@@ -102,7 +102,8 @@ def _found(name: str, layout: Layout, iteration: int) -> tuple[Path, Table]:
 def _place(table: Table, layout: Layout, iteration: int) -> Path:
     """Return the table's file; of a table that several runs or pairs of rewards have, the only one."""
     path = table.path(layout, iteration)
-    found = sorted(path.parent.parent.glob(f"*/{path.name}")) if path.parent.name == "*" else []
+    within = path.parent.parent if path.parent.name == "*" else path.parent
+    found = sorted(within.glob(path.relative_to(within).as_posix())) if "*" in str(path.relative_to(within)) else []
     if len(found) > 1:
         names = ", ".join(str(each) for each in found)
         raise OspoError(table.name, "several files hold it", found=names, remedy=f"name one: `ospo inspect {found[0]}`")

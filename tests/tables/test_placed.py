@@ -16,7 +16,7 @@ from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.tables.segment import SEGMENTS
 from ospo_cli.tables.store import STORED_VALUES
 
-PLACED = [table for table in reference.TABLES.values() if table is not STORED_VALUES]
+PLACED = [table for table in reference.TABLES.values() if table.place is not None]
 # Where a person looks for them, and what they are told to run.
 PLACES = {
     "documents": ("data/prepared/documents.parquet", "ospo prepare-data"),
@@ -27,6 +27,7 @@ PLACES = {
     "headroom": ("data/headroom/headroom.parquet", "ospo headroom"),
     "plan": ("data/plan/plan.parquet", "ospo plan"),
     "lab_curves": ("lab/lab_curves.parquet", "ospo lab"),
+    "gate_curve": ("data/gates/*_curve.parquet", "ospo gate"),
     "kept_values": ("data/kept/*/values.parquet", "ospo keep NAME"),
     "reward_comparison": ("data/rescored/003/*/comparison.parquet", "ospo compare-rewards A B --iter 3"),
 }
@@ -74,6 +75,11 @@ def test_of_several_files_of_a_table_a_person_names_one(tmp_path):
         parquet.write(KEPT_VALUES.empty(), layout.kept(name) / "values.parquet", KEPT_VALUES)
     with pytest.raises(OspoError, match=r"several files hold it: found .*first.*second.*name one: `ospo inspect .*first/values.parquet`"):
         inspect("kept_values", layout, 1, stream=io.StringIO())
+
+
+def test_only_files_that_a_person_names_have_no_place():
+    unplaced = {table.name for table in reference.TABLES.values() if table.place is None}
+    assert unplaced == {STORED_VALUES.name, "rewrites", "experiment_values", "experiment_iterations"}
 
 
 def test_a_table_without_a_place_asks_for_its_file(tmp_path):
