@@ -69,7 +69,9 @@ class ProjectLock:
             raise
         return self
 
-    def __exit__(self, *trace: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *trace: object) -> None:
+        if kind is not None:  # Ctrl-C may come between the making of a temporary file and what would remove it
+            unfinished.remove_left_over(self.layout.data, is_deep=True, of_own=True)
         with contextlib.suppress(OSError):  # those who wait for this very file see that it is gone, and make another
             self.path.unlink()
             self.layout.data.rmdir()  # where a command that failed has made nothing else

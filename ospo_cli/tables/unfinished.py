@@ -77,28 +77,32 @@ def folder(place: Path, name: str) -> Iterator[Path]:
         yield Path(made)
 
 
-def is_left_over(path: Path) -> bool:
-    """Tell whether a temporary file or folder belongs to nobody: its process is gone, or it is another machine's and a day old."""
+def is_left_over(path: Path, of_own: bool = False) -> bool:
+    """Tell whether a temporary file or folder belongs to nobody: its process is gone, or it is another machine's and a day old.
+
+    With `of_own` those of this process are, too: it ends, and writes nothing more.
+    """
     if not (path.name.startswith(".") and path.name.endswith(SUFFIX)):
         return False
     owner = _OWNED.search(path.name)
     if owner is None:  # a policy that stepped aside, or one of an earlier version
         return True
     if owner["host"] == _host_tag(_machine()[0]):
-        return not is_running(int(owner["pid"]), int(owner["start"]))
+        is_own = of_own and int(owner["pid"]) == os.getpid()
+        return is_own or not is_running(int(owner["pid"]), int(owner["start"]))
     try:
         return time.time() - path.stat().st_mtime > DAY_SECONDS
     except OSError:
         return False
 
 
-def remove_left_over(whole: Path, is_deep: bool = False) -> list[Path]:
+def remove_left_over(whole: Path, is_deep: bool = False, of_own: bool = False) -> list[Path]:
     """Delete what killed processes left half written in a folder, with `is_deep` in those below it too; return what went."""
     gone = []
     for place, folders, names in os.walk(whole):
         for name in sorted((*folders, *names)):
             path = Path(place) / name
-            if name.startswith(".") and is_left_over(path):
+            if name.startswith(".") and is_left_over(path, of_own):
                 gone.append(path)
                 remove(path)
         folders[:] = sorted(name for name in folders if not name.endswith(SUFFIX)) if is_deep else []

@@ -220,3 +220,13 @@ def test_dvc_between_two_stages_is_at_work(layout):
             ProjectLock(layout, "ospo run").__enter__()
     with ProjectLock(layout, "ospo run"):
         pass
+
+
+def test_an_interrupted_command_removes_its_own_half_written_files(layout):
+    lock = ProjectLock(layout, "ospo run").__enter__()
+    files.replacing(layout.policy(0) / "a.json").__enter__()  # Ctrl-C before its block has begun
+    lock.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert list(layout.data.rglob("*.tmp")) == []
+    with ProjectLock(layout, "ospo run"):
+        written = files.replacing(layout.data / "b.json").__enter__()
+    assert written.exists()  # an orderly end looks for nothing
