@@ -13,7 +13,7 @@ SMALL = {
     "warm_start": {"steps": 12, "batch_size": 8},
     "rollout": {"prompts_per_iteration": 6, "group_size": 4, "max_new_tokens": 24},
     "update": {"groups_per_step": 3},
-    "evaluate": {"max_prompts": 8, "samples": 2, "oracle_edits": 2, "bootstrap": 100},
+    "evaluate": {"every": 1, "max_prompts": 8, "samples": 2, "oracle_edits": 2, "bootstrap": 100},
 }
 
 

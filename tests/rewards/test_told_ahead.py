@@ -11,7 +11,6 @@ from ospo_cli import presets
 from ospo_cli.errors import ParameterError
 from ospo_cli.graph.nodes import node
 from ospo_cli.params import whole
-from ospo_cli.params.evaluate import Evaluate
 from ospo_cli.params.retrieval import Dense, Http, Hybrid, Retrieval
 from ospo_cli.params.score_coalitions import ScoreCoalitions
 from ospo_cli.params.whole import Params
@@ -83,7 +82,7 @@ def test_an_encoders_folder_and_a_template_are_inputs_of_the_stages_that_use_the
         presets.load("demo"),
         retrieval=settings,
         score_coalitions=ScoreCoalitions(retriever=used),
-        evaluate=Evaluate(retrievers=[used]),
+        evaluate=dataclasses.replace(presets.load("demo").evaluate, retrievers=[used]),
     )
     plain = presets.load("demo")
     for stage, iteration in (("score-coalitions", 1), ("evaluate", None), ("score-queries", None)):
