@@ -153,3 +153,19 @@ def floor(halves: Vectors) -> Values:
     vectors = np.asarray(halves, dtype=np.float64)
     both = vectors.mean(axis=0)
     return np.asarray(means(np.einsum("ns,ns->n", vectors[0], vectors[1])) / cross_products(both, both) - 1.0)
+
+
+def direction_by_prompt(halves: Vectors, exact: Values) -> Values:
+    """Return [1 + N] the cosine of expected and exact gradients of each prompt by itself, weighed by their lengths.
+
+    Bias that differs from prompt to prompt may be gone in the mean gradient, but not here.
+
+    Args:
+        halves: [2, N, size] gradients of two independent rollout groups of each prompt.
+        exact: [N, size].
+    """
+    vectors = np.asarray(halves, dtype=np.float64)
+    shared = means(np.einsum("ns,ns->n", vectors.mean(axis=0), exact))
+    lengths = means(np.einsum("ns,ns->n", vectors[0], vectors[1])) * means(np.einsum("ns,ns->n", exact, exact))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(shared / np.sqrt(lengths))

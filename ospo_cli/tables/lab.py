@@ -66,3 +66,26 @@ LAB_GRADIENT_QUALITY = Table(
     ),
     place=LAB,
 )
+LAB_NOISE = Table(
+    "lab_noise",
+    "noise scale, direction and floor of rules and group games where the true gradient is known (`ospo lab`)",
+    ("interaction", "segments", "group_size", "estimator", "rule"),
+    (
+        Column("interaction", pl.String, "how words earn together: additive, pairs, substitutes"),
+        Column("segments", pl.Int32, "n, words of the answer"),
+        Column("group_size", pl.Int32, "G, completions per rollout group"),
+        Column("estimator", pl.String, "of the shares; or splice(λ), swap"),
+        Column("rule", pl.String, "from shares to token advantages; none for splice and swap"),
+        Column("seeds", pl.Int32, "prompts drawn, two rollout groups each; they share the policy's logits"),
+        Column("true_floor", pl.Float64, "noise scale of the exact gradients of the prompts"),
+        Column("noise_scale", pl.Float64, "B, in rollout groups; null where there is no signal, as all that follow", nullable=True),
+        Column("noise_scale_standard_error", pl.Float64, "by jackknife over prompts, as all that follow", nullable=True),
+        Column("direction", pl.Float64, "cosine of the expected gradient with the exact one, prompt by prompt", nullable=True),
+        Column("direction_standard_error", pl.Float64, "of it", nullable=True),
+        Column("floor", pl.Float64, "noise scale where every prompt's own gradient is exact", nullable=True),
+        Column("floor_standard_error", pl.Float64, "of it", nullable=True),
+        Column("progress", pl.Float64, "what a step of 16 groups gains, where the exact gradient gains 1", nullable=True),
+        Column("progress_standard_error", pl.Float64, "of it", nullable=True),
+    ),
+    place=LAB,
+)

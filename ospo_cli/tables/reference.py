@@ -13,7 +13,7 @@ from ospo_cli.tables.experiment import EXPERIMENT_ITERATIONS, EXPERIMENT_VALUES
 from ospo_cli.tables.gate import GATE_CURVE
 from ospo_cli.tables.headroom import HEADROOM, HEADROOM_QUERIES
 from ospo_cli.tables.keep import KEPT_VALUES
-from ospo_cli.tables.lab import LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY
+from ospo_cli.tables.lab import LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY, LAB_NOISE
 from ospo_cli.tables.plan import PLAN
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS, TEACHER_PAIRS
 from ospo_cli.tables.rewrite import REWRITES
@@ -31,7 +31,7 @@ TABLES: dict[str, Table] = {
         QUERY_METRICS, CHOICE_VALUES, AUDIT, AUDIT_CURVES, GRADIENT_AUDIT, ADVICE, STORED_VALUES,
         REWARD_COMPARISON, REWARD_COMPARISON_GROUPS, HEADROOM, HEADROOM_QUERIES, PLAN, KEPT_VALUES, REWRITES,
         EXPERIMENT_VALUES, EXPERIMENT_ITERATIONS, GATE_CURVE,
-        LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY,
+        LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY, LAB_NOISE,
     )
 }  # fmt: skip
 

@@ -17,6 +17,7 @@ from ospo_cli.errors import OspoError
 from ospo_cli.executors.progress import Progress
 from ospo_cli.instruments.lab.convergence import climb, expected_advantages, steps_to
 from ospo_cli.instruments.lab.decision_problems import PROBLEMS
+from ospo_cli.instruments.lab.gradient_noise import measured
 from ospo_cli.instruments.lab.gradient_quality import (
     INTERACTIONS,
     Condition,
@@ -31,11 +32,12 @@ from ospo_cli.instruments.lab.gradient_quality import (
 from ospo_cli.instruments.lab.page import render
 from ospo_cli.instruments.lab.tables import print_lab
 from ospo_cli.maths.estimators import ESTIMATORS
+from ospo_cli.maths.gradient_noise import FEWEST_PROMPTS
 from ospo_cli.maths.redistribution import RULES, Rule, Settings
 from ospo_cli.own_code import rules as rule_file
 from ospo_cli.params.attribute import Attribute
 from ospo_cli.tables import files, parquet
-from ospo_cli.tables.lab import LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY
+from ospo_cli.tables.lab import LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY, LAB_NOISE
 
 STEP_SIZE = 0.5
 LEVEL = 0.95
@@ -74,11 +76,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Lab:
-    """The three tables."""
+    """The four tables."""
 
     convergence: pl.DataFrame
     curves: pl.DataFrame
     quality: pl.DataFrame
+    noise: pl.DataFrame
 
 
 def run(folder: Path, lists: Mapping[str, str], numbers: Mapping[str, Any], file: Path | None) -> Lab:
@@ -106,10 +109,11 @@ def run(folder: Path, lists: Mapping[str, str], numbers: Mapping[str, Any], file
 
 
 def execute(folder: Path, plan: Plan, stream: TextIO | None = None, command: str = "ospo lab") -> Lab:
-    """Run the lab; write lab_convergence, lab_curves and lab_gradient_quality as Parquet and lab.html; print the tables."""
+    """Run the lab; write its tables as Parquet and lab.html; print the tables."""
     started = time.perf_counter()
     found = lab(plan)
-    for frame, table in ((found.convergence, LAB_CONVERGENCE), (found.curves, LAB_CURVES), (found.quality, LAB_GRADIENT_QUALITY)):
+    written = (LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY, LAB_NOISE)
+    for frame, table in zip((found.convergence, found.curves, found.quality, found.noise), written, strict=True):
         parquet.write(frame, folder / f"{table.name}.parquet", table)
     facts: dict[str, Any] = {
         "version": ospo_cli.__version__,
@@ -126,10 +130,11 @@ def execute(folder: Path, plan: Plan, stream: TextIO | None = None, command: str
         "interactions": {name: INTERACTIONS[name].meaning for name in plan.interactions},
     }
     tables = {"convergence": found.convergence.to_dicts(), "curves": found.curves.to_dicts(), "quality": found.quality.to_dicts()}
+    tables |= {"noise": found.noise.to_dicts()}
     page = render(facts | tables)
     files.write_text(folder / "lab.html", page)
     print_lab(facts | tables, stream if stream is not None else sys.stdout)
-    sys.stderr.write(f"ospo lab: wrote {folder}/lab.html and three tables, {time.perf_counter() - started:.1f} s\n")
+    sys.stderr.write(f"ospo lab: wrote {folder}/lab.html and four tables, {time.perf_counter() - started:.1f} s\n")
     return found
 
 
@@ -142,7 +147,7 @@ def lab(plan: Plan) -> Lab:
     """
     _check(plan)
     convergence, curves = _converged(plan)
-    return Lab(convergence, curves, _measured(plan))
+    return Lab(convergence, curves, _measured(plan), _noisy(plan))
 
 
 def chosen_rules(names: Sequence[str], file: Path | None) -> dict[str, Rule]:
@@ -267,6 +272,19 @@ def _measured(plan: Plan) -> pl.DataFrame:
             progress.advance(detail=f"{condition.interaction}, n = {condition.n}, G = {condition.group_size}, {name}")
     progress.close()
     return pl.DataFrame(rows, schema=LAB_GRADIENT_QUALITY.schema)
+
+
+def _noisy(plan: Plan) -> pl.DataFrame:
+    """Return table lab_noise: the lengths at the middle group size; fewer than three prompts have no jackknife, and no row."""
+    group_size = int(middle(plan.group_sizes, 8))
+    chosen = conditions(plan.interactions, plan.segments, (group_size,), (0,), True) if plan.seeds >= FEWEST_PROMPTS else []
+    rows: list[dict[str, Any]] = []
+    progress = Progress("lab, gradient noise", len(chosen), "conditions")
+    for condition in chosen:
+        rows += measured(condition, plan.seeds, plan.seed, plan.rules, plan.settings, plan.estimators[0])
+        progress.advance(detail=f"{condition.interaction}, n = {condition.n}")
+    progress.close()
+    return pl.DataFrame(rows, schema=LAB_NOISE.schema)
 
 
 def _cells(plan: Plan) -> dict[Condition, tuple[str, ...]]:

@@ -242,7 +242,15 @@ def shares(drawn: Draw, estimator: Estimator) -> Values:
 def qualities(
     drawn: Draw, share: Values, rules: Mapping[str, Rule], settings: Settings, normalize: str = "std", trace: float = 1.0
 ) -> dict[str, Quality]:
-    """Return the quality of each rule's gradient, all from the same rollout groups.
+    """Return the quality of each rule's gradient, all from the same rollout groups; arguments as of `gradients`."""
+    exact = INTERACTIONS[drawn.condition.interaction].gradient(drawn.chance, drawn.weights)
+    return {name: _quality(found, exact) for name, found in gradients(drawn, share, rules, settings, normalize, trace).items()}
+
+
+def gradients(
+    drawn: Draw, share: Values, rules: Mapping[str, Rule], settings: Settings, normalize: str = "std", trace: float = 1.0
+) -> dict[str, Values]:
+    """Return [seeds, n] each rule's gradient of each problem, all from the same rollout groups.
 
     Args:
         drawn: the condition's problems and rollouts.
@@ -270,12 +278,11 @@ def qualities(
         noise=seeding.generator(drawn.seed, f"lab|rule|{n}").random(rows * n),
         reward=reward,
     )
-    exact = INTERACTIONS[drawn.condition.interaction].gradient(drawn.chance, drawn.weights)
     score = drawn.words - drawn.chance[:, None, :]
     found = {}
     for name, rule in rules.items():
         advantages = redistribute(rule, tokens, credit, settings).advantages.reshape(seeds, group_size, n)
-        found[name] = _quality((advantages * score).mean(axis=1), exact)
+        found[name] = (advantages * score).mean(axis=1)
     return found
 
 

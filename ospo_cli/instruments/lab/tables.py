@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TextIO
 
-from ospo_cli.report.number_text import plain, signed
+from ospo_cli.report.number_text import plain, short, signed
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.text.visible import visible
 
@@ -75,12 +75,13 @@ def print_lab(data: dict[str, Any], stream: TextIO) -> None:
     output = Terminal(stream)
     _print_convergence(data, output)
     for interaction, meaning in data["interactions"].items():
-        for axis, short in AXES.items():
+        for axis, letter in AXES.items():
             rows = along(data, interaction, axis)
             if len({row[axis] for row in rows}) < 2 and axis != "segments":
                 continue
-            _print_quality(data, output, f"{interaction} ({meaning})", rows, axis, short)
+            _print_quality(data, output, f"{interaction} ({meaning})", rows, axis, letter)
     _print_estimators(data, output)
+    _print_noise(data, output)
     _print_answer(data, output)
 
 
@@ -151,6 +152,28 @@ def _print_estimators(data: dict[str, Any], output: Terminal) -> None:
             cells = by_rule(along(data, interaction, "noise", name), "noise").get(rule, {})
             lines.append([name, *(plain(cells[value]["cosine"]) if value in cells else "–" for value in noises)])
         output.grid(["estimator", *(f"noise = {value:g}" for value in noises)], lines)
+
+
+def _print_noise(data: dict[str, Any], output: Terminal) -> None:
+    """Print noise scale and direction by number of words, most progress at the largest first."""
+    for interaction in data["interactions"]:
+        rows = [row for row in data["noise"] if row["interaction"] == interaction]
+        if not rows:
+            continue
+        sizes = sorted({row["segments"] for row in rows})
+        floors = ", ".join(f"{short(next(row['true_floor'] for row in rows if row['segments'] == n))}" for n in sizes)
+        output.line()
+        output.line(f"Noise scale in rollout groups of {rows[0]['group_size']}, and (direction), {interaction}", style="bold")
+        output.line(f"{data['seeds']} prompts that share the policy's logits; floor, from exact gradients: {floors}")
+        cells = {(row["estimator"], row["rule"], row["segments"]): row for row in rows}
+        methods = dict.fromkeys((row["estimator"], row["rule"]) for row in rows)
+        order = sorted(methods, key=lambda method: -(cells[*method, sizes[-1]]["progress"] or 0.0))
+        lines = [[method[0], visible(method[1], 40), *(_noise(cells[*method, n]) for n in sizes)] for method in order]
+        output.grid(["estimator", "rule", *(f"n = {n}" for n in sizes)], lines)
+
+
+def _noise(row: dict[str, Any]) -> str:
+    return "no signal" if row["noise_scale"] is None else f"{short(row['noise_scale'])} ({plain(row['direction'], 2)})"
 
 
 def _print_answer(data: dict[str, Any], output: Terminal) -> None:

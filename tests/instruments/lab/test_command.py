@@ -77,7 +77,7 @@ def test_the_best_of_each_condition_is_behind_nothing_and_tied_with_itself(folde
 def test_equal_plans_give_equal_bytes(folder: tuple[Path, str], tmp_path: Path) -> None:
     stage.execute(tmp_path, SMALL, io.StringIO())
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["lab.html", "lab_convergence.parquet", "lab_curves.parquet", "lab_gradient_quality.parquet"]
+    assert names == ["lab.html", "lab_convergence.parquet", "lab_curves.parquet", "lab_gradient_quality.parquet", "lab_noise.parquet"]
     assert [(tmp_path / name).read_bytes() for name in names] == [(folder[0] / name).read_bytes() for name in names]
 
 
