@@ -129,7 +129,7 @@ def advise(
         if not stage.is_measured(layout, parameters, iteration):
             from ospo_cli.instruments.audit import gradients as gradient_audit
 
-            gradient_audit.execute(layout, parameters, iteration, gradient_audit.Request(prompts))
+            gradient_audit.execute(layout, parameters, iteration, gradient_audit.own_request(parameters, prompts))
         table = stage.execute(layout, parameters, iteration)
     stage.print_result(table)
     say("advise", f"wrote {layout.iteration(iteration, 'advice.parquet')}")

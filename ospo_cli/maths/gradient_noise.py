@@ -114,7 +114,8 @@ def noise_scale(own: Gradients) -> Values:
 
     Source: McCandlish et al., "An empirical model of large-batch training", 2018.
     """
-    return np.asarray((own.size - own.signal) / own.signal)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray((own.size - own.signal) / own.signal)
 
 
 def direction(own: Gradients, true: Gradients) -> Values:
@@ -133,7 +134,8 @@ def progress(own: Gradients, true: Gradients, groups: int) -> Values:
     To second order, each step as long as is best for it.
     """
     shared = np.maximum(cross_products(own.mean, true.mean), 0.0)
-    return np.asarray(shared**2 / (own.of_step(groups) * true.signal))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(shared**2 / (own.of_step(groups) * true.signal))
 
 
 def saving(own: Gradients, usual: Gradients, true: Gradients, groups: int) -> Values:
@@ -152,7 +154,8 @@ def floor(halves: Vectors) -> Values:
     """
     vectors = np.asarray(halves, dtype=np.float64)
     both = vectors.mean(axis=0)
-    return np.asarray(means(np.einsum("ns,ns->n", vectors[0], vectors[1])) / cross_products(both, both) - 1.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(means(np.einsum("ns,ns->n", vectors[0], vectors[1])) / cross_products(both, both) - 1.0)
 
 
 def direction_by_prompt(halves: Vectors, exact: Values) -> Values:

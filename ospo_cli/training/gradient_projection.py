@@ -38,7 +38,9 @@ class Projection:
         self.size = total if self.is_exact else min(LONGEST, max(SHORTEST, 1 << int(math.log2(max(fitting, 1)))))
         self.starts = np.cumsum([0, *weights]).tolist()
         # The sign is the half of the buckets that a weight falls into.
-        drawn = seeding.generator(seed, "gradient projection").integers(0, 2 * self.size, size=0 if self.is_exact else total)
+        drawn = seeding.generator(seed, "gradient projection").integers(
+            0, 2 * self.size, size=0 if self.is_exact else total, dtype=np.int32
+        )
         self.bucket = torch.from_numpy(drawn)
 
     @property

@@ -61,4 +61,4 @@ def test_more_vectors_are_shorter_so_that_all_fit():
     few, many = (Projection([1 << 20], count, 0) for count in (100, 20_000))
     assert few.size == 1 << 16
     assert many.size * 20_000 * 4 <= gradient_projection.BYTES
-    assert many.size == 1 << 11
+    assert many.size == 1 << 12

@@ -77,6 +77,12 @@ class Request:
     group_size: int | None = None
 
 
+def own_request(params: Params, prompts: int) -> Request:
+    """Return the request that judges the project's own method alone."""
+    own = params.attribute
+    return Request(prompts, rules=None if own.rule == NO_RULE else [own.rule], estimators=[own.estimator])
+
+
 @dataclass(frozen=True)
 class _Elsewhere(Layout):
     """The project's paths, but for one iteration that lies in a folder of its own."""

@@ -265,6 +265,24 @@ def test_a_group_game_takes_no_rule_and_its_discount_stands_in_brackets(project)
     assert gradient_audit._methods(own, Request(estimators=["myerson"]), layout)[2:] == [("myerson", "group-additive", "std")]
 
 
+def test_advice_on_a_new_project_audits_the_own_method_alone_and_then_reads_it(project):
+    layout, values = project
+    for estimator, rule in (("leave-one-out", "signed"), ("splice", "none")):
+        own = dataclasses.replace(values, attribute=dataclasses.replace(values.attribute, estimator=estimator, rule=rule))
+        assert gradient_audit._methods(own, gradient_audit.own_request(own, 8), layout)[2:] == [(estimator, rule, "std")]
+    layout.params.write_text(presets.render(values), encoding="utf-8")
+    layout.iteration(1, "gradient_audit_metrics.json").unlink(missing_ok=True)
+    arguments = ["advise", "-k", "1", "--prompts", "24", "-p", str(layout.root)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "update.groups_per_step" in done.stdout
+    assert "advice.parquet" in done.output
+    before = layout.iteration(1, "gradient_audit_metrics.json").read_bytes()
+    again = CliRunner().invoke(app, arguments)
+    assert again.stdout == done.stdout
+    assert layout.iteration(1, "gradient_audit_metrics.json").read_bytes() == before
+
+
 def test_splice_is_judged_under_the_asked_discount(project):
     layout, values = project
     half = dataclasses.replace(values, attribute=dataclasses.replace(values.attribute, splice_trace=0.25))
