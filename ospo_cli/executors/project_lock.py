@@ -64,14 +64,18 @@ class ProjectLock:
             raise FileError(
                 self.path, "cannot be written", found=error.strerror or error, remedy="free space or mend the permissions"
             ) from None
-        except BaseException:
-            self._close()
+        except BaseException:  # Ctrl-C may come as soon as the lock is there
+            if self._file is not None:
+                self._give_back()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *trace: object) -> None:
         if kind is not None:  # Ctrl-C may come between the making of a temporary file and what would remove it
             unfinished.remove_left_over(self.layout.data, is_deep=True, of_own=True)
+        self._give_back()
+
+    def _give_back(self) -> None:
         with contextlib.suppress(OSError):  # those who wait for this very file see that it is gone, and make another
             self.path.unlink()
             self.layout.data.rmdir()  # where a command that failed has made nothing else

@@ -34,6 +34,8 @@ SAMPLER_BOUND = 1.1  # the old log-probabilities were moved by 0.15: many weight
 NOT_IN_TRL = ("grpo-lambda", "mirror-descent")
 # By other trainers of TRL's than GRPOTrainer: see trl_preferences.py; the likelihood of targets is what every trainer starts from.
 OF_OTHER_TRAINERS = ("best-of-g", "sft", "dpo", "dpo-all")
+# By the update of row `ours`: they differ in the advantages, which every setup here is given.
+AS_OURS = ("splice",)
 # Every so-many-th number of the flattened weights is kept in the fixture.
 STRIDE = 331
 
@@ -108,7 +110,7 @@ SETUPS = {
             Setup(f"sampler {how}", "seq_mean", "grpo", sampler_correction=how)
             for how in ("token-truncate", "token-mask", "sequence-truncate", "sequence-mask")
         ),
-        *(of_preset(name) for name in presets.ALGORITHMS if name not in (*NOT_IN_TRL, *OF_OTHER_TRAINERS)),
+        *(of_preset(name) for name in presets.ALGORITHMS if name not in (*NOT_IN_TRL, *OF_OTHER_TRAINERS, *AS_OURS)),
     )
 }
 

@@ -55,7 +55,9 @@ def test_our_update_is_trls_update(layout, name):
 
 def test_every_algorithm_that_trl_has_is_compared():
     compared = {name.removeprefix("preset ") for name in SETUPS if name.startswith("preset ")}
-    assert compared == set(presets.ALGORITHMS) - {*one_update.NOT_IN_TRL, *one_update.OF_OTHER_TRAINERS}
+    assert compared == set(presets.ALGORITHMS) - {*one_update.NOT_IN_TRL, *one_update.OF_OTHER_TRAINERS, *one_update.AS_OURS}
+    for name in one_update.AS_OURS:
+        assert presets.algorithm_row(name)["update"] == presets.algorithm_row("ours")["update"]
 
 
 @pytest.mark.parametrize(

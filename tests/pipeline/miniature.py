@@ -10,7 +10,8 @@ from ospo_cli.params.whole import Params
 SMALL = {
     "train": {"iterations": 2},
     "policy": {"hidden_size": 32, "intermediate_size": 64, "layers": 2, "heads": 2, "vocabulary_size": 600, "threads": 1},
-    "warm_start": {"steps": 12, "batch_size": 8},
+    # Long enough that most answers are closed: an unclosed one has no segments, and nothing of credit would be tried.
+    "warm_start": {"steps": 100, "batch_size": 16, "learning_rate": 0.01},
     "rollout": {"prompts_per_iteration": 6, "group_size": 4, "max_new_tokens": 24},
     "update": {"groups_per_step": 3},
     "evaluate": {"every": 1, "max_prompts": 8, "samples": 2, "oracle_edits": 2, "bootstrap": 100},

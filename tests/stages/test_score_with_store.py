@@ -82,6 +82,7 @@ def slow(self, queries, pools, k):
     return rank(self, queries, pools, k)
 
 RankBM25.rank = slow
+stage.say_unfound = lambda *_: None  # ranks the raw queries at every start
 numbers = random.Random(5)
 for kill in range(kills + 1):
     child = os.fork()
