@@ -59,9 +59,13 @@ def write(root: Path, params: Params) -> list[str]:
 
 
 def iterations_yaml(params: Params) -> str:
-    """DVC's templates know no arithmetic: the number train.iterations is unrolled here."""
-    entries = {f"{k}": {"number": k, "folder": f"{k:03d}", "previous": f"{k - 1:03d}"} for k in range(1, params.train.iterations + 1)}
-    return f"{MARK}\n" + yaml.safe_dump({"iterations": entries}, sort_keys=False)
+    """DVC's templates know no arithmetic: the number train.iterations is unrolled here.
+
+    Names of folders stand in quotes: DVC reads YAML 1.2, where a bare 008 is the number 8, which PyYAML does not know.
+    """
+    entry = "  '{k}':\n    number: {k}\n    folder: '{k:03d}'\n    previous: '{before:03d}'\n"
+    entries = [entry.format(k=k, before=k - 1) for k in range(1, params.train.iterations + 1)]
+    return f"{MARK}\niterations:\n{''.join(entries)}"
 
 
 def code_yaml(root: Path, params: Params) -> str:

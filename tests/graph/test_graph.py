@@ -12,6 +12,8 @@ from ospo_cli.graph.declared import STAGES
 from ospo_cli.graph.nodes import node, plan, require_inputs
 from ospo_cli.layout import Layout
 from ospo_cli.params import whole
+from ospo_cli.params.train import Train
+from ospo_cli.params.whole import Params
 
 QWEN = "data/pretrained/Qwen2.5-7B-Instruct"
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,3 +101,11 @@ def test_a_missing_predecessor_is_named_with_the_command_that_makes_it(tmp_path)
     layout.prepared("prompts.parquet").touch()
     with pytest.raises(MissingInputError, match=r"data/policies/002: no such file or folder.*run `ospo update --iter 2` first"):
         require_inputs(node("rollout", 3, values), layout, values)
+
+
+def test_dvc_reads_the_name_of_every_iterations_folder_as_it_is_written():
+    from ruamel.yaml import YAML  # what DVC reads with: YAML 1.2, unlike PyYAML
+
+    params = Params(train=Train(iterations=120))
+    found = YAML(typ="safe").load(dvc.iterations_yaml(params))["iterations"]
+    assert [(entry["folder"], entry["previous"]) for entry in found.values()] == [(f"{k:03d}", f"{k - 1:03d}") for k in range(1, 121)]
