@@ -69,7 +69,7 @@ def execute(project: Path, policy: str, bound: float, confidence: float, retriev
         raise OspoError(
             chosen.folder, "has no project", expected="a project with judged dev and test queries", remedy="--project names one"
         )
-    rewriter = Rewriter.opened(chosen)
+    rewriter = Rewriter.opened(chosen, with_gate=False)  # an earlier gate may be of the policy before
     dev, test = (answered(chosen, rewriter, split, retriever) for split in ("dev", "test"))
     for split, found in (("dev", dev), ("test", test)):
         if found.is_open.sum() < FEWEST:
@@ -93,7 +93,7 @@ def answered(chosen: Chosen, rewriter: Rewriter, split: str, retriever: str) -> 
     prompts = placed.read(PROMPTS, chosen.project).filter(pl.col("split") == split).sort("prompt_id")
     asked = [Asked(query, tuple(history)) for query, history in zip(prompts["query"], prompts["history"].to_list(), strict=True)]
     parts = [asked[start : start + QUERIES_AT_ONCE] for start in range(0, len(asked), QUERIES_AT_ONCE)]
-    found = [one for part in parts for one in rewriter.rewrite(part, use_gate=False)]
+    found = [one for part in parts for one in rewriter.rewrite(part)]
     reward = open_reward(chosen.project, chosen.params, retriever=retriever or None)
     ids = prompts["prompt_id"].to_list()
     raw, rewritten = (reward.values(ids, texts) for texts in (prompts["query"].to_list(), [one.engine_query for one in found]))

@@ -80,11 +80,16 @@ class Rewriter:
         self.sampler = Sampler(policy)
 
     @classmethod
-    def opened(cls, chosen: Chosen) -> Rewriter:
-        """Return the rewriter of a policy that `setup.choose` gave."""
+    def opened(cls, chosen: Chosen, with_gate: bool = True) -> Rewriter:
+        """Return the rewriter of a policy that `setup.choose` gave, with its gate where it has one.
+
+        Raises:
+            PolicyError: the policy cannot be opened, or the gate is another policy's.
+        """
         root = chosen.project.root if chosen.project else None
         policy = load_policy(chosen.folder, chosen.setup.threads, made_by=chosen.made_by, project=root)
-        return cls(policy, chosen.setup, gates.read(chosen.gate_path, policy.content_hash))
+        gate = gates.read(chosen.gate_path, policy.content_hash) if with_gate else None
+        return cls(policy, chosen.setup, gate)
 
     @property
     def identity(self) -> list[object]:
@@ -93,10 +98,10 @@ class Rewriter:
         gate = self.gate.identity if self.gate else None
         return [VERSION, self.policy.content_hash, setup.card, setup.threads, gate]
 
-    def rewrite(self, asked: Sequence[Asked], best: int = 1, use_gate: bool = True) -> list[Rewrite]:
+    def rewrite(self, asked: Sequence[Asked], best: int = 1) -> list[Rewrite]:
         """Return what becomes of each query; best > 1 samples further completions for the likeliest `best` rewrites.
 
-        A policy's gate, where it has one, is asked last; `use_gate` false leaves it out.
+        The gate, where there is one, is asked last.
 
         Raises:
             PolicyError: the model gives NaN.
@@ -114,7 +119,7 @@ class Rewriter:
                 places.append(place)
         groups = self._sampled(prompts, [(queries[place], asked[place].history) for place in places], best)
         for place, group in zip(places, groups, strict=True):
-            found[place] = self._read(asked[place], queries[place], group, best, use_gate)
+            found[place] = self._read(asked[place], queries[place], group, best)
         each = (time.monotonic() - began) * 1000 / max(1, len(asked))
         return [_timed(one, each) for one in found if one is not None]
 
@@ -136,7 +141,7 @@ class Rewriter:
         request = Request(prompts, names, setup.max_new_tokens, Sampling(), setup.seed, max(setup.batch_size, count))
         return self.sampler.sample(request, greedy_rows=1)
 
-    def _read(self, asked: Asked, query: str, group: list[SampledRow], best: int, use_gate: bool) -> Rewrite:
+    def _read(self, asked: Asked, query: str, group: list[SampledRow], best: int) -> Rewrite:
         read = partial(served, query, composition=self.setup.composition)
         greedy = read(group[0].text)
         rewrite = one_line(greedy.answer)
@@ -146,7 +151,7 @@ class Rewriter:
             likeliest([(one_line(read(row.text).answer), row) for row in group], best) if best > 1 else [],
         )  # fmt: skip
         why = decision.decide(candidate)
-        if why == decision.REWRITTEN and use_gate and self.gate is not None and not self.gate.passes(candidate):
+        if why == decision.REWRITTEN and self.gate is not None and not self.gate.passes(candidate):
             why = decision.NOT_TRUSTED
         given = compose(query, rewrite, self.setup.composition) if why == decision.REWRITTEN else asked.query
         return Rewrite(asked.query, rewrite, given, why, candidate.mean_logprob, candidate.probability, candidate.best)

@@ -15,7 +15,6 @@ from ospo_cli.instruments.gate import Answered, curve, fit, in_words, outcome, p
 from ospo_cli.instruments.rewrite import command
 from ospo_cli.instruments.rewrite.command import Request
 from ospo_cli.layout import Layout
-from ospo_cli.policies.opening import load_policy
 from ospo_cli.rewriting import gate as gates
 from ospo_cli.rewriting.decision import Candidate
 from ospo_cli.rewriting.gate import FEATURES, Gate
@@ -25,7 +24,7 @@ from ospo_cli.tables import parquet
 from ospo_cli.tables.gate import GATE_CURVE
 from tests.pipeline import miniature
 from tests.policies.tiny import write_tiny_policy
-from tests.rewriting.scripted import SETUP, scripted
+from tests.rewriting.scripted import SETUP, ScriptedSampler, scripted
 
 
 def queries(draw, size, signal=1.0):
@@ -102,7 +101,6 @@ def test_a_rewriter_uses_what_passes_and_says_why_not_otherwise(tiny_policy):
     assert [one.why for one in found] == ["rewritten", "not trusted by the gate", "empty"]
     assert [one.engine_query for one in found] == ["wool coat", "coat", ""]
     assert found[1].rewrite == "wool coat"
-    assert [one.why for one in rewriter.rewrite(asked, use_gate=False)] == ["rewritten", "rewritten", "empty"]
     assert rewriter.identity != before
     rewriter.gate = made_for(tiny_policy, None)
     assert {one.why for one in rewriter.rewrite(asked[:2])} == {"not trusted by the gate"}
@@ -145,23 +143,26 @@ def test_few_queries_and_a_folder_without_a_project_are_one_line(tiny_policy, tm
 
 @pytest.mark.slow
 def test_a_project_gets_its_gate_and_its_rewrites_obey(tmp_path, monkeypatch):
+    (tmp_path / "queries.txt").write_text("i need slim kicks\nboots\n")
     layout = Layout(tmp_path / "shop")
     values = miniature.make(layout.root)
     execute(next(node for node in plan(values) if node.stage == "prepare-data"), layout, values)
     write_tiny_policy(layout.policy(0))
 
-    def opened(chosen):
-        policy = load_policy(chosen.folder, 1)
-        rewriter = scripted(policy, {}, chosen.setup)
-        rewriter.gate = gates.read(chosen.gate_path, policy.content_hash)
+    def opened(chosen, with_gate=True):
+        rewriter = real(chosen, with_gate)
+        rewriter.sampler = ScriptedSampler({})
         return rewriter
 
+    real = Rewriter.opened
     monkeypatch.setattr(Rewriter, "opened", opened)
+    gates.write(layout.gates("000.json"), Gate("the policy before", [0.0] * len(FEATURES), [0.0] * len(FEATURES), 0.0, 0.1, 0.9))
+    with pytest.raises(PolicyError, match="run `ospo gate` again"):
+        command.execute(layout.root, tmp_path / "queries.txt", Request(), tmp_path / "out.csv")
     made, table, path = instrument.execute(layout.root, "", 0.3, 0.6)
     assert path == layout.gates("000.json")
     assert made.facts["dev_queries"] == made.facts["test_queries"] == 256
     assert parquet.read(path.with_name("000_curve.parquet"), GATE_CURVE).equals(table.sort("share"))
-    (tmp_path / "queries.txt").write_text("i need slim kicks\nboots\n")
     assert command.execute(layout.root, tmp_path / "queries.txt", Request(), tmp_path / "out.csv")["why"] == {"rewritten": 2}
     gates.write(path, Gate(**{**vars(made), "threshold": None}))
     counts = command.execute(layout.root, tmp_path / "queries.txt", Request(), tmp_path / "out.csv")
