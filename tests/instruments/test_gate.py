@@ -1,5 +1,6 @@
 """`ospo gate`: what it certifies holds on fresh queries, and `ospo rewrite` does as it says."""
 
+import dataclasses
 import json
 import math
 
@@ -15,6 +16,7 @@ from ospo_cli.instruments.gate import Answered, curve, fit, in_words, outcome, p
 from ospo_cli.instruments.rewrite import command
 from ospo_cli.instruments.rewrite.command import Request
 from ospo_cli.layout import Layout
+from ospo_cli.maths import seeding
 from ospo_cli.rewriting import gate as gates
 from ospo_cli.rewriting.decision import Candidate
 from ospo_cli.rewriting.gate import FEATURES, Gate
@@ -49,6 +51,17 @@ def test_the_bound_holds_on_fresh_queries_at_least_as_often_as_was_said():
         broken += bool(used.any()) and fresh.losses[used].mean() >= 0.04
     assert certified > 20
     assert broken <= 0.2 * 120
+
+
+@pytest.mark.parametrize(("loses", "is_certified"), [("fitted", True), ("certified", False)])
+def test_what_certifies_is_the_half_that_was_not_fitted(loses, is_certified):
+    dev = queries(np.random.default_rng(0), 400)
+    rows = seeding.generator(7, "gate").permutation(np.flatnonzero(dev.is_open))
+    halves = {"fitted": rows[: len(rows) // 2], "certified": rows[len(rows) // 2 :]}
+    rewritten = dev.raw + 0.1
+    rewritten[halves[loses]] = 0.0
+    made, _ = fit(dataclasses.replace(dev, rewritten=rewritten), 0.1, 0.9, "p", 7)
+    assert (made.threshold is not None) == is_certified
 
 
 def test_a_gate_keeps_the_gain_and_halves_the_harm_where_confidence_tells():

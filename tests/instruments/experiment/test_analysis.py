@@ -6,7 +6,7 @@ import pytest
 from ospo_cli.instruments.experiment.analysis import comparisons, curve, rows_of, to_level
 from ospo_cli.instruments.experiment.plan import Plan, Task, Training
 from ospo_cli.maths.over_trainings import over_trainings
-from ospo_cli.maths.statistics import PairedDifference
+from ospo_cli.maths.statistics import PairedDifference, holm
 from tests.instruments.experiment.made import outcome
 
 PLAN = Plan({"t": Task("t", {}, None)}, {"other": {}, "base": {}, "third": {}}, "base", (0, 1, 2), (0.1, 0.2))
@@ -59,7 +59,8 @@ def test_differences_are_those_over_seeds_and_prompts_and_holm_covers_the_table(
     expected = over_trainings([np.full(40, 0.1 + 0.01 * seed) for seed in range(3)], same_prompts=False)
     assert own["other", "greedy", "base"].found.mean == pytest.approx(expected.mean)
     assert own["other", "greedy", "base"].found.low == pytest.approx(expected.low)
-    assert all(each.adjusted_p >= each.found.p_value for each in compared)
+    assert [each.adjusted_p for each in compared] == holm([each.found.p_value for each in compared])
+    assert own["other", "greedy", "base"].adjusted_p > own["other", "greedy", "base"].found.p_value
 
 
 def test_one_seed_is_compared_over_prompts_alone():
