@@ -13,7 +13,7 @@ from ospo_cli.cli.options import HERE, Project, Wait, alone, opened, say
 
 @app.command("export", rich_help_panel=EXCHANGE)
 def export(
-    to: Annotated[str, typer.Option("--to", help="jsonl, parquet, trl or verl.")],
+    to: Annotated[str, typer.Option("--to", help="jsonl, parquet, trl, verl or tinker.")],
     iteration: Annotated[int | None, typer.Option("--iter", "-k", min=1, help="Iteration whose rollouts and credit are written.")] = None,
     folder: Annotated[
         Path | None, typer.Option("--from", help="Instead of an iteration: a folder that `ospo attribute --rollouts` wrote.")

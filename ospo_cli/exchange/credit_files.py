@@ -1,9 +1,9 @@
-"""Files that carry credit to other trainers: JSON lines, Parquet, and padded tensors (safetensors) under the names of TRL or verl."""
+"""Files that carry credit to other trainers: JSON lines, Parquet, padded tensors (safetensors) under the names of TRL or verl, Tinker's Datum."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,22 @@ def verl_tensors(rows: pl.DataFrame) -> Tensors:
     }
 
 
+def tinker_datum(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of table credit as a Datum of the Tinker API: position i of model_input predicts target i; 0 on the prompt's targets."""
+    ids, behind = row["prompt_token_ids"] + row["completion_token_ids"], len(row["completion_token_ids"])
+    before = len(ids) - 1 - behind
+    columns = {
+        "target_tokens": ("int64", ids[1:]),
+        "logprobs": ("float32", [0.0] * before + row["old_logprobs"]),
+        "advantages": ("float32", [0.0] * before + row["advantages"]),
+        "mask": ("float32", [0.0] * before + [1.0] * behind),
+    }
+    return {
+        "model_input": {"chunks": [{"tokens": ids[:-1], "type": "encoded_text"}]},
+        "loss_fn_inputs": {name: {"data": data, "dtype": dtype, "shape": [len(data)]} for name, (dtype, data) in columns.items()},
+    }
+
+
 def _padded(lists: pl.Series, dtype: type, left: bool = False) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Return [rows, longest] values filled up with 0, and their mask; at least one column wide."""
     lengths = lists.list.len().to_numpy().astype(np.int64)
@@ -85,9 +101,17 @@ def _padded(lists: pl.Series, dtype: type, left: bool = False) -> tuple[NDArray[
 
 
 def _write_json_lines(rows: pl.DataFrame, header: dict[str, Any], path: Path) -> None:
+    _write_lines(header, rows.iter_rows(named=True), path)
+
+
+def _write_datums(rows: pl.DataFrame, header: dict[str, Any], path: Path) -> None:
+    _write_lines(header | {"rows": _identities(rows)}, map(tinker_datum, rows.iter_rows(named=True)), path)
+
+
+def _write_lines(header: dict[str, Any], records: Iterable[dict[str, Any]], path: Path) -> None:
     with files.replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
         stream.write(_json(header) + "\n")
-        stream.writelines(_json(row) + "\n" for row in rows.iter_rows(named=True))
+        stream.writelines(_json(record) + "\n" for record in records)
 
 
 def _write_parquet(rows: pl.DataFrame, header: dict[str, Any], path: Path) -> None:
@@ -98,21 +122,26 @@ def _write_tensors(layout: Callable[[pl.DataFrame], Tensors]) -> Callable[[pl.Da
     def write_file(rows: pl.DataFrame, header: dict[str, Any], path: Path) -> None:
         from safetensors.numpy import save
 
-        empty = rows.filter(pl.col("prompt_token_ids").list.len() == 0)
-        if empty.height:
-            raise TableError(
-                f"rollout {empty['rollout_id'][0]}",
-                "has no prompt token ids, which a trainer needs",
-                found="none",
-                expected="the ids that the policy was given",
-                remedy="give column prompt_token_ids in the file of rollouts, or export to jsonl or parquet",
-            )
-        ids = {name: rows[name].to_list() for name in ("rollout_id", "prompt_id", "completion")}
+        described = _json(header | {"rows": _identities(rows)})
         with files.replacing(path) as temporary:
             tensors = {name: np.ascontiguousarray(values) for name, values in layout(rows).items()}
-            temporary.write_bytes(save(tensors, metadata={HEADER_KEY: _json(header | {"rows": ids})}))
+            temporary.write_bytes(save(tensors, metadata={HEADER_KEY: described}))
 
     return write_file
+
+
+def _identities(rows: pl.DataFrame) -> dict[str, list[str]]:
+    """Return whose the rows of a trainer's file are; raise where one has no prompt, which a trainer needs."""
+    empty = rows.filter(pl.col("prompt_token_ids").list.len() == 0)
+    if empty.height:
+        raise TableError(
+            f"rollout {empty['rollout_id'][0]}",
+            "has no prompt token ids, which a trainer needs",
+            found="none",
+            expected="the ids that the policy was given",
+            remedy="give column prompt_token_ids in the file of rollouts, or export to jsonl or parquet",
+        )
+    return {name: rows[name].to_list() for name in ("rollout_id", "prompt_id", "completion")}
 
 
 def _json(value: object) -> str:
@@ -124,5 +153,6 @@ TARGETS: dict[str, tuple[str, Callable[[pl.DataFrame, dict[str, Any], Path], Non
     "parquet": ("parquet", _write_parquet),
     "trl": ("trl.safetensors", _write_tensors(trl_tensors)),
     "verl": ("verl.safetensors", _write_tensors(verl_tensors)),
+    "tinker": ("tinker.jsonl", _write_datums),
 }
 NAMES: Sequence[str] = tuple(TARGETS)

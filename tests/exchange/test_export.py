@@ -116,6 +116,22 @@ def test_tensors_for_verl_are_its_names_over_the_same_rows(layout):
     assert (verl["old_log_probs"] == trl["old_per_token_logps"]).all()
 
 
+def test_datums_for_tinker_predict_each_token_from_those_before_it(layout):
+    header, *datums = map(json.loads, exported(layout, "tinker").read_text(encoding="utf-8").splitlines())
+    rows = credit(layout)
+    assert header["rows"]["rollout_id"] == rows["rollout_id"].to_list()
+    for row, datum in zip(rows.iter_rows(named=True), datums, strict=True):
+        (chunk,) = datum["model_input"]["chunks"]
+        inputs = {name: tensor["data"] for name, tensor in datum["loss_fn_inputs"].items()}
+        assert all(tensor["shape"] == [len(chunk["tokens"])] == [len(tensor["data"])] for tensor in datum["loss_fn_inputs"].values())
+        assert [tensor["dtype"] for tensor in datum["loss_fn_inputs"].values()] == ["int64", "float32", "float32", "float32"]
+        assert chunk["tokens"][:1] + inputs["target_tokens"] == row["prompt_token_ids"] + row["completion_token_ids"]
+        assert inputs["target_tokens"][:-1] == chunk["tokens"][1:]
+        for name, column in (("target_tokens", "completion_token_ids"), ("logprobs", "old_logprobs"), ("advantages", "advantages")):
+            assert [value for value, kept in zip(inputs[name], inputs["mask"], strict=True) if kept] == row[column]
+        assert not any(value for value, kept in zip(inputs["advantages"], inputs["mask"], strict=True) if not kept)
+
+
 @given(st.lists(st.lists(st.integers(1, 9), max_size=6), min_size=1, max_size=6), st.booleans())
 def test_filling_up_loses_nothing(lists, left):
     values, mask = credit_files._padded(pl.Series(lists, dtype=pl.List(pl.Int32)), np.int64, left)
@@ -180,7 +196,7 @@ def test_nothing_left_to_write_is_an_error(layout):
 
 
 def test_an_unknown_target_lists_what_exists(layout):
-    with pytest.raises(OspoError, match="--to pickle: no such target: expected jsonl, parquet, trl, verl"):
+    with pytest.raises(OspoError, match="--to pickle: no such target: expected jsonl, parquet, trl, verl, tinker"):
         export.execute(layout, PARAMS, 1, "pickle")
 
 
@@ -202,7 +218,9 @@ def test_the_page_describes_the_declared_columns():
 
 def test_the_page_names_every_tensor_that_is_written(layout):
     rows = credit(layout)
-    for title, tensors in (("### TRL", credit_files.trl_tensors(rows)), ("### verl", credit_files.verl_tensors(rows))):
+    trl, verl = credit_files.trl_tensors(rows), credit_files.verl_tensors(rows)
+    datum = credit_files.tinker_datum(rows.row(0, named=True))["loss_fn_inputs"]
+    for title, tensors in (("### TRL", trl), ("### verl", verl), ("### Tinker", datum)):
         section = DOCUMENT.partition(title)[2].partition("\n### ")[0].partition("\n## ")[0]
         assert set(re.findall(r"(?m)^\| `(\w+)`", section)) == set(tensors)
 
