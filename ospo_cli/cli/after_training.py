@@ -88,4 +88,5 @@ def gate(
     made, curve, path = instrument.execute(project, policy, bound, confidence, retriever)
     for line in [*instrument.in_words(made), *instrument.curve_lines(curve)]:
         typer.echo(line)
-    say("gate", f"wrote {path} and {path.stem}_curve.parquet; `ospo rewrite` applies it to this policy until the file is removed")
+    applied = "`ospo rewrite` applies it to this policy until the file is removed, `ospo evaluate` shows it"
+    say("gate", f"wrote {path} and {path.stem}_curve.parquet; {applied}")

@@ -31,7 +31,6 @@ SHARES = np.round(np.arange(0.05, 1.0001, 0.05), 2)
 STARTS = (9, 19)
 RIDGE = 10.0
 FEWEST = 40
-QUERIES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,7 @@ def answered(chosen: Chosen, rewriter: Rewriter, split: str, retriever: str) -> 
     assert chosen.params is not None
     prompts = placed.read(PROMPTS, chosen.project).filter(pl.col("split") == split).sort("prompt_id")
     asked = [Asked(query, tuple(history)) for query, history in zip(prompts["query"], prompts["history"].to_list(), strict=True)]
-    parts = [asked[start : start + QUERIES_AT_ONCE] for start in range(0, len(asked), QUERIES_AT_ONCE)]
-    found = [one for part in parts for one in rewriter.rewrite(part)]
+    found = rewriter.rewrite_all(asked)
     reward = open_reward(chosen.project, chosen.params, retriever=retriever or None)
     ids = prompts["prompt_id"].to_list()
     raw, rewritten = (reward.values(ids, texts) for texts in (prompts["query"].to_list(), [one.engine_query for one in found]))

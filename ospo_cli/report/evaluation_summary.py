@@ -12,6 +12,7 @@ from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.statistics import Resamples, holm
 from ospo_cli.report.system_names import RAW_QUERY
+from ospo_cli.tables.evaluate import gated_name
 from ospo_cli.tables.files import read_json
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def summarise(query_metrics: pl.DataFrame, params: Sections, best: Mapping[str, 
         cells[tuple(map(str, key))] = rows["metric_value"].to_numpy()
     policies = [policy_name(iteration) for iteration in params.evaluated_iterations]
     present = {key[0] for key in cells}
-    systems = [system for system in (RAW_QUERY, *policies, ORACLE) if system in present]
+    systems = [system for system in (RAW_QUERY, *policies, *map(gated_name, policies), ORACLE) if system in present]
 
     draws = draws_of(query_metrics["prompt_id"].n_unique(), params)
 

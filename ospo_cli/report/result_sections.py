@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ospo_cli.report import verdict_text
+from ospo_cli.report import gated_systems, verdict_text
 from ospo_cli.report.charts import Drawing, Frame, Level, Line, interval_bar, line_chart, nice_ticks, split_bar
 from ospo_cli.report.number_text import count, interval, plain
 from ospo_cli.report.result_table import final_policy, result_rows
@@ -27,6 +27,7 @@ def verdict(data: dict[str, Any]) -> dict[str, Any]:
         "bar": split_bar(parts, "queries better, equal, worse"),
         "losses": verdict_text.losses(summary, _LOSSES),
         "choice": verdict_text.choice_rows(summary),
+        "gated": gated_systems.rows(summary),
     }
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 RAW_QUERY = "raw-query"
+GATED = "gated-"
 _NAMES = {RAW_QUERY: "raw query", "policy-000": "warm start", "oracle": "oracle"}
 
 
 def system_label(system: str) -> str:
-    """Return the label of a system: raw query, warm start, iteration k, oracle.
+    """Return the label of a system: raw query, warm start, iteration k, that behind its gate, oracle.
 
     >>> system_label("policy-003")
     'iteration 3'
+    >>> system_label("gated-policy-003")
+    'iteration 3, gated'
     """
+    if system.startswith(GATED):
+        return f"{system_label(system.removeprefix(GATED))}, gated"
     if system in _NAMES:
         return _NAMES[system]
     return f"iteration {int(system.removeprefix('policy-'))}" if system.removeprefix("policy-").isdecimal() else system

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ospo_cli.report import gated_systems
 from ospo_cli.report.number_text import count, interval, p_value, plain, signed
 from ospo_cli.report.system_names import RAW_QUERY, decoding_label, metric_label, system_label
 
@@ -39,7 +40,7 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
             for name, each in found["other_retrievers"].items()
         )
         text.append(f"With search engines that gave no reward: {others}.")
-    return text
+    return text + gated_systems.sentences(summary)
 
 
 def _gains_and_losses(found: Mapping[str, Any]) -> str:

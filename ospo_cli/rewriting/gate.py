@@ -14,6 +14,7 @@ from ospo_cli.tables import files
 
 FORMAT = "ospo-gate 1"
 FEATURES = ("mean_logprob", "log_probability", "query_words", "rewrite_words", "words_kept", "words_new")
+_REMEDY = "run `ospo gate` again, or remove the file"
 
 
 def features(candidate: Candidate) -> list[float]:
@@ -72,22 +73,28 @@ def read(path: Path, policy: str) -> Gate | None:
         FileError: it cannot be read.
         PolicyError: it is of another format or another policy, or a field is not what it should be.
     """
+    gate = load(path)
+    if gate is not None and gate.policy != policy:
+        raise PolicyError(path, "is another policy's gate", found=gate.policy, expected=policy, remedy=_REMEDY)
+    return gate
+
+
+def load(path: Path) -> Gate | None:
+    """Return the gate that a file holds, whichever policy's it is; None where there is none. Raises as `read` does otherwise."""
     if not path.is_file():
         return None
     found = files.read_json(path, "ospo gate")
-    remedy = "run `ospo gate` again, or remove the file"
     if found.get("format") != FORMAT or found.get("features") != list(FEATURES):
-        raise PolicyError(path, "is of another format", found=found.get("format"), expected=FORMAT, remedy=remedy)
+        raise PolicyError(path, "is of another format", found=found.get("format"), expected=FORMAT, remedy=_REMEDY)
     numbers = [*_numbers(found.get("centre")), *_numbers(found.get("weights")), *_numbers([found.get("bound"), found.get("confidence")])]
     threshold = found.get("threshold")
     if (
         len(numbers) != 2 * len(FEATURES) + 2
         or not (threshold is None or _numbers([threshold]))
         or not isinstance(found.get("facts"), dict)
+        or not isinstance(found.get("policy"), str)
     ):
-        raise PolicyError(path, "holds a field that is not what it should be", expected="what `ospo gate` writes", remedy=remedy)
-    if found.get("policy") != policy:
-        raise PolicyError(path, "is another policy's gate", found=found.get("policy"), expected=policy, remedy=remedy)
+        raise PolicyError(path, "holds a field that is not what it should be", expected="what `ospo gate` writes", remedy=_REMEDY)
     fields = ("policy", "centre", "weights", "threshold", "bound", "confidence", "facts")
     return Gate(**{name: found[name] for name in fields})
 

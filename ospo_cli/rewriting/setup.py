@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ospo_cli.errors import PolicyError
 from ospo_cli.layout import Layout
@@ -13,6 +13,11 @@ from ospo_cli.tables import files
 from ospo_cli.text.prompt_template import check_template
 
 if TYPE_CHECKING:
+    from ospo_cli.params.policy import Policy
+    from ospo_cli.params.prepare_data import PrepareData
+    from ospo_cli.params.rollout import Rollout
+    from ospo_cli.params.score_coalitions import ScoreCoalitions
+    from ospo_cli.params.train import Train
     from ospo_cli.params.whole import Params
 
 CARD = "ospo_rewrite.json"
@@ -46,7 +51,22 @@ class Setup:
         return {"format": FORMAT} | {name: getattr(self, name) for name in named}
 
 
-def of_project(params: Params) -> Setup:
+class Sections(Protocol):
+    """The sections that a project's setup reads."""
+
+    @property
+    def prepare_data(self) -> PrepareData: ...
+    @property
+    def score_coalitions(self) -> ScoreCoalitions: ...
+    @property
+    def rollout(self) -> Rollout: ...
+    @property
+    def train(self) -> Train: ...
+    @property
+    def policy(self) -> Policy: ...
+
+
+def of_project(params: Sections) -> Setup:
     """Return the setup of a project's parameters."""
     return Setup(
         params.prepare_data.prompt_template,
@@ -94,8 +114,13 @@ class Chosen:
     @property
     def gate_path(self) -> Path:
         """Where the policy's gate lies, if it has one: beside the weights, or with the project, by the policy's number."""
-        own = self.folder / GATE
-        return own if own.is_file() or self.project is None else self.project.gates(f"{self.folder.name}.json")
+        return gate_path(self.folder, self.project)
+
+
+def gate_path(folder: Path, project: Layout | None) -> Path:
+    """Return where a policy's gate lies or would lie."""
+    own = folder / GATE
+    return own if own.is_file() or project is None else project.gates(f"{folder.name}.json")
 
 
 def choose(project: Path, policy: str, threads: int = 0) -> Chosen:

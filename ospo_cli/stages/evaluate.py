@@ -17,7 +17,7 @@ from ospo_cli.executors.base import Shard
 from ospo_cli.executors.local import LocalExecutor, content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
-from ospo_cli.report import trec_files, verdict
+from ospo_cli.report import gated_systems, trec_files, verdict
 from ospo_cli.report.evaluation_summary import (
     HEADLINE,
     ORACLE,
@@ -36,6 +36,7 @@ from ospo_cli.rewards.judgments import Prepared, read_prepared
 from ospo_cli.rewards.oracle import OracleSearch
 from ospo_cli.rewards.remembered import Tally
 from ospo_cli.rewards.store.folder import Store
+from ospo_cli.rewriting import decision, gated, setup
 from ospo_cli.sampling import held_out
 from ospo_cli.tables import files, placed
 from ospo_cli.tables.evaluate import CHOICE_VALUES, COMPLETIONS, DECODED, QUERY_METRICS, RUN
@@ -45,7 +46,9 @@ from ospo_cli.training.sharpness import sharpness
 
 if TYPE_CHECKING:
     from ospo_cli.params.policy import Policy
+    from ospo_cli.params.prepare_data import PrepareData
     from ospo_cli.params.rollout import Rollout
+    from ospo_cli.rewriting.gate import Gate
 
 METRICS = ("ndcg@10", "ndcg@pool", "mrr", "recall@10")
 RUN_DEPTH = 100  # ranks written to table run and the TREC files
@@ -62,10 +65,14 @@ class Reads(RewardSections, SummarySections, Protocol):
     @property
     def rollout(self) -> Rollout: ...
 
+    @property
+    def prepare_data(self) -> PrepareData: ...
+
 
 def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     """Answer the held-out prompts with every system, rank, measure, compare; write tables, TREC files and summaries."""
     folders = _checked_folders(_policy_folders(layout, params.evaluated_iterations))
+    gates = _gates(layout, folders, params)
     documents, all_prompts, qrels, pools = read_prepared(layout)
     prompts, (choosing, reason) = choose_prompts(all_prompts, params), choosing_prompts(all_prompts, params)
     asked = pl.concat([prompts, choosing])
@@ -82,11 +89,13 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     chosen_by = _choice_values(choosing, tried, training)
     chosen = verdict.choice(chosen_by, params.evaluate.choose_on, reason)
     made += _oracle_completions(training, documents, prompts, layout, params)
-    completions = pl.concat([*(frame.with_columns(problem=pl.lit("")) for frame in made), *decoded])
+    gated_answers = gated.answers(prompts, folders, gates, setup.of_project(params), cache)
+    completions = pl.concat([*(frame.with_columns(problem=pl.lit("")) for frame in made), *decoded, *gated_answers])
     query_metrics, run, single = evaluate(completions, rewards, params)
     summary = summarise(query_metrics, params, chosen.get("decodings", {}))
     judged, wins_and_losses = verdict.verdict(query_metrics, completions, prompts, chosen, params)
-    summary |= {"against_raw_query": judged, "choice": chosen, "malformed": malformed(completions)}
+    summary |= {"against_raw_query": judged, "choice": chosen, "malformed": malformed(pl.concat(decoded))}
+    summary["gated"] = gated_systems.compared(gates, (query_metrics, completions), prompts, decision.NOT_TRUSTED, params)
     summary |= {
         "headroom": _headroom(single, layout, params),
         "sharpness": _sharpness(single, sharpness(prompts, folders, params, cache), params),
@@ -208,6 +217,15 @@ def _checked_folders(folders: dict[int, Path]) -> dict[str, tuple[Path, str]]:
     for iteration, folder in folders.items():
         check_folder(folder, f"ospo update --iter {iteration}" if iteration else "ospo warm-start")
     return {policy_name(iteration): (folder, content_hash(folder)) for iteration, folder in folders.items()}
+
+
+def _gates(layout: Layout, folders: dict[str, tuple[Path, str]], params: Reads) -> dict[str, Gate]:
+    """Return the gates of the policies; none where the evaluated prompts are not test prompts: dev prompts made them."""
+    found = gated.found(layout, folders)
+    if found and params.evaluate.split != "test":
+        sys.stderr.write(f"evaluate: gates are left out: they are made on dev prompts, and evaluate.split is {params.evaluate.split}\n")
+        return {}
+    return found
 
 
 def _composed(answers: list[pl.DataFrame], prompts: pl.DataFrame, params: Reads) -> list[pl.DataFrame]:

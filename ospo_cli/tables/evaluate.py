@@ -14,16 +14,27 @@ COMPLETIONS = Table(
     "what each evaluated system answered",
     ("system", "decoding", "prompt_id", "sample_index"),
     (
-        Column("system", pl.String, "raw-query, oracle, policy-000 (warm start), policy-001, …"),
+        Column("system", pl.String, "raw-query, oracle, policy-000 (warm start), policy-001, …, gated-policy-001 (behind its gate)"),
         Column("decoding", pl.String, "greedy, sampled (as rollouts are), sampled-T (at temperature T), or none where nothing is decoded"),
         Column("prompt_id", pl.String, "identity of the prompt"),
         Column("sample_index", pl.Int32, "from 0"),
-        Column("completion", pl.String, "full text; empty where nothing is decoded"),
+        Column("completion", pl.String, "full text (of gated systems the rewrite); empty where nothing is decoded"),
         Column("query", pl.String, "text that the retriever was given"),
-        Column("problem", pl.String, "why the completion holds no answer (docs/rewards.md), so that the raw query counts; else empty"),
+        Column(
+            "problem",
+            pl.String,
+            "why the raw query counts: no answer (docs/rewards.md), or a rewrite that is not used (docs/rewrite.md)",
+        ),
     ),
     place=EVALUATED,
 )
+
+
+def gated_name(system: str) -> str:
+    """Return the system name of a policy behind its gate."""
+    return f"gated-{system}"
+
+
 # What a cache of sampled completions holds: how they are read may change without sampling again.
 DECODED = dataclasses.replace(COMPLETIONS, columns=COMPLETIONS.columns[:-1], place=None)
 RUN = Table(
