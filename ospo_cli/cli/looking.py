@@ -245,6 +245,7 @@ def experiment(
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Trainings at once, each a process.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what is done and what would run.")] = False,
     tables_only: Annotated[bool, typer.Option("--tables", help="Train nothing; tables from the outcomes that are there.")] = False,
+    into: Annotated[Path | None, typer.Option("--into", help="Markdown page whose blocks of this file are written anew.")] = None,
 ) -> None:
     """Compare methods over tasks and seeds: run what is missing, print tables with intervals over seeds and prompts, write a page."""
     from ospo_cli import presets
@@ -256,7 +257,7 @@ def experiment(
         for place, state in command.outlook(file, folder, doors):
             typer.echo(f"{place}: {state}")
         return
-    absent = command.execute(file, folder, doors, jobs, runs=not tables_only)
+    absent = command.execute(file, folder, doors, jobs, not tables_only, into)
     say("experiment", f"wrote {folder / 'experiment.html'}")
     if absent and not tables_only:
         raise OspoError(

@@ -1,4 +1,4 @@
-"""Files that carry credit to other trainers: JSON lines, Parquet, padded tensors (safetensors) under the names of TRL or verl, Tinker's Datum."""
+"""Files that carry credit to other trainers: JSON lines, Parquet, padded tensors (safetensors) named as TRL or verl do, Tinker's Datum."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,29 +30,62 @@ def outlook(path: Path, folder: Path, doors: Doors) -> list[tuple[str, str]]:
     return found
 
 
-def execute(path: Path, folder: Path, doors: Doors, jobs: int = 1, runs: bool = True) -> list[str]:
+def execute(path: Path, folder: Path, doors: Doors, jobs: int = 1, runs: bool = True, into: Path | None = None) -> list[str]:
     """Run what is missing (unless `runs` is false), print the tables, write experiment.html; return the trainings that are not there.
+
+    `into`: a Markdown page whose blocks of this file's tasks are written anew (`written_into`).
 
     Raises:
         ParameterError: the file is at fault.
-        OspoError: no training has an outcome.
+        OspoError: no training has an outcome; or the page has no block of this file.
     """
     plan, folders = read(path, doors), Folders(folder)
+    blocks = _blocks(into, path.name) if into is not None else None  # before hours of training
     failed = run_missing(plan, folders, jobs) if runs else []
-    found: Found = {}
-    for training in plan.trainings():
-        kept = outcomes.read(folders.outcome(training), training)
-        if kept is not None:
-            found[training] = kept
-    absent = [str(training.folder) for training in plan.trainings() if training not in found]
-    if not found:
-        problem = failed[0][1] if failed else "none was run"
-        raise OspoError(folder, "no training has an outcome", found=problem, remedy="`ospo experiment FILE` without --tables runs them")
-    tasks = [task_data(plan, task, found) for task in plan.tasks if any(training.task == task for training in found)]
-    data = {"file": path.name, "text": path.read_text(encoding="utf-8"), "absent": absent, "tasks": tasks, "along": ALONG}
+    data = gathered(path, plan, folders, failed[0][1] if failed else "none was run")
     sys.stdout.write(text(data))
     write_text(folder / "experiment.html", page.render(data))
-    return absent
+    if into is not None and blocks is not None:
+        write_text(into, written_into(into.read_text(encoding="utf-8"), blocks, data, into))
+    return list(data["absent"])
+
+
+def gathered(path: Path, plan: Plan, folders: Folders, problem: str = "none was run") -> dict[str, Any]:
+    """Return what is printed and drawn, from the outcomes that are there; raise OspoError, naming the problem, where there is none."""
+    kept = {training: outcomes.read(folders.outcome(training), training) for training in plan.trainings()}
+    found: Found = {training: outcome for training, outcome in kept.items() if outcome is not None}
+    if not found:
+        raise OspoError(
+            folders.root, "no training has an outcome", found=problem, remedy="`ospo experiment FILE` without --tables runs them"
+        )
+    tasks = [task_data(plan, task, found) for task in plan.tasks if any(training.task == task for training in found)]
+    absent = [str(training.folder) for training in kept if training not in found]
+    return {"file": path.name, "text": path.read_text(encoding="utf-8"), "absent": absent, "tasks": tasks, "along": ALONG}
+
+
+def written_into(page_text: str, blocks: re.Pattern[str], data: dict[str, Any], where: object) -> str:
+    """Return a Markdown page in which each block `<!-- experiment FILE TASK -->` … `<!-- end -->` holds the task's tables.
+
+    Raises:
+        OspoError: a block is of a task that has no outcome.
+    """
+    tasks = {task["task"]: task for task in data["tasks"]}
+
+    def block(found: re.Match[str]) -> str:
+        if found["task"] not in tasks:
+            raise OspoError(where, "holds a block of a task without outcomes", found=found["task"], expected=", ".join(tasks))
+        return f"{found['head']}\n" + "\n".join(_task_lines(tasks[found["task"]])[2:]).rstrip() + "\n<!-- end -->"
+
+    return blocks.sub(block, page_text)
+
+
+def _blocks(into: Path, file: str) -> re.Pattern[str]:
+    """Return what finds the blocks of an experiment's file in a page; raise OspoError where there is none."""
+    blocks = re.compile(rf"(?P<head><!-- experiment {re.escape(file)} (?P<task>\S+) -->)\n.*?<!-- end -->", re.DOTALL)
+    if not into.is_file() or not blocks.search(into.read_text(encoding="utf-8")):
+        expected = f"a Markdown page with <!-- experiment {file} TASK --> … <!-- end -->"
+        raise OspoError(into, "has no block of this experiment", found="no file" if not into.is_file() else "no block", expected=expected)
+    return blocks
 
 
 def task_data(plan: Plan, task: str, found: Found) -> dict[str, Any]:
