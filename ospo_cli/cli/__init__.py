@@ -7,6 +7,7 @@ import signal
 import sys
 
 from ospo_cli.errors import OspoError
+from ospo_cli.executors import peers
 
 INTERRUPTED = "run the same command again; finished shards and checkpoints are kept"
 try:
@@ -26,6 +27,7 @@ def main() -> None:
     if sys.getfilesystemencoding() != "utf-8":  # else the libraries beneath cannot open a path that the locale cannot spell
         os.execv(sys.executable, [sys.executable, "-X", "utf8", "-m", "ospo_cli", *sys.argv[1:]])  # noqa: S606
     _open_streams()
+    peers.hush()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         try:
@@ -36,6 +38,8 @@ def main() -> None:
         _fail(error.line())
     except (KeyboardInterrupt, Interrupted) as error:
         _drop_stdout()  # a reader that went with us
+        if peers.is_launched():
+            sys.exit(peers.LOST)  # what started this process says so
         _fail(f"{str(error) or 'interrupted'}; {INTERRUPTED}", status=143 if str(error) else 130)
     except BrokenPipeError:
         _drop_stdout()
@@ -57,6 +61,8 @@ def main() -> None:
     except BaseException as error:  # also a panic of a Rust library, which is no Exception
         if os.environ.get("OSPO_TRACEBACK"):
             raise
+        if peers.is_loss_of_peer(error):
+            sys.exit(peers.LOST)
         found = next(iter(str(error).strip().splitlines()), "no message")
         _fail(
             OspoError(
@@ -96,6 +102,7 @@ def _open_streams() -> None:
 
 
 def _fail(line: str, status: int = 1) -> None:
-    sys.stderr.write(f"ospo: {line}\n")
-    sys.stderr.flush()
+    if peers.speaks():
+        sys.stderr.write(f"ospo: {line}\n")
+        sys.stderr.flush()
     sys.exit(status)

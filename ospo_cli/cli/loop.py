@@ -9,13 +9,21 @@ from typing import Annotated, Any
 import typer
 
 from ospo_cli.cli.app import LOOP, app
-from ospo_cli.cli.options import HERE, Iteration, Project, Wait, alone, opened, say
+from ospo_cli.cli.options import HERE, Gpus, Iteration, Project, Wait, alone, opened, say
 from ospo_cli.errors import OspoError
+
+SEVERAL = ("warm-start", "update")  # stages that several processes can share
 
 
 def _run_stage(name: str, project: Path, wait: bool, iteration: int | None = None) -> dict[str, Any]:
+    from ospo_cli.executors import peers
     from ospo_cli.graph import runner
     from ospo_cli.graph.nodes import node
+
+    if peers.is_launched():
+        if name not in SEVERAL:
+            raise OspoError(f"ospo {name}", "is one process's work", found="torchrun", remedy="run it without torchrun")
+        peers.join()
 
     layout, parameters = opened(project)
     wanted = node(name, iteration, parameters)
@@ -28,10 +36,32 @@ def _run_stage(name: str, project: Path, wait: bool, iteration: int | None = Non
             from ospo_cli.graph import dvc
 
             dvc.check_reads(project, wanted, parameters)
+    if not peers.is_first():
+        peers.follow_first(has_begun=False)
+        result = runner.take_part(wanted, layout, parameters)
+        peers.leave()
+        return result
     with alone(project, wanted.command.removeprefix("ospo "), wait):
+        peers.follow_first(has_begun=True)
         result = runner.execute(wanted, layout, parameters)
+    peers.leave()
     say(wanted.command.removeprefix("ospo "), f"wrote {', '.join((*wanted.outputs, *wanted.metrics))}")
     return result
+
+
+def _run_on_several(name: str, project: Path, wait: bool, gpus: int | None, iteration: int | None = None) -> None:
+    from ospo_cli.executors import peers
+
+    if gpus is None or peers.is_launched():
+        _run_stage(name, project, wait, iteration)
+        return
+    from ospo_cli.cli import launching
+
+    options = [*(["--iter", str(iteration)] if iteration else []), "--project", str(project), *(["--wait"] if wait else [])]
+    if launching.wanted(gpus) > 1:
+        launching.launch(gpus, [name, *options])
+    else:
+        _run_stage(name, project, wait, iteration)
 
 
 def _once(name: str, meaning: str) -> None:
@@ -48,7 +78,14 @@ def _each_iteration(name: str, meaning: str) -> None:
 
 _once("prepare-data", "Read a data set; write documents, prompts, judgments, pools, teacher pairs and a card.")
 _once("score-queries", "Write the reward of each raw query (needed where rollout.prompts is headroom).")
-_once("warm-start", "Make policy 000: supervised training on teacher pairs, or a copy of a pretrained folder.")
+
+
+@app.command("warm-start", rich_help_panel=LOOP)
+def warm_start(project: Project = HERE, gpus: Gpus = None, wait: Wait = False) -> None:
+    """Make policy 000: supervised training on teacher pairs, or a copy of a pretrained folder."""
+    _run_on_several("warm-start", project, wait, gpus)
+
+
 _each_iteration("rollout", "Sample G completions per prompt from policy K-1, with token ids and log-probabilities.")
 _each_iteration("segment", "Cut each answer into segments: the players of the cooperative game.")
 _each_iteration("score-coalitions", "Score whole answers, then the coalitions of their segments.")
@@ -90,7 +127,10 @@ def attribute(
     say("attribute", foreign_credit.summary(card, folder))
 
 
-_each_iteration("update", "Change the weights by the token advantages; write policy K.")
+@app.command("update", rich_help_panel=LOOP)
+def update(iteration: Iteration, project: Project = HERE, gpus: Gpus = None, wait: Wait = False) -> None:
+    """Change the weights by the token advantages; write policy K."""
+    _run_on_several("update", project, wait, gpus, iteration)
 
 
 @app.command("evaluate", rich_help_panel=LOOP)

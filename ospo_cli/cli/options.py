@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 Project = Annotated[Path, typer.Option("--project", "-p", help="Folder that holds params.yaml.", show_default="this folder")]
 Iteration = Annotated[int, typer.Option("--iter", "-k", min=1, help="Iteration, from 1: samples from policy K-1, writes policy K.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for another command that writes into the project, in place of an error.")]
+Gpus = Annotated[
+    int | None,
+    typer.Option("--gpus", envvar="OSPO_GPUS", help="Processes of torchrun, each on a GPU if there are any.", show_default="1"),
+]
 HERE = Path(".")
 
 

@@ -52,6 +52,19 @@ def execute(wanted: Node, layout: Layout, params: Params, hashes: _Hashes | None
     return result
 
 
+def take_part(wanted: Node, layout: Layout, params: Params) -> dict[str, Any]:
+    """Run one stage as a process beside the first, which writes its files."""
+    require_inputs(wanted, layout, params)
+    return _called(wanted, layout, params)
+
+
+def _called(wanted: Node, layout: Layout, params: Params) -> dict[str, Any]:
+    module = importlib.import_module(wanted.module)
+    reads = Declared(params, (*wanted.sections, *FREE), wanted.command)
+    found: dict[str, Any] = module.execute(*((layout, reads) if wanted.iteration is None else (layout, reads, wanted.iteration)))
+    return found
+
+
 def _name_doubtful(wanted: Node, layout: Layout, params: Params, hashes: _Hashes) -> None:
     """Say on stderr which inputs are not what their stage wrote, or would be written anew: the stage is run by hand and reads them as
     they are. Only the stages that made its own inputs are asked; `ospo run --dry-run` asks all."""
@@ -67,11 +80,8 @@ def _name_doubtful(wanted: Node, layout: Layout, params: Params, hashes: _Hashes
 
 def measured(wanted: Node, layout: Layout, params: Params) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run one stage; return its result, and what it took: seconds, memory, bytes written, what it counted, and the parameters it read."""
-    module = importlib.import_module(wanted.module)
-    reads = Declared(params, (*wanted.sections, *FREE), wanted.command)
-    arguments = (layout, reads) if wanted.iteration is None else (layout, reads, wanted.iteration)
     with Usage() as usage:
-        result: dict[str, Any] = module.execute(*arguments)
+        result = _called(wanted, layout, params)
     took = {"seconds": usage.seconds, "cpu_seconds": usage.cpu_seconds, "peak_bytes": usage.peak_bytes}
     # A layout may keep its data elsewhere than the project does.
     written = [layout.data / Path(path).relative_to("data") for path in (*wanted.outputs, *wanted.metrics)]

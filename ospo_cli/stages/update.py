@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
 
+from ospo_cli import __version__
+from ospo_cli.executors import peers
 from ospo_cli.executors.local import content_key
 from ospo_cli.executors.progress import Progress
 from ospo_cli.executors.usage import peak_bytes
@@ -91,7 +93,9 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     given = [policy.content_hash, file_hash(predecessor / OPTIMIZER) if carried else "", *learned.hashes]
     given += [content_hash(layout.policy(0))] if objective.needs_reference else []
     sections = [dataclasses.asdict(section) for section in (settings, params.policy, run)]
-    checkpoint = Checkpoint(layout.cache / "update" / content_key("update 5", given, sections))
+    key = content_key("update 5", given, sections)
+    peers.check_alike("inputs", f"{__version__} {key}")
+    checkpoint = Checkpoint(layout.cache / "update" / key)
     loading_seconds, began = time.monotonic() - began, time.monotonic()
     progress = Progress(f"update {iteration}", len(optimiser_steps.step_plan(len(rows.groups), settings, seed, iteration)), "steps")
     taken = optimiser_steps.train(policy, rows, training, checkpoint, settings, run, partial(progress.advance, 1))
@@ -106,14 +110,16 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
         "tokens_per_second": metrics["tokens"] / seconds,
         "trained_weights": sum(weight.numel() for weight in training.weights.values()),
         "peak_bytes": _peak_bytes(policy),
+        "processes": peers.count(),
         **{f"moved_{kind}_{name}": value for kind, found in sizes.items() for name, value in found.items()},
         "moved_relative": max((found["relative"] for found in sizes.values()), default=0.0),
     }
-    with files.replacing_folder(layout.policy(iteration)) as temporary:
-        save_policy(policy, temporary)
-        training.save_moments(temporary / OPTIMIZER)
-    files.write_json(layout.iteration(iteration, "update_steps.json"), update_metrics.curves(taken))
-    files.write_json(layout.iteration(iteration, "update_metrics.json"), metrics)
+    if peers.is_first():
+        with files.replacing_folder(layout.policy(iteration)) as temporary:
+            save_policy(policy, temporary)
+            training.save_moments(temporary / OPTIMIZER)
+        files.write_json(layout.iteration(iteration, "update_steps.json"), update_metrics.curves(taken))
+        files.write_json(layout.iteration(iteration, "update_metrics.json"), metrics)
     checkpoint.remove()
     sys.stderr.write(summary(metrics) + "\n")
     if not metrics["tokens"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pkgutil
 from functools import partial
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import polars as pl
 
+from ospo_cli import __version__
 from ospo_cli.errors import ParameterError, TableError, first_line
+from ospo_cli.executors import peers
 from ospo_cli.executors.local import content_key
 from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
@@ -49,14 +52,19 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     pairs = teacher_pairs(layout, params, prompts)
     target = layout.policy(0)
     metrics: dict[str, Any] = {"teacher": settings.teacher, "pairs": pairs.height, "steps": planned_steps(pairs.height, settings)}
-    with files.replacing_folder(target) as temporary:
-        write_starting_point(temporary, layout.root, params.policy, params.train.seed, lambda: tokenizer_texts(layout, prompts, pairs))
+    is_first = peers.is_first()
+    with files.replacing_folder(target) if is_first else contextlib.nullcontext(target) as own:
+        if is_first:
+            write_starting_point(own, layout.root, params.policy, params.train.seed, lambda: tokenizer_texts(layout, prompts, pairs))
+        temporary = Path(peers.told_by_first(str(own)))
         if metrics["steps"]:
             policy = load_policy(temporary, params.policy.threads, trainable=True, project=layout.root)
             metrics |= warm_start(policy, prompts, pairs, params, layout.cache / "warm_start")
-            save_policy(policy, temporary)
-        # No durations in this file: it lies in the policy folder, and equal input is to give equal bytes there.
-        files.write_json(temporary / "warm_start_metrics.json", metrics, ensure_ascii=False)
+            if is_first:
+                save_policy(policy, temporary)
+        if is_first:
+            # No durations in this file: it lies in the policy folder, and equal input is to give equal bytes there.
+            files.write_json(temporary / "warm_start_metrics.json", metrics, ensure_ascii=False)
     return metrics
 
 
@@ -85,6 +93,7 @@ def warm_start(policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame,
     run = Run(params.train.seed, 0, dropout=policy.is_adapter and params.policy.lora_dropout > 0)
     sections = [dataclasses.asdict(section) for section in (params.warm_start, run)]
     key = content_key("warm start 3", policy.content_hash, examples, sections, params.policy.threads)
+    peers.check_alike("inputs", f"{__version__} {key}")
     checkpoint = Checkpoint(cache / key)
     training = Training(policy.model, settings.weight_decay, settings.max_gradient_norm)
     progress = Progress("warm-start", settings.steps, "steps")

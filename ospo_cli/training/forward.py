@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ospo_cli.errors import PolicyError
+from ospo_cli.executors import peers
 from ospo_cli.params.update import Update
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.policies.plain_llama import PlainLlama
@@ -25,13 +26,20 @@ def logprobs_of(
 ) -> NDArray[np.float32]:
     """Return [tokens] log-probabilities of the rollouts under a policy, without gradient; 0 outside of `groups` (None: those of `rows`)."""
     found = np.zeros(len(rows.behavior_logprobs), dtype=np.float32)
-    window = token_batches.attention_window(policy.model.config)
-    for part in token_batches.micro_batches(token_batches.arranged(rows.groups if groups is None else groups, window), token_budget):
+    for part in own_passes(policy, rows.groups if groups is None else groups, token_budget):
         batch = token_batches.build(part, policy.pad_token_id, policy.device)
         with torch.no_grad(), arithmetic(policy, precision):
             logprobs, _ = token_logprobs(policy.model, batch, rows.temperature, unspelled=policy.unspelled)
         found[rows.tokens_of(part)] = logprobs.float().cpu().numpy()
+    peers.add_up(torch.from_numpy(found))  # every token is one process's; elsewhere it is 0
     return found
+
+
+def own_passes(policy: LoadedPolicy, groups: Sequence[Group], token_budget: int) -> list[list[Group]]:
+    """Return the groups of each forward pass of this process; over all processes every token is in one of them."""
+    arranged = token_batches.arranged(groups, token_batches.attention_window(policy.model.config))
+    own = token_batches.dealt(arranged, token_budget, peers.count())[peers.rank()]
+    return token_batches.micro_batches(own, token_budget)
 
 
 def logprobs_without_dropout(policy: LoadedPolicy, rows: Rows, groups: Sequence[Group], settings: Update) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ospo_cli.errors import PolicyError
+from ospo_cli.executors import peers
 from ospo_cli.params.update import Update
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.training import forward, token_batches
@@ -31,7 +32,8 @@ def accumulate(
 ) -> dict[str, float]:
     """Add the gradient of one optimiser step over some groups, times `scale`; return its measures.
 
-    Cutting into micro-batches changes rounding alone. Groups without any advantage take part in the denominators and are not run through
+    With several processes each adds its part of the gradient, and all return the measures of the whole step. Cutting into parts and
+    micro-batches changes rounding alone. Groups without any advantage take part in the denominators and are not run through
     the model, unless a penalty pulls on them.
 
     Raises:
@@ -42,8 +44,7 @@ def accumulate(
     is_wanted = objective.is_wanted(rows)
     taken = rows.trimmed(groups, is_wanted)
     watched = _Watched(rows)
-    window = token_batches.attention_window(policy.model.config)
-    for part in token_batches.micro_batches(token_batches.arranged(taken, window), settings.tokens_per_micro_batch):
+    for part in forward.own_passes(policy, taken, settings.tokens_per_micro_batch):
         places = rows.tokens_of(part)
         lengths = [int(is_wanted[rows.tokens_of([single])].sum()) for group in part for single in group.apart()]
         batch = token_batches.build(part, policy.pad_token_id, policy.device).only(is_wanted[places])
@@ -59,15 +60,11 @@ def accumulate(
             )
         tokens = _tokens(rows, places, weights, lengths, logprobs, entropies)
         result = objective.loss(tokens)
-        loss = float(result.loss.detach())
-        if not math.isfinite(loss):
-            raise PolicyError(
-                f"rollouts {part[0].first} to {part[-1].first}", "the loss is not finite", found=loss, remedy="lower update.learning_rate"
-            )
         (result.loss if scale == 1.0 else result.loss * scale).backward()  # type: ignore[no-untyped-call]
-        watched.add(tokens, result, places)
+        watched.add(tokens, result, places, part)
         watched.places["tokens_with_prompts"] += batch.tokens_in_all
         watched.places["filling"] += batch.tokens_in_all - sum(group.width for group in part)
+    watched.join()
     counts = {"groups": len(groups), "groups_used": len(taken)}
     return watched.losses() | counts | watched.places | measured | watched.measures(is_first)
 
@@ -105,11 +102,14 @@ class _Watched:
         self.sums: dict[str, list[float]] = {name: [] for name in ("loss", "policy", "kl", "entropy")}
         self.arrays: dict[str, list[NDArray[Any]]] = defaultdict(list)
         self.places = {"tokens_with_prompts": 0, "filling": 0}
+        self.infinite: list[tuple[float, int, int]] = []
 
-    def add(self, tokens: Tokens, result: TokenLoss, places: NDArray[np.int64]) -> None:
+    def add(self, tokens: Tokens, result: TokenLoss, places: NDArray[np.int64], part: Sequence[Group]) -> None:
         """Count a forward pass."""
         for name, value in {"loss": result.loss, **result.parts}.items():
             self.sums[name].append(float(value.detach()))
+        if not math.isfinite(self.sums["loss"][-1]):
+            self.infinite.append((self.sums["loss"][-1], part[0].first, part[-1].first))
         logprobs, behavior = tokens.logprobs.detach(), self.rows.behavior_logprobs[places]
         sampled = torch.from_numpy(behavior).to(logprobs.device)
         found = {"ratio": result.ratios, "clipped": result.is_clipped, "penalty": result.penalties, "behavior_kl": k3(sampled, logprobs)}
@@ -119,6 +119,32 @@ class _Watched:
             self.arrays[name].append(tensor.cpu().numpy())
         self.arrays["advantage"].append(self.rows.advantages[places])
         self.arrays["mismatch"].append(np.abs(logprobs.cpu().numpy() - behavior))
+
+    def join(self) -> None:
+        """Count what the other processes saw too.
+
+        Raises:
+            PolicyError: the loss of a forward pass, here or there, was not finite.
+        """
+        own = {f"array/{name}": np.concatenate(parts) for name, parts in self.arrays.items()}
+        own |= {f"sum/{name}": np.array(values) for name, values in self.sums.items()}
+        own |= {f"place/{name}": np.array([value]) for name, value in self.places.items()} | {"infinite": np.array(self.infinite)}
+        found = peers.gathered(own)
+        infinite = [row for each in found for row in each["infinite"].tolist()]
+        if infinite:
+            loss, first, last = infinite[0]
+            raise PolicyError(
+                f"rollouts {first:.0f} to {last:.0f}", "the loss is not finite", found=loss, remedy="lower update.learning_rate"
+            )
+        for name in sorted({name for each in found for name in each}):
+            kind, _, short = name.partition("/")
+            values = [each[name] for each in found if name in each]
+            if kind == "array":
+                self.arrays[short] = values
+            elif kind == "sum":
+                self.sums[short] = np.concatenate(values).tolist()
+            elif kind == "place":
+                self.places[short] = int(np.sum(values))
 
     def losses(self) -> dict[str, float]:
         """Return the loss and its parts."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ospo_cli.errors import PolicyError
+from ospo_cli.executors import peers
 from ospo_cli.params.update import Update
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.training.token_batches import Group, arranged, attention_window, micro_batches
@@ -60,7 +61,9 @@ def needed_bytes(policy: LoadedPolicy, groups: Sequence[Group], settings: Update
 
 def check_memory(policy: LoadedPolicy, groups: Sequence[Group], settings: Update) -> int:
     """Return the estimate in bytes; raise PolicyError where less than that is free."""
-    needed, free = needed_bytes(policy, groups, settings), free_bytes(policy.device)
+    # Processes of one machine share its memory; each GPU is one process's.
+    sharing = peers.on_this_machine() if policy.device.type == "cpu" else 1
+    needed, free = sharing * needed_bytes(policy, groups, settings), free_bytes(policy.device)
     if needed > free:
         raise PolicyError(
             "memory",

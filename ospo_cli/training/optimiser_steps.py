@@ -87,6 +87,7 @@ def _with_gradient(
     while True:
         with seeded_dropout(run.seed, f"update dropout/{run.iteration}/{len(steps)}", run.dropout):
             measures = gradient_step.accumulate(policy, rows, groups, settings, is_first=is_first and not run.dropout, scale=scale)
+        training.add_up_gradients()
         if scale == 1.0 or training.unscale(scale):
             break
         scale /= SCALE_STEP

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ospo_cli.errors import PolicyError
+from ospo_cli.executors import peers
 from ospo_cli.maths import seeding
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.training import token_batches
@@ -93,16 +94,13 @@ def train(
         progress(f"loss {curves['loss'][step]:.3f}", True)
     for step in range(finished, settings.steps):
         groups = [Group(pairs[index][0], [pairs[index][1]]) for index in plan[step]]
-        batch = token_batches.build(groups, policy.pad_token_id, policy.device)
         with seeded_dropout(run.seed, f"supervised dropout/{step}", run.dropout):
-            logprobs, _ = token_logprobs(policy.model, batch, 1.0, unspelled=policy.unspelled)
-        loss = -logprobs.mean()
-        value = float(loss.detach())
+            value = _accumulate(policy, groups)
+        training.add_up_gradients()
         if not math.isfinite(value):
             raise PolicyError(
                 f"step {step + 1} of the warm start", "the loss is not finite", found=value, remedy="lower warm_start.learning_rate"
             )
-        loss.backward()  # type: ignore[no-untyped-call]
         rate = learning_rate_at(step, settings)
         norm = training.step(rate)
         for name, number in (("loss", value), ("gradient_norm", norm), ("learning_rate", rate)):
@@ -113,8 +111,25 @@ def train(
     return curves
 
 
+def _accumulate(policy: LoadedPolicy, groups: Sequence[Group]) -> float:
+    """Add this process's part of the gradient of a step over some pairs; return the loss over all of them."""
+    own = token_batches.dealt(groups, sum(group.width for group in groups), peers.count())[peers.rank()]
+    value = torch.zeros(())
+    if own:
+        batch = token_batches.build(own, policy.pad_token_id, policy.device)
+        logprobs, _ = token_logprobs(policy.model, batch, 1.0, unspelled=policy.unspelled)
+        loss = -logprobs.sum() / sum(group.tokens for group in groups)
+        loss.backward()  # type: ignore[no-untyped-call]
+        value = loss.detach().cpu()
+    peers.add_up(value)
+    return float(value)
+
+
 class seeded_dropout:
-    """Context manager: torch's global generator seeded for this step alone and put back; nothing at all where dropout is off."""
+    """Context manager: torch's global generator seeded for this step alone and put back; nothing at all where dropout is off.
+
+    Each process draws masks of its own.
+    """
 
     def __init__(self, seed: int, row_id: str, is_on: bool) -> None:
         self.seed, self.row_id, self.is_on = seed, row_id, is_on
@@ -123,7 +138,8 @@ class seeded_dropout:
         if self.is_on:
             self.fork: Any = torch.random.fork_rng()
             self.fork.__enter__()
-            torch.manual_seed(int(seeding.generator(self.seed, self.row_id).integers(1 << 62)))
+            row_id = self.row_id if peers.is_first() else f"{self.row_id}/process {peers.rank()}"
+            torch.manual_seed(int(seeding.generator(self.seed, row_id).integers(1 << 62)))
 
     def __exit__(self, *trace: object) -> None:
         if self.is_on:

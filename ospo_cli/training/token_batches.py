@@ -127,6 +127,24 @@ def micro_batches(groups: Sequence[Group], token_budget: int) -> list[list[Group
     return batches
 
 
+def dealt(groups: Sequence[Group], token_budget: int, processes: int) -> list[list[Group]]:
+    """Return each process's part of the groups: the widest first, each to the process with the fewest tokens so far.
+
+    Groups wider than a process's fair share are cut by completions. Which process takes what depends on nothing but the groups.
+    """
+    parts: list[list[Group]] = [[] for _ in range(processes)]
+    if processes == 1:
+        return [list(groups)]
+    widest = min(token_budget, -(-sum(group.width for group in groups) // processes))
+    singles = [single for group in groups for single in (group.cut(widest) if group.width > widest else [group]) if single.tokens]
+    loads = [0] * processes
+    for single in sorted(singles, key=lambda single: (-single.width, single.first)):
+        process = loads.index(min(loads))
+        parts[process].append(single)
+        loads[process] += single.width
+    return parts
+
+
 def packing_pays(groups: Sequence[Group]) -> bool:
     """Tell whether packed rows are the quicker layout: clearly fewer tokens, and rows short enough for a dense mask."""
     packed = sum(group.width for group in groups)

@@ -15,7 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch.optim.adamw import adamw
 
 from ospo_cli.errors import OspoError, PolicyError, first_line
+from ospo_cli.executors import peers
 from ospo_cli.tables import files, sealed
+
+ELEMENTS_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,26 @@ class Training:
         self.weight_decay = weight_decay
         # AdamW's `step`, `exp_avg` and `exp_avg_sq` of each weight that has had a gradient.
         self.state: dict[str, dict[str, torch.Tensor]] = {}
+
+    def add_up_gradients(self) -> None:
+        """Replace the gradient by its sum over the processes; a weight that none of them has a gradient for keeps none."""
+        if peers.count() == 1:
+            return
+        has_any = torch.tensor([weight.grad is not None for weight in self.weights.values()], dtype=torch.int32)
+        peers.add_up(has_any)
+        moved = [weight for weight, holders in zip(self.weights.values(), has_any.tolist(), strict=True) if holders]
+        for weight in moved:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        # Many small tensors travel as one; what is longer than this travels alone, so that no second copy of all gradients is made.
+        while moved:
+            joined = [moved.pop()]
+            while moved and sum(weight.numel() for weight in (*joined, moved[-1])) <= ELEMENTS_AT_ONCE:
+                joined.append(moved.pop())
+            flat = torch.cat([weight.grad.flatten() for weight in joined])
+            peers.add_up(flat)
+            for weight, part in zip(joined, flat.split([weight.numel() for weight in joined]), strict=True):  # type: ignore[no-untyped-call]
+                weight.grad.copy_(part.view_as(weight))
 
     def unscale(self, scale: float) -> bool:
         """Divide the gradient by a factor of its loss; False, and the gradient is gone, where it is not finite."""
@@ -170,12 +193,14 @@ class Checkpoint:
 
     def offer(self, training: Training, finished_steps: int, notes: dict[str, Any]) -> None:
         """Save if the last save is long ago."""
-        if time.monotonic() - self.last_seconds >= self.every_seconds:
+        if peers.is_agreed(time.monotonic() - self.last_seconds >= self.every_seconds):
             self.save(training, finished_steps, notes)
             self.last_seconds = time.monotonic()
 
     def save(self, training: Training, finished_steps: int, notes: dict[str, Any]) -> None:
-        """Write the state beside the last one, then let it take over."""
+        """Write the state beside the last one, then let it take over; of several processes the first does."""
+        if not peers.is_first():
+            return
         target = self.folder / f"{finished_steps:08d}"
         tensors = {f"weight/{name}": weight.detach().cpu().contiguous() for name, weight in training.weights.items()}
         with files.replacing(target / "state.safetensors") as temporary:
@@ -188,7 +213,8 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Forget the state."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if peers.is_first():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _saved(self) -> list[Path]:
         return sorted((path for path in self.folder.glob("*") if path.is_dir()), reverse=True)

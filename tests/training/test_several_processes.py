@@ -1,0 +1,100 @@
+"""Training in several processes is training in one, to rounding: every objective, aggregation and penalty, adapters, warm start, kills."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from ospo_cli.training.token_batches import Group, dealt
+from tests.training import several
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = (
+    *("mean over tokens", "ratio of sequences", "k3 in the loss", "k2 in the reward", "mirror descent", "imitation"),
+    *("preference to the warm start", "adapter", "warm start"),
+)
+OTHERS = [case for case in several.CASES if case not in QUICK]
+
+
+class Trained:
+    """The folders of the trainings, and how their processes ended."""
+
+    def __init__(self, folder, asked):
+        several.write(folder / "project")
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OSPO_CHECKPOINT_SECONDS": "0"}
+        spelled = ",".join(f"{case}:{count}" for case, count in asked)
+        command = [sys.executable, "-m", "tests.training.several", str(folder), spelled]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        self.folder, self.stderr = folder, done.stderr
+        self.statuses = {(case, count): found for case, count, found in map(json.loads, done.stdout.splitlines())}
+
+    def policy(self, case, count):
+        folder = self.folder / f"{case} {count}" / "data/policies" / ("000" if case == several.WARM_START else "001")
+        return load_file(next(path for path in folder.glob("*model.safetensors")))
+
+    def curves(self, case, count):
+        data = self.folder / f"{case} {count}" / "data"
+        if case == several.WARM_START:
+            return json.loads((data / "policies/000/warm_start_metrics.json").read_text())["curves"]
+        return json.loads((data / "iterations/001/update_steps.json").read_text())
+
+    def check(self, case, count):
+        assert self.statuses[case, count] == [0] * count, self.stderr
+        alone, together = self.policy(case, 1), self.policy(case, count)
+        # Twelve steps of one group each add up their rounding.
+        apart = 1e-6 if case != "one group a step" else 5e-6
+        assert max(float((alone[name] - together[name]).abs().max()) for name in alone) <= apart
+        own, other = self.curves(case, 1), self.curves(case, count)
+        assert {name: other[name] for name in own} == {name: pytest.approx(values, rel=2e-5, abs=1e-5) for name, values in own.items()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    asked = [(case, count) for case in QUICK for count in (1, 2)]
+    return Trained(tmp_path_factory.mktemp("several"), [*asked, ("mean over rows", 1), (several.INFINITE, 2), (several.KILLED, 2)])
+
+
+@pytest.mark.parametrize("case", QUICK)
+def test_two_processes_train_as_one_does(trained, case):
+    trained.check(case, 2)
+
+
+def test_a_loss_that_is_not_finite_in_one_process_is_the_same_error_in_all(trained):
+    assert trained.statuses[several.INFINITE, 2] == [1, 1]
+    lines = [line for line in trained.stderr.splitlines() if "the loss is not finite" in line]
+    assert len(lines) == 2
+    assert lines[0].partition("PolicyError")[2] == lines[1].partition("PolicyError")[2]
+
+
+def test_the_others_end_where_one_is_killed_and_three_processes_go_on_from_its_checkpoint(trained):
+    assert trained.statuses[several.KILLED, 2] == [1, -9]
+    assert trained.statuses[several.KILLED, 3] == [0, 0, 0], trained.stderr
+    assert "update 1: 4/4 steps (2 from cache)" in trained.stderr
+    alone = load_file(trained.folder / "mean over rows 1/data/policies/001/model.safetensors")
+    resumed = load_file(trained.folder / "killed 2/data/policies/001/model.safetensors")
+    assert max(float((alone[name] - resumed[name]).abs().max()) for name in alone) <= 1e-6
+
+
+@pytest.mark.slow
+def test_other_losses_and_more_processes_than_a_step_has_rows_train_as_one_does(tmp_path):
+    cases = [(case, count) for case in OTHERS for count in (1, 2)] + [("one group a step", 9), ("adapter", 1), ("adapter", 5)]
+    trained = Trained(tmp_path, cases)
+    for case, count in cases:
+        trained.check(case, count)
+
+
+def test_rows_are_dealt_by_their_width_each_to_one_process_and_none_twice():
+    groups = [
+        Group([1, 2], [[3] * length for length in lengths], 10 * index) for index, lengths in enumerate([(1, 2), (9, 3, 4), (1,), (5, 5)])
+    ]
+    for count in (1, 2, 3, 9):
+        parts = dealt(groups, 1000, count)
+        rows = sorted((part.first + at, ids) for own in parts for part in own for at, ids in enumerate(part.completions))
+        assert rows == [(group.first + at, ids) for group in groups for at, ids in enumerate(group.completions)]
+        assert dealt(groups[::-1], 1000, count) == parts or count == 1
+    loads = [sum(part.width for part in own) for own in dealt(groups, 1000, 2)]
+    assert max(loads) - min(loads) <= max(group.width for group in groups)
