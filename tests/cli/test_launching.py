@@ -54,11 +54,7 @@ def test_an_update_in_two_processes_prints_and_writes_once(layout):
     status, stdout, lines = ended(layout, "update", "--iter", "1", "--gpus", "2")
     assert (status, stdout) == (0, ""), lines
     assert [line.partition(":")[0] for line in lines] == ["update 1", "update 1", "ospo update --iter 1"]
-    assert (
-        sorted(path.name for path in layout.policy(1).iterdir())
-        == sorted(path.name for path in layout.policy(0).iterdir()) + ["optimizer.safetensors"]
-        or (layout.policy(1) / "optimizer.safetensors").is_file()
-    )
+    assert (layout.policy(1) / "model.safetensors").is_file()
     assert not layout.lock.exists()
 
 
@@ -72,14 +68,14 @@ def test_an_error_of_all_processes_is_one_line(layout):
 
 @pytest.mark.slow
 def test_a_project_that_another_command_holds_is_one_line_of_the_first_process(layout):
-    with peers_of_the_lock(layout):
+    with held(layout):
         status, _, lines = ended(layout, "update", "--iter", "1", "--gpus", "2")
     assert status == 1
     assert len(lines) == 1
     assert "another command writes into this project" in lines[0]
 
 
-def peers_of_the_lock(layout):
+def held(layout):
     from ospo_cli.executors.project_lock import ProjectLock
 
     return ProjectLock(layout, "ospo test")
