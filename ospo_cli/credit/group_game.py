@@ -35,7 +35,7 @@ class GameMethod:
 def estimate_group_game(
     rows: Rows, compared: Compared, spliced_values: pl.DataFrame, method: GameMethod, estimate: Estimate
 ) -> tuple[Estimate, GroupCredit]:
-    """Return the estimate with the group game's shares in place of its own, and the credit; 0 in degenerate groups.
+    """Return the estimate with the group game's special cases and gap, shares as they were, and the credit; 0 in degenerate groups.
 
     The format part (answer tags, end token) is no text's: a text that goes on as another answer does also ends as that one did. So V_0 is
     the mean reward of the others, and Σδ + δ_end = R - V_0.
@@ -45,7 +45,7 @@ def estimate_group_game(
         compared: their rewards.
         spliced_values: table.
         method: the group game.
-        estimate: special cases, v(N).
+        estimate: of the shares for people.
 
     Raises:
         CreditError: values of other rollouts or of another reward, or texts that were not evaluated.
@@ -73,14 +73,8 @@ def estimate_group_game(
     share, advantage = (np.where(is_active, values, 0.0) for values in (credit.share, credit.advantage))
     special = np.where(rows.segments == 0, "empty-answer", estimate.special_case)
     special = np.where(compared.is_degenerate, "degenerate-group", special)
-    return replace(
-        estimate,
-        share=share,
-        n_contributions=np.where(is_active, others[rows.segment_row], 0),
-        standard_error=np.full(len(share), np.nan),
-        special_case=np.where(others == 0, "single-rollout", special),
-        efficiency_gap=gap,
-    ), GroupCredit(share, advantage, np.where(active, credit.end, 0.0))
+    special = np.where(others == 0, "single-rollout", special)
+    return replace(estimate, special_case=special, efficiency_gap=gap), GroupCredit(share, advantage, np.where(active, credit.end, 0.0))
 
 
 def _mean_of_others(values: Values, rows: Rows, others: Indices) -> Values:

@@ -76,7 +76,8 @@ PREPARED = ("documents", "prompts", "qrels", "pools")
 LEARNED_FROM = ("token_advantages", "targets", "preference_pairs")
 # Of score_coalitions, what attribute depends on besides the values.
 ATTRIBUTE_READS = (
-    "format_weight", "contiguous_width", "contiguous_cap", "exact_coalitions", "orders", "budget", "further_coalitions", "grand_value",
+    "estimators", "format_weight", "contiguous_width", "contiguous_cap", "exact_coalitions", "orders", "budget", "further_coalitions",
+    "grand_value",
 )  # fmt: skip
 # Of score_coalitions, what no reward of a whole answer depends on.
 CREDIT_READS = (

@@ -184,7 +184,10 @@ def _print_credit(layout: Layout, iteration: int, rollout_id: str | None, output
     if missing:
         output.line(f"no credit yet: run `{missing[0].command(iteration)}`", style="dim")
     else:
-        output.line("numbers: share of the reward that each segment earned (blue) or cost (orange)", style="dim")
+        credited = others[ATTRIBUTIONS.name]
+        has_share = credited is not None and credited["share"].null_count() < credited.height
+        what = "share of the reward that each segment earned" if has_share else "what each segment gained over what the other answers say"
+        output.line(f"numbers: {what} (blue) or cost (orange)", style="dim")
         if others["interactions"] is None:
             output.line(f"no interactions yet: run `{INTERACTIONS.command(iteration)}`", style="dim")
         elif rollout["interactions"]:

@@ -44,6 +44,15 @@ GROUP_GAMES: dict[str, GroupGame] = {
 ESTIMATOR_NAMES: ChainMap[str, Any] = ChainMap(ESTIMATORS, GROUP_GAMES)
 
 
+def shown_estimator(estimator: str, evaluated: Sequence[str]) -> str | None:
+    """Return the estimator of the shares that people look at: itself, or beside a group game the first evaluated one that divides v(N).
+
+    >>> shown_estimator("owen", ["myerson"]), shown_estimator("splice", ["splice", "myerson", "alone"]), shown_estimator("swap", ["swap"])
+    ('owen', 'myerson', None)
+    """
+    return next((name for name in (estimator, *evaluated) if name in ESTIMATORS), None)
+
+
 class Precedence:
     """Which segments stand before which in the answers of a batch, and where each stands in the mean.
 

@@ -14,13 +14,13 @@ class Attribute:
     """From coalition values to token advantages."""
 
     estimator: str = parameter(
-        "myerson",
+        "splice",
         "value that divides the answer's gain among its segments, as their shares; or splice or swap, which compare them with what the "
         "rollout group's other answers say (docs/maths.md)",
         choices=Registered("maths.group_game", "ESTIMATOR_NAMES"),
     )
     rule: str = parameter(
-        "group-additive",
+        "none",
         "how shares become token advantages (docs/maths.md); none: estimator splice or swap gives them itself",
         choices=Registered("maths.redistribution", "RULE_NAMES"),
         open_with="rule_file",
@@ -76,7 +76,11 @@ class Attribute:
             gives = "gives token advantages itself" if is_game else "gives shares, which a rule turns into advantages"
             rules = ", ".join(Registered("maths.redistribution", "RULES"))
             raise ParameterError(
-                f"{where}.rule", f"estimator {self.estimator} {gives}", found=self.rule, expected="none" if is_game else rules
+                f"{where}.rule",
+                f"estimator {self.estimator} {gives}",
+                found=self.rule,
+                expected="none" if is_game else rules,
+                remedy=f"set attribute.estimator too, such as {'myerson' if is_game else 'splice'}",
             )
         if is_game and self.outside != "sequence":
             raise ParameterError(

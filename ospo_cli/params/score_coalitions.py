@@ -41,9 +41,10 @@ class ScoreCoalitions:
         "zero", "v of the empty coalition under replace: zero or query (the raw query's value)"
     )
     estimators: list[str] = parameter(
-        ["myerson", "leave-one-out"],
+        ["splice", "myerson"],
         "the coalitions that these need are evaluated, so that attribute.estimator may be any of them (contiguous-mean, "
-        "contiguous-shapley, alone and random need what myerson needs); splice and swap: texts spliced with the group's other answers",
+        "contiguous-shapley, alone and random need what myerson needs); splice and swap: texts spliced with the group's other answers, and "
+        "myerson beside them: shares for people to look at",
         choices=Registered("maths.group_game", "ESTIMATOR_NAMES"),
     )
     families: list[str] = parameter(

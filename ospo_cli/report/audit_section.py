@@ -55,7 +55,7 @@ def _iteration(found: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any
             command = f"ospo audit --iter {found['iteration']}{option}"
             shown["stale"].append({"name": label, "changed": content["changed"], "command": command})
         elif content is not None:
-            shown[name] = _audit(content, settings["estimator"]) if name == "audit" else _gradients(content, settings["rule"])
+            shown[name] = _audit(content, settings["estimator"]) if name == "audit" else _gradients(content, settings)
     return shown
 
 
@@ -94,13 +94,15 @@ def _estimators(content: dict[str, Any], configured: str) -> dict[str, Any]:
     return {"heads": heads, "rows": rows, "meanings": [(column, meaning) for column, _, _, meaning in columns]}
 
 
-def _gradients(content: dict[str, Any], configured: str) -> dict[str, Any]:
+def _gradients(content: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     rows, metrics = [], content["metrics"]
     for method, found in by_progress(content["rows"], metrics["groups_per_step"]).items():
         cells = [found[measure, metrics["groups_per_step"] if measure in PER_STEP else 0] for _, measure, _ in GRADIENT_COLUMNS]
         line = [{"text": told(row, with_error=False), "note": "", "told": told(row)} for row in cells]
-        rows.append({"name": method[1], "note": f"{method[0]}, {method[2]}", "is_final": method[1] == configured, "cells": line})
-    heads = ["rule", *(name for name, _, _ in GRADIENT_COLUMNS)]
+        is_own = method[1] == settings["rule"] and method[0] in (settings["estimator"], "any")
+        name, note = (method[0], method[2]) if method[1] == "none" else (method[1], f"{method[0]}, {method[2]}")  # a group game has no rule
+        rows.append({"name": name, "note": note, "is_final": is_own, "cells": line})
+    heads = ["rule or group game", *(name for name, _, _ in GRADIENT_COLUMNS)]
     return {
         "metrics": metrics,
         "table": {"heads": heads, "rows": rows, "meanings": [(name, meaning) for name, _, meaning in GRADIENT_COLUMNS]},

@@ -115,8 +115,8 @@ def _spans(rollouts: pl.DataFrame, segments: pl.DataFrame | None, attributions: 
     rows, keys, values = _of(rollouts, segments), ["rollout_id", "segment_index"], ["share", "segment_advantage"]
     if attributions is None:
         rows = rows.with_columns(pl.lit(None, dtype=pl.Float64).alias(name) for name in values)
-    else:
-        rows = rows.join(attributions.select(*keys, *values), on=keys, how="left")
+    else:  # where a group game has no shares beside it, its credit is what there is to show
+        rows = rows.join(attributions.select(*keys, pl.coalesce("share", "credit"), "segment_advantage"), on=keys, how="left")
     spans: dict[str, list[Span]] = {}
     for rollout_id, *span in rows.select("rollout_id", "start", "end", *values).iter_rows():
         spans.setdefault(rollout_id, []).append((span[0], span[1], span[2], span[3]))

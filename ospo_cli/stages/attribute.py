@@ -21,8 +21,8 @@ from ospo_cli.errors import CreditError
 from ospo_cli.layout import Layout
 from ospo_cli.maths.coalitions import Budget
 from ospo_cli.maths.estimators import ESTIMATORS
-from ospo_cli.maths.group_credit import token_advantages
-from ospo_cli.maths.group_game import GROUP_GAMES
+from ospo_cli.maths.group_credit import GroupCredit, token_advantages
+from ospo_cli.maths.group_game import GROUP_GAMES, shown_estimator
 from ospo_cli.maths.redistribution import (
     NEGLIGIBLE,
     NO_RULE,
@@ -130,8 +130,9 @@ def attribute(
     rows = rollout_rows(scored.rollouts, scored.segments, iteration)
     check_own(scored.coalition_values, rows.rollout_ids, "coalition_values", iteration)
     compared = compared_rewards(rows, scored.rewards, scoring.format_weight, settings, iteration)
-    # A group game reads none of the coalitions but the grand one, which every answer has.
-    estimator = ESTIMATORS["uniform" if game else settings.estimator]
+    # Beside a group game shares are for people alone; without any it reads no coalition but the grand one, which every answer has.
+    shown, earned = shown_estimator(settings.estimator, scoring.estimators), None
+    estimator = ESTIMATORS[shown or "uniform"]
     needs_prefix = rule is not None and rule.needs_prefix
     method = Method(estimator, Budget(**scoring.coalition_budget), needs_prefix, settings.trace, params.train.seed, iteration)
     estimate, interactions = estimate_shares(rows, compared.is_degenerate, scored.coalition_values, compared.format_part, method)
@@ -142,6 +143,10 @@ def attribute(
     if game is not None:
         played = GameMethod(game, settings.splice_trace, is_reward, iteration)
         estimate, earned = estimate_group_game(rows, compared, scored.spliced_values, played, estimate)
+        if shown is None:
+            estimate = replace(
+                estimate, share=np.full_like(estimate.share, np.nan), n_contributions=np.zeros_like(estimate.n_contributions)
+            )
         check_tokens(tokens, names)
         result = TokenAdvantages(token_advantages(tokens, earned, credit.scale, credit.is_degenerate), estimate.special_case, float("nan"))
     else:
@@ -159,7 +164,7 @@ def attribute(
         **_counts(rows, result.special_case, compared.is_degenerate),
         **_sizes(rows, tokens, estimate, advantages, compared.is_degenerate),
     }
-    attributions = _attributions(rows, tokens, estimate, advantages, result.special_case)
+    attributions = _attributions(rows, tokens, replace(estimate, special_case=result.special_case), advantages, earned)
     return Attribution(attributions, interactions.sort(INTERACTIONS.key), _token_advantages(rows, advantages), metrics)
 
 
@@ -228,16 +233,17 @@ def _joined(first: NDArray[np.str_], second: NDArray[np.str_]) -> NDArray[np.str
     return np.where(both, np.char.add(np.char.add(first, "+"), second), np.where(first != "", first, second))
 
 
-def _attributions(rows: Rows, tokens: TokenMap, estimate: Estimate, advantages: Values, special: NDArray[np.str_]) -> pl.DataFrame:
-    has_error = ~np.isnan(estimate.standard_error)
+def _attributions(rows: Rows, tokens: TokenMap, estimate: Estimate, advantages: Values, earned: GroupCredit | None) -> pl.DataFrame:
+    credit = np.full(len(estimate.share), np.nan) if earned is None else earned.share
     return pl.DataFrame(
         {
             "rollout_id": pl.Series(rows.rollout_ids, dtype=pl.String).gather(rows.segment_row),
             "segment_index": pl.Series(tokens.position, dtype=pl.Int32),
-            "share": pl.Series(estimate.share, dtype=pl.Float64),
+            "share": pl.Series(estimate.share, dtype=pl.Float64).fill_nan(None),
+            "credit": pl.Series(credit, dtype=pl.Float64).fill_nan(None),
             "n_contributions": pl.Series(estimate.n_contributions, dtype=pl.Int32),
-            "standard_error": pl.select(pl.when(pl.Series(has_error)).then(pl.Series(estimate.standard_error))).to_series(),
-            "special_case": pl.Series(special.tolist(), dtype=pl.String).gather(rows.segment_row),
+            "standard_error": pl.Series(estimate.standard_error, dtype=pl.Float64).fill_nan(None),
+            "special_case": pl.Series(estimate.special_case.tolist(), dtype=pl.String).gather(rows.segment_row),
             "segment_advantage": pl.Series(tokens.to_segments(advantages), dtype=pl.Float64),
         },
         schema=ATTRIBUTIONS.schema,
@@ -271,7 +277,6 @@ def _sizes(rows: Rows, tokens: TokenMap, estimate: Estimate, advantages: Values,
         "tokens_inside_share": float(tokens.inside.mean()) if len(tokens.inside) else 0.0,
         "efficiency_gap_max": float(estimate.efficiency_gap.max(initial=0.0)),
         "efficiency_gap_mean": float(estimate.efficiency_gap[active].mean()) if active.any() else 0.0,
-        "negative_share": float((estimate.share < -NEGLIGIBLE).mean()) if len(estimate.share) else 0.0,
         "advantage_rms_inside": float(np.sqrt((inside * square).sum() / max(inside.sum(), NEGLIGIBLE))),
         "advantage_rms_outside": float(np.sqrt(((1 - inside) * square).sum() / max((1 - inside).sum(), NEGLIGIBLE))),
     }

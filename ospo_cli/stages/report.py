@@ -14,6 +14,7 @@ from ospo_cli.errors import MissingInputError
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.estimators import ESTIMATORS
+from ospo_cli.maths.group_game import shown_estimator
 from ospo_cli.params import whole
 from ospo_cli.params.whole import Params
 from ospo_cli.report import staleness
@@ -88,6 +89,7 @@ def report(layout: Layout, params: Params) -> dict[str, Any]:
         "iterations": iterations,
         "signs": warning_signs(iterations, params.rollout.max_new_tokens, summary["prompts"] if summary else None),
         "groups": groups,
+        "shown_estimator": shown_estimator(params.attribute.estimator, params.score_coalitions.estimators),
         "audits": _audits(layout, params),
         "colour_scale": colour_scale(groups),
         "queries": _queries(layout, params, prepared["prompts"], summary) if summary else [],

@@ -14,8 +14,16 @@ ATTRIBUTIONS = Table(
     (
         Column("rollout_id", pl.String, "identity of the rollout"),
         Column("segment_index", pl.Int32, "from 0 within a rollout"),
-        Column("share", pl.Float64, "φ, in units of reward; δ under estimator splice, the advantage under swap"),
-        Column("n_contributions", pl.Int32, "marginals that the estimate rests on; the other answers under splice and swap"),
+        Column(
+            "share",
+            pl.Float64,
+            "φ, in units of reward; under splice and swap by the first other one of score_coalitions.estimators, or null",
+            nullable=True,
+        ),
+        Column(
+            "credit", pl.Float64, "what splice (δ) or swap (the advantage) credits, in units of reward; null under others", nullable=True
+        ),
+        Column("n_contributions", pl.Int32, "marginals that share rests on; 0 where it was not evaluated"),
         Column("standard_error", pl.Float64, "of share; null where nothing is sampled", nullable=True),
         Column("special_case", pl.String, "empty, or the named case that applied (such as degenerate-group)"),
         Column("segment_advantage", pl.Float64, "sum of the advantages of the segment's tokens (weighted by overlap)"),

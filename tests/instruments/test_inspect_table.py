@@ -1,6 +1,7 @@
 """What `ospo inspect` prints: schema with meanings, counts, rows, credit on the words; never a terminal escape of a model."""
 
 import io
+import re
 
 import polars as pl
 import pytest
@@ -49,6 +50,20 @@ def test_a_rollout_is_shown_with_the_share_behind_each_segment(project):
     positions = [line.index(f"[{share:+.2f}]" if round(share, 2) else "[0.00]") for share in shares]
     assert positions == sorted(positions)
     assert line.endswith("</answer>")
+
+
+def test_where_no_shares_stand_beside_a_group_game_its_credit_is_shown_and_named(tmp_path):
+    layout, _ = small_project.write_project(tmp_path, iterations=1)
+    path = layout.iteration(1, "attributions.parquet")
+    table = parquet.read(path, ATTRIBUTIONS)
+    shown = printed("rollouts", layout, 1, rollout_id="001:q003:01")
+    parquet.write(table.with_columns(share=pl.lit(None, pl.Float64), credit=-pl.col("share")), path, ATTRIBUTIONS)
+    turned = printed("rollouts", layout, 1, rollout_id="001:q003:01")
+    assert "numbers: share of the reward that each segment earned" in shown
+    assert "numbers: what each segment gained over what the other answers say" in turned
+    numbers = [re.findall(r"\[([+-]?[0-9.]+)\]", text) for text in (shown, turned)]
+    assert [-float(one) for one in numbers[0]] == [float(other) for other in numbers[1]]
+    assert any(map(float, numbers[0]))
 
 
 def test_the_iteration_comes_from_the_rollout_id(project):

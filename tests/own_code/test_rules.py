@@ -16,10 +16,10 @@ from ospo_cli.layout import Layout
 from ospo_cli.maths.redistribution import RULES, Settings, redistribute
 from ospo_cli.own_code import rules as rule_file
 from ospo_cli.params import whole
-from ospo_cli.params.attribute import Attribute
 from ospo_cli.params.whole import Params
 from ospo_cli.stages import attribute
 from tests.maths.flat_rows import credit, token_map
+from tests.params.deletion import MYERSON, by_deletion
 from tests.stages.test_attribute import usual, write_inputs
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "own_rule.py"
@@ -118,7 +118,7 @@ def test_a_missing_file_and_one_that_is_no_text_are_told(tmp_path: Path) -> None
 
 
 def with_rule(rule: str, file: str) -> dict[str, dict[str, object]]:
-    content = whole.to_mapping(Params())
+    content = whole.to_mapping(by_deletion())
     content["attribute"] |= {"rule": rule, "rule_file": file}
     return content
 
@@ -140,11 +140,13 @@ def test_attribute_uses_a_users_rule_and_names_it(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     write_inputs(layout, usual())
     (tmp_path / "own_rule.py").write_bytes(EXAMPLE.read_bytes())
-    how = dataclasses.replace(Params(), attribute=Attribute(rule="half-share", rule_file="own_rule.py"))
+    how = dataclasses.replace(Params(), attribute=dataclasses.replace(MYERSON, rule="half-share", rule_file="own_rule.py"))
     metrics = attribute.execute(layout, how, 1)
     mine = layout.iteration(1, "token_advantages.parquet").read_bytes()
     assert metrics["rule"] == "half-share"
-    attribute.execute(layout, dataclasses.replace(Params(), attribute=Attribute(rule="uniform", rule_file="own_rule.py")), 1)
+    attribute.execute(
+        layout, dataclasses.replace(Params(), attribute=dataclasses.replace(MYERSON, rule="uniform", rule_file="own_rule.py")), 1
+    )
     assert layout.iteration(1, "token_advantages.parquet").read_bytes() != mine
 
 
@@ -152,7 +154,7 @@ def test_a_rule_that_the_file_does_not_define_is_refused_with_all_that_exist(tmp
     layout = Layout(tmp_path)
     write_inputs(layout, usual())
     (tmp_path / "own_rule.py").write_bytes(EXAMPLE.read_bytes())
-    how = dataclasses.replace(Params(), attribute=Attribute(rule="half-shares", rule_file="own_rule.py"))
+    how = dataclasses.replace(Params(), attribute=dataclasses.replace(MYERSON, rule="half-shares", rule_file="own_rule.py"))
     with pytest.raises(CreditError, match=r"unknown rule: found half-shares, expected uniform, .*half-share"):
         attribute.execute(layout, how, 1)
 

@@ -12,6 +12,7 @@ from ospo_cli.errors import ParameterError
 from ospo_cli.params import whole
 from ospo_cli.params.declare import Registered
 from ospo_cli.params.whole import SECTIONS, Params
+from tests.params.deletion import by_deletion
 
 # Registry, and a parameter that names one of its entries (a list where the default is one).
 NAMED = [
@@ -29,7 +30,7 @@ NAMED = [
 
 
 def with_value(section, name, value):
-    content = whole.to_mapping(Params())
+    content = whole.to_mapping(by_deletion())
     content[section][name] = [value] if isinstance(content[section][name], list) else value
     return content
 

@@ -102,7 +102,7 @@ BROKEN = {
     ),
     "a run that the parameters did not make": (
         "keep mine",
-        lambda p: (p / "params.yaml").write_text((p / "params.yaml").read_text().replace("rule: group-additive", "rule: signed")),
+        lambda p: (p / "params.yaml").write_text((p / "params.yaml").read_text().replace("splice_trace: 0.5", "splice_trace: 1.0")),
         r"summary\.json: was not made with params\.yaml as it is: `ospo attribute --iter 1` would run again",
     ),
     "a coalition that is missing": (

@@ -29,7 +29,7 @@ def test_a_second_repro_computes_nothing(project):
 
 def test_one_process_goes_on_where_single_commands_were_run(project):
     assert "0 stages run" in command(project, "ospo", "run").stderr  # each stage was a command of its own, which dvc called
-    change(project, "attribute", rule="signed")
+    change(project, "attribute", splice_trace=1.0)
     command(project, "ospo", "attribute", "--iter", "1")
     outlook = command(project, "ospo", "run", "--dry-run").stdout.splitlines()
     assert [line for line in outlook if not line.endswith(": up to date")] == [
@@ -52,7 +52,7 @@ def test_one_process_gives_the_same_bytes_as_dvc_and_skips_what_is_up_to_date(re
     metrics_differ = command(tmp_path / "one", "ospo", "run", "--dry-run").stdout.splitlines()
     assert [line for line in metrics_differ if not line.endswith(": up to date")] == ["ospo report: run"]
     command(tmp_path / "one", "ospo", "run")
-    change(tmp_path / "one", "attribute", rule="signed")
+    change(tmp_path / "one", "attribute", splice_trace=1.0)
     outlook = command(tmp_path / "one", "ospo", "run", "--dry-run").stdout.splitlines()
     assert [line.removesuffix(": run") for line in outlook if not line.endswith(": up to date")] == [
         "ospo attribute --iter 1",
@@ -62,8 +62,8 @@ def test_one_process_gives_the_same_bytes_as_dvc_and_skips_what_is_up_to_date(re
     ]
 
 
-def test_another_rule_reruns_attribute_and_what_follows_but_not_sampling_or_scoring(project):
-    change(project, "attribute", rule="signed")
+def test_another_discount_reruns_attribute_and_what_follows_but_not_sampling_or_scoring(project):
+    change(project, "attribute", splice_trace=1.0)
     before = miniature.tables(project)
     done = command(project, "dvc", "repro")
     after = miniature.tables(project)

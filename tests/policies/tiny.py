@@ -15,6 +15,7 @@ from ospo_cli.policies.small_llama import write_small_llama
 from ospo_cli.tables import parquet, reference
 from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
 from ospo_cli.tables.rollout import ROLLOUTS
+from tests.params.deletion import by_deletion
 
 COLOURS = ("navy", "red", "olive", "black")
 THINGS = ("coat", "dress", "boots", "scarf")
@@ -23,8 +24,8 @@ TEXTS = [f"{colour} {material} {thing} for the office, slim fit" for colour in C
 
 
 def tiny_params(**sections: dict) -> Params:
-    """Return parameters of a model of 20,000 weights, with some values replaced: section={name: value}."""
-    params = Params()
+    """Return parameters of a model of 20,000 weights and credit by deletion, with some values replaced: section={name: value}."""
+    params = by_deletion()
     small = {
         "policy": {"hidden_size": 32, "intermediate_size": 64, "layers": 2, "heads": 2, "vocabulary_size": 400, "threads": 1},
         "warm_start": {"steps": 8, "batch_size": 8, "warmup_steps": 2, "learning_rate": 5e-3},

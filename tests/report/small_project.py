@@ -106,7 +106,7 @@ def write_iteration(layout: Layout, iteration: int, of: int, groups=6, group_siz
                 text += ", " if index else ""
                 segments.append((rollout_id, index, 0, len(text), len(text) + len(phrase)))
                 advantage = (total - float(np.mean(totals))) / spread + 0.5 * share / 0.1
-                attributions.append((rollout_id, index, share, 6, None, "", advantage))
+                attributions.append((rollout_id, index, share, None, 6, None, "", advantage))
                 text += phrase
                 if index:
                     interactions.append((rollout_id, index - 1, index, 0.1 * index - 0.15))

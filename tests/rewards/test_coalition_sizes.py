@@ -16,6 +16,7 @@ from ospo_cli.params.whole import Params
 from ospo_cli.rewards import coalition_sizes
 from ospo_cli.rewards.coalition_sizes import MOST_CELLS, cells, check_group, largest_answer
 from ospo_cli.stages import score_coalitions as stage
+from tests.params.deletion import by_deletion
 from tests.stages.small_catalogue import GROUPS, frames, rollout
 from tests.stages.test_score_coalitions import outputs, project
 
@@ -82,7 +83,7 @@ def test_ten_thousand_segments_are_refused_before_a_coalition_is_made(monkeypatc
     rollouts, segments = frames(rollout("p0", 0, ["coat"] * 10_000), rollout("p0", 1, ["red"]))
     monkeypatch.setattr(coalitions, "family", lambda *_: pytest.fail("a family was made"))
     with pytest.raises(CreditError) as refused:
-        stage._sizes(rollouts, segments, ScoreCoalitions())
+        stage._sizes(rollouts, segments, by_deletion().score_coalitions)
     line = refused.value.line()
     assert line.startswith("rollout 001:p0:00: ")
     assert "found 10,000 segments, 3,395,1" in line

@@ -22,7 +22,6 @@ from ospo_cli.maths.coalitions import Budget, Players
 from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.maths.redistribution import RULES
 from ospo_cli.maths.seeding import streams
-from ospo_cli.params.attribute import Attribute
 from ospo_cli.params.score_coalitions import ScoreCoalitions
 from ospo_cli.params.segment import Segment
 from ospo_cli.params.whole import Params
@@ -35,6 +34,7 @@ from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS
 from ospo_cli.tables.segment import SEGMENTS
 from ospo_cli.text.answers import find_answer
 from tests.games import THREE_SEGMENTS, generator
+from tests.params.deletion import MYERSON, by_deletion
 from tests.tables.sampled import sampled_frame, sampled_row
 from tests.text.byte_level import END, pieces, tokenizer
 
@@ -51,7 +51,7 @@ class Tables:
     coalition_values: pl.DataFrame
 
     def run(self, params: Params | None = None, **settings: Any) -> stage.Attribution:
-        params = params or Params()
+        params = params or by_deletion()
         params = dataclasses.replace(params, attribute=dataclasses.replace(params.attribute, **settings))
         return stage.attribute(stage.Scored(**vars(self)), pieces(VOCABULARY).pieces, params)
 
@@ -233,7 +233,7 @@ def test_tables_do_not_depend_on_how_many_rows_are_in_memory_at_once(
     estimator: str, families: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scoring = ScoreCoalitions(exact_coalitions=2, orders=4)
-    params = dataclasses.replace(Params(), score_coalitions=scoring)
+    params = dataclasses.replace(by_deletion(), score_coalitions=scoring)
     made = usual(families=families, scoring=scoring)
     whole = made.run(params, estimator=estimator)
     monkeypatch.setattr(segment_shares, "TABLE_CELLS", 1)
@@ -281,7 +281,7 @@ def test_neither_the_order_of_rows_nor_other_rollout_groups_matter(rule: str) ->
 def test_random_shares_belong_to_the_rollout_and_the_seed() -> None:
     made = usual()
     first, again = (made.run(estimator="random").attributions for _ in range(2))
-    other = made.run(dataclasses.replace(Params(), train=dataclasses.replace(Params().train, seed=5)), estimator="random").attributions
+    other = made.run(dataclasses.replace(by_deletion(), train=dataclasses.replace(Params().train, seed=5)), estimator="random").attributions
     assert first.equals(again)
     assert not first.equals(other)
     assert sorted(first["share"][:3]) == pytest.approx(sorted([11 / 30, 17 / 30, 1 / 15]))
@@ -319,7 +319,7 @@ def test_two_hundred_segments_work() -> None:
     answer = "<answer>" + ", ".join(f"word{index}" for index in range(200)) + "</answer>"
     scoring = ScoreCoalitions(contiguous_width=4)
     made = tables([[answer, GOLDEN]], lambda completion, mask: 0.001 * mask.count("1"), families=["contiguous", "prefix"], scoring=scoring)
-    result = made.run(dataclasses.replace(Params(), score_coalitions=scoring), rule="potential")
+    result = made.run(dataclasses.replace(by_deletion(), score_coalitions=scoring), rule="potential")
     assert result.attributions["share"].to_numpy() == pytest.approx(0.001)
     assert result.metrics["segments_per_answer"] == 101.5
 
@@ -333,11 +333,11 @@ def test_a_completion_that_was_cut_off_keeps_its_format_part_out_of_the_shares()
 def test_sampled_windows_are_named_and_carry_standard_errors() -> None:
     scoring = ScoreCoalitions(contiguous_cap=5)
     made = usual(families=["contiguous"], scoring=scoring)
-    result = made.run(dataclasses.replace(Params(), score_coalitions=scoring), estimator="contiguous-mean")
+    result = made.run(dataclasses.replace(by_deletion(), score_coalitions=scoring), estimator="contiguous-mean")
     cases = set(result.attributions["special_case"].to_list())
     assert cases & {"sampled-windows", "no-contribution"}
     assert result.attributions["standard_error"].drop_nulls().len() > 0
-    assert made.run(dataclasses.replace(Params(), score_coalitions=scoring), estimator="myerson").metrics["efficiency_gap_max"] < 1e-9
+    assert made.run(dataclasses.replace(by_deletion(), score_coalitions=scoring), estimator="myerson").metrics["efficiency_gap_max"] < 1e-9
 
 
 def test_clipping_is_counted_and_bounds_every_advantage() -> None:
@@ -392,7 +392,7 @@ def test_a_family_that_nothing_reads_may_be_absent() -> None:
 def test_a_reward_that_is_not_the_grand_coalition_and_the_format_part_is_refused() -> None:
     made = usual()
     with pytest.raises(CreditError, match=r"rollout 001:p0:03: value of the whole answer and weighted format part are not the reward"):
-        made.run(dataclasses.replace(Params(), score_coalitions=ScoreCoalitions(format_weight=0.3)))
+        made.run(by_deletion(format_weight=0.3))
 
 
 def test_ids_that_do_not_spell_the_completion_are_refused_by_name() -> None:
@@ -441,7 +441,7 @@ def test_execute_reads_and_writes_the_tables_of_its_iteration(tmp_path: Path) ->
     write_inputs(layout, made)
     written = []
     for _ in range(2):
-        metrics = stage.execute(layout, dataclasses.replace(Params(), attribute=Attribute(rule="signed")), 1)
+        metrics = stage.execute(layout, dataclasses.replace(Params(), attribute=dataclasses.replace(MYERSON, rule="signed")), 1)
         written.append([layout.iteration(1, f"{name}.parquet").read_bytes() for name in ("attributions", "token_advantages")])
     assert written[0] == written[1]
     assert parquet.read(layout.iteration(1, "attributions.parquet"), ATTRIBUTIONS).equals(made.run(rule="signed").attributions)
@@ -453,5 +453,5 @@ def test_a_policy_without_a_tokenizer_is_an_error_and_nothing_is_written(tmp_pat
     write_inputs(layout, usual())
     (layout.policy(0) / "tokenizer.json").unlink()
     with pytest.raises(PolicyError, match="no such file"):
-        stage.execute(layout, Params(), 1)
+        stage.execute(layout, by_deletion(), 1)
     assert not layout.iteration(1, "attributions.parquet").exists()

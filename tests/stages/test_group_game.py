@@ -22,6 +22,7 @@ from ospo_cli.tables import parquet
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.tables.segment import SEGMENTS
+from tests.params.deletion import MYERSON, by_deletion
 from tests.stages.small_catalogue import frames, prepared, rollout, sampled_rows
 from tests.stages.test_score_then_attribute import VOCABULARY, with_ids
 from tests.tables.sampled import sampled_row
@@ -139,9 +140,7 @@ def test_tokens_get_the_returns_of_their_places() -> None:
         steps = np.diff(values)
         assert steps.sum() == pytest.approx(reward[name] - np.mean([reward[each] for each in others]))
         returns = [sum(0.5**later * step for later, step in enumerate(steps[at:])) for at in range(len(steps))]
-        shares = result.attributions.filter(rollout_id=name)
-        assert shares["share"].to_list() == pytest.approx(steps[:-1])
-        assert set(shares["n_contributions"]) == {3}
+        assert result.attributions.filter(rollout_id=name)["credit"].to_list() == pytest.approx(steps[:-1])
         found, row = advantages(result)[name], tables.rollouts.row(by_predicate=pl.col("rollout_id") == name, named=True)
         # A token's place is that of the first segment that ends behind the token's first character.
         starts = np.cumsum([0, *(len(piece) for piece in pieces(VOCABULARY).pieces(row["token_ids"])[:-1])])
@@ -160,7 +159,31 @@ def test_swap_gives_each_segment_the_answer_less_itself_with_the_others_segment(
     )
     compared = result.attributions.join(expected, on=["rollout_id", "segment_index"])
     assert compared.height > 20
-    assert compared["share"].to_numpy() == pytest.approx(compared["gain"].to_numpy(), abs=1e-12)
+    assert compared["credit"].to_numpy() == pytest.approx(compared["gain"].to_numpy(), abs=1e-12)
+
+
+@pytest.mark.parametrize("game", list(GROUP_GAMES))
+def test_beside_a_group_game_shares_are_those_of_the_deletion_estimator_and_train_nothing(game: str) -> None:
+    rows = [*sampled_rows()[:-1], rollout("p5", 3, [])]
+    params = changed({"estimators": [game, "myerson", "alone"]}, estimator=game)
+    result, tables = credited(params, scored(params, rows)), scored(params, rows)
+    deletion = credited(dataclasses.replace(params, attribute=MYERSON), tables)
+    columns = ["rollout_id", "segment_index", "share", "n_contributions", "standard_error"]
+    assert result.attributions.select(columns).equals(deletion.attributions.select(columns))
+    assert result.interactions.equals(deletion.interactions)
+    assert deletion.attributions["credit"].null_count() == deletion.attributions.height
+    alone = changed({"estimators": [game]}, estimator=game)
+    without = credited(alone, scored(alone, rows))
+    assert without.token_advantages.equals(result.token_advantages)
+    assert without.attributions["share"].null_count() == without.attributions.height
+    assert set(without.attributions["n_contributions"]) == {0}
+    assert without.attributions["credit"].equals(result.attributions["credit"])
+
+
+def test_shares_for_people_that_were_not_evaluated_are_an_error_and_not_zero() -> None:
+    tables = scored(changed())
+    with pytest.raises(CreditError, match=r"estimator myerson needs.*score_coalitions\.estimators: \[myerson\]"):
+        credited(changed({"estimators": ["splice", "myerson"]}), tables)
 
 
 def test_under_swap_too_stopping_is_worth_what_the_answer_has_over_itself_going_on_as_the_others_do() -> None:
@@ -226,7 +249,7 @@ def project(folder) -> Layout:
 
 def test_without_a_group_game_the_table_has_no_row(tmp_path) -> None:
     layout = project(tmp_path)
-    metrics = score_coalitions.execute(layout, Params(), 1)
+    metrics = score_coalitions.execute(layout, by_deletion(), 1)
     assert metrics["spliced"] == pl.read_parquet(layout.iteration(1, "spliced_values.parquet")).height == 0
     assert json.loads(layout.iteration(1, "score_metrics.json").read_text())["distinct_spliced"] == 0
 
@@ -329,7 +352,7 @@ def test_places_and_answers_that_a_rollout_group_does_not_have_are_refused(chang
     ],
 )  # fmt: skip
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], problem: str) -> None:
-    content = whole.to_mapping(Params())
+    content = whole.to_mapping(by_deletion())
     content["attribute"] |= settings
     with pytest.raises(ParameterError, match=problem):
         whole.from_mapping(content)

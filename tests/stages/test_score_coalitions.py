@@ -21,7 +21,7 @@ from ospo_cli.stages import score_queries
 from ospo_cli.tables import parquet
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.tables.rollout import ROLLOUTS
-from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS
+from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS, SPLICED_VALUES
 from ospo_cli.tables.score_queries import RAW_QUERY_VALUES
 from ospo_cli.tables.segment import SEGMENTS
 from tests.stages.small_catalogue import GROUPS, WORDS, frames, prepared, rollout, sampled_rows
@@ -190,7 +190,7 @@ def test_words_outside_every_segment_are_an_error_that_names_the_rollout():
 @pytest.mark.parametrize("pooled", [True, False])
 def test_shards_change_no_byte(tmp_path, monkeypatch, pooled):
     one, many = project(tmp_path / "one", pooled=pooled), project(tmp_path / "many", pooled=pooled)
-    written = {table.name: table for table in (REWARDS, COALITION_VALUES)}
+    written = {table.name: table for table in (REWARDS, COALITION_VALUES, SPLICED_VALUES)}
     metrics = stage.execute(one, Params(), 1)
     monkeypatch.setattr(stage, "GROUPS_PER_QUICK_SHARD", 1)
     stage.execute(many, Params(), 1)

@@ -15,6 +15,7 @@ from ospo_cli.params.store import Store
 from ospo_cli.params.whole import Params
 from ospo_cli.stages import score_coalitions as stage
 from ospo_cli.stages import score_queries
+from tests.params.deletion import by_deletion
 from tests.stages.test_score_coalitions import outputs, project
 
 KEPT = dataclasses.replace(Params(), store=Store(values="always"))
@@ -49,7 +50,7 @@ def test_projects_share_a_store_that_is_named_outside(tmp_path, monkeypatch, cap
 
 def test_one_call_per_coalition_looks_nothing_up(tmp_path):
     layout = project(tmp_path)
-    section = dataclasses.replace(KEPT.score_coalitions, calls="one-by-one")
+    section = by_deletion(calls="one-by-one").score_coalitions
     stage.execute(layout, KEPT, 1)
     metrics = stage.execute(layout, dataclasses.replace(KEPT, score_coalitions=section), 1)
     assert metrics["computed_values"] == metrics["asked_values"]

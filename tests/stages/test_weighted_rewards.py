@@ -18,6 +18,7 @@ from ospo_cli.stages import attribute as attribute_stage
 from ospo_cli.stages.score_coalitions import score_coalitions
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from tests.games import generator
+from tests.params.deletion import by_deletion
 from tests.stages.test_attribute import VOCABULARY, Tables, tables
 from tests.text.byte_level import pieces
 
@@ -51,7 +52,7 @@ def test_shares_of_the_weighted_game_are_the_weighted_sum_of_the_shares_of_its_p
 
 def weighted(**weights: float) -> Params:
     section = dataclasses.replace(Params().score_coalitions, length_limit=4, estimators=list(LINEAR), **weights)
-    return dataclasses.replace(Params(), score_coalitions=section)
+    return dataclasses.replace(by_deletion(), score_coalitions=section)
 
 
 ONE_PART = weighted(format_weight=0.0)

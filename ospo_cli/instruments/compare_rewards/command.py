@@ -174,7 +174,9 @@ def _shares(rollouts: pl.DataFrame, a: pl.DataFrame, b: pl.DataFrame) -> dict[st
     """Return per prompt, means over its rollouts: Spearman's correlation of shares, part of signs that turn, whether the best changes."""
     keys = ["rollout_id", "segment_index"]
     joined = a.select(*keys, a="share", a_case="special_case").join(b.select(*keys, b="share", b_case="special_case"), on=keys)
-    joined = joined.filter(~pl.col("a_case").str.contains("degenerate-group"), ~pl.col("b_case").str.contains("degenerate-group"))
+    joined = joined.drop_nulls(["a", "b"]).filter(
+        ~pl.col("a_case").str.contains("degenerate-group"), ~pl.col("b_case").str.contains("degenerate-group")
+    )
     joined = joined.join(rollouts.select("rollout_id", "prompt_id"), on="rollout_id").sort("prompt_id", *keys)
     found: dict[str, list[tuple[float, float, float]]] = {}
     for (prompt_id, _), own in joined.group_by(["prompt_id", "rollout_id"], maintain_order=True):
