@@ -20,12 +20,14 @@ import polars as pl
 from ospo_cli.errors import OspoError
 from ospo_cli.executors.usage import Usage, current_bytes
 from ospo_cli.maths.coalitions import Budget, Players
-from ospo_cli.maths.estimators import ESTIMATORS
+from ospo_cli.maths.group_game import ESTIMATOR_NAMES, GROUP_GAMES
+from ospo_cli.maths.redistribution import NO_RULE
 from ospo_cli.params.whole import Params
-from ospo_cli.rewards.coalition_sizes import cells
+from ospo_cli.rewards.answers import TextScorer
+from ospo_cli.rewards.coalition_sizes import cells, spliced_cells
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.stages.attribute import Scored, attribute
-from ospo_cli.stages.score_coalitions import score_coalitions
+from ospo_cli.stages.score_coalitions import score_coalitions, score_spliced
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.tables.rollout_rows import RolloutRow, rollouts_frame
 from ospo_cli.tables.segment import SEGMENTS
@@ -51,7 +53,8 @@ def group(n: int) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 def measured(name: str, n: int, queue: int) -> None:
     """Write what one estimator takes for answers of n segments, or why it was refused."""
-    params = dataclasses.replace(Params(), attribute=dataclasses.replace(Params().attribute, estimator=name))
+    rule = NO_RULE if name in GROUP_GAMES else "group-additive"
+    params = dataclasses.replace(Params(), attribute=dataclasses.replace(Params().attribute, estimator=name, rule=rule))
     scoring = dataclasses.replace(params.score_coalitions, estimators=[name], degenerate_groups="evaluate", length_limit=10**6)
     params = dataclasses.replace(params, score_coalitions=scoring)
     documents = pl.DataFrame([(f"d{k}", f"{WORDS[k % 8]} {WORDS[k // 8]}", "") for k in range(40)], schema=DOCUMENTS.schema, orient="row")
@@ -62,17 +65,20 @@ def measured(name: str, n: int, queue: int) -> None:
     before = current_bytes()
     try:
         with Usage() as scoring_usage:
-            rewards, values, _ = score_coalitions(rollouts, segments, reward, params)
-        held = values.height
+            scorer = TextScorer(reward, scoring)
+            rewards, values, _ = score_coalitions(rollouts, segments, reward, params, scorer)
+            spliced = score_spliced(rollouts, segments, rewards, scorer)
+        held = values.height + spliced.height
         with Usage() as attribute_usage:
-            attribute(Scored(rollouts, segments, rewards, values), lambda ids: [bytes([letter]) for letter in ids], params)
+            attribute(Scored(rollouts, segments, rewards, values, spliced), lambda ids: [bytes([letter]) for letter in ids], params)
     except OspoError as error:
         os.write(queue, f"refused: {error.line()[:160]}".encode())
         return
     size = cells(Players(n, tuple(index // 4 for index in range(n))), scoring, Budget(**scoring.coalition_budget))
+    size += spliced_cells([n, n], scoring) // 2
     peaks = [usage.peak_bytes - before for usage in (scoring_usage, attribute_usage)]
     each = max(peaks) / max(2 * size, 1)
-    text = f"{held // 2:,} coalitions, {size:,} cells each | {peaks[0] / 1e6:,.0f} MB, {scoring_usage.seconds:.1f} s | "
+    text = f"{held // 2:,} texts, {size:,} cells each | {peaks[0] / 1e6:,.0f} MB, {scoring_usage.seconds:.1f} s | "
     text += f"{peaks[1] / 1e6:,.0f} MB, {attribute_usage.seconds:.1f} s | {each:.0f} bytes a cell"
     os.write(queue, text.encode())
 
@@ -80,7 +86,7 @@ def measured(name: str, n: int, queue: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--segments", type=int, nargs="+", default=[50, 200, 400])
-    parser.add_argument("--estimators", default=",".join(ESTIMATORS))
+    parser.add_argument("--estimators", default=",".join(ESTIMATOR_NAMES))
     arguments = parser.parse_args()
     print("estimator, segments: of one answer | score-coalitions, two answers | attribute, two answers | memory")
     for name in arguments.estimators.split(","):

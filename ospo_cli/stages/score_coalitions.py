@@ -22,7 +22,7 @@ from ospo_cli.maths.coalitions import Budget, Players
 from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.maths.group_game import Precedence
 from ospo_cli.rewards.answers import TextScorer, answer_rewards
-from ospo_cli.rewards.coalition_sizes import CELLS_PER_SHARD, cells, check_group
+from ospo_cli.rewards.coalition_sizes import CELLS_PER_SHARD, MOST_CELLS, cells, check_group
 from ospo_cli.rewards.coalition_values import CoalitionTable, Draws, Game, deletion_estimators, evaluate_further, takes_parts
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.judged_reward import Sections as RewardSections
@@ -151,6 +151,12 @@ def _batch(rollouts: pl.DataFrame, segments: pl.DataFrame, settings: ScoreCoalit
     numbered = numbered_segments(rollouts, segments, split)
     if settings.alignment != "batch":
         return Batch(numbered, None, "")
+    lengths = numbered.group_by("rollout_id").len()["len"].cast(pl.Int64)
+    if (pairs := int((lengths * (lengths - 1)).sum()) // 2) > MOST_CELLS:
+        raise CreditError(
+            "score_coalitions.alignment", "batch counts the order of every two segments of every answer", found=f"{pairs:,} pairs",
+            expected=f"at most {MOST_CELLS:,}", remedy="set score_coalitions.alignment: group, or segment.max_segments",
+        )  # fmt: skip
     return Batch(numbered, precedence_of(numbered), parquet.rows_hash(numbered.select("rollout_id", "said")))
 
 
@@ -258,8 +264,8 @@ def _sizes(rollouts: pl.DataFrame, segments: pl.DataFrame, settings: ScoreCoalit
         if size is None:
             size = known[game.players] = cells(game.players, settings, budget)
         groups.setdefault(game.prompt_id, []).append((game.rollout_id, game.players, size))
-    prompts = rollouts["prompt_id"].unique().sort().to_list()
-    return {prompt_id: check_group(groups.get(prompt_id, ()), settings, budget) for prompt_id in prompts}
+    of_prompts = rollouts["prompt_id"].value_counts().sort("prompt_id").iter_rows()
+    return {prompt_id: check_group(groups.get(prompt_id, ()), size, settings, budget) for prompt_id, size in of_prompts}
 
 
 def _together(sizes: dict[str, int], most: int) -> Iterator[list[str]]:

@@ -11,11 +11,13 @@ from ospo_cli.errors import CreditError
 from ospo_cli.maths import coalitions
 from ospo_cli.maths.coalitions import FAMILIES, Budget, Players, family, is_drawn, most_coalitions
 from ospo_cli.maths.estimators import ESTIMATORS, evaluated_coalitions
+from ospo_cli.maths.group_game import ESTIMATOR_NAMES, GROUP_GAMES
 from ospo_cli.params.score_coalitions import ScoreCoalitions
 from ospo_cli.params.whole import Params
 from ospo_cli.rewards import coalition_sizes
-from ospo_cli.rewards.coalition_sizes import MOST_CELLS, cells, check_group, largest_answer
+from ospo_cli.rewards.coalition_sizes import MOST_CELLS, cells, check_group, largest_answer, spliced_cells
 from ospo_cli.stages import score_coalitions as stage
+from tests.credit.test_group_game import spliced
 from tests.params.deletion import by_deletion
 from tests.stages.small_catalogue import GROUPS, frames, rollout
 from tests.stages.test_score_coalitions import outputs, project
@@ -64,7 +66,26 @@ def test_no_answer_has_more_cells_than_is_said_beforehand(name, own, budget):
     assert made.size <= cells(own, scoring, budget)
 
 
-@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+@pytest.mark.parametrize("name", sorted(GROUP_GAMES))
+@pytest.mark.parametrize("lengths", [(3, 1, 2), (4, 0, 0, 1), (2,), (0, 0), (5, 5), (1, 1, 1, 1, 1, 1, 1, 1, 1, 1)])
+def test_a_groups_spliced_texts_have_no_more_segments_than_is_said_beforehand(name, lengths):
+    answers = [tuple("abcdefghijklmnop"[own : own + length]) for own, length in enumerate(lengths)]
+    texts = spliced(answers, len, name, "index")["query"].to_list()
+    assert sum(len(text.split()) for text in texts) <= spliced_cells(lengths, ScoreCoalitions(estimators=[name]))
+    assert spliced_cells(lengths, ScoreCoalitions(estimators=["myerson"])) == 0
+
+
+def test_more_pairs_of_segments_in_a_batch_than_are_held_are_refused(monkeypatch):
+    rollouts, segments = frames(rollout("p0", 0, ["coat"] * 5), rollout("p0", 1, ["red", "coat"]))
+    monkeypatch.setattr(stage, "MOST_CELLS", 11)
+    assert stage._batch(rollouts, segments, ScoreCoalitions(), str.split) is not None
+    monkeypatch.setattr(stage, "MOST_CELLS", 10)
+    with pytest.raises(CreditError, match=r"found 11 pairs, expected at most 10; set score_coalitions\.alignment: group"):
+        stage._batch(rollouts, segments, ScoreCoalitions(), str.split)
+    assert stage._batch(rollouts, segments, ScoreCoalitions(alignment="group"), str.split) is not None
+
+
+@pytest.mark.parametrize("name", sorted(ESTIMATOR_NAMES))
 @pytest.mark.parametrize("group_size", [2, 8, 64])
 def test_the_largest_answer_is_the_largest_that_is_not_refused(name, group_size):
     scoring = dataclasses.replace(ScoreCoalitions(), estimators=[name])
@@ -74,9 +95,9 @@ def test_the_largest_answer_is_the_largest_that_is_not_refused(name, group_size)
     def group(n):
         return [(f"001:p:{k:02d}", Players(n), cells(Players(n), scoring, budget)) for k in range(group_size)]
 
-    assert check_group(group(most), scoring, budget) <= MOST_CELLS
+    assert check_group(group(most), group_size, scoring, budget) <= MOST_CELLS
     with pytest.raises(CreditError, match=rf"rollout 001:p:\d+: more segments .*set segment\.max_segments: {most} "):
-        check_group(group(most + 1), scoring, budget)
+        check_group(group(most + 1), group_size, scoring, budget)
 
 
 def test_ten_thousand_segments_are_refused_before_a_coalition_is_made(monkeypatch):
