@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ospo_cli.params.declare import Registered, parameter
+from ospo_cli.params.score_coalitions import METRIC
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,9 @@ class Evaluate:
         ["bm25", "tfidf-char", "lsa"],
         "first the retriever that gave the reward, then ones that the policy never saw",
         choices=Registered("retrievers", "RETRIEVERS"),
+    )
+    metric: str = parameter(
+        "ndcg@10", "metric that systems are compared by, and policy and decoding chosen (docs/rewards.md)", parser=METRIC
     )
     every: int = parameter(1, "evaluate every n-th policy, the warm start and the last one", minimum=1)
     samples: int = parameter(4, "sampled completions per prompt; 0 evaluates greedy decoding alone", minimum=0)

@@ -10,6 +10,7 @@ import polars as pl
 from ospo_cli.errors import FileError
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
+from ospo_cli.maths.ranking import parse_metric
 from ospo_cli.maths.statistics import Resamples, holm
 from ospo_cli.report.system_names import RAW_QUERY
 from ospo_cli.tables.evaluate import gated_name
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from ospo_cli.params.score_coalitions import ScoreCoalitions
     from ospo_cli.params.train import Train
 
-HEADLINE = "ndcg@10"
 ORACLE = "oracle"
 OWN_BEST = "own best"  # decoding of a gap: each policy at the temperature that is best for it on the choosing prompts
 
@@ -73,7 +73,7 @@ def summarise(query_metrics: pl.DataFrame, params: Sections, best: Mapping[str, 
             if (found := paired(key, base)) is not None:
                 cell[label] = found
         values.setdefault(key[0], {}).setdefault(key[1], {}).setdefault(key[2], {})[key[3]] = cell
-    training = params.score_coalitions.retriever
+    training, metric = params.score_coalitions.retriever, parse_metric(settings.metric).name
     gaps: list[dict[str, Any]] = []
     raw, oracle = (RAW_QUERY, "none"), (ORACLE, "none")
     for decoding in (OWN_BEST, "greedy", "sampled"):
@@ -81,7 +81,7 @@ def summarise(query_metrics: pl.DataFrame, params: Sections, best: Mapping[str, 
             continue
         warm, final = ((policy, best[policy] if best and decoding == OWN_BEST else decoding) for policy in (policies[0], policies[-1]))
         for better, worse in ((warm, raw), (final, warm), (final, raw), (oracle, final)):
-            if (found := paired((*better, training, HEADLINE), (*worse, training, HEADLINE))) is not None:
+            if (found := paired((*better, training, metric), (*worse, training, metric))) is not None:
                 gaps.append({"better": better[0], "worse": worse[0], "decoding": decoding} | found)
     for gap, adjusted in zip(gaps, holm([gap["p_value"] for gap in gaps]), strict=True):
         gap["p_holm"] = adjusted
@@ -91,7 +91,7 @@ def summarise(query_metrics: pl.DataFrame, params: Sections, best: Mapping[str, 
         "samples": settings.samples,
         "training_retriever": training,
         "retrievers": list(settings.retrievers),
-        "metric": HEADLINE,
+        "metric": metric,
         "level": 0.95,
         "resamples": settings.bootstrap,
         "systems": systems,

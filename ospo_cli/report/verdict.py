@@ -9,7 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from ospo_cli.report.evaluation_summary import HEADLINE, Sections, draws_of, policy_name
+from ospo_cli.maths.ranking import parse_metric
+from ospo_cli.report.evaluation_summary import Sections, draws_of, policy_name
 from ospo_cli.report.system_names import RAW_QUERY
 
 CHANCE = 0.05  # above this p an interval that leaves out 0 shows nothing
@@ -103,7 +104,8 @@ def verdict(
         params: what was evaluated.
     """
     judged = candidate(chosen, policy_name(max(params.evaluated_iterations)))
-    values, training = query_metrics.filter(pl.col("metric") == HEADLINE), params.score_coalitions.retriever
+    metric, training = parse_metric(params.evaluate.metric).name, params.score_coalitions.retriever
+    values = query_metrics.filter(pl.col("metric") == metric)
     rows = {
         name: per_query(values.filter(pl.col("retriever") == name), completions, prompts, *judged) for name in params.evaluate.retrievers
     }

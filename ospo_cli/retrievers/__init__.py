@@ -9,4 +9,5 @@ RETRIEVERS: dict[str, str] = {
     "dense": "ospo_cli.retrievers.dense.retriever:Dense",
     "hybrid": "ospo_cli.retrievers.hybrid:Hybrid",
     "http": "ospo_cli.retrievers.http.engine:HttpEngine",
+    "checker": "ospo_cli.retrievers.checker:Checker",
 }

@@ -93,6 +93,15 @@ class CoalitionRetriever(Protocol):
         ...
 
 
+@runtime_checkable
+class TellingRetriever(Protocol):
+    """A retriever that can tell what a text has to say (a checker)."""
+
+    def tell(self, documents: NDArray[np.int64]) -> str:
+        """Return a text that retrieves these documents, as far as one can."""
+        ...
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """Documents in the order of their ids, with the text that is indexed: the selected fields, joined by a line break.

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ospo_cli.retrievers.base import Catalogue
+from ospo_cli.retrievers.base import Catalogue, TellingRetriever
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.text.composition import compose
 from ospo_cli.text.word_edits import greedy_edits
@@ -34,7 +34,8 @@ class Sections(Protocol):
 class OracleSearch:
     """Adds words of relevant products or drops words, as long as the reward's metric rises; a lower bound of the best query.
 
-    Under `composition: replace` it starts from the raw query's words, under `append` from nothing behind the raw query.
+    Under `composition: replace` it starts from the raw query's words, under `append` from nothing behind the raw query. Where the
+    retriever can tell what a text has to say, that text counts if it is worth more.
 
     Args:
         reward: scores the queries.
@@ -58,7 +59,12 @@ class OracleSearch:
             return self.reward.values([ids[index] for index in indices], [composed(*pair) for pair in zip(indices, texts, strict=True)])
 
         found = greedy_edits(starts, [self.candidates(prompt_id) for prompt_id in ids], score, self.params.evaluate.oracle_edits)
-        return [composed(index, best.words) for index, best in enumerate(found)]
+        if not isinstance(self.reward.retriever, TellingRetriever):
+            return [composed(index, best.words) for index, best in enumerate(found)]
+        told: list[tuple[str, ...]] = [(self.reward.retriever.tell(self.reward.judged(prompt_id)[0]),) for prompt_id in ids]
+        values = score(list(range(len(ids))), told)
+        pairs = zip(found, told, values, strict=True)
+        return [composed(index, text if value > best.value else best.words) for index, (best, text, value) in enumerate(pairs)]
 
     def candidates(self, prompt_id: str) -> list[str]:
         """Return words of the relevant products, first those that many of them hold and few others; at most evaluate.oracle_words."""

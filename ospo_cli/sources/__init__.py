@@ -2,6 +2,7 @@
 
 SOURCES: dict[str, str] = {
     "demo-shop": "ospo_cli.sources.demo_shop:read",
+    "controlled": "ospo_cli.sources.controlled:read",
     "tables": "ospo_cli.sources.tables:read",
     "clicks": "ospo_cli.sources.clicks:read",
     "esci": "ospo_cli.sources.esci:read",

@@ -17,9 +17,9 @@ from ospo_cli.executors.base import Shard
 from ospo_cli.executors.local import LocalExecutor, content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
+from ospo_cli.maths.ranking import parse_metric
 from ospo_cli.report import gated_systems, trec_files, verdict
 from ospo_cli.report.evaluation_summary import (
-    HEADLINE,
     ORACLE,
     best_of_group,
     curves,
@@ -86,7 +86,7 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     cache, training = layout.cache / "evaluate", rewards[params.score_coalitions.retriever]
     decoded = _composed(held_out.answers(prompts, folders, params, cache), prompts, params)
     tried = _composed(held_out.answers(choosing, folders, params, cache), choosing, params) if choosing.height else []
-    chosen_by = _choice_values(choosing, tried, training)
+    chosen_by = _choice_values(choosing, tried, training, parse_metric(params.evaluate.metric).name)
     chosen = verdict.choice(chosen_by, params.evaluate.choose_on, reason)
     made += _oracle_completions(training, documents, prompts, layout, params)
     gated_answers = gated.answers(prompts, folders, gates, setup.of_project(params), cache)
@@ -125,21 +125,21 @@ def evaluate(completions: pl.DataFrame, rewards: dict[str, JudgedReward], params
 
     Returns:
         Table query_metrics (sampled values are means over the samples), table run (what is not sampled), and the training
-        retriever's HEADLINE metric of every single completion (system, decoding, prompt_id, sample_index, value).
+        retriever's evaluate.metric of every single completion (system, decoding, prompt_id, sample_index, value).
     """
+    headline_metric = parse_metric(params.evaluate.metric).name
     pairs = completions.select("prompt_id", "query").unique().sort("prompt_id", "query")
     pair_ids, pair_queries = pairs["prompt_id"].to_list(), pairs["query"].to_list()
     shown = completions.filter(pl.col("decoding").is_in(["none", "greedy"]))
     measured, runs, single = [], [], pl.DataFrame()
     for name, reward in rewards.items():
-        own = reward.metric.name
         metrics = [metric for metric in METRICS if metric != "ndcg@pool" or reward.pool(pair_ids[0]) is not None]
-        metrics += [own] if own not in metrics else []
+        metrics = list(dict.fromkeys([*metrics, reward.metric.name, headline_metric]))
         values = reward.measures(pair_ids, pair_queries, metrics)
         rows = completions.join(pairs.with_columns(pl.Series(metric, values[metric]) for metric in metrics), on=["prompt_id", "query"])
         rows = rows.sort(*_KEYS, "sample_index")
         if name == params.score_coalitions.retriever:
-            single = rows.select(*_KEYS, "sample_index", pl.col(HEADLINE).alias("value"))
+            single = rows.select(*_KEYS, "sample_index", pl.col(headline_metric).alias("value"))
         means = rows.group_by(_KEYS, maintain_order=True).agg(pl.col(metrics).mean())
         long = means.unpivot(metrics, index=_KEYS, variable_name="metric", value_name="metric_value")
         measured.append(long.with_columns(retriever=pl.lit(name), split=pl.lit(params.evaluate.split)))
@@ -242,8 +242,8 @@ def _composed(answers: list[pl.DataFrame], prompts: pl.DataFrame, params: Reads)
     return [composed(frame) for frame in answers]
 
 
-def _choice_values(prompts: pl.DataFrame, tried: list[pl.DataFrame], reward: JudgedReward) -> pl.DataFrame:
-    """Return table choice_values: the headline metric of the raw query and of each policy and decoding, per choosing prompt."""
+def _choice_values(prompts: pl.DataFrame, tried: list[pl.DataFrame], reward: JudgedReward, metric: str) -> pl.DataFrame:
+    """Return table choice_values: this metric of the raw query and of each policy and decoding, per choosing prompt."""
     if not prompts.height:
         return CHOICE_VALUES.empty()
     columns = ["system", "decoding", "prompt_id", "query"]
@@ -252,7 +252,7 @@ def _choice_values(prompts: pl.DataFrame, tried: list[pl.DataFrame], reward: Jud
         + [frame.select(columns) for frame in tried]
     )
     pairs = rows.select("prompt_id", "query").unique().sort("prompt_id", "query")
-    values = reward.measures(pairs["prompt_id"].to_list(), pairs["query"].to_list(), [HEADLINE])[HEADLINE]
+    values = reward.measures(pairs["prompt_id"].to_list(), pairs["query"].to_list(), [metric])[metric]
     found = rows.join(pairs.with_columns(value=pl.Series(values, dtype=pl.Float64)), on=["prompt_id", "query"])
     return found.sort(*_KEYS, "query").group_by(_KEYS, maintain_order=True).agg(pl.col("value").mean())
 

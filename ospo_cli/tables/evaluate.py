@@ -61,14 +61,14 @@ QUERY_METRICS = Table(
         Column("decoding", pl.String, "as in completions; sampled values are means over the samples"),
         Column("prompt_id", pl.String, "identity of the prompt"),
         Column("retriever", pl.String, "name of the retriever"),
-        Column("metric", pl.String, "ndcg@10, ndcg@pool, mrr, recall@10"),
+        Column("metric", pl.String, "ndcg@10, ndcg@pool, mrr, recall@10, the reward's metric, evaluate.metric"),
         Column("metric_value", pl.Float64, "0 to 1"),
     ),
     place=EVALUATED,
 )
 CHOICE_VALUES = Table(
     "choice_values",
-    "ndcg@10 under the reward's retriever on the prompts by which policy and decoding are chosen (evaluate.choose_on)",
+    "evaluate.metric under the reward's retriever on the prompts by which policy and decoding are chosen (evaluate.choose_on)",
     ("system", "decoding", "prompt_id"),
     (
         Column("system", pl.String, "raw-query, policy-000 (warm start), policy-001, …"),

@@ -81,7 +81,7 @@ def test_init_leaves_a_folder_with_files_alone(tmp_path):
 
 
 def test_an_unknown_preset_lists_what_exists(tmp_path):
-    with pytest.raises(OspoError, match="found nonsense, expected demo, demo-quick, smollm2-movies"):
+    with pytest.raises(OspoError, match="found nonsense, expected demo, demo-quick, controlled, smollm2-movies"):
         presets.init(tmp_path / "x", "nonsense")
 
 

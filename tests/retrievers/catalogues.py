@@ -8,7 +8,7 @@ from ospo_cli.retrievers import RETRIEVERS
 from ospo_cli.retrievers.opening import build
 
 # Those that count words, and with dense and hybrid all that rank here, without a server.
-LEXICAL = [name for name in RETRIEVERS if name not in ("dense", "hybrid", "http")]
+LEXICAL = [name for name in RETRIEVERS if name not in ("dense", "hybrid", "http", "checker")]
 LOCAL = [*LEXICAL, "dense", "hybrid"]
 
 

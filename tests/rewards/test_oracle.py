@@ -55,3 +55,15 @@ def test_under_append_the_raw_query_stays_in_front(tmp_path):
     oracle, _, tables = search(tmp_path, score_coalitions={"composition": "append"})
     queries = oracle.queries(tables["prompts"])
     assert all(query.startswith(raw) for query, raw in zip(queries, tables["prompts"]["query"].to_list(), strict=True))
+
+
+def test_where_the_retriever_can_tell_what_a_text_has_to_say_the_oracle_says_it(tmp_path):
+    values = small_project.make_params(score_coalitions={"retriever": "checker", "metric": "recall@10"})
+    lines = ["say tent, pegs", "say boots; not candle; within 3 words"]
+    documents = pl.DataFrame({"doc_id": ["r1", "r2"], "title": lines, "category": ["", ""]})
+    prompts = pl.DataFrame({"prompt_id": ["a"], "split": ["test"], "query": ["camping"], "history": [[]], "prompt": ["camping"]})
+    judged = pl.DataFrame({"prompt_id": ["a", "a"], "doc_id": ["r1", "r2"], "relevance": [1.0, 1.0]})
+    reward = JudgedReward((documents, prompts, judged, judged.drop("relevance")), values)
+    queries = OracleSearch(reward, documents, values).queries(prompts)
+    assert queries == ["tent, pegs, boots"]  # no single word of a pair helps, so that edits alone stop at boots
+    assert reward.values(["a"], queries).tolist() == [1.0]

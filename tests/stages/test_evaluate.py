@@ -201,6 +201,19 @@ def test_under_append_every_query_begins_with_the_raw_query(project):
     )
 
 
+def test_systems_are_compared_and_chosen_by_the_metric_that_evaluate_names(project):
+    layout, values, _ = project
+    values = dataclasses.replace(values, evaluate=dataclasses.replace(values.evaluate, metric="RR@3", choose_on="train"))
+    summary = evaluate.execute(layout, values)
+    chosen_by = parquet.read(layout.evaluation("choice_values.parquet"), CHOICE_VALUES).filter(pl.col("system") == "raw-query")
+    assert summary["metric"] == "mrr@3"
+    assert set(chosen_by["value"].round(6)) <= {0.0, 0.333333, 0.5, 1.0}
+    assert chosen_by.height
+    best = summary["values"]["oracle"]["none"]["bm25"]["mrr@3"]["mean"]
+    found = next(gap for gap in summary["gaps"] if gap["better"] == "oracle" and gap["decoding"] == "greedy")
+    assert found["mean"] == pytest.approx(best - summary["values"][found["worse"]]["greedy"]["bm25"]["mrr@3"]["mean"])
+
+
 def test_without_pools_the_whole_catalogue_is_ranked_and_there_is_no_pool_metric(project):
     layout, values, _ = project
     small_project.write_prepared(layout, with_pools=False)
