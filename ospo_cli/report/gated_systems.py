@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import polars as pl
 
-from ospo_cli.report.evaluation_summary import HEADLINE, Sections, draws_of
+from ospo_cli.maths.ranking import parse_metric
+from ospo_cli.report.evaluation_summary import Sections, draws_of
 from ospo_cli.report.number_text import count, interval, plain, signed
 from ospo_cli.report.system_names import RAW_QUERY, metric_label, system_label
 from ospo_cli.tables.evaluate import gated_name
@@ -46,7 +47,9 @@ def compared(
     """
     query_metrics, completions = tables
     raw_queries, draws = prompts.select("prompt_id", raw_query="query"), draws_of(prompts.height, params)
-    values = query_metrics.filter((pl.col("metric") == HEADLINE) & pl.col("decoding").is_in(["none", "greedy"]))
+    values = query_metrics.filter(
+        (pl.col("metric") == parse_metric(params.evaluate.metric).name) & pl.col("decoding").is_in(["none", "greedy"])
+    )
     found = []
     for policy, gate in gates.items():
         systems = {"gated": gated_name(policy), "ungated": policy}
