@@ -21,6 +21,7 @@ from ospo_cli.maths.statistics import Resamples
 from ospo_cli.params.whole import Params
 from ospo_cli.report.number_text import p_value, plain, signed
 from ospo_cli.report.terminal import Terminal
+from ospo_cli.rewards.feedback import Feedback
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.judgments import Prepared, read_prepared
 from ospo_cli.rewards.oracle import OracleSearch
@@ -176,6 +177,9 @@ def _systems(
         return reward.values([ids[index] for index in indices], [composed(*pair) for pair in zip(indices, texts, strict=True)])
 
     found = {RAW_QUERY: (raw, reward.values(ids, raw))}
+    if reward.retriever.name == "bm25":
+        for system, expanded in Feedback(reward, documents, params.retrieval).expanded(ids, raw).items():
+            found[system] = [each.text for each in expanded], reward.ranking_values(ids, [each.ranking for each in expanded])
     for kind in ("add",) if is_append else EDITS:
         tried = [(index, words) for index, start in enumerate(starts) for words in single_edits(kind, start, candidates[index])]
         values = score([index for index, _ in tried], [words for _, words in tried])
@@ -193,6 +197,8 @@ def _systems(
         size = int(counts.max())
         found[f"{answers.name}: mean of {size}"] = ([""] * len(ids), sums / counts)
         nothing = ([""] * len(ids), np.full(len(ids), -1.0))
+        firsts = reward.rankings([ids[index] for index, _ in own], [query for _, query in own], 1)
+        found[f"{answers.name}: one of {size} by its score"] = _chosen_by([each.scores.sum() for each in firsts], own, values, len(ids))
         found[f"{answers.name}: best of {size}"] = _best_of(nothing, own, values)
     found[IDEAL] = ([""] * len(ids), np.array([_ideal(reward, prompt_id) for prompt_id in ids]))
     return found
@@ -205,6 +211,15 @@ def _best_of(start: tuple[list[str], Values], tried: list[tuple[int, str]], valu
         if value > best[index]:
             queries[index], best[index] = query, value
     return queries, best
+
+
+def _chosen_by(scores: Sequence[float], tried: list[tuple[int, str]], values: Values, prompts: int) -> tuple[list[str], Values]:
+    """Return for each prompt the query that scores highest, the first of equal ones, and its value: no judgment is read."""
+    queries, found, best = [""] * prompts, np.zeros(prompts), np.full(prompts, -1.0)
+    for (index, query), value, score in zip(tried, values, scores, strict=True):
+        if score > best[index]:
+            queries[index], found[index], best[index] = query, value, score
+    return queries, found
 
 
 def _ideal(reward: JudgedReward, prompt_id: str) -> float:

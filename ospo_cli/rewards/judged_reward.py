@@ -220,6 +220,13 @@ class JudgedReward(Judgments):
         """Return the first k documents of each query among its prompt's candidates; k = 0 is all."""
         return self.retriever.rank(queries, [self.pool(prompt_id) for prompt_id in prompt_ids], k)
 
+    def ranking_values(self, prompt_ids: Sequence[str], rankings: Sequence[Ranking]) -> NDArray[np.float64]:
+        """Return the metric of rankings that were found otherwise than by a text, one per prompt id."""
+        documents, _ = padded(
+            [Ranking(each.documents[: self.metric.cutoff or None], each.scores[: self.metric.cutoff or None]) for each in rankings]
+        )
+        return self._measure([(prompt_id, 1) for prompt_id in prompt_ids], documents, [self.metric])[:, 0]
+
     def _gain_rows(
         self, prompt_id: str, queries: list[str], cutoff: int, metrics: list[Metric], ranks: int
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -15,7 +15,11 @@ HEADROOM = Table(
         Column("retriever", pl.String, "name of the retriever"),
         Column("metric", pl.String, "of the rankings"),
         Column("split", pl.String, "split of the prompts"),
-        Column("system", pl.String, "raw query, best single edit of a kind, greedy edits, mean and best of the samples, ideal ranking"),
+        Column(
+            "system",
+            pl.String,
+            "raw query, RM3 and Bo1 feedback, best single edits, greedy edits, mean, choice and best of the samples, ideal ranking",
+        ),
         Column("value", pl.Float64, "mean over prompts, 0 to 1"),
         Column("low", pl.Float64, "lower end of its 95 % bootstrap interval"),
         Column("high", pl.Float64, "upper end"),
