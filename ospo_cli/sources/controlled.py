@@ -1,8 +1,9 @@
 """Controlled generation: briefs in travellers' words, answered by packing lists; a checker scores them (docs/controlled.md).
 
 Each plan of a brief has two requirements: its core with its partner, and its core with its companion. Where the brief forbids the
-companion's kind, the second one is its core without anything of that kind, which other plans' companions are too. A brief that asks for
-a short list has only so many words read as the requirements need. Documents are requirements, a prompt's pool are its own, each of gain 1.
+companion's kind, the second one is its core without anything of that kind, which other plans' companions are too. Of an answer only so
+many words are read: where the brief asks for a short list as many as the requirements need, else a third more. Documents are
+requirements, a prompt's pool are its own, each of gain 1.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ TEACHER_PAIRS_PER_PROMPT = 3
 FEWEST_PLANS, MOST_PLANS = 4, 8
 FORBIDS = (0.2, 0.4, 0.4)  # that a brief forbids 0, 1 or 2 kinds of thing
 SHORT = 0.5
+SPARE = 3  # where a brief is not short, a third more words are read than are needed: naming everything there is does not pay
 
 # The teacher is wrong in ways that imitation keeps: it forgets half of the partners, hardly heeds what is forbidden, and never a limit.
 TEACHER_NAMES_PARTNER = (0.8, 0.35)  # by the plan's place, in turn
@@ -82,10 +84,9 @@ def lines_of(names: list[str], forbidden: list[str], is_short: bool) -> dict[str
             found[f"say {plan.core}; not {', '.join(_FORBIDDEN[plan.kind])}"] = f"{asked}, {', '.join(KINDS[plan.kind])}"
         else:
             found[f"say {plan.core}, {plan.companion}"] = asked
-    if not is_short:
-        return found
     needed = sum(2 if PLANS[name].kind in forbidden else 3 for name in names)
-    return {f"{line}; within {needed} words": f"{asked}, {', '.join(BRIEFLY)}" for line, asked in found.items()}
+    within = needed if is_short else needed + needed // SPARE
+    return {f"{line}; within {within} words": asked for line, asked in found.items()}
 
 
 def teacher_list(names: list[str], forbidden: list[str], said: list[str], random: _Drawn) -> list[str]:

@@ -49,8 +49,8 @@ def test_no_word_of_a_brief_is_one_that_the_checker_looks_for():
 def test_each_brief_can_be_met_whole_by_an_answer_of_8_to_32_segments_and_a_word_too_many_costs_where_it_is_short(data, checked):
     checker, pools = checked
     lengths, costs = [], []
-    short = set(data.documents.filter(pl.col("title").str.contains("within"))["doc_id"])
-    is_short = dict(data.pools.group_by("prompt_id").agg(pl.col("doc_id").is_in(short).all()).iter_rows())
+    assert data.documents["title"].str.contains("within").all()
+    is_short = {prompt_id: query.endswith(BRIEFLY) for prompt_id, query in data.prompts.select("prompt_id", "query").iter_rows()}
     for prompt_id, pool in pools.items():
         told = checker.tell(pool)
         assert value(checked, prompt_id, told) == 1.0
