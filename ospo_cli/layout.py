@@ -95,10 +95,6 @@ class Layout:
         """The warning signs that were crossed."""
         return self.data / "report" / "warnings.json"
 
-    def pretrained(self, name: str) -> Path:
-        """Folder of a fetched pretrained policy."""
-        return self.data / "pretrained" / name
-
     def export(self, name: str) -> Path:
         """A file for another trainer, such as `001.jsonl`."""
         return self.data / "exports" / name

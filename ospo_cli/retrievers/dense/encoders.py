@@ -43,6 +43,7 @@ def folder_of(encoder: str, root: Path) -> Path:
                 "no such encoder",
                 found=encoder,
                 expected=", ".join((HASHED, *PACKAGED, "or a folder relative to params.yaml, with a slash, such as ./encoder")),
+                remedy="`ospo fetch-encoder` makes such a folder",
             )
         return folder
     package, inner = PACKAGED[encoder]

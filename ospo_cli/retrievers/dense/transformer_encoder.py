@@ -50,7 +50,7 @@ class TransformerEncoder:
 
     def __init__(self, folder: Path, settings: Dense) -> None:
         self.folder, self.settings = folder, settings
-        self.config = _checked_config(folder)
+        self.config = checked_config(folder)
         self.pooling = _pooling(folder, settings.pooling)
         self.dimensions = int(self.config.get("hidden_size") or self.config.get("dim") or self.config.get("d_model") or 0)
         if not self.dimensions:
@@ -192,7 +192,8 @@ def padded_length(tokens: int) -> int:
     return tokens if tokens <= 32 else -(-tokens // 8) * 8
 
 
-def _checked_config(folder: Path) -> dict[str, Any]:
+def checked_config(folder: Path) -> dict[str, Any]:
+    """Return config.json of an encoder's folder; raise where a file is missing, weights are pickles, or code would have to be run."""
     names = sorted(path.name for path in folder.iterdir())
     for name in ("config.json", "tokenizer.json"):
         if name not in names:
