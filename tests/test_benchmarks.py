@@ -42,6 +42,14 @@ def test_scoring_beside_rank_bm25_and_bm25s(catalogue):
         assert [line for line in lines if re.search(rf"^ *{peer} .* differs in {differing} of 4, .*: [\d,]+x$", line)], lines
 
 
+def test_engines_rank_alike_and_those_that_are_not_installed_are_named(catalogue):
+    lines = run("engines.py", *catalogue, "--queries-count", 80, "--repeats", 1, "--budget", 0.05)
+    for engine in ("bm25s, numba", "rank-bm25"):
+        place = next(row for row, line in enumerate(lines) if line.startswith(f"{engine} (index"))
+        assert re.search("scores within .* differ in 0 of", lines[place + 6]), lines
+    assert all(re.search("is not installed$|^    |^  |(index|documents)", line) for line in lines)
+
+
 def test_dense_beside_one_text_at_a_time(catalogue, tmp_path):
     encoder = tmp_path / "encoder"
     encoder.mkdir()
