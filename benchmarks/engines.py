@@ -336,7 +336,7 @@ def ours(engine: BM25, work: Work) -> dict[str, tuple[Callable[[], Any], int]]:
 
 
 def difference(found: Found, reference: Found) -> str:
-    """Return the largest difference of scores at equal ranks (part of the best score, or of 1), and how many rankings differ beyond ties."""
+    """Return the largest difference of scores at equal ranks (part of the best score, or of 1), and how many rankings differ otherwise."""
     width = min(found.scores.shape[1], reference.scores.shape[1])
     mine, theirs = reference.scores[:, :width], found.scores[:, :width]
     top = np.maximum(mine[:, :1], 1.0)  # weights are integers: a query of words that say next to nothing has few digits
