@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 
+from ospo_cli.params.written import render
 from tests.retrievers.dense import tiny_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,27 +61,39 @@ def test_dense_beside_one_text_at_a_time(catalogue, tmp_path):
     assert "scores differ by more than 1e-05 in 0 of 3" in lines[1]
 
 
-def test_kept_outcomes_give_the_table_without_training(tmp_path):
-    methods = ("uniform", "myerson+group-additive", "random+group-additive", "ospo-prop")
-    kept = ROOT / "benchmarks" / "outcomes" / "smollm2-movies"
-    arguments = ("--preset", "smollm2-movies", "--seeds", 0, "--learning-rates", "2e-4", "--outcomes", kept, "--methods", *methods)
-    lines = run("compare_rules.py", tmp_path / "none", *arguments)
-    rows = [line for line in lines if line.startswith("| ") and " p 0." in line]
-    assert [row.split("|")[1].strip() for row in rows] == list(methods)
-    assert not (tmp_path / "none").exists()
-
-
 def test_what_benchmarks_draw_is_svg_with_a_line_per_kind(tmp_path):
     growth = runpy.run_path(str(ROOT / "benchmarks" / "growth.py"))
     rows = [{"documents": size} | {f"{kind}: s per 10^6": size / 1e3 for kind in growth["ANSWERS"]} for size in (1e3, 1e4)]
-    compare = runpy.run_path(str(ROOT / "benchmarks" / "compare_rules.py"))
     budget = runpy.run_path(str(ROOT / "benchmarks" / "equal_budget.py"))
     table = pl.DataFrame({"estimator": ["shapley"] * 2, "n": [budget["DRAWN_SIZES"][0]] * 2, "used": [10.0, 20.0], "error": [0.2, 0.1]})
     budget["write_chart"](table, tmp_path / "budget.svg")
     drawn = growth["chart"](rows)
-    for text in (drawn, compare["stacked"]([drawn]), (tmp_path / "budget.svg").read_text(encoding="utf-8")):
+    for text in (drawn, (tmp_path / "budget.svg").read_text(encoding="utf-8")):
         ElementTree.fromstring(text)
     assert drawn.count("<polyline") == len(growth["ANSWERS"])
+
+
+def test_what_is_gained_without_training_stands_beside_what_is_trained(tmp_path):
+    from ospo_cli.stages import evaluate
+    from tests.report import small_project
+    from tests.stages.test_evaluate import make
+
+    projects = []
+    for seed in (0, 1):
+        values = small_project.make_params(iterations=1, train={"seed": seed})
+        layout = make(tmp_path / f"seed-{seed}", values)
+        (layout.root / "params.yaml").write_text(render(values))
+        evaluate.execute(layout, values)
+        projects.append(layout.root)
+    lines = run("without_training.py", *projects, "--samples", 2)
+    assert lines[0] == "2 projects, 16 prompts"
+    named = {line.split("|")[1].strip() for line in lines[4:]}
+    scored = {
+        f"{policy}: {kind}"
+        for policy in ("warm start", "trained")
+        for kind in ("greedy", "mean of 2", "one of 2 by its score", "best of 2")
+    }
+    assert named == scored | {"raw query", "RM3 feedback", "Bo1 feedback", "oracle"}
 
 
 def test_reading_text_is_measured_by_script():
