@@ -62,6 +62,7 @@ def audit(
         str,
         typer.Option("--estimators", help="Names, separated by commas.", show_default="all; with --gradients attribute.estimator"),
     ] = "",
+    examples: Annotated[int, typer.Option("--examples", min=0, help="Answers in which the methods disagree most, segment by segment.")] = 0,
     gradients: Annotated[
         bool, typer.Option("--gradients", help="Instead: noise and direction of the gradient that each rule makes.")
     ] = False,
@@ -108,7 +109,7 @@ def audit(
     from ospo_cli.instruments.audit.measures import print_result
 
     with alone(project, "audit", wait):
-        table, metrics = stage.execute(layout, parameters, iteration, rollouts, names)
+        table, metrics = stage.execute(layout, parameters, iteration, rollouts, names, examples)
     print_result(table, metrics)
     _audit_written(layout.iteration(iteration, "audit.parquet"))
 

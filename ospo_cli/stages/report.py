@@ -14,7 +14,7 @@ from ospo_cli.errors import MissingInputError
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.estimators import ESTIMATORS
-from ospo_cli.maths.group_game import shown_estimator
+from ospo_cli.maths.group_game import GROUP_GAMES, shown_estimator
 from ospo_cli.params import whole
 from ospo_cli.params.whole import Params
 from ospo_cli.report import staleness
@@ -140,7 +140,7 @@ def _audits(layout: Layout, params: Params) -> list[dict[str, Any]]:
         if audit is not None and not audit["changed"]:
             audit["curves"] = placed.read(AUDIT_CURVES, layout, iteration).to_dicts()
             named = {row["estimator"] for row in audit["rows"]}
-            audit["order"] = [name for name in ESTIMATORS if name in named]
+            audit["order"] = [name for name in (*ESTIMATORS, *GROUP_GAMES) if name in named]
         gradients = _standing(layout, params, iteration, GRADIENT_AUDIT)
         if audit is not None or gradients is not None:
             found.append({"iteration": iteration, "audit": audit, "gradients": gradients})

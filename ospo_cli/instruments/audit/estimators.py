@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from ospo_cli.errors import CreditError
 from ospo_cli.executors.progress import Progress
@@ -15,13 +17,16 @@ from ospo_cli.instruments.audit.games import Auditor, Vocabulary
 from ospo_cli.instruments.audit.measures import audit_table, measures_of
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
+from ospo_cli.maths.audit_measures import spearman
 from ospo_cli.maths.estimators import ESTIMATORS, Estimator
+from ospo_cli.maths.group_game import GROUP_GAMES
 from ospo_cli.params.whole import Params
 from ospo_cli.report import staleness
 from ospo_cli.rewards.judgments import read_prepared
 from ospo_cli.rewards.opening import open_reward
 from ospo_cli.rewards.remembered import Tally
 from ospo_cli.tables import files, placed
+from ospo_cli.tables.attribute import ATTRIBUTIONS
 from ospo_cli.tables.audit import AUDIT, AUDIT_CURVES
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.tables.rollout import ROLLOUTS
@@ -29,13 +34,14 @@ from ospo_cli.tables.score_coalitions import REWARDS
 from ospo_cli.tables.segment import SEGMENTS
 from ospo_cli.text.close_names import unknown_name
 
+CONTROLS = ("uniform", "random")
 FEWEST_SEGMENTS, MOST_SEGMENTS = 2, 10  # two more are injected, and all coalitions of 12 are evaluated
 # Of params.yaml, what the result depends on besides its tables.
 SECTIONS = ("train.seed", "retrieval", "score_coalitions", "evaluate.retrievers", "evaluate.bootstrap")
 
 
 def execute(
-    layout: Layout, params: Params, iteration: int, rollout_count: int = 100, estimators: Sequence[str] | None = None
+    layout: Layout, params: Params, iteration: int, rollout_count: int = 100, estimators: Sequence[str] | None = None, examples: int = 0
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Write audit.parquet, audit_curves.parquet and audit_metrics.json of an iteration; return the table and the metrics.
 
@@ -44,24 +50,29 @@ def execute(
         params: all parameters.
         iteration: iteration whose rollouts are audited.
         rollout_count: most rollouts that are drawn, by seed.
-        estimators: names in the registry; None takes all.
+        estimators: names in the registry, or the project's own group game; None takes all.
+        examples: answers in which the methods disagree most, described in the metrics.
+
+    The credit of a group game (splice, swap) is read from table attributions. It has no coalitions of its own: what is measured of it is
+    how it orders segments.
 
     Raises:
         ParameterError: there is no such estimator.
         CreditError: no rollout is fit for an audit.
     """
     start_seconds = time.monotonic()
-    chosen = _chosen_estimators(estimators)
+    game, credit = _credit(layout, params, iteration, estimators)
+    chosen = _chosen_estimators([name for name in estimators if name != game] if estimators else None)
     rollouts, segments, rewards = (placed.read(table, layout, iteration) for table in (ROLLOUTS, SEGMENTS, REWARDS))
     drawn, counts = _drawn(rollouts, segments, rewards, rollout_count, params.train.seed, iteration)
     auditor = _auditor(layout, params)
-    found, seconds = _measured(auditor, drawn, chosen)
+    found, seconds = _measured(auditor, drawn, chosen, game, credit)
     table = audit_table(found, measures_of(list(auditor.others)), params.train.seed, params.evaluate.bootstrap)
     written = [layout.iteration(iteration, f"{name}.parquet") for name in (AUDIT.name, AUDIT_CURVES.name)]
     placed.write(table, AUDIT, layout, iteration)
     placed.write(auditor.curves(), AUDIT_CURVES, layout, iteration)
     read = [layout.prepared(f"{name.name}.parquet") for name in (DOCUMENTS, PROMPTS, QRELS, POOLS)]
-    read += [layout.iteration(iteration, f"{name.name}.parquet") for name in (ROLLOUTS, SEGMENTS, REWARDS)]
+    read += [layout.iteration(iteration, f"{name.name}.parquet") for name in (ROLLOUTS, SEGMENTS, REWARDS, *[ATTRIBUTIONS] * bool(game))]
     tally = Tally()
     for reward in (auditor.reward, *auditor.others.values()):
         tally += reward.tally
@@ -74,6 +85,8 @@ def execute(
         "estimator_seconds": seconds,
         "seconds": time.monotonic() - start_seconds,
     }
+    if examples:
+        metrics["examples"] = disagreements(auditor, drawn, examples)
     files.write_json(layout.iteration(iteration, "audit_metrics.json"), metrics)
     return table, metrics
 
@@ -91,12 +104,49 @@ def unseen_retrievers(params: Params) -> list[str]:
     return [name for name in params.evaluate.retrievers if name != params.score_coalitions.retriever]
 
 
+def _credit(layout: Layout, params: Params, iteration: int, asked: Sequence[str] | None) -> tuple[str, dict[str, NDArray[np.float64]]]:
+    """Return the project's group game and rollout -> credit of each segment; an empty name where it has none.
+
+    It is left out where other estimators were asked for, or nothing was and nothing is attributed yet.
+    """
+    game = params.attribute.estimator
+    is_there = layout.iteration(iteration, f"{ATTRIBUTIONS.name}.parquet").is_file()
+    if game not in GROUP_GAMES or (game not in asked if asked else not is_there):
+        return "", {}
+    rows = placed.read(ATTRIBUTIONS, layout, iteration).sort("rollout_id", "segment_index").group_by("rollout_id", maintain_order=True)
+    return game, {name: np.array(credit) for name, credit in rows.agg("credit").iter_rows() if None not in credit}
+
+
+def disagreements(auditor: Auditor, drawn: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Return the answers whose methods order their segments least alike: those of the lowest mean rank correlation over pairs of methods.
+
+    The controls (uniform, random) count as no method; nor does one whose shares are constant.
+    """
+    found = []
+    for rollout in drawn:
+        shares = {name: share for name, share in auditor.shares[rollout["rollout_id"]].items() if name not in CONTROLS}
+        agreed = [spearman(first, second) for first, second in combinations(shares.values(), 2)]
+        agreed = [value for value in agreed if not np.isnan(value)]
+        if agreed:
+            segments = [rollout["completion"][start:end] for start, end in zip(rollout["start"], rollout["end"], strict=True)]
+            found.append({
+                "rollout_id": rollout["rollout_id"], "query": auditor.reward.raw_query(rollout["prompt_id"]), "segments": segments,
+                "agreement": float(np.mean(agreed)), "shares": {name: share.tolist() for name, share in shares.items()},
+            })  # fmt: skip
+    return sorted(found, key=lambda each: (each["agreement"], each["rollout_id"]))[:count]
+
+
 def _measured(
-    auditor: Auditor, drawn: Sequence[dict[str, Any]], chosen: Sequence[Estimator]
+    auditor: Auditor,
+    drawn: Sequence[dict[str, Any]],
+    chosen: Sequence[Estimator],
+    game: str,
+    credit: dict[str, NDArray[np.float64]],
 ) -> tuple[dict[str, list[dict[str, float]]], dict[str, float]]:
-    """Return, per estimator, its measures on each rollout and the seconds that they took."""
-    seconds = dict.fromkeys((estimator.name for estimator in chosen), 0.0)
-    found: dict[str, list[dict[str, float]]] = {estimator.name: [] for estimator in chosen}
+    """Return, per estimator and for the group game, its measures on each rollout and the seconds that they took."""
+    names = [*(estimator.name for estimator in chosen), *[game] * bool(game)]
+    seconds = dict.fromkeys(names, 0.0)
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     progress = Progress("audit", len(drawn), "rollouts")
     for rollout in drawn:
         case = auditor.case(rollout)
@@ -104,6 +154,8 @@ def _measured(
             before = time.monotonic()
             found[estimator.name].append(auditor.measured(estimator, case))
             seconds[estimator.name] += time.monotonic() - before
+        if rollout["rollout_id"] in credit:
+            found[game].append(auditor.importance(game, credit[rollout["rollout_id"]], case))
         progress.advance()
     progress.close()
     return found, seconds

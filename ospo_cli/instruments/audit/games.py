@@ -96,6 +96,7 @@ class Auditor:
     ) -> None:
         self.reward, self.others, self.vocabulary, self.settings, self.seed = reward, others, vocabulary, settings, seed
         self.evaluated = 0
+        self.shares: dict[str, dict[str, Values]] = {}  # rollout -> method -> share of each segment
         self._curves: dict[str, list[Values]] = {}
         self._needed: dict[tuple[str, Players], Masks] = {}
 
@@ -147,7 +148,7 @@ class Auditor:
         """Return the measures of one estimator on one rollout; NaN where one is not defined."""
         base = case.base
         shares = self._shares(estimator, base, case.rollout_id, "base")
-        share, n = shares.share, base.players.n
+        share = shares.share
         found = {"gap": float(shares.efficiency_gap)}
         if case.is_null:
             found["null"] = abs(float(self._shares(estimator, case.null, case.rollout_id, "null").share[-1]))
@@ -161,19 +162,26 @@ class Auditor:
         found["slope"] = audit_measures.position_slope(np.stack(placed), case.orders)
         by_segment = np.stack([own[np.argsort(order)] for own, order in zip(placed, case.orders, strict=True)])
         found["spread"] = float(by_segment.std(axis=0).mean())
-        ties = self._draw(case.rollout_id, "ties").permutation(n)
-        order = ties[np.argsort(-np.round(share[ties], 12), kind="stable")]
-        deletion, insertion = _curves(base, order)
-        self._keep_curves(estimator.name, np.array([deletion, insertion]))
-        found["deletion"], found["insertion"] = audit_measures.curve_area(deletion), audit_measures.curve_area(insertion)
-        found["deletion control"] = found["deletion"] - case.control_deletion
-        found["insertion control"] = found["insertion"] - case.control_insertion
-        found["rank"] = _rank_correlation(share, case.shapley)
-        found |= {f"unseen {name}": _rank_correlation(share, values) for name, values in case.unseen.items()}
+        found |= self.importance(estimator.name, share, case)
         found["cost"] = float(len(self._masks(estimator, base.players)))
         if estimator.sampling:
             found |= self._calibrated(estimator, base, case.rollout_id, share)
         return found
+
+    def importance(self, name: str, share: Values, case: Case) -> dict[str, float]:
+        """Return how well float[n], by whatever method, orders a rollout's segments; it is kept for the curves and examples."""
+        ties = self._draw(case.rollout_id, "ties").permutation(len(share))
+        order = ties[np.argsort(-np.round(share[ties], 12), kind="stable")]
+        deletion, insertion = _curves(case.base, order)
+        self._keep_curves(name, np.array([deletion, insertion]))
+        self.shares.setdefault(case.rollout_id, {})[name] = share
+        areas = {"deletion": audit_measures.curve_area(deletion), "insertion": audit_measures.curve_area(insertion)}
+        return areas | {
+            "deletion control": areas["deletion"] - case.control_deletion,
+            "insertion control": areas["insertion"] - case.control_insertion,
+            "rank": _rank_correlation(share, case.shapley),
+            **{f"unseen {other}": _rank_correlation(share, values) for other, values in case.unseen.items()},
+        }
 
     def curves(self) -> pl.DataFrame:
         """Return table audit_curves: means over the rollouts that were measured."""

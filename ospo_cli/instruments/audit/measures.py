@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ospo_cli.maths import seeding
 from ospo_cli.maths.estimators import ESTIMATORS
+from ospo_cli.maths.group_game import GROUP_GAMES
 from ospo_cli.maths.statistics import Resamples
 from ospo_cli.report.number_text import plain, short
 from ospo_cli.report.terminal import Terminal
@@ -118,7 +119,7 @@ def print_result(table: pl.DataFrame, metrics: dict[str, Any], stream: TextIO | 
     unseen = table.filter(pl.col("check") == "leave-one-out")["measure"].unique(maintain_order=True).to_list()
     shown = [measure for measure in measures_of(unseen) if measure.column]
     values = {(row["estimator"], row["check"], row["measure"]): row["value"] for row in table.iter_rows(named=True)}
-    names = [name for name in ESTIMATORS if name in set(table["estimator"].to_list())]
+    names = [name for name in (*ESTIMATORS, *GROUP_GAMES) if name in set(table["estimator"].to_list())]
     output.line(f"{metrics['audited']} of {metrics['eligible']} eligible rollouts, {metrics['evaluated_texts']} texts", style="bold")
     rows = []
     for name in names:
@@ -130,6 +131,12 @@ def print_result(table: pl.DataFrame, metrics: dict[str, Any], stream: TextIO | 
     output.line()
     for measure in shown:
         output.line(f"{measure.column}: {measure.meaning}", style="dim")
+    for example in metrics.get("examples", []):
+        output.line()
+        output.line(f"{example['query']} (mean rank correlation {plain(example['agreement'])})", style="bold")
+        methods = [name for name in (*ESTIMATORS, *GROUP_GAMES) if name in example["shares"]]
+        lines = [[text, *(plain(example["shares"][name][place]) for name in methods)] for place, text in enumerate(example["segments"])]
+        output.grid(["segment", *methods], lines, numbers=methods)
 
 
 def _blocks(header: list[str], rows: list[list[str]], width: int | None) -> list[tuple[int, int]]:

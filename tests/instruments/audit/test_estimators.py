@@ -23,6 +23,7 @@ from ospo_cli.params.whole import Params
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.stages import score_coalitions
 from ospo_cli.tables import parquet
+from ospo_cli.tables.attribute import ATTRIBUTIONS
 from ospo_cli.tables.audit import AUDIT
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.tables.rollout import ROLLOUTS
@@ -243,3 +244,58 @@ def test_no_fit_rollout_is_an_error_that_counts_the_reasons(tmp_path):
     rows = [rollout("p0", 0, ["red"]), rollout("p0", 1, ["wool coat"]), rollout("p1", 0, ["red", "coat"])]
     with pytest.raises(CreditError, match="no rollout is fit for it: found 1 degenerate, 2 too few segments, 0 too many"):
         audit.execute(project(tmp_path, rows), settings(), 1)
+
+
+def with_credit(folder, sign, values):
+    """A project whose attributions credit each segment with its exact Shapley value times the sign."""
+    layout = project(folder)
+    _, metrics = audit.execute(layout, values, 1, estimators=["shapley"], examples=1000)
+    rows = [
+        (example["rollout_id"], index, share, sign * share, 0, None, "", 0.0)
+        for example in metrics["examples"]
+        for index, share in enumerate(example["shares"]["shapley"])
+    ]
+    parquet.write(pl.DataFrame(rows, schema=ATTRIBUTIONS.schema, orient="row"), layout.iteration(1, "attributions.parquet"), ATTRIBUTIONS)
+    return layout
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_credit_of_a_group_game_is_measured_as_shares_are(tmp_path, monkeypatch, sign):
+    values = settings(families=["powerset"])
+    values = dataclasses.replace(values, attribute=dataclasses.replace(values.attribute, estimator="splice", rule="none"))
+    # One method agrees with itself everywhere: every answer is an example here, and its shares are told.
+    monkeypatch.setattr(audit, "combinations", lambda shares, _: [(share, share) for share in shares])
+    monkeypatch.setattr(audit, "spearman", lambda *_: 1.0)
+    layout = with_credit(tmp_path, sign, dataclasses.replace(values, attribute=settings().attribute))
+    monkeypatch.undo()
+    table, metrics = audit.execute(layout, values, 1, estimators=["shapley", "splice"], examples=3)
+    checks = [("deletion", "area"), ("insertion", "minus random orders"), ("leave-one-out", "tfidf-char")]
+    for check, measure in checks:
+        own, shapley = (reading(table, name, check, measure)["value"] for name in ("splice", "shapley"))
+        assert (own == pytest.approx(shapley)) == (sign == 1)
+    assert reading(table, "splice", "rank", "Spearman with exact Shapley")["value"] == pytest.approx(sign)
+    assert reading(table, "splice", "efficiency", "mean gap")["n"] == 0  # it has no game of coalitions
+    assert [example["agreement"] for example in metrics["examples"]] == pytest.approx([sign] * len(metrics["examples"]))
+    output = io.StringIO()
+    measures.print_result(table, metrics, output)
+    shown = output.getvalue()
+    assert all(segment in shown for example in metrics["examples"] for segment in example["segments"])
+    without, _ = audit.execute(layout, values, 1, estimators=["shapley"])
+    assert "splice" not in without["estimator"].to_list()
+
+
+def test_answers_are_shown_from_the_least_agreement_on(layout):
+    _, metrics = audit.execute(layout, settings(families=["powerset"]), 1, estimators=["alone", "leave-one-out", "uniform"], examples=4)
+    agreement = [example["agreement"] for example in metrics["examples"]]
+    assert agreement == sorted(agreement)
+    assert all(set(example["shares"]) == {"alone", "leave-one-out"} for example in metrics["examples"])
+    for example in metrics["examples"]:
+        first, second = example["shares"].values()
+        assert example["agreement"] == pytest.approx(measures_of_rank(first, second))
+
+
+def measures_of_rank(first, second):
+    """Spearman's correlation as the correlation of mean ranks, by numpy."""
+    ranks = [[np.mean([place for place, other in enumerate(sorted(own), 1) if abs(other - value) < 1e-12]) for value in own]
+             for own in (first, second)]  # fmt: skip
+    return np.corrcoef(*ranks)[0, 1]
