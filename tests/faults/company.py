@@ -20,10 +20,9 @@ READERS = (
 MISSING = ("no such file", "no such prompt")
 
 
-def together(place: Place, count: int, random: Random) -> Found:
+def together(place: Place, found: Found, random: Random) -> None:
     """Start two to four commands within a second, the first of them `ospo run`, on a fresh or a finished project."""
-    found = Found()
-    for number in range(count):
+    for number in found.trials():
         folder = place.fresh() if number % 2 else place.finished()
         chosen = [("run",), *random.choices(WRITERS, k=random.randint(1, 2)), *random.choices(READERS, k=random.randint(0, 2))]
         running = []
@@ -46,4 +45,3 @@ def together(place: Place, count: int, random: Random) -> Found:
         if first.status == 1 and not any(other.status == 0 for other in running[1:] if other.arguments[0] == "run"):
             found.counts["ospo run that found another first"] += 1
         found.mended(folder, place, place.root / "output", f"company {number} ({', '.join(' '.join(each) for each in chosen)})")
-    return found

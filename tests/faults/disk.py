@@ -23,19 +23,20 @@ ERRORS = {
 LARGEST_BYTES = 60_000
 
 
-def refusals(place: Place, count: int, random: Random) -> Found:
+def refusals(place: Place, found: Found, random: Random) -> None:
     """Refuse one change on the disk, or every file beyond a size; then run again without."""
-    found, total = Found(), kills.writes_of_a_run(place)
-    for number in range(count):
-        folder, output = place.fresh(), place.root / "output"
+    places, output = kills.writes_by_stage(place), place.root / "output"
+    for number in found.trials():
+        stage, last = kills.random_write(places, random)
+        folder = place.before(stage)
         if number % 3 == 2:
             most = random.randrange(LARGEST_BYTES)
             refused = commands.run(folder, ("run",), output, before=lambda most=most: _at_most(most))
-            what = f"files of at most {most} bytes"
+            what = f"files of at most {most} bytes, from {stage} on"
         else:
-            last, error = random.randrange(total), random.choice(sorted(ERRORS))
+            error = random.choice(sorted(ERRORS))
             refused = commands.run(folder, ("run",), output, before=lambda last=last, error=error: _refuse_at(last, error))
-            what = f"{ERRORS[error]} at write {last}"
+            what = f"{ERRORS[error]} at write {last} of {stage}"
         found.counts["refused"] += refused.status == 1
         found.ended(refused, what)
         if refused.status == 1 and "project.lock" not in refused.errors and not _names_a_file(refused.errors):
@@ -46,8 +47,7 @@ def refusals(place: Place, count: int, random: Random) -> Found:
             if number % 3 == 2:
                 found.faults.append(f"{what}: left over: {', '.join(left[:3])}")
         found.mended(folder, place, output, what)
-    _on_a_small_disk(place, max(1, count // 20), random, found)
-    return found
+    _on_a_small_disk(place, max(1, found.count // 20), random, found)
 
 
 def _names_a_file(errors: str) -> bool:

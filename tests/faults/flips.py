@@ -23,10 +23,9 @@ DELETED = (
 )
 
 
-def flips(place: Place, count: int, random: Random) -> Found:
+def flips(place: Place, found: Found, random: Random) -> None:
     """Change single bits (every fifth time: cut the file, or fill 64 bytes with others) and run again."""
-    found, done = Found(), 0
-    while done < count:
+    for done in found.trials(FLIPS_PER_RUN):
         folder = place.finished()
         data = folder / "data"
         _settle(data)
@@ -36,12 +35,11 @@ def flips(place: Place, count: int, random: Random) -> Found:
         for path in sorted(path for path in data.rglob("*") if path.is_file() and path.stat().st_size):
             by_kind.setdefault(_kind(path.relative_to(data)), []).append(path)
         names = []
-        for _ in range(min(FLIPS_PER_RUN, count - done)):
+        for _ in range(min(FLIPS_PER_RUN, found.count - done)):
             kind = random.choice(sorted(by_kind))
             path = random.choice(by_kind[kind])
             names.append(f"{path.relative_to(data)} {_harm(path, random)}")
             found.counts[f"in {kind}"] += 1
-        done += len(names)
         what = f"flips in {'; '.join(names)}"
         again = commands.run(folder, ("run",), place.root / "output")
         found.counts["runs"] += 1
@@ -53,7 +51,6 @@ def flips(place: Place, count: int, random: Random) -> Found:
             found.faults += [] if again.status == 1 else [f"{what}: status {again.status}"]
             if not any(Path(name.split(" ")[0]).name in again.errors or Path(name).parts[1] in again.errors for name in names):
                 found.faults.append(f"{what}: refused without naming the file: {again.errors[-400:]}")
-    return found
 
 
 def _settle(data: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ospo_cli.executors.progress import Progress
 from ospo_cli.tables.unfinished import remove
 from tests.faults import commands, project
 
@@ -38,18 +40,39 @@ class Place:
         """Return a copy of the undisturbed run."""
         return project.copied(self.whole, self.root / name)
 
+    def before(self, stage: str) -> Path:
+        """Return a copy of the undisturbed run without a stage and all that follows it: what comes before need not run again."""
+        folder = self.finished()
+        project.undo_from(folder, stage)
+        return folder
+
 
 @dataclass
 class Found:
-    """Counts by label, and one line per fault."""
+    """What a part of the campaign has found so far.
 
+    Attributes:
+        part: its name.
+        count: how many trials it makes.
+        counts: by label.
+        faults: one line each.
+    """
+
+    part: str
+    count: int
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
 
-    def add(self, other: Found) -> None:
-        """Add another part's."""
-        self.counts += other.counts
-        self.faults += other.faults
+    def trials(self, step: int = 1) -> Iterator[int]:
+        """Yield the number of each trial, `step` of them at once; progress goes to stderr, each fault to stdout as soon as it is found."""
+        progress, told = Progress(self.part, self.count, "trials", every_seconds=30.0), 0
+        for number in range(0, self.count, step):
+            yield number
+            for fault in self.faults[told:]:
+                print(f"{self.part}: {fault}", flush=True)
+            told = len(self.faults)
+            progress.advance(min(step, self.count - number), f"{told} faults")
+        progress.close()
 
     def ended(self, command: commands.Command, what: str) -> None:
         """Note how a command ended; a traceback, or anything but one line, is a fault."""

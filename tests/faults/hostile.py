@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from ospo_cli.executors.progress import Progress
 from tests.faults import commands
 from tests.faults.found import Found, Place
 
@@ -28,14 +29,15 @@ VALUES = (
 SHARES = {"parameter": 40, "text": 22, "table": 15, "json": 15, "yaml": 3, "rollouts of others": 2, "catalogue": 2, "policy": 1}
 
 
-def in_process(place: Place, count: int, random: Random) -> Found:
+def in_process(place: Place, found: Found, random: Random) -> None:
     """Try so many inputs in a child of this process."""
-    found, result, folder = Found(), place.root / "hostile.json", place.finished("hostile")
-    seed = random.random()
+    result, folder = place.root / "hostile.json", place.finished("hostile")
+    seed, terminal = random.random(), os.dup(2)
 
     def work() -> None:
-        counts, faults = _tried(folder, count, Random(seed))
-        result.write_text(json.dumps([counts, faults]))
+        with open(terminal, "w", encoding="utf-8") as stream:
+            progress = Progress(found.part, found.count, "inputs", stream, every_seconds=30.0)
+            result.write_text(json.dumps(_tried(folder, progress, Random(seed))))
         os._exit(0)
 
     result.unlink(missing_ok=True)
@@ -43,13 +45,13 @@ def in_process(place: Place, count: int, random: Random) -> Found:
     child.wait(3600.0)
     if not result.is_file():
         found.faults.append(f"hostile, in process: status {child.status}: {child.errors[-1500:]}")
-        return found
+        return
     counts, found.faults = json.loads(result.read_text())
     found.counts = Counter(counts)
-    return found
+    print("".join(f"{found.part}: {fault}\n" for fault in found.faults), end="", flush=True)
 
 
-def _tried(folder: Path, count: int, random: Random) -> tuple[dict[str, int], list[str]]:
+def _tried(folder: Path, progress: Progress, random: Random) -> tuple[dict[str, int], list[str]]:
     from ospo_cli.errors import OspoError
 
     makers = {"parameter": _Parameters, "text": _Texts, "table": _Tables, "json": _Json, "yaml": _Yaml, "rollouts of others": _Foreign,
@@ -57,7 +59,7 @@ def _tried(folder: Path, count: int, random: Random) -> tuple[dict[str, int], li
     tries = {name: makers[name](folder, random) for name in SHARES}
     counts: Counter[str] = Counter()
     faults: list[str] = []
-    for name in random.choices(list(SHARES), list(SHARES.values()), k=count):
+    for name in random.choices(list(SHARES), list(SHARES.values()), k=progress.total):
         what = tries[name].make()
         counts[name] += 1
         try:
@@ -70,6 +72,7 @@ def _tried(folder: Path, count: int, random: Random) -> tuple[dict[str, int], li
             raise
         except BaseException:
             faults.append(f"{name}: {what[:300]!r}: {traceback.format_exc()[-700:]}")
+        progress.advance(detail=f"{len(faults)} faults")
         if len(faults) > 50:
             break
     return dict(counts), faults
@@ -272,16 +275,16 @@ class _Policy(_Bytes):
         load_policy(self.place / "policy", threads=1)
 
 
-def by_command_line(place: Place, count: int, random: Random) -> Found:
+def by_command_line(place: Place, found: Found, random: Random) -> None:
     """Call commands with hostile values for their options, and stages under hostile parameters."""
     import typer.main
 
     from ospo_cli.cli import app
 
-    found, group = Found(), typer.main.get_command(app)
+    group = typer.main.get_command(app)
     folder = place.finished("hostile")
     known = {name: command for name, command in group.commands.items() if not hasattr(command, "commands")}  # type: ignore[attr-defined]
-    for number in range(count):
+    for number in found.trials():
         if number % 20 == 0:
             folder = place.finished("hostile")
         if number % 4 == 0:
@@ -293,7 +296,6 @@ def by_command_line(place: Place, count: int, random: Random) -> Found:
         found.ended(command, f"hostile: {what!r}")
         found.counts["commands"] += 1
         (folder / "params.yaml").write_bytes((place.whole / "params.yaml").read_bytes())
-    return found
 
 
 def _under_parameters(folder: Path, random: Random) -> tuple[tuple[str, ...], str]:
