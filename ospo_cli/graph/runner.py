@@ -20,7 +20,8 @@ from ospo_cli.graph.dvc_lock import DvcLock
 from ospo_cli.graph.nodes import plan, planned, require_inputs
 from ospo_cli.layout import Layout
 from ospo_cli.params.declared import FREE, Declared
-from ospo_cli.params.whole import Params, check_retrievers, to_mapping
+from ospo_cli.params.unread import unread
+from ospo_cli.params.whole import SECTIONS, Params, check_retrievers, to_mapping
 from ospo_cli.tables import files, sealed
 
 
@@ -38,6 +39,7 @@ def execute(wanted: Node, layout: Layout, params: Params, hashes: _Hashes | None
     hashes = hashes or _Hashes(layout.root)
     key = _key(wanted, params, hashes)
     if is_by_hand:
+        sys.stderr.write(unread(params, [name for name in wanted.sections if name in SECTIONS]) if (wanted.iteration or 1) == 1 else "")
         _name_doubtful(wanted, layout, params, hashes)
     result, took = measured(wanted, layout, params)
     # What `ospo plan` takes its rates from and is compared with; no stage reads it.
@@ -109,6 +111,7 @@ def run(layout: Layout, params: Params, force: bool = False) -> tuple[int, int]:
     ran = skipped = 0
     nodes = plan(params)
     check_retrievers(params)
+    sys.stderr.write(unread(params))
     for position, wanted in enumerate(nodes, 1):
         if not force and _is_current(layout, wanted, _key(wanted, params, hashes), hashes, say=True):
             skipped += 1

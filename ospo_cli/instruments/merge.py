@@ -32,7 +32,7 @@ def merge(source: Path, folder: Path, project: Path, made_by: str = "", asked: s
         PolicyError: there is no such policy, or its base is missing or another one; or `folder` is not empty.
     """
     from ospo_cli.policies import folder as folders
-    from ospo_cli.policies import lora
+    from ospo_cli.policies import lora, opening
 
     folders.check_folder(source, made_by)
     if folder.exists() and any(folder.iterdir()):
@@ -54,6 +54,7 @@ def merge(source: Path, folder: Path, project: Path, made_by: str = "", asked: s
         model.save_pretrained(temporary, safe_serialization=True)
         folders.copy_tokenizer(source, temporary)
         files.write_json(temporary / folders.CARD, merged, ensure_ascii=False)
+        opening.record(temporary, opening.read_policy(temporary).declared)
         _write_setup(temporary, asked)
     return merged | {"folder": str(folder)}
 

@@ -36,11 +36,16 @@ class Attribute:
         "proportional",
         "rule whose root mean square within the answer the uniform advantages are scaled to (rms-matched)",
         choices=Registered("maths.redistribution", "RULES", without=("rms-matched",)),
+        when="rule: rms-matched",
     )
-    trace: float = parameter(1.0, "discount λ of rule potential", minimum=0, maximum=1)
+    trace: float = parameter(1.0, "discount λ of rule potential", minimum=0, maximum=1, when="rule: potential")
     splice_trace: float = parameter(
-        0.5, "discount λ of estimator splice: 1 is unbiased, 0 has the least noise", minimum=0, maximum=1
-    )  # fmt: skip
+        0.5,
+        "discount λ of estimator splice: 1 is unbiased, 0 has the least noise",
+        minimum=0,
+        maximum=1,
+        when="estimator: splice",
+    )
     outside: Literal["sequence", "zero"] = parameter(
         "sequence", "advantage of tokens outside segments: sequence (the group advantage; rule potential: that of their position) or zero"
     )
@@ -54,13 +59,17 @@ class Attribute:
     )
     clip: float | None = parameter(None, "clip token advantages at ± clip · std of the group advantages; null never clips", minimum=0)
     targets: Literal["best", "above-mean", "all"] = parameter(
-        "best", "completions that objective sft imitates: the best of each rollout group (best-of-G), those above the group's mean, or all"
+        "best",
+        "completions that objective sft imitates: the best of each rollout group (best-of-G), those above the group's mean, or all",
+        when="update.objective: sft",
     )
-    targets_above: float | None = parameter(0.0, "targets have a reward above this; null sets no bound")
+    targets_above: float | None = parameter(0.0, "targets have a reward above this; null sets no bound", when="update.objective: sft")
     pairs: Literal["best-worst", "all"] = parameter(
-        "best-worst", "pairs that objective dpo learns from: the best and the worst of each rollout group, or all whose rewards differ"
+        "best-worst",
+        "pairs that objective dpo learns from: the best and the worst of each rollout group, or all whose rewards differ",
+        when="update.objective: dpo",
     )
-    pairs_margin: float = parameter(0.0, "only pairs whose rewards differ by more than this", minimum=0)
+    pairs_margin: float = parameter(0.0, "only pairs whose rewards differ by more than this", minimum=0, when="update.objective: dpo")
 
     def check(self, where: str) -> None:
         """Raise ParameterError where parameters of this section contradict each other; `where` names the section."""

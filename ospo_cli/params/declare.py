@@ -41,6 +41,7 @@ def parameter(
     pattern: str = "",
     parser: Registered | None = None,
     open_with: str = "",
+    when: str = "",
 ) -> Any:
     """Declare a parameter: default, one-line meaning, and what values are allowed.
 
@@ -53,10 +54,12 @@ def parameter(
         pattern: regular expression of the whole text, which the meaning tells.
         parser: function that raises OspoError for a text that is not allowed, which the meaning tells.
         open_with: a parameter of the same section that adds choices where it is not empty; the stage checks these.
+        when: the mode that reads it, if not every one does: `teacher: judgments`, `level: word or phrase`, `lora_rank not 0`, `own_reward
+            given`; of the same section, or of another by its dotted name. `unread` says so where the mode is another.
     """
     metadata = {
         "meaning": meaning, "choices": choices, "minimum": minimum, "maximum": maximum, "pattern": pattern, "parser": parser,
-        "open_with": open_with,
+        "open_with": open_with, "when": when,
     }  # fmt: skip
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)

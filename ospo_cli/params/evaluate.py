@@ -29,12 +29,17 @@ class Evaluate:
         "temperatures at which policies are sampled, a quarter as often, besides greedy decoding and rollout.temperature",
         minimum=0.01,
         maximum=100,
+        when="samples not 0",
     )
     choose_on: Literal["train", "dev", "test", "none"] = parameter(
         "dev", "split on which the best policy and decoding are chosen, the raw query among them; none chooses the last policy, greedy"
     )
-    choose_prompts: int = parameter(64, "prompts of that split that are answered, by seed; 0 is all", minimum=0)
+    choose_prompts: int = parameter(
+        64, "prompts of that split that are answered, by seed; 0 is all", minimum=0, when="choose_on: train, dev or test"
+    )
     max_prompts: int = parameter(256, "prompts that are evaluated, by seed; 0 is all", minimum=0)
     oracle_edits: int = parameter(8, "greedy single-word edits of the oracle query; 0 leaves the oracle out", minimum=0)
-    oracle_words: int = parameter(64, "words of the relevant products that the oracle may add, per prompt", minimum=1)
+    oracle_words: int = parameter(
+        64, "words of the relevant products that the oracle may add, per prompt", minimum=1, when="oracle_edits not 0"
+    )
     bootstrap: int = parameter(2000, "bootstrap resamples of the intervals", minimum=100, maximum=1_000_000)

@@ -36,9 +36,9 @@ class PrepareData:
     path: str = parameter("", "folder of the data set, relative to params.yaml; empty for demo-shop")
     prompt_template: str = parameter("{query}\nbought: {history}", "user message; may hold {query} and {history}")
     pool: Literal["sampled", "catalogue"] = parameter("sampled", "candidates: sampled (per prompt) or catalogue (all documents)")
-    pool_same_category: int = parameter(50, "negatives of a relevant document's category", minimum=0)
-    pool_related: int = parameter(30, "negatives closest in text to a relevant document", minimum=0)
-    pool_random: int = parameter(20, "random negatives", minimum=0)
+    pool_same_category: int = parameter(50, "negatives of a relevant document's category", minimum=0, when="pool: sampled")
+    pool_related: int = parameter(30, "negatives closest in text to a relevant document", minimum=0, when="pool: sampled")
+    pool_random: int = parameter(20, "random negatives", minimum=0, when="pool: sampled")
     dev_share: float = parameter(0.1, "share of queries for dev, where the source has no such split", minimum=0, maximum=0.9)
     test_share: float = parameter(0.1, "share of queries for test, where the source has no such split", minimum=0, maximum=0.9)
     near_duplicate: float = parameter(
@@ -54,6 +54,7 @@ class PrepareData:
         "attributes that a product has beyond eight; queries state a third to two thirds of them (source: demo-shop)",
         minimum=0,
         maximum=16,
+        when="source: demo-shop",
     )
     quoting: Literal["standard", "none", "backslash"] = parameter(
         "standard",

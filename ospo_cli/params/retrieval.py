@@ -27,10 +27,10 @@ class Dense:
     index: Literal["flat", "hnsw", "ivf"] = parameter(
         "flat", "faiss index of the whole catalogue: flat (exact), hnsw or ivf (approximate); pools are always exact"
     )
-    hnsw_links: int = parameter(32, "neighbours per document (index: hnsw)", minimum=4, maximum=256)
-    hnsw_search: int = parameter(128, "candidates kept while searching (index: hnsw)", minimum=1, maximum=65536)
-    ivf_lists: int = parameter(0, "clusters (index: ivf); 0: the square root of the number of documents", minimum=0)
-    ivf_probes: int = parameter(16, "clusters that are searched (index: ivf)", minimum=1)
+    hnsw_links: int = parameter(32, "neighbours per document (index: hnsw)", minimum=4, maximum=256, when="index: hnsw")
+    hnsw_search: int = parameter(128, "candidates kept while searching (index: hnsw)", minimum=1, maximum=65536, when="index: hnsw")
+    ivf_lists: int = parameter(0, "clusters (index: ivf); 0: the square root of the number of documents", minimum=0, when="index: ivf")
+    ivf_probes: int = parameter(16, "clusters that are searched (index: ivf)", minimum=1, when="index: ivf")
     tokens_per_batch: int = parameter(
         1024, "tokens (padding included) that are encoded at once; changes the last bits of a vector", minimum=16
     )
@@ -48,7 +48,7 @@ class Hybrid:
         "rrf", "rrf (reciprocal rank fusion), or weighted (sum of scores brought to 0 to 1 per query)"
     )
     weights: list[float] = parameter([], "one per retriever, in their order; empty: all alike", minimum=0)
-    rrf_k: int = parameter(60, "added to a rank before its reciprocal is taken (fusion: rrf)", minimum=0)
+    rrf_k: int = parameter(60, "added to a rank before its reciprocal is taken (fusion: rrf)", minimum=0, when="fusion: rrf")
     depth: int = parameter(1000, "ranks of each retriever that are read; 0 is all", minimum=0)
 
 

@@ -55,7 +55,9 @@ class Rollout:
     prompts: Literal["all", "headroom"] = parameter(
         "all", "all, or headroom (prompts whose raw query scores at most headroom_max; a change of reward then samples again)"
     )
-    headroom_max: float = parameter(0.95, "largest score of a prompt's raw query (prompts: headroom)", minimum=0, maximum=1)
+    headroom_max: float = parameter(
+        0.95, "largest score of a prompt's raw query (prompts: headroom)", minimum=0, maximum=1, when="prompts: headroom"
+    )
     further_rounds: int = parameter(
         0,
         "dynamic sampling: most rounds that replace rollout groups of equal rewards by further prompts, until prompts_per_iteration "

@@ -35,10 +35,10 @@ class ScoreCoalitions:
     own_weights: dict[str, float] = parameter(
         {}, "the parts that own_reward gives, and their weights", pattern=r"[a-z][a-z0-9_-]{0,31}"
     )  # fmt: skip
-    own_ranks: int = parameter(10, "documents of the ranking that own_reward is shown", minimum=0, maximum=10_000)
+    own_ranks: int = parameter(10, "documents of the ranking that own_reward is shown", minimum=0, maximum=10_000, when="own_reward given")
     composition: Literal["replace", "append"] = parameter("replace", "replace: the answer is the query; append: raw query + answer")
     empty_value: Literal["zero", "query"] = parameter(
-        "zero", "v of the empty coalition under replace: zero or query (the raw query's value)"
+        "zero", "v of the empty coalition under replace: zero or query (the raw query's value)", when="composition: replace"
     )
     estimators: list[str] = parameter(
         ["splice", "myerson"],
@@ -56,6 +56,7 @@ class ScoreCoalitions:
         "batch",
         "what another answer says after a point (splice, swap): what mostly stands behind the own last segment in the other answers of the "
         "batch or of the rollout group, and is not said yet; or by index, whatever it is",
+        when="estimators: splice or swap",
     )
     contiguous_width: int = parameter(32, "widest window of the contiguous family", minimum=1)
     contiguous_cap: int = parameter(0, "most coalitions per rollout of the contiguous family (M); 0 is no cap", minimum=0)
@@ -68,7 +69,10 @@ class ScoreCoalitions:
         "fixed, or adaptive: further orders where the ranking of segments is uncertain (sampled shapley, shapley-windows, owen)",
     )
     further_coalitions: int = parameter(
-        64, "coalitions per rollout, on average over its rollout group, for further orders (budget: adaptive)", minimum=1
+        64,
+        "coalitions per rollout, on average over its rollout group, for further orders (budget: adaptive)",
+        minimum=1,
+        when="budget: adaptive",
     )
     grand_value: Literal["reward", "any"] = parameter(
         "reward", "reward: v of all segments must be the reward without its format part, checked; any: segments may leave words out"
@@ -82,7 +86,7 @@ class ScoreCoalitions:
     retrieval_weight: float = parameter(1.0, "weight of the retrieval metric")
     format_weight: float = parameter(0.1, "weight of the format part")
     length_weight: float = parameter(0.0, "weight of the length part")
-    length_limit: int = parameter(20, "words that an answer may have before the length part counts", minimum=1)
+    length_limit: int = parameter(20, "words that an answer may have before the length part counts", minimum=1, when="length_weight not 0")
     repetition_weight: float = parameter(0.02, "weight of the repetition part, per repeated word")
 
     @property

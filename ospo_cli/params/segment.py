@@ -15,7 +15,7 @@ class Segment:
     """Players of the game."""
 
     level: str = parameter("phrase", "what a segment is", choices=LEVELS)
-    window: int = parameter(3, "words per segment (level: window)", minimum=1)
+    window: int = parameter(3, "words per segment (level: window)", minimum=1, when="level: window")
     unions: Literal["auto", "sentence", "clause", "phrase", "none"] = parameter(
         "auto",
         "unions of neighbouring segments, for the Owen value: sentence, clause, phrase (over words), none, or auto "
@@ -29,7 +29,7 @@ class Segment:
         "function of your own that cuts answers, in place of level and segmenter: FILE.py:FUNCTION (relative to params.yaml), "
         "MODULE:FUNCTION, or the name of an entry point in group ospo.segmenters; it is run (docs/own-code.md)",
     )
-    spacy_model: str = parameter("en_core_web_sm", "installed model package; never downloaded (segmenter: spacy)")
+    spacy_model: str = parameter("en_core_web_sm", "installed model package; never downloaded (segmenter: spacy)", when="segmenter: spacy")
     coverage: Literal["full", "partial"] = parameter(
         "full", "full: every letter and digit of an answer must lie in a segment; partial: some may lie in none"
     )

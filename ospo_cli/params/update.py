@@ -19,13 +19,19 @@ class Update:
         choices=Registered("training.objectives", "OBJECTIVES"),
     )
     mirror_beta: float = parameter(
-        0.1, "β of objective mirror-descent: a log-ratio is to become its advantage over β; large is slow", minimum=1e-6
+        0.1,
+        "β of objective mirror-descent: a log-ratio is to become its advantage over β; large is slow",
+        minimum=1e-6,
+        when="objective: mirror-descent",
     )
     mirror_unit: Literal["segment", "token"] = parameter(
         "segment",
         "what has a log-ratio in mirror-descent: segment (neighbouring tokens of one advantage; under rule uniform the answer) or token",
+        when="objective: mirror-descent",
     )
-    dpo_beta: float = parameter(0.1, "β of objective dpo: how closely the policy is held to the reference", minimum=1e-6)
+    dpo_beta: float = parameter(
+        0.1, "β of objective dpo: how closely the policy is held to the reference", minimum=1e-6, when="objective: dpo"
+    )
     dpo_reference: Literal["behavior", "warm-start"] = parameter(
         "behavior", "reference of objective dpo: behavior (the policy that sampled, anew each iteration) or warm-start (policy 000)"
     )
@@ -49,8 +55,8 @@ class Update:
     tokens_per_micro_batch: int = parameter(
         2048, "tokens (padding included) of one forward pass; changes no result but rounding", minimum=1
     )
-    clip_low: float = parameter(0.2, "ε of the lower clip of the ratio", minimum=0, maximum=1)
-    clip_high: float = parameter(0.2, "ε of the upper clip of the ratio", minimum=0)
+    clip_low: float = parameter(0.2, "ε of the lower clip of the ratio", minimum=0, maximum=1, when="objective: policy-gradient")
+    clip_high: float = parameter(0.2, "ε of the upper clip of the ratio", minimum=0, when="objective: policy-gradient")
     dual_clip: float = parameter(0.0, "upper bound of the ratio where the advantage is negative; above 1 + clip_high; 0 is off", minimum=0)
     ratio: Literal["token", "sequence", "sequence-token"] = parameter(
         "token",
@@ -63,11 +69,12 @@ class Update:
     )
     kl_weight: float = parameter(0.0, "β of the KL penalty that pulls to policy 000", minimum=0)
     kl: Literal["k1", "k2", "k3"] = parameter(
-        "k3", "KL term: k1 (log-ratio; in the plain loss its gradient is 0 on average), k2 (half its square) or k3"
+        "k3", "KL term: k1 (log-ratio; in the plain loss its gradient is 0 on average), k2 (half its square) or k3", when="kl_weight not 0"
     )
     kl_in: Literal["loss", "weighted-loss", "reward"] = parameter(
         "loss",
         "where the KL term enters: loss, weighted-loss (times the importance ratio) or reward (subtracted from the advantage)",
+        when="kl_weight not 0",
     )
     entropy_bonus: float = parameter(0.0, "weight of the entropy in the loss", minimum=0)
     sampler_correction: Literal["none", "token-truncate", "token-mask", "sequence-truncate", "sequence-mask"] = parameter(
@@ -75,7 +82,12 @@ class Update:
         "importance weights for a sampler whose probabilities differ slightly from the trained policy's (vLLM): truncated at "
         "sampler_bound, or masked (0 beyond it), per token or per sequence",
     )
-    sampler_bound: float = parameter(2.0, "largest weight of a sampled token (sampler_correction)", minimum=1)
+    sampler_bound: float = parameter(
+        2.0,
+        "largest weight of a sampled token (sampler_correction)",
+        minimum=1,
+        when="sampler_correction: token-truncate, token-mask, sequence-truncate or sequence-mask",
+    )
     max_gradient_norm: float = parameter(1.0, "gradient clipping; 0 never clips", minimum=0)
     precision: Literal["float32", "bfloat16", "float16"] = parameter(
         "float32", "arithmetic of the passes: float32, or bfloat16 or float16 (autocast; need a GPU; float16 with a scaled loss)"

@@ -17,20 +17,32 @@ class WarmStart:
         "source", "pairs: source (made by prepare-data), judgments (made here), file, or none (copy the base)"
     )
     pairs_file: str = parameter("", "Parquet of prompt_id and completion (teacher: file)")
-    steps: int = parameter(900, "optimiser steps", minimum=0)
-    max_epochs: float = parameter(0.0, "stop after this many passes over the pairs if that is fewer steps; 0 is no limit", minimum=0)
-    batch_size: int = parameter(32, "pairs per step", minimum=1)
-    learning_rate: float = parameter(3e-3, "peak of AdamW's learning rate", minimum=0)
-    schedule: Literal["cosine", "linear", "constant"] = parameter(
-        "cosine", "fall of the learning rate after its rise: cosine, linear or constant"
+    steps: int = parameter(900, "optimiser steps", minimum=0, when="teacher: source, judgments or file")
+    max_epochs: float = parameter(
+        0.0,
+        "stop after this many passes over the pairs if that is fewer steps; 0 is no limit",
+        minimum=0,
+        when="teacher: source, judgments or file",
     )
-    warmup_steps: int = parameter(20, "steps over which the learning rate rises", minimum=0)
-    weight_decay: float = parameter(0.0, "AdamW's weight decay", minimum=0)
-    max_gradient_norm: float = parameter(1.0, "gradient clipping; 0 never clips", minimum=0)
-    title_characters: int = parameter(45, "longest title or entry in an answer, in whole words (teacher: judgments)", minimum=1)
-    title_fields: list[str] = parameter([], "text fields whose first entries, split at commas, follow the title (teacher: judgments)")
+    batch_size: int = parameter(32, "pairs per step", minimum=1, when="teacher: source, judgments or file")
+    learning_rate: float = parameter(3e-3, "peak of AdamW's learning rate", minimum=0, when="teacher: source, judgments or file")
+    schedule: Literal["cosine", "linear", "constant"] = parameter(
+        "cosine", "fall of the learning rate after its rise: cosine, linear or constant", when="teacher: source, judgments or file"
+    )
+    warmup_steps: int = parameter(20, "steps over which the learning rate rises", minimum=0, when="teacher: source, judgments or file")
+    weight_decay: float = parameter(0.0, "AdamW's weight decay", minimum=0, when="teacher: source, judgments or file")
+    max_gradient_norm: float = parameter(1.0, "gradient clipping; 0 never clips", minimum=0, when="teacher: source, judgments or file")
+    title_characters: int = parameter(
+        45, "longest title or entry in an answer, in whole words (teacher: judgments)", minimum=1, when="teacher: judgments"
+    )
+    title_fields: list[str] = parameter(
+        [], "text fields whose first entries, split at commas, follow the title (teacher: judgments)", when="teacher: judgments"
+    )
     value_tolerance: float = parameter(
-        0.05, "loss of the metric accepted for naming a document that is relevant to more prompts (teacher: judgments)", minimum=0
+        0.05,
+        "loss of the metric accepted for naming a document that is relevant to more prompts (teacher: judgments)",
+        minimum=0,
+        when="teacher: judgments",
     )
 
     def check(self, where: str) -> None:

@@ -30,9 +30,13 @@ def say_unfound(
     if len(rows) > TOO_MANY * len(queries):
         found = reward.rankings([prompt_ids[row] for row in rows], [queries[row] for row in rows], 1)
         rows = [row for row, ranking in zip(rows, found, strict=True) if not len(ranking.documents)]
-    if len(rows) > TOO_MANY * len(queries):
+    say(command, reward.retriever.name, [queries[row] for row in rows], len(queries))
+
+
+def say(command: str, retriever: str, unfound: Sequence[str], of: int) -> None:
+    """Warn where these raw queries, for which a retriever finds nothing, are more than a tenth of all."""
+    if len(unfound) > TOO_MANY * of:
         sys.stderr.write(
-            f"{command}: {reward.retriever.name} retrieves nothing for {len(rows):,} of {len(queries):,} raw queries "
-            f"({len(rows) / len(queries):.0%}), such as {shorten(queries[rows[0]], 80)!r}: another retriever may find them, or other "
-            "fields (docs/languages.md says what a word is)\n"
+            f"{command}: {retriever} retrieves nothing for {len(unfound):,} of {of:,} raw queries ({len(unfound) / of:.0%}), such as "
+            f"{shorten(unfound[0], 80)!r}: another retriever may find them, or other fields (docs/languages.md says what a word is)\n"
         )

@@ -30,6 +30,7 @@ from ospo_cli.report.evaluation_summary import (
 from ospo_cli.report.evaluation_summary import Sections as SummarySections
 from ospo_cli.report.system_names import RAW_QUERY
 from ospo_cli.retrievers.opening import weighs_fields
+from ospo_cli.rewards import unfound
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.judged_reward import Sections as RewardSections
 from ospo_cli.rewards.judgments import Prepared, read_prepared
@@ -92,6 +93,7 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     gated_answers = gated.answers(prompts, folders, gates, setup.of_project(params), cache)
     completions = pl.concat([*(frame.with_columns(problem=pl.lit("")) for frame in made), *decoded, *gated_answers])
     query_metrics, run, single = evaluate(completions, rewards, params)
+    _say_unfound(prompts, run)
     summary = summarise(query_metrics, params, chosen.get("decodings", {}))
     judged, wins_and_losses = verdict.verdict(query_metrics, completions, prompts, chosen, params)
     summary |= {"against_raw_query": judged, "choice": chosen, "malformed": malformed(pl.concat(decoded))}
@@ -146,6 +148,13 @@ def evaluate(completions: pl.DataFrame, rewards: dict[str, JudgedReward], params
         runs.append(_rankings(shown, reward).with_columns(retriever=pl.lit(name)))
     query_metrics = pl.concat(measured).select(list(QUERY_METRICS.schema)).sort(QUERY_METRICS.key)
     return query_metrics, pl.concat(runs).select(list(RUN.schema)).sort(RUN.key), single
+
+
+def _say_unfound(prompts: pl.DataFrame, run: pl.DataFrame) -> None:
+    found = run.filter(pl.col("system") == RAW_QUERY)
+    for retriever in sorted(set(run["retriever"])):
+        missing = prompts.join(found.filter(pl.col("retriever") == retriever), on="prompt_id", how="anti")
+        unfound.say("evaluate", retriever, missing["query"].to_list(), prompts.height)
 
 
 def _say_unweighted(params: Reads) -> None:

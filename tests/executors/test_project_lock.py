@@ -165,6 +165,23 @@ def test_a_lock_file_that_was_deleted_locks_nobody_out_and_protects_the_next(lay
             pass
 
 
+def test_a_lock_file_that_is_deleted_while_it_is_taken_is_made_again(layout, monkeypatch):
+    """The kernel's lock of a file without a name stops nobody else."""
+    taken = []
+
+    def flock(opened, how, lock=fcntl.flock):
+        lock(opened, how)
+        taken.append(opened)
+        if len(taken) == 1:
+            layout.lock.unlink()
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with ProjectLock(layout, "ospo run"):
+        assert len(taken) == 2
+        with pytest.raises(LockedError), ProjectLock(layout, "ospo report"):
+            pass
+
+
 def test_without_locks_of_the_file_system_the_record_tells(layout, monkeypatch):
     def refuse(*_):
         raise OSError(38, "Function not implemented")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -46,6 +47,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", choices=list(FULL), help="only this part; may be repeated")
     arguments = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # also in the background, where a shell ignores the first
+        signal.signal(number, signal.default_int_handler)
     commands.load()
     with tempfile.TemporaryDirectory(prefix="ospo-faults-") as folder:
         root = Path(folder)

@@ -149,6 +149,7 @@ def _be(project: Path, arguments: tuple[str, ...], output: Path, before: Callabl
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         sys.argv = ["ospo", *arguments]
         if before is not None:
             before()

@@ -1,5 +1,6 @@
 """What `ospo run` takes for up to date, and what a single stage says of its inputs."""
 
+import dataclasses
 import hashlib
 import json
 
@@ -7,6 +8,7 @@ import polars as pl
 import pytest
 import yaml
 
+from ospo_cli.errors import OspoError
 from ospo_cli.graph import nodes, runner
 from ospo_cli.layout import Layout
 from ospo_cli.params.whole import Params
@@ -96,6 +98,18 @@ def test_a_table_that_dvc_wrote_down_and_that_the_manifest_does_not_know_runs_ag
     locked = {"stages": {"segment@1": {"outs": [{"path": SEGMENT.outputs[0], "md5": hashlib.md5(path.read_bytes()).hexdigest()}]}}}
     (layout.root / "dvc.lock").write_text(yaml.safe_dump(locked))
     assert not is_current(layout)
+
+
+def test_a_setting_that_no_mode_reads_is_said_by_its_own_stage_and_by_the_whole_run(layout, capsys):
+    params = dataclasses.replace(PARAMS, segment=dataclasses.replace(PARAMS.segment, window=5))
+    line = "params.yaml: set, and not read: segment.window (read where level: window)\n"
+    runner.execute(SEGMENT, layout, params)
+    assert line in capsys.readouterr().err
+    with pytest.raises(OspoError):
+        runner.run(layout, params)
+    assert capsys.readouterr().err.count(line) == 1
+    runner.execute(SEGMENT, layout, PARAMS)
+    assert "not read" not in capsys.readouterr().err
 
 
 def test_by_hand_inputs_that_are_not_what_their_stage_wrote_are_named(layout, capsys, monkeypatch):

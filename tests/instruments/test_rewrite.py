@@ -166,7 +166,7 @@ def test_a_policy_folder_alone_needs_no_project_and_leaves_nothing_behind(projec
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bare", "out.jsonl", "queries"]
 
 
-def test_result_lists_of_query_and_rewrite_are_those_of_the_retriever(project, answers, tmp_path):
+def test_result_lists_of_query_and_rewrite_are_those_of_the_retriever(project, answers, tmp_path, capsys):
     source = written_as("text", tmp_path / "queries", ["navy coat", "boots", "", "xyzzy"])
     execute(project.root, source, Request(top=3, retriever="bm25"), tmp_path / "out.parquet")
     found = pl.read_parquet(tmp_path / "out.parquet")
@@ -175,6 +175,11 @@ def test_result_lists_of_query_and_rewrite_are_those_of_the_retriever(project, a
     assert found["overlap"].to_list() == [overlap(*pair) for pair in zip(found["query_top"], found["engine_top"], strict=True)]
     assert found["query_top"].to_list()[1:3] == found["engine_top"].to_list()[1:3]
     assert found["query_top"].list.len().to_list()[2:] == [0, 0]
+    assert "ospo rewrite: bm25 retrieves nothing for 1 of 3 raw queries (33%), such as 'xyzzy'" in capsys.readouterr().err
+    execute(
+        project.root, written_as("text", tmp_path / "some", ["coat", "coat", "boots"]), Request(top=3, retriever="bm25"), tmp_path / "o.csv"
+    )
+    assert "retrieves nothing" not in capsys.readouterr().err
 
 
 def test_overlap_is_one_for_equal_lists_and_for_two_empty_ones():

@@ -112,6 +112,7 @@ def test_a_merged_policy_needs_neither_base_nor_adapter_and_says_what_it_was_mad
     merged = load_policy(project / "data/merged/001", threads=1)
     assert torch.allclose(logprobs(merged), logprobs(policy), atol=1e-5)
     assert (card["kind"], card["base_sha256"], card["adapter_sha256"]) == ("merged", *expected)
+    assert card["declared"] == merged.declared == policy.declared
     assert made["folder"].endswith("data/merged/001")
 
 

@@ -222,6 +222,18 @@ def test_without_pools_the_whole_catalogue_is_ranked_and_there_is_no_pool_metric
     assert set(metrics["metric"]) == {"ndcg@10", "mrr", "recall@10"}
 
 
+def test_queries_for_which_a_retriever_finds_nothing_are_said_by_retriever(project, capsys):
+    layout, values, _ = project
+    evaluate.execute(layout, values)
+    assert "retrieves nothing" not in capsys.readouterr().err
+    path = layout.prepared("prompts.parquet")
+    pl.read_parquet(path).with_columns(query=pl.lit("パーカ")).write_parquet(path)
+    evaluate.execute(layout, values)
+    said = [line for line in capsys.readouterr().err.splitlines() if "retrieves nothing" in line]
+    assert said[0].startswith("evaluate: bm25 retrieves nothing for ")
+    assert "(100%), such as 'パーカ'" in said[0]
+
+
 def test_the_rewards_own_metric_is_evaluated_too(project):
     layout, values, _ = project
     values = dataclasses.replace(values, score_coalitions=dataclasses.replace(values.score_coalitions, metric="recall@3"))

@@ -124,6 +124,19 @@ def test_a_batch_without_advantages_has_nothing_to_take(layout):
     assert set(taken_move.after_the_steps(load_policy(layout.policy(0), 1), empty, Update()).values()) == {None}
 
 
+def test_the_move_is_taken_from_where_the_steps_began_and_the_divergence_from_the_sampler(layout):
+    rollouts = read(ROLLOUTS, layout, 1)
+    rows = to_rows(rollouts, rollouts.select("rollout_id", advantages=rollouts["behavior_logprobs"]), tiny_params().rollout, 1)
+    policy = load_policy(layout.policy(0), 1)
+    began = rows.behavior_logprobs - 0.1  # a sampler in 16 bits, say
+    apart = taken_move.after_the_steps(policy, dataclasses.replace(rows, old_logprobs=began), CLIPPED)
+    moved = taken_move.after_the_steps(policy, dataclasses.replace(rows, behavior_logprobs=began), CLIPPED)
+    assert apart["taken_share"] == pytest.approx(moved["taken_share"], abs=1e-6)
+    assert abs(apart["taken_share"]) > 0.1
+    assert apart["after_kl"] == pytest.approx(0, abs=1e-6)
+    assert moved["after_kl"] == pytest.approx(np.expm1(0.1) - 0.1, rel=1e-2)
+
+
 def _without_advantages(layout):
     rollouts = read(ROLLOUTS, layout, 1)
     return rollouts, rollouts.select("rollout_id", advantages=rollouts["behavior_logprobs"].list.eval(0 * pl.element()))

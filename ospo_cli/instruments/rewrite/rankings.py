@@ -8,6 +8,7 @@ import polars as pl
 
 from ospo_cli.errors import OspoError
 from ospo_cli.retrievers.opening import build
+from ospo_cli.rewards import unfound
 from ospo_cli.rewriting.setup import Chosen
 from ospo_cli.tables import placed
 from ospo_cli.tables.prepared import DOCUMENTS
@@ -37,6 +38,8 @@ def both_rankings(chosen: Chosen, retriever: str) -> Callable[[pl.DataFrame, int
             for text, found in zip(part, engine.rank(part, [None] * len(part), top), strict=True):
                 first[text] = [doc_ids[place] for place in found.documents.tolist()]
         lists = [[first[text] for text in frame[column].to_list()] for column in ("query", "engine_query")]
+        raw = [text for text in frame["query"].unique(maintain_order=True).to_list() if text]
+        unfound.say("ospo rewrite", name, [text for text in raw if not first[text]], len(raw))
         return frame.with_columns(
             query_top=pl.Series(lists[0], dtype=pl.List(pl.String)),
             engine_top=pl.Series(lists[1], dtype=pl.List(pl.String)),

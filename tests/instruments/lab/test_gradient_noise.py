@@ -160,6 +160,18 @@ def rows(kind: str, n: int) -> dict[tuple[str, str], dict[str, float]]:
     return {(row["estimator"], row["rule"]): row for row in found}
 
 
+def test_the_two_halves_share_prompts_and_policy_and_no_random_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    halves, original = [], lab.gradients
+    monkeypatch.setattr(lab, "gradients", lambda drawn, *others: halves.append(drawn) or original(drawn, *others))
+    list(lab.measured(Condition("pairs", 4, 8), 20, 0, {"uniform": RULES["uniform"]}, Settings(), "random"))
+    one, two = halves
+    assert np.array_equal(one.chance, two.chance)
+    assert np.array_equal(one.weights, two.weights)
+    assert (one.words == two.words).mean() < 0.8
+    again = replace(two, words=one.words, reward_noise=one.reward_noise)
+    assert not np.allclose(shares(one, ESTIMATORS["random"]), shares(again, ESTIMATORS["random"]))
+
+
 def scale(kind: str, n: int, estimator: str, rule: str = "none") -> float:
     return rows(kind, n)[estimator, rule]["noise_scale"]
 

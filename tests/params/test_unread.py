@@ -1,0 +1,67 @@
+"""Settings that the chosen mode does not read are said; the modes that are declared exist."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from ospo_cli import presets
+from ospo_cli.params import whole
+from ospo_cli.params.unread import conditions, unread
+from ospo_cli.params.whole import Params
+
+
+def _with(**sections: dict[str, object]) -> Params:
+    return dataclasses.replace(
+        Params(), **{name: dataclasses.replace(getattr(Params(), name), **values) for name, values in sections.items()}
+    )
+
+
+@pytest.mark.parametrize(
+    ("unheard", "heard", "name"),
+    [
+        ({"title_fields": ["brand"]}, {"teacher": "judgments", "title_fields": ["brand"]}, "warm_start.title_fields"),
+        ({"teacher": "none", "learning_rate": 0.5}, {"learning_rate": 0.5}, "warm_start.learning_rate"),
+    ],
+)
+def test_a_setting_is_named_with_the_mode_that_reads_it_and_only_where_the_mode_is_another(
+    unheard: dict[str, object], heard: dict[str, object], name: str
+) -> None:
+    line = unread(_with(warm_start=unheard))
+    assert line.startswith(f"params.yaml: set, and not read: {name} (read where teacher: ")
+    assert line.count("\n") == 1
+    assert unread(_with(warm_start=heard)) == ""
+
+
+def test_a_mode_of_another_section_a_number_a_list_and_a_text_count() -> None:
+    assert "attribute.targets (read where update.objective: sft)" in unread(_with(attribute={"targets": "all"}))
+    assert unread(_with(attribute={"targets": "all"}, update={"objective": "sft"})) == ""
+    assert "policy.lora_alpha (read where lora_rank not 0)" in unread(_with(policy={"lora_alpha": 2.0}))
+    assert unread(_with(policy={"lora_alpha": 2.0, "lora_rank": 4})) == ""
+    assert "score_coalitions.alignment" in unread(_with(score_coalitions={"alignment": "index"}))
+    assert unread(_with(score_coalitions={"alignment": "index", "estimators": ["myerson", "swap"]})) == ""
+    assert "score_coalitions.own_ranks" in unread(_with(score_coalitions={"own_ranks": 3}))
+    assert unread(_with(score_coalitions={"own_ranks": 3, "own_reward": "mine.py:reward"})) == ""
+
+
+def test_only_the_sections_that_are_asked_for_are_named() -> None:
+    params = _with(warm_start={"title_fields": ["brand"]}, policy={"lora_alpha": 2.0})
+    assert "lora_alpha" not in unread(params, ["warm_start"])
+    assert unread(params, ["rollout"]) == ""
+
+
+def test_every_declared_mode_is_a_parameter_with_such_a_value() -> None:
+    rows = {row["name"]: row for row in whole.describe()}
+    found = list(conditions())
+    assert len(found) > 40
+    for name, other, values in found:
+        assert name != other
+        allowed = rows[other]["allowed"].split(", ")
+        free = {"policy.base": ["config"], "policy.lora_rank": []}  # a folder's name; a number
+        assert set(values) <= set(free.get(other, allowed)), (name, other, values)
+
+
+@pytest.mark.parametrize("name", [*presets.NAMES, *presets.ALGORITHMS])
+def test_no_preset_sets_what_it_does_not_read(name: str) -> None:
+    assert unread(presets.load(name)) == ""
