@@ -52,7 +52,7 @@ class Attribute:
     credit_unit: Literal["divide", "copy"] = parameter(
         "divide", "a segment's advantage is divided over its tokens, or copied to each (rules that keep the sum)"
     )
-    normalize: Literal["std", "none"] = parameter("std", "group advantage: std (divide by the group's standard deviation) or none")
+    normalize: Literal["std", "none"] = parameter("none", "group advantage: std (divide by the group's standard deviation) or none")
     baseline: Literal["group", "batch"] = parameter(
         "group",
         "mean and deviation that standardise a reward: of its rollout group, or of the batch of all rollouts (rule uniform)",

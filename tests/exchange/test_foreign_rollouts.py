@@ -12,6 +12,7 @@ import pytest
 
 from ospo_cli.errors import CreditError, OspoError, TableError
 from ospo_cli.instruments import export, foreign_credit
+from ospo_cli.params.attribute import Attribute
 from ospo_cli.tables import parquet, reference
 from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
 from ospo_cli.tables.prepared import QRELS
@@ -79,7 +80,7 @@ def test_a_prompt_with_one_rollout_is_degenerate_and_counted(shop, tmp_path):
 def test_the_group_game_compares_foreign_answers_with_those_of_their_own_group(shop, tmp_path):
     scoring = dataclasses.replace(PARAMS.score_coalitions, estimators=["splice"])
     params = dataclasses.replace(
-        PARAMS, score_coalitions=scoring, attribute=dataclasses.replace(PARAMS.attribute, estimator="splice", rule="none", splice_trace=1.0)
+        PARAMS, score_coalitions=scoring, attribute=Attribute(estimator="splice", rule="none", splice_trace=1.0, normalize="std")
     )
     source = write_json_lines(tmp_path / "x.jsonl", foreign_rows()[:-1])  # groups of unequal size
     card = foreign_credit.attribute_file(shop, params, source, shop.policy(0), tmp_path / "out")

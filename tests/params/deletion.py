@@ -6,7 +6,7 @@ from ospo_cli.params.attribute import Attribute
 from ospo_cli.params.score_coalitions import ScoreCoalitions
 from ospo_cli.params.whole import Params
 
-MYERSON = Attribute(estimator="myerson", rule="group-additive")
+MYERSON = Attribute(estimator="myerson", rule="group-additive", normalize="std")
 
 
 def by_deletion(**scoring) -> Params:

@@ -56,6 +56,7 @@ class Method(NamedTuple):
 
 
 TRUE = Method(ANY, "uniform", "none")
+GRPO = Method(ANY, "uniform", "std")
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ def _methods(params: Params, request: Request, layout: Layout) -> list[Method]:
         ]  # fmt: skip
     else:
         pairs = [(own.estimator, own.rule), ("myerson", "signed"), ("myerson", "group-additive"), ("splice", NO_RULE)]
-    chosen = dict.fromkeys([TRUE, Method(ANY, "uniform", own.normalize)])
+    chosen = dict.fromkeys([TRUE, GRPO])
     for estimator, rule in pairs:
         needs_share = rule == NO_RULE or known[rule].needs_share
         for normalize in request.normalisations or [own.normalize]:
@@ -259,7 +260,7 @@ def _without_trace(estimator: str) -> str:
 def _table(methods: Sequence[Method], found: Vectors, params: Params) -> pl.DataFrame:
     """Return what the vectors say, as table gradient_audit."""
     wholes = {method: gradient_noise.of_groups(found.whole(number)) for number, method in enumerate(methods)}
-    true, usual = wholes[TRUE], wholes[Method(ANY, "uniform", params.attribute.normalize)]
+    true, usual = wholes[TRUE], wholes[GRPO]
     rows: list[tuple[Any, ...]] = []
     for number, (method, own) in enumerate(wholes.items()):
         alike = wholes.get(Method(ANY, "uniform", method.normalize))

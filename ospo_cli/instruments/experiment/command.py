@@ -52,7 +52,8 @@ def execute(path: Path, folder: Path, doors: Doors, jobs: int = 1, runs: bool = 
 
 def gathered(path: Path, plan: Plan, folders: Folders, problem: str = "none was run") -> dict[str, Any]:
     """Return what is printed and drawn, from the outcomes that are there; raise OspoError, naming the problem, where there is none."""
-    kept = {training: outcomes.read(folders.outcome(training), training) for training in plan.trainings()}
+    done = {training: is_done(plan, folders, training) for training in plan.trainings()}
+    kept = {training: outcomes.read(folders.outcome(training), training) if done[training] else None for training in done}
     found: Found = {training: outcome for training, outcome in kept.items() if outcome is not None}
     if not found:
         raise OspoError(

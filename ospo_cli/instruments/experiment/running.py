@@ -45,8 +45,9 @@ class Folders:
 def is_done(plan: Plan, folders: Folders, training: Training) -> bool:
     """Tell whether there is an outcome of these very parameters; its project need not be there."""
     path = folders.outcome(training) / SETTINGS
-    kept = read_json(path) if path.is_file() else None
-    return kept == settings(plan.params(training)) and outcomes.read(folders.outcome(training), training) is not None
+    return (
+        path.is_file() and fits(read_json(path), plan.params(training)) and outcomes.read(folders.outcome(training), training) is not None
+    )
 
 
 def run_missing(plan: Plan, folders: Folders, jobs: int) -> list[tuple[Training, str]]:
@@ -140,9 +141,13 @@ def _last_line(path: Path) -> str:
 
 
 def settings(params: Params) -> dict[str, Any]:
-    """Return the values that are not the defaults, by dotted name: a parameter that a later version adds makes no outcome stale."""
-    found: dict[str, Any] = {}
-    default = whole.to_sections(Params())
-    for section, values in whole.to_sections(params).items():
-        found |= {f"{section}.{name}": value for name, value in values.items() if value != default[section][name]}
-    return found
+    """Return all values by dotted name; also the defaults, so that an outcome still tells what made it after a default has changed."""
+    return {f"{section}.{name}": value for section, values in whole.to_sections(params).items() for name, value in values.items()}
+
+
+def fits(kept: dict[str, Any], params: Params) -> bool:
+    """Tell whether an outcome was made with these parameters. One that a later version added counts where it is not its default."""
+    now, default = settings(params), settings(Params())
+    return all(name in now and now[name] == value for name, value in kept.items()) and all(
+        now[name] == default[name] for name in now.keys() - kept.keys()
+    )

@@ -50,7 +50,7 @@ def project(tmp_path_factory):
         warm_start={"steps": 60},
         rollout={"max_new_tokens": 32, "prompts_per_iteration": 24},
         score_coalitions={"format_weight": 2.0},  # what most groups are about: a clear signal in few of them
-        attribute={"rule_file": "rules.py"},
+        attribute={"rule_file": "rules.py", "normalize": "std"},
     )
     (folder / "rules.py").write_text(OWN_RULE, encoding="utf-8")
     layout = Layout(folder)
@@ -74,7 +74,7 @@ def exact(project):
     rollouts, found = placed.read(ROLLOUTS, layout, 1), {}
     policy = load_policy(layout.policy(0), threads=1, trainable=True)
     for normalize in ("none", "std"):
-        settings = dataclasses.replace(values.attribute, rule="uniform", normalize=normalize)
+        settings = dataclasses.replace(values.attribute, estimator="uniform", rule="uniform", normalize=normalize)
         attribute.execute(layout, dataclasses.replace(values, attribute=settings), 1)
         rows = to_rows(rollouts, placed.read(TOKEN_ADVANTAGES, layout, 1), values.rollout, 1)
         graphs = [GroupGradient(policy, rows, group, values.update) for group in rows.groups]

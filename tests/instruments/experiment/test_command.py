@@ -11,7 +11,11 @@ from ospo_cli.instruments.experiment.running import Folders
 from tests.instruments.experiment.made import DOORS
 
 ROOT = Path(__file__).resolve().parents[3]
-EXPERIMENTS = sorted((ROOT / "benchmarks" / "experiments").glob("*.yaml"))
+EXPERIMENTS = [path for path in sorted((ROOT / "benchmarks" / "experiments").glob("*.yaml")) if path.with_suffix("").is_dir()]
+
+
+def test_there_are_experiments_with_kept_outcomes():
+    assert {"credit", "plateau"} <= {path.stem for path in EXPERIMENTS}
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda path: path.stem)

@@ -103,11 +103,20 @@ def test_what_has_an_outcome_of_the_same_parameters_is_not_run_again(file, tmp_p
     assert "experiment: 1/1" in capsys.readouterr().err
 
 
-def test_settings_are_what_differs_from_the_defaults(file):
-    found = running.settings(read(file, DOORS).params(Training("shop", "grpo", 0, 5e-4)))
-    assert found["train.iterations"] == 2
-    assert found["rollout.group_size"] == 4
-    assert not set(found) & {"retrieval.k1", "retrieval.dense.encoder", "train.seed"}
+def test_an_outcome_tells_what_made_it_after_a_default_has_changed(file):
+    params = read(file, DOORS).params(Training("shop", "grpo", 0, 5e-4))
+    kept = running.settings(params)
+    assert (kept["train.iterations"], kept["retrieval.k1"]) == (2, params.retrieval.k1)
+    assert running.fits(kept, params)
+    assert not running.fits(kept | {"retrieval.k1": 2.0}, params)
+    assert not running.fits(kept | {"retrieval.gone": 2.0}, params)
+
+
+def test_a_parameter_of_a_later_version_counts_where_it_is_not_its_default(file):
+    params = read(file, DOORS).params(Training("shop", "grpo", 0, 5e-4))
+    kept = running.settings(params)
+    assert running.fits({name: value for name, value in kept.items() if name != "retrieval.k1"}, params)
+    assert not running.fits({name: value for name, value in kept.items() if name != "train.iterations"}, params)
 
 
 def test_a_failed_training_is_named_with_its_last_line_and_the_others_go_on(file, tmp_path, monkeypatch, capsys):
