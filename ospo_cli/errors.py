@@ -34,6 +34,10 @@ class OspoError(Exception):
         return text
 
 
+class Finished(BaseException):
+    """This process has done its share of the work in good order, before the end of what its command does; no error."""
+
+
 class FileError(OspoError):
     """A file or folder that cannot be read or written."""
 

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from ospo_cli.errors import OspoError
+from ospo_cli.errors import Finished, OspoError
 from ospo_cli.executors import peers
 
 INTERRUPTED = "run the same command again; finished shards and checkpoints are kept"
@@ -36,6 +36,8 @@ def main() -> None:
             sys.stdout.flush()  # a full disk or a reader that has gone is said here, not by the interpreter's last words
     except OspoError as error:
         _fail(error.line())
+    except Finished:
+        sys.exit(0)
     except (KeyboardInterrupt, Interrupted) as error:
         _drop_stdout()  # a reader that went with us
         if peers.is_launched():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ospo_cli.cli.app import AFTER_TRAINING, Interrupted, app
-from ospo_cli.cli.options import HERE, Project, say
+from ospo_cli.cli.options import HERE, Project, opened, say, spread
 
 
 @app.command("rewrite", rich_help_panel=AFTER_TRAINING)
@@ -40,7 +41,8 @@ def rewrite(
 
         say("rewrite", stream.in_words(stream.execute(project, request, kind_in, kind_out)))
         return
-    counts = execute(project, Path(source), request, out, kind_in, kind_out)
+    with spread(opened(project)[1]) if (project / "params.yaml").is_file() else nullcontext():
+        counts = execute(project, Path(source), request, out, kind_in, kind_out)
     say("rewrite", (f"wrote {out}: " if out is not None else "") + in_words(counts))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -56,9 +57,15 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False) -> None:
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    engine: Annotated[str, typer.Option("--engine", help="Where shards run (docs/scale.md).", show_default="execution.engine")] = "",
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Workers of the engine.", show_default="execution.workers")] = 0,
+) -> None:
     if version:
         from ospo_cli import __version__
 
         typer.echo(f"ospo {__version__}")
         raise typer.Exit
+    # As variables they reach what this command calls, and `dvc repro` can be given them.
+    os.environ.update({name: str(value) for name, value in (("OSPO_ENGINE", engine), ("OSPO_WORKERS", workers)) if value})

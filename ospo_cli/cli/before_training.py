@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ospo_cli.cli.app import BEFORE_TRAINING, app
-from ospo_cli.cli.options import HERE, Project, Wait, alone, names_of, opened, say
+from ospo_cli.cli.options import HERE, Project, Wait, alone, names_of, opened, say, spread
 from ospo_cli.errors import OspoError
 
 
@@ -149,7 +149,7 @@ def headroom(
     layout, parameters = opened(project)
     names = tuple(names_of(retrievers))
     request = stage.Request(split, iteration, policy, samples, prompts, edits, words, names, metric)
-    with alone(project, "headroom", wait):
+    with alone(project, "headroom", wait), spread(parameters):
         stage.print_result(*stage.execute(layout, parameters, request))
     say("headroom", f"wrote {layout.headroom('headroom.parquet')}, headroom_queries.parquet")
 

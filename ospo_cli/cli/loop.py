@@ -16,7 +16,7 @@ SEVERAL = ("warm-start", "update")  # stages that several processes can share
 
 
 def _run_stage(name: str, project: Path, wait: bool, iteration: int | None = None) -> dict[str, Any]:
-    from ospo_cli.executors import peers
+    from ospo_cli.executors import engines, peers
     from ospo_cli.graph import runner
     from ospo_cli.graph.nodes import node
 
@@ -27,6 +27,9 @@ def _run_stage(name: str, project: Path, wait: bool, iteration: int | None = Non
 
     layout, parameters = opened(project)
     wanted = node(name, iteration, parameters)
+    if engines.is_helper():
+        with engines.engaged(parameters.execution, ()):
+            return runner.take_part(wanted, layout, parameters)
     if "DVC_STAGE" in os.environ:
         if iteration is not None and iteration > parameters.train.iterations:
             # By hand one may go on; of a graph that is out of date nobody asked for it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,11 +35,24 @@ def opened(project: Path) -> tuple[Layout, Params]:
 
 
 def alone(project: Path, command: str, wait: bool) -> AbstractContextManager[object]:
-    """Return the lock on a project as a context manager; `command` is what others are told that wait for it."""
+    """Return the lock on a project as a context manager; `command` is what others are told that wait for it.
+
+    A worker needs none: it writes into the cache alone, for a command that has the lock.
+    """
+    from ospo_cli.executors import engines
     from ospo_cli.executors.project_lock import ProjectLock
     from ospo_cli.layout import Layout
 
+    if engines.is_helper():
+        return nullcontext()
     return ProjectLock(Layout(project), f"ospo {command}", wait)
+
+
+def spread(parameters: Params) -> AbstractContextManager[None]:
+    """Return a context manager in which the present command's shards run where section execution says."""
+    from ospo_cli.executors import engines
+
+    return engines.engaged(parameters.execution, sys.argv[1:])
 
 
 def say(command: str, text: str) -> None:

@@ -1,1 +1,10 @@
+"""Where shards run. An engine is a name here; `execution.engine` chooses. No stage is stale for a change of these (graph/code.py)."""
 
+ENGINES = {
+    "local": "ospo_cli.executors.engines:Local",
+    "processes": "ospo_cli.executors.processes:processes",
+}
+# What a process is that computes shards for another, by the variable that says so.
+HELPERS = {
+    "OSPO_WORKER": "ospo_cli.executors.worker:Worker",
+}

@@ -73,7 +73,8 @@ class Code:
         Raises:
             OspoError: a module of the stage is not there, or one that it reaches is no valid Python.
         """
-        chosen = dict(wanted.uses)
+        # Where shards run changes no result.
+        chosen = {f"{self.package.name}.executors": ()} | dict(wanted.uses)
         found: dict[str, str] = {}
         waiting = list(wanted.modules)
         for name in waiting:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ospo_cli.errors import OspoError
+from ospo_cli.executors import engines
 from ospo_cli.executors.usage import Usage
 from ospo_cli.graph import before_training, code
 from ospo_cli.graph.declared import Node
@@ -41,7 +42,8 @@ def execute(wanted: Node, layout: Layout, params: Params, hashes: _Hashes | None
     if is_by_hand:
         sys.stderr.write(unread(params, [name for name in wanted.sections if name in SECTIONS]) if (wanted.iteration or 1) == 1 else "")
         _name_doubtful(wanted, layout, params, hashes)
-    result, took = measured(wanted, layout, params)
+    with engines.engaged(params.execution, [*wanted.command.split()[1:], "--project", str(layout.root)]):
+        result, took = measured(wanted, layout, params)
     # What `ospo plan` takes its rates from and is compared with; no stage reads it.
     files.write_json(layout.plan(f"actual/{wanted.label}.json"), took)
     written = (*wanted.outputs, *wanted.metrics)

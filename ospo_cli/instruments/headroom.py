@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ospo_cli.errors import OspoError, SourceError
 from ospo_cli.executors.base import Shard
-from ospo_cli.executors.local import LocalExecutor, content_key
+from ospo_cli.executors.shard_folder import ShardFolder, content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.ranking import metric_rows
@@ -290,7 +290,7 @@ def _sampled(layout: Layout, chosen: pl.DataFrame, params: Params, request: Requ
         ]
         return {"completions": pl.DataFrame(rows, schema=DECODED.schema, orient="row")}
 
-    executor = LocalExecutor(layout.cache / "headroom")
+    executor = ShardFolder(layout.cache / "headroom")
     found = executor.map_shards(work, shards, {"completions": DECODED}, "headroom", "completions")
     raw = dict(chosen.select("prompt_id", "query").iter_rows())
     queries: dict[str, list[str]] = {}

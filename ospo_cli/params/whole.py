@@ -18,6 +18,7 @@ import yaml
 from ospo_cli.errors import OspoError, ParameterError, shorten
 from ospo_cli.params.attribute import Attribute
 from ospo_cli.params.evaluate import Evaluate
+from ospo_cli.params.execution import Execution
 from ospo_cli.params.policy import Policy
 from ospo_cli.params.prepare_data import PrepareData
 from ospo_cli.params.report import Report
@@ -48,6 +49,7 @@ class Params:
     update: Update = dataclasses.field(default_factory=Update)
     evaluate: Evaluate = dataclasses.field(default_factory=Evaluate)
     report: Report = dataclasses.field(default_factory=Report)
+    execution: Execution = dataclasses.field(default_factory=Execution)
     store: Store = dataclasses.field(default_factory=Store)
 
     @property

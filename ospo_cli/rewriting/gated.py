@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import polars as pl
 
 from ospo_cli.executors.base import Shard
-from ospo_cli.executors.local import LocalExecutor, content_key
+from ospo_cli.executors.shard_folder import ShardFolder, content_key
 from ospo_cli.layout import Layout
 from ospo_cli.rewriting import gate as gates
 from ospo_cli.rewriting.decision import REWRITTEN, SAME
@@ -74,7 +74,7 @@ def answers(
         known = ["evaluate.gated 1", VERSION, content, setup.card, setup.threads, setup.batch_size, gate.identity]
         for part in prompts.select("prompt_id", "query", "history").iter_slices(_PROMPTS_PER_SHARD):
             shards.append(Shard(content_key(*known, part.rows()), part.height, _Work(system, folder, gate, part)))
-    made = LocalExecutor(cache).map_shards(_Answers(setup).of, shards, {"completions": COMPLETIONS}, "gated", "prompts")
+    made = ShardFolder(cache).map_shards(_Answers(setup).of, shards, {"completions": COMPLETIONS}, "gated", "prompts")
     named = zip(shards, made, strict=True)
     return [tables["completions"].with_columns(system=pl.lit(gated_name(shard.payload.system))) for shard, tables in named]
 

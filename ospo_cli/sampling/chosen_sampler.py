@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ospo_cli.executors import engines
 from ospo_cli.params.rollout import Rollout
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.policies.opening import load_policy, read_policy
@@ -25,15 +26,15 @@ def kind_of(settings: Rollout) -> type[CompletionSampler]:
 def load_for(folder: Path, settings: Rollout, threads: int, made_by: str) -> LoadedPolicy:
     """Return a folder's policy, with weights where they are needed in this process; refuse settings that the sampler cannot draw."""
     kind = kind_of(settings)
-    policy = load_policy(folder, threads, made_by=made_by) if kind.needs_weights else read_policy(folder, made_by)
+    policy = load_policy(folder, threads, made_by=made_by) if kind.needs_weights and engines.works_here() else read_policy(folder, made_by)
     kind.check(Sampling.of(settings), policy)
     return policy
 
 
 @contextlib.contextmanager
 def opened(policy: LoadedPolicy, settings: Rollout, threads: int, longest_prompt: int) -> Iterator[CompletionSampler]:
-    """Give rollout.sampler for a policy of `load_for`; what it started ends with the block."""
-    sampler = kind_of(settings).opened(policy, settings, threads, longest_prompt)
+    """Give rollout.sampler for a policy of `load_for`; what it started ends with the block. Where workers draw, one that draws nothing."""
+    sampler = kind_of(settings).opened(policy, settings, threads, longest_prompt) if engines.works_here() else CompletionSampler()
     try:
         yield sampler
     finally:

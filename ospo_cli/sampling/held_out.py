@@ -11,7 +11,7 @@ import polars as pl
 
 from ospo_cli.errors import PolicyError
 from ospo_cli.executors.base import Shard
-from ospo_cli.executors.local import LocalExecutor, content_key
+from ospo_cli.executors.shard_folder import ShardFolder, content_key
 from ospo_cli.tables.evaluate import DECODED
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def answers(prompts: pl.DataFrame, folders: Mapping[str, tuple[Path, str]], para
             for part in prompts.select("prompt_id", "prompt").iter_slices(_PROMPTS_PER_SHARD):
                 key = content_key(kind, content, sampling, part.rows())
                 shards.append(Shard(key, part.height * (how.greedy_rows + how.samples), _Work(system, folder, part, how)))
-    found = LocalExecutor(cache).map_shards(_Answers(params).sample, shards, {"completions": DECODED}, "evaluate", "completions")
+    found = ShardFolder(cache).map_shards(_Answers(params).sample, shards, {"completions": DECODED}, "evaluate", "completions")
     # Equal weights share their shards, whichever iteration made them: the system's name comes from here.
     return [tables["completions"].with_columns(system=pl.lit(shard.payload.system)) for shard, tables in zip(shards, found, strict=True)]
 

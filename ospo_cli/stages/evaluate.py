@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ospo_cli.errors import MissingInputError, SourceError
 from ospo_cli.executors.base import Shard
-from ospo_cli.executors.local import LocalExecutor, content_key
+from ospo_cli.executors.shard_folder import ShardFolder, content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.ranking import parse_metric
@@ -312,8 +312,10 @@ def _oracle_completions(
     def answer(part: pl.DataFrame) -> dict[str, pl.DataFrame]:
         return {"completions": _undecoded(ORACLE, part["prompt_id"], search.queries(part))}
 
-    executor = LocalExecutor(layout.cache / "evaluate")
-    return [found["completions"] for found in executor.map_shards(answer, shards, {"completions": DECODED}, "oracle", "prompts")]
+    executor = ShardFolder(layout.cache / "evaluate")
+    return [
+        found["completions"] for found in executor.map_shards(answer, shards, {"completions": DECODED}, "oracle", "prompts", reward.tally)
+    ]
 
 
 def _rankings(shown: pl.DataFrame, reward: JudgedReward) -> pl.DataFrame:

@@ -15,7 +15,7 @@ import polars as pl
 
 from ospo_cli.errors import ParameterError, PolicyError, shorten
 from ospo_cli.executors.base import Shard
-from ospo_cli.executors.local import LocalExecutor, content_key
+from ospo_cli.executors.shard_folder import ShardFolder, content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.params.policy import Policy
@@ -71,7 +71,7 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     # Prompts that do not fit are left out when their round is drawn: no engine is asked for a longer context than there is.
     longest = min(max(len(ids) for _, ids in (*rows, *waiting)), policy.context_length - settings.max_new_tokens)
     with chosen_sampler.opened(policy, settings, threads, longest) as sampler:
-        sampling = _Sampling(LocalExecutor(layout.cache / "rollouts"), policy, sampler, params, iteration, sampled)
+        sampling = _Sampling(ShardFolder(layout.cache / "rollouts"), policy, sampler, params, iteration, sampled)
         sampling.draw(rows)
         if count_alive is not None:
             sampling.draw_until_full(len(rows), waiting, count_alive)
@@ -134,7 +134,7 @@ class _Sampled:
 class _Sampling:
     """Draws rounds of rollout groups; `done` grows."""
 
-    executor: LocalExecutor
+    executor: ShardFolder
     policy: LoadedPolicy
     sampler: CompletionSampler
     params: Reads
@@ -153,13 +153,12 @@ class _Sampling:
         began = time.monotonic()
 
         def work(part: Any) -> dict[str, pl.DataFrame]:
-            frame, logprobs = rollout(self.sampler, part, settings, seed, self.iteration)
-            self.done.fresh_tokens += int(frame["token_ids"].list.len().sum())
-            return {"rollouts": frame, "sampling_logprobs": logprobs}
+            return dict(zip(TABLES, rollout(self.sampler, part, settings, seed, self.iteration), strict=True))
 
         label = f"rollout {self.iteration}" + (f", round {len(self.done.rounds) + 1}" if self.done.rounds else "")
         results = self.executor.map_shards(work, shards, TABLES, label, "completions")
         self.done.seconds += time.monotonic() - began
+        self.done.fresh_tokens += sum(int(results[number]["rollouts"]["token_ids"].list.len().sum()) for number in self.executor.fresh)
         self.done.shards += len(shards)
         self.done.too_long += len(unfit)
         made = {name: pl.concat([table.empty(), *(result[name] for result in results)]) for name, table in TABLES.items()}
@@ -190,6 +189,8 @@ class _Sampling:
             rollouts = self.draw(rows)
 
     def _shards(self, rows: list[tuple[str, list[int]]]) -> list[Shard]:
+        from ospo_cli.sampling import chosen_sampler
+
         settings = self.params.rollout
         per_shard = max(1, settings.batch_size // settings.group_size)
         shards = []
@@ -207,7 +208,7 @@ class _Sampling:
                 self.params.train.seed,
                 self.iteration,
                 self.params.policy.threads,
-                *self.sampler.identity(settings),
+                *chosen_sampler.kind_of(settings).identity(settings),
             )
             shards.append(Shard(key, len(part) * settings.group_size, part))
         return shards

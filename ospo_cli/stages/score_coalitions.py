@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ospo_cli.errors import CreditError
 from ospo_cli.executors.base import Shard
-from ospo_cli.executors.local import LocalExecutor, content_key
+from ospo_cli.executors.shard_folder import ShardFolder, content_key
 from ospo_cli.executors.usage import without_collection
 from ospo_cli.layout import Layout
 from ospo_cli.maths.coalitions import Budget, Players
@@ -71,21 +71,20 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
 
     is_quick = takes_parts(reward, settings) and _is_light(settings)
     batch = _batch(rollouts, segments, settings, reward.words)
-    scored = 0
 
     def score_shard(payload: tuple[pl.DataFrame, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-        nonlocal scored
         with without_collection() if is_quick else nullcontext():
             scorer = TextScorer(reward, settings)
             rewards, values, _ = score_coalitions(*payload, reward, params, scorer)
             spliced = score_spliced(*payload, rewards, scorer, batch)
-        scored += rewards.height + values.height + spliced.height
         return {REWARDS.name: rewards, COALITION_VALUES.name: values, SPLICED_VALUES.name: spliced}
 
     tables = {table.name: table for table in (REWARDS, COALITION_VALUES, SPLICED_VALUES)}
     size = min(GROUPS_PER_QUICK_SHARD if is_quick else GROUPS_PER_SHARD, GROUPS_PER_SPLICED_SHARD if batch else GROUPS_PER_QUICK_SHARD)
     shards = _shards(rollouts, segments, reward, params, size, batch)
-    done = LocalExecutor(layout.cache / "score_coalitions").map_shards(score_shard, shards, tables, "score-coalitions", "rollouts")
+    folder = ShardFolder(layout.cache / "score_coalitions")
+    done = folder.map_shards(score_shard, shards, tables, "score-coalitions", "rollouts", reward.tally)
+    scored = sum(frame.height for number in folder.fresh for frame in done[number].values())
     rewards, values, spliced = (pl.concat([found[name] for found in done]) for name in tables)
     for table, frame in zip(tables.values(), (rewards, values, spliced), strict=True):
         placed.write(frame, table, layout, iteration)

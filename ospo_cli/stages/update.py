@@ -14,8 +14,8 @@ import polars as pl
 
 from ospo_cli import __version__
 from ospo_cli.executors import peers
-from ospo_cli.executors.local import content_key
 from ospo_cli.executors.progress import Progress
+from ospo_cli.executors.shard_folder import content_key
 from ospo_cli.executors.usage import peak_bytes
 from ospo_cli.layout import Layout
 from ospo_cli.params.policy import Policy

@@ -15,8 +15,8 @@ import polars as pl
 from ospo_cli import __version__
 from ospo_cli.errors import ParameterError, TableError, first_line
 from ospo_cli.executors import peers
-from ospo_cli.executors.local import content_key
 from ospo_cli.executors.progress import Progress
+from ospo_cli.executors.shard_folder import content_key
 from ospo_cli.layout import Layout
 from ospo_cli.params.policy import Policy
 from ospo_cli.params.train import Train

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from ospo_cli.executors.base import Shard
-from ospo_cli.executors.local import LocalExecutor, content_key
+from ospo_cli.executors.shard_folder import ShardFolder, content_key
 from ospo_cli.sampling.held_out import Reads, rendered
 from ospo_cli.tables.declare import Column, Table
 
@@ -43,7 +43,7 @@ def sharpness(prompts: pl.DataFrame, folders: Mapping[str, tuple[Path, str]], pa
         params: the root seed, the cap of the completion's length, batches and threads.
         cache: folder of the finished shards.
     """
-    part, executor = prompts.select("prompt_id", "prompt").head(PROMPTS), LocalExecutor(cache)
+    part, executor = prompts.select("prompt_id", "prompt").head(PROMPTS), ShardFolder(cache)
     drawing = [params.train.seed, params.rollout.max_new_tokens, params.rollout.batch_size, params.policy.threads, part.rows()]
     shards = [
         Shard(content_key("evaluate.sharpness 1", content, drawing), part.height, (folder, part)) for folder, content in folders.values()

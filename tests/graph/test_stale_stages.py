@@ -252,6 +252,7 @@ SECTIONS = {
     "update": {"update", "report"},
     "evaluate": {"evaluate", "report"},
     "report": {"report"},
+    "execution": {"report"},
 }
 
 
@@ -369,3 +370,9 @@ def test_a_module_that_is_no_python_is_named(package):
     (package / "text/segments.py").write_text("def\n")
     with pytest.raises(OspoError, match=r"segments\.py, line 1: is no valid Python"):
         hashes(package)
+
+
+def test_where_shards_run_makes_nothing_stale(package):
+    put(package / "executors" / "processes.py", "_LAST_BYTES = 4096", "_LAST_BYTES = 8192")
+    put(package / "executors" / "worker.py", "VISIBLE_SECONDS = 60.0", "VISIBLE_SECONDS = 90.0")
+    assert stale(package) == set()

@@ -16,8 +16,9 @@ from typing import Any
 import polars as pl
 
 from ospo_cli.errors import OspoError
+from ospo_cli.executors import engines
 from ospo_cli.executors.base import Shard
-from ospo_cli.executors.local import LocalExecutor, content_key
+from ospo_cli.executors.shard_folder import ShardFolder, content_key
 from ospo_cli.instruments.rewrite import inputs, outputs
 from ospo_cli.instruments.rewrite.rankings import both_rankings
 from ospo_cli.rewriting.rewriter import Asked, Rewriter
@@ -87,7 +88,7 @@ def _cache(chosen: Chosen, out: Path | None) -> Iterator[Path]:
     if chosen.project:
         yield chosen.project.cache / "rewrite"
     elif out is None:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, engines.using(engines.Local()):
             yield Path(folder)
     else:
         yield (own := out.parent / f".{out.name}.shards")
@@ -108,7 +109,7 @@ def rewrite(asked: Sequence[Asked], chosen: Chosen, best: int, cache: Path) -> p
         part = distinct[start : start + QUERIES_PER_SHARD]
         key = content_key(*rewriter.identity, best, [(one.query, one.history) for one in part])
         shards.append(Shard(key, len(part), part))
-    done = LocalExecutor(cache).map_shards(answer, shards, {"answered": ANSWERED}, "rewrite", "distinct queries")
+    done = ShardFolder(cache).map_shards(answer, shards, {"answered": ANSWERED}, "rewrite", "distinct queries")
     found = pl.concat([ANSWERED.empty(), *(tables["answered"] for tables in done)])
     return found.with_columns(place=pl.int_range(pl.len(), dtype=pl.Int64))
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ospo_cli.errors import RetrievalError
-from ospo_cli.executors.progress import Progress
+from ospo_cli.executors import engines
+from ospo_cli.executors.base import Job, Shard
 from ospo_cli.retrievers.dense.vectors import Encoder, digest
 from ospo_cli.tables import files
 from ospo_cli.tables.sealed import say_damaged
@@ -39,27 +40,36 @@ def vectors_of(texts: Sequence[str], encoder: Encoder, folder: Path) -> tuple[ND
     mapped = _read(path, shape)
     if mapped is None:
         shards = [(rows, *_shard([texts[row] for row in rows], encoder, folder)) for rows in _shards(texts)]
-        progress = Progress("dense", len(texts), "documents")
-        for rows, place, part in shards:
-            is_new = _read(place, (len(part), encoder.dimensions)) is None
-            if is_new:
-                write(place, partial(np.lib.format.write_array, array=encoder.encode(part, "passage"), allow_pickle=False))
-            progress.advance(len(rows), reused=not is_new)
-        progress.close()
-        _mark(path).unlink(missing_ok=True)
-        with files.replacing(path) as temporary:
-            # Mapped, shard by shard: the whole array is never in memory at once.
-            whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-            _reserve(temporary)
-            for rows, place, _ in shards:
-                whole[rows] = np.load(place, mmap_mode="r", allow_pickle=False)
-            whole.flush()
-            del whole
-        _write_mark(path)
+
+        def is_done(number: int) -> bool:
+            return _read(shards[number][1], (len(shards[number][2]), encoder.dimensions)) is not None
+
+        def do(number: int) -> None:
+            _, place, part = shards[number]
+            write(place, partial(np.lib.format.write_array, array=encoder.encode(part, "passage"), allow_pickle=False))
+
+        named = [Shard(place.stem, len(rows), None) for rows, place, _ in shards]
+        engines.run(Job(named, is_done, do, "dense", "documents", folder / "shards"))
+        mapped = _read(path, shape)  # a worker finds what the driver has put together meanwhile
+    if mapped is None:
+        _put_together(path, shape, [(rows, place) for rows, place, _ in shards])
         mapped = _read(path, shape)
         if mapped is None:
             raise RetrievalError(path, "is not what was written a moment ago", remedy="check the disk")
     return mapped, key
+
+
+def _put_together(path: Path, shape: tuple[int, int], parts: Sequence[tuple[list[int], Path]]) -> None:
+    _mark(path).unlink(missing_ok=True)
+    with files.replacing(path) as temporary:
+        # Mapped, shard by shard: the whole array is never in memory at once.
+        whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        _reserve(temporary)
+        for rows, place in parts:
+            whole[rows] = np.load(place, mmap_mode="r", allow_pickle=False)
+        whole.flush()
+        del whole
+    _write_mark(path)
 
 
 def write(path: Path, fill: Callable[..., object]) -> None:

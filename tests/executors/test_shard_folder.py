@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from ospo_cli.executors.base import Shard
-from ospo_cli.executors.local import LocalExecutor, content_key
+from ospo_cli.executors.shard_folder import ShardFolder, content_key
 from ospo_cli.tables.declare import Column, Table
 from tests.policies.tiny import folder_bytes
 
@@ -20,7 +20,7 @@ def mapped(folder, calls, numbers=(1, 2)):
         calls.append(number)
         return {"numbers": pl.DataFrame({"n": range(200 * number), "text": [f"word {n}" for n in range(200 * number)]})}
 
-    found = LocalExecutor(folder).map_shards(work, [shard(number) for number in numbers], {"numbers": NUMBERS}, "test", "shards")
+    found = ShardFolder(folder).map_shards(work, [shard(number) for number in numbers], {"numbers": NUMBERS}, "test", "shards")
     return [tables["numbers"] for tables in found]
 
 

@@ -1,0 +1,67 @@
+"""Commands with workers write the tables that they write without, to the byte."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from ospo_cli.graph import runner
+from ospo_cli.layout import Layout
+from ospo_cli.params import whole
+from tests.faults import project
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A project that has run in one process, with several shards to each loop."""
+    folder = project.make(tmp_path_factory.mktemp("made") / "project")
+    content = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    content["train"]["iterations"] = 1
+    content["rollout"]["batch_size"] = 3
+    (folder / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    runner.run(Layout(folder), whole.load(folder / "params.yaml"))
+    return folder
+
+
+def on_workers(folder, *arguments):
+    """Run a command with two workers; return what it says."""
+    command = [sys.executable, "-m", "ospo_cli", "--engine", "processes", "--workers", "2", *arguments]
+    done = subprocess.run(command, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_rollouts_and_scores_of_two_workers_are_those_of_one_process(made, tmp_path):
+    folder = project.copied(made, tmp_path / "project")
+    project.undo_from(folder, "rollout --iter 1")
+    said = on_workers(folder, "rollout", "--iter", "1")
+    assert "rollout 1: 12/12 completions" in said
+    assert " workers" in said
+    on_workers(folder, "segment", "--iter", "1")
+    said = on_workers(folder, "score-coalitions", "--iter", "1")
+    assert "dense: 40/40 documents" in said
+    expected = {path: digest for path, digest in project.outputs(made).items() if path.startswith("iterations/")}
+    found = {path: digest for path, digest in project.outputs(folder).items() if path.startswith("iterations/")}
+    assert found.items() <= expected.items()
+    assert {"iterations/001/rollouts.parquet", "iterations/001/coalition_values.parquet"} <= set(found)
+    assert project.leftovers(folder) == []
+
+
+@pytest.mark.slow
+def test_evaluation_headroom_and_rewrites_of_two_workers_are_those_of_one_process(made, tmp_path):
+    folder = project.copied(made, tmp_path / "project")
+    project.undo_from(folder, "evaluate")
+    on_workers(folder, "evaluate")
+    found = project.outputs(folder)
+    assert found == {path: digest for path, digest in project.outputs(made).items() if path in found}
+    (folder / "queries.txt").write_text("red coat\nblue hat\n", encoding="utf-8")
+    for command in (("headroom", "--split", "train", "--samples", "2"), ("rewrite", "queries.txt", "--out", "rewrites.csv")):
+        on_workers(folder, *command)
+    alone = project.copied(folder, tmp_path / "alone")
+    project.remove(alone / "data" / "cache")
+    for command in (("headroom", "--split", "train", "--samples", "2"), ("rewrite", "queries.txt", "--out", "rewrites.csv")):
+        subprocess.run([sys.executable, "-m", "ospo_cli", *command], cwd=alone, capture_output=True, check=True)
+    for path in ("data/headroom/headroom_queries.parquet", "rewrites.csv"):
+        assert (folder / path).read_bytes() == (alone / path).read_bytes()
