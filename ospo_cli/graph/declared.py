@@ -268,7 +268,7 @@ def _report(params: Params, _: int) -> Node:
             *(str(_AT.evaluation(name)) for name in evaluated),
         ),
         outputs=(str(_AT.report()), str(_AT.warnings())),
-        sections=tuple(field.name for field in fields(params)),
+        sections=tuple(field.name for field in fields(params) if field.name != "execution"),
         optional=(*(path for k in iterations for path in of(k, *audits)), str(_AT.kept(""))),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 # These change no result: every stage may read them, and none runs again for them.
-FREE = ("store", "score_coalitions.calls")
+FREE = ("store", "score_coalitions.calls", "execution")
 
 
 class UndeclaredError(Exception):
