@@ -21,6 +21,7 @@ from ospo_cli.maths.statistics import Resamples
 from ospo_cli.params.whole import Params
 from ospo_cli.report.number_text import p_value, plain, signed
 from ospo_cli.report.terminal import Terminal
+from ospo_cli.retrievers.base import TellingRetriever
 from ospo_cli.rewards.feedback import Feedback
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.judgments import Prepared, read_prepared
@@ -197,8 +198,9 @@ def _systems(
         size = int(counts.max())
         found[f"{answers.name}: mean of {size}"] = ([""] * len(ids), sums / counts)
         nothing = ([""] * len(ids), np.full(len(ids), -1.0))
-        firsts = reward.rankings([ids[index] for index, _ in own], [query for _, query in own], 1)
-        found[f"{answers.name}: one of {size} by its score"] = _chosen_by([each.scores.sum() for each in firsts], own, values, len(ids))
+        if not isinstance(reward.retriever, TellingRetriever):  # a checker scores all alike
+            firsts = reward.rankings([ids[index] for index, _ in own], [query for _, query in own], 1)
+            found[f"{answers.name}: one of {size} by its score"] = _chosen_by([each.scores.sum() for each in firsts], own, values, len(ids))
         found[f"{answers.name}: best of {size}"] = _best_of(nothing, own, values)
     found[IDEAL] = ([""] * len(ids), np.array([_ideal(reward, prompt_id) for prompt_id in ids]))
     return found
