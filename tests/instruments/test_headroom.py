@@ -24,7 +24,7 @@ from ospo_cli.tables import parquet
 from ospo_cli.tables.headroom import HEADROOM, HEADROOM_QUERIES
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.tables.rollout import ROLLOUTS
-from ospo_cli.text.composition import compose
+from ospo_cli.text.composition import compose, served
 from tests.policies.tiny import write_tiny_policy
 from tests.stages.small_catalogue import frames, prepared, sampled_rows
 
@@ -93,15 +93,30 @@ def test_each_query_that_is_named_is_worth_what_stands_beside_it(layout: Layout)
     )
     reward = JudgedReward(prepared(), values_of(), retriever="tfidf-char")
     assert reward.values(found["prompt_id"].to_list(), found["query"].to_list()).tolist() == found["value"].to_list()
-    assert found["system"].n_unique() == 6
+    assert found["system"].n_unique() == 7
+
+
+def test_the_answer_chosen_at_query_time_is_the_one_whose_first_document_scores_highest(layout: Layout) -> None:
+    values = values_of()
+    stage.execute(layout, values, dataclasses.replace(REQUEST, iteration=1))
+    found = parquet.read(layout.headroom("headroom_queries.parquet"), HEADROOM_QUERIES).filter(pl.col("retriever") == "bm25")
+    chosen = dict(found.filter(pl.col("system") == "rollouts 001: one of 4 by its score").select("prompt_id", "query").iter_rows())
+    best = dict(found.filter(pl.col("system") == "rollouts 001: best of 4").select("prompt_id", "query").iter_rows())
+    reward, rows = JudgedReward(prepared(), values), parquet.read(layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
+    for prompt_id, query in chosen.items():
+        own = rows.filter(pl.col("prompt_id") == prompt_id)["completion"].to_list()
+        tried = [served(reward.raw_query(prompt_id), completion, "replace").query for completion in own]
+        tops = [ranking.scores.max(initial=0.0) for ranking in reward.rankings([prompt_id] * len(tried), tried, 5)]
+        assert query == tried[int(np.argmax(tops))]
+    assert chosen != best
 
 
 def test_under_append_words_are_only_added_and_the_raw_query_stays_in_front(layout: Layout) -> None:
     stage.execute(layout, values_of(composition="append"), REQUEST)
     found = parquet.read(layout.headroom("headroom_queries.parquet"), HEADROOM_QUERIES)
-    assert set(found["system"]) == {"raw query", "best word: add", "best 3 words, greedy", "ideal ranking"}
+    assert set(found["system"]) == {"raw query", "RM3 feedback", "Bo1 feedback", "best word: add", "best 3 words, greedy", "ideal ranking"}
     raw = dict(prepared()[1].select("prompt_id", "query").iter_rows())
-    named = found.filter(pl.col("query") != "")
+    named = found.filter(pl.col("query") != "", ~pl.col("system").str.contains("feedback"))  # weights stand beside its words
     assert all(query.startswith(raw[prompt_id]) for prompt_id, query in named.select("prompt_id", "query").iter_rows())
     assert compose("a", "", "append") == "a"
 
