@@ -44,10 +44,10 @@ Cell = dict[str, Any]
 
 def audit(data: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the audits of all iterations that have one: what changed since (`stale`), or what was found."""
-    return [_iteration(found, data["params"]["attribute"]) for found in data["audits"]]
+    return [_iteration(found, data["params"]["attribute"], data["shown_estimator"]) for found in data["audits"]]
 
 
-def _iteration(found: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+def _iteration(found: dict[str, Any], settings: dict[str, Any], for_people: str | None) -> dict[str, Any]:
     shown: dict[str, Any] = {"iteration": found["iteration"], "stale": [], "audit": None, "gradients": None}
     for name, label, option in (("audit", "audit", ""), ("gradients", "gradient audit", " --gradients")):
         content = found[name]
@@ -55,14 +55,15 @@ def _iteration(found: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any
             command = f"ospo audit --iter {found['iteration']}{option}"
             shown["stale"].append({"name": label, "changed": content["changed"], "command": command})
         elif content is not None:
-            shown[name] = _audit(content, settings["estimator"]) if name == "audit" else _gradients(content, settings)
+            shown[name] = _audit(content, settings["estimator"], for_people) if name == "audit" else _gradients(content, settings)
     return shown
 
 
-def _audit(content: dict[str, Any], configured: str) -> dict[str, Any]:
+def _audit(content: dict[str, Any], configured: str, for_people: str | None) -> dict[str, Any]:
     known = {row["estimator"] for row in content["curves"]}
-    names = [name for name in dict.fromkeys([configured, "shapley", "leave-one-out", "alone", RANDOM_ORDERS]) if name in known]
-    styles = dict(zip([name for name in names if name != RANDOM_ORDERS], _STYLES[:4], strict=False)) | {RANDOM_ORDERS: "reference"}
+    drawn = [name for name in dict.fromkeys([configured, for_people or "", "shapley", "leave-one-out", "alone"]) if name in known][:4]
+    names = [*drawn, RANDOM_ORDERS]
+    styles = dict(zip(drawn, _STYLES, strict=False)) | {RANDOM_ORDERS: "reference"}
     return {
         "metrics": content["metrics"],
         "styles": {name: styles[name] for name in names},
