@@ -14,6 +14,7 @@ from ospo_cli.sources.opened import kind, open_text, read_bytes, stem
 
 SPLITS = ("train", "dev", "test")
 TREC = (".qrels", ".txt", ".tsv")
+OF_PRODUCTS = ("product_id", "title", "category")
 NAMES = ("product_id", "title", "category", "query_id", "query", "split", "history", "grade", "completion")
 REMEDY = (
     "needed are products (product_id, title, any text columns), queries (query_id, query) and judgments (query_id, product_id, grade); "
@@ -74,10 +75,17 @@ def _renamed(path: Path, params: PrepareData, needed: list[str]) -> pl.DataFrame
         path, own, remedy="rename it, or say in prepare_data.columns what it is called: {title: your_name}", quoting=params.quoting
     )
     # What the user named goes before a column of the layout's own name; one column may stand for two (a query that is its own id).
-    named = {ours: frame[theirs] for ours, theirs in params.columns.items() if theirs in frame.columns}
-    kept = [name for name in frame.columns if name not in named and name not in set(params.columns.values())]
+    wanted = _meant(path, params)
+    named = {ours: frame[theirs] for ours, theirs in wanted.items() if theirs in frame.columns}
+    kept = [name for name in frame.columns if name not in named and name not in set(wanted.values())]
     ordered = {name: frame[name] for name in kept} | named
     return pl.DataFrame([series.alias(name) for name, series in ordered.items()]) if named else frame
+
+
+def _meant(path: Path, params: PrepareData) -> dict[str, str]:
+    """Return the part of `prepare_data.columns` that a file can mean: a product's column is no query because queries have one so named."""
+    is_catalogue = stem(path).lower() == "products"
+    return {ours: theirs for ours, theirs in params.columns.items() if not is_catalogue or ours in OF_PRODUCTS}
 
 
 def read_as(params: PrepareData, paths: list[Path]) -> list[str]:
@@ -88,13 +96,14 @@ def read_as(params: PrepareData, paths: list[Path]) -> list[str]:
     """
     tables = [path for path in paths if stem(path).lower() != "qrels"]
     present = {path.name: files.names(path, params.quoting) for path in tables}
+    meant = {path.name: _meant(path, params) for path in tables}
     for ours, theirs in params.columns.items():
-        if not any(theirs in names for names in present.values()):
+        if not any(theirs in names and ours in meant[name] for name, names in present.items()):
             found = "; ".join(f"{name}: {', '.join(names)}" for name, names in present.items())
             raise SourceError(f"prepare_data.columns: {ours}", f"no file has a column {theirs}", found=found, expected=theirs)
+    read = {ours: [name for name in present if theirs in present[name] and ours in meant[name]] for ours, theirs in params.columns.items()}
     return [
-        f"prepare_data.columns: {ours} is read from {theirs} of {', '.join(name for name in present if theirs in present[name])}"
-        for ours, theirs in params.columns.items()
+        f"prepare_data.columns: {ours} is read from {theirs} of {', '.join(read[ours])}" for ours, theirs in params.columns.items()
     ] + _empty_values(paths)
 
 

@@ -1,6 +1,7 @@
 """Names, packings and shapes in which people have their files: capitals, .gz and .zst, part folders, RankLib lines; and files made to burst."""
 
 import gzip
+import json
 import shutil
 
 import polars as pl
@@ -111,6 +112,22 @@ LINES = {
 @pytest.mark.parametrize("case", LINES)
 def test_judgments_in_lines_of_the_field_are_those_of_the_table(tmp_path, plain, case):
     assert same(read(with_judgments(tmp_path / "own", *LINES[case])), plain)
+
+
+def test_a_collection_that_ir_datasets_exported_is_read_by_names_of_its_columns(tmp_path):
+    # What `ir_datasets export beir/NAME docs|queries|qrels` writes (0.6.3), with the options of docs/own-data.md.
+    docs = [{"doc_id": "d1", "title": "T", "text": "one"}, {"doc_id": "d2", "title": "U", "text": "two"}]
+    asked = [{"query_id": "q1", "text": "first"}, {"query_id": "q2", "text": "second"}]
+    for name, records in (("products", docs), ("queries", asked)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (tmp_path / "qrels.txt").write_text("q1 0 d1 2\nq2 0 d2 1\n")
+    data = read(tmp_path, columns={"product_id": "doc_id", "query": "text"})
+    assert data.documents.select("doc_id", "title", "text").rows() == [("d1", "T", "one"), ("d2", "U", "two")]
+    assert dict(data.prompts.select("prompt_id", "query").rows()) == {"q1": "first", "q2": "second"}
+    assert data.qrels.select("prompt_id", "doc_id", "relevance").sort("prompt_id").rows() == [("q1", "d1", 2.0), ("q2", "d2", 1.0)]
+    assert "prepare_data.columns: query is read from text of queries.jsonl" in data.card["notes"]
+    untitled = read(tmp_path, columns={"product_id": "doc_id", "query": "text", "title": "text"}).documents
+    assert untitled["title"].to_list() == ["one", "two"]
 
 
 def test_a_feature_line_without_a_product_is_named(tmp_path):
