@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 
+from ospo_cli.layout import Layout
 from ospo_cli.params.written import render
 from tests.retrievers.dense import tiny_encoder
 
@@ -109,6 +110,21 @@ def test_the_group_game_beside_myerson(tmp_path):
     assert found["myerson"]["spliced"] == found["answers alone"]["spliced"] == 0
     assert found["splice, batch"]["spliced"] > found["splice, batch"]["spliced_distinct"] > 0
     assert found["myerson"]["rollouts"] == 12
+
+
+def test_discounts_and_credit_for_parts_of_an_answer_are_compared_by_their_progress(tmp_path):
+    from ospo_cli.stages import prepare_data, rollout, warm_start
+    from tests.pipeline import miniature
+
+    values = miniature.make(tmp_path, warm_start={"steps": 60}, rollout={"max_new_tokens": 32, "prompts_per_iteration": 12})
+    for stage in (prepare_data, warm_start):
+        stage.execute(Layout(tmp_path), values)
+    rollout.execute(Layout(tmp_path), values, 1)
+    lines = run("credit_of_parts.py", tmp_path, "--groups", 8)
+    names = [line[:32].strip() for line in lines[1:-2]]
+    assert len(names) == len(set(names)) == 1 + 3 + 12 + 6
+    assert {"uniform, none", "splice(0.25), none", "group-additive, std | stop"} <= set(names)
+    assert [sum(map(int, re.findall(r": (\d+)", line))) for line in lines[-2:]] == [200, 200]
 
 
 @pytest.mark.slow

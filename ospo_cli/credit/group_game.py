@@ -12,7 +12,7 @@ from ospo_cli.credit.rollout_rows import REWARD_TOLERANCE, Compared, Indices, Ro
 from ospo_cli.credit.segment_shares import Estimate
 from ospo_cli.errors import CreditError
 from ospo_cli.maths.group_credit import GroupCredit, group_credit
-from ospo_cli.maths.group_game import SPLICE, GroupGame
+from ospo_cli.maths.group_game import SPLICE, STOPPING, GroupGame
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,12 @@ def estimate_group_game(
     mean_value = _means(rows, spliced_values.filter(pl.col("game") == game), method, active, others)
     row_of_place = np.repeat(np.arange(len(rows.rollout_ids)), rows.segments + 1)
     # A splice ends as the other answer did; an answer with one segment swapped ends as it did itself, but at its last place.
-    ends_as_other = np.full(len(mean_value), game == SPLICE)
-    ends_as_other[np.cumsum(rows.segments + 1) - 1] = True
+    is_last = _last_places(rows)
+    ends_as_other = is_last | (game == SPLICE)
     format_of_others = _mean_of_others(compared.format_part, rows, others)
     baseline = mean_value + np.where(ends_as_other, format_of_others[row_of_place], compared.format_part[row_of_place])
+    if game == STOPPING:
+        baseline = np.where(is_last, baseline, _mean_of_others(compared.reward, rows, others)[row_of_place])
     credit = group_credit(game, baseline, rows.segments, compared.reward, method.trace)
     gap = np.zeros(len(rows.rollout_ids))
     if game == SPLICE:
@@ -75,6 +77,12 @@ def estimate_group_game(
     special = np.where(compared.is_degenerate, "degenerate-group", special)
     special = np.where(others == 0, "single-rollout", special)
     return replace(estimate, special_case=special, efficiency_gap=gap), GroupCredit(share, advantage, np.where(active, credit.end, 0.0))
+
+
+def _last_places(rows: Rows) -> NDArray[np.bool_]:
+    found = np.zeros(int((rows.segments + 1).sum()), dtype=bool)
+    found[np.cumsum(rows.segments + 1) - 1] = True
+    return found
 
 
 def _mean_of_others(values: Values, rows: Rows, others: Indices) -> Values:
@@ -118,7 +126,8 @@ def _means(rows: Rows, found: pl.DataFrame, method: GameMethod, active: NDArray[
     size = int((rows.segments + 1).sum())
     count = np.bincount(at, minlength=size)
     row_of_place = np.repeat(np.arange(len(rows.rollout_ids)), rows.segments + 1)
-    is_short = active[row_of_place] & (count != others[row_of_place])
+    is_read = _last_places(rows) | (method.game.name != STOPPING)
+    is_short = is_read & active[row_of_place] & (count != others[row_of_place])
     if is_short.any():
         short = int(np.flatnonzero(is_short)[0])
         row_of = int(row_of_place[short])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ospo_cli.maths.group_game import SWAP
+from ospo_cli.maths.group_game import SPLICE
 from ospo_cli.maths.shaping import prefix_advantages
 from ospo_cli.maths.token_map import TokenMap
 
@@ -21,7 +21,7 @@ class GroupCredit:
     """What segments, and stopping after the last, are worth against the other answers of the rollout group.
 
     Attributes:
-        share: [segments] δ_j (splice) or the advantage itself (swap), in units of reward.
+        share: [segments] δ_j (splice) or the advantage itself (swap, stopping), in units of reward.
         advantage: [segments] A_j, in units of reward.
         end: [rows] δ_end: what tokens behind the last segment get.
     """
@@ -36,11 +36,11 @@ def group_credit(game: str, baselines: Values, segments: Indices, reward: Values
 
     splice: δ_j = V_j - V_{j-1} for j = 1..n, δ_end = R - V_n, A_j = Σ_{l ≥ 0} λ^l δ_{j+l}, δ_end being the last of these. So
     Σδ + δ_end = R - V_0, the leave-one-out advantage, and λ = 1 gives A_j = R - V_{j-1}.
-    swap: A_j = R - S_j; behind the last segment δ_end as above.
+    swap: A_j = R - S_j, stopping: A_j = R - V_0; behind the last segment δ_end as above.
 
     Args:
-        game: `splice` or `swap`.
-        baselines: [Σ (n + 1)] of each row, one row after the other: V_0 to V_n, or S_1 to S_n and V_n.
+        game: `splice`, `swap` or `stopping`.
+        baselines: [Σ (n + 1)] of each row, one row after the other: V_0 to V_n, or S_1 to S_n and V_n, or V_0 n times and V_n.
         segments: [rows] n.
         reward: [rows] R.
         trace: λ of splice, 0 to 1.
@@ -57,10 +57,10 @@ def group_credit(game: str, baselines: Values, segments: Indices, reward: Values
         rows = np.flatnonzero(segments == n)
         own = baselines[first_place[rows][:, None] + np.arange(n + 1)]
         at = first_segment[rows][:, None] + np.arange(n)
-        if game == SWAP:
-            share[at] = advantage[at] = reward[rows][:, None] - own[:, :n]
-        else:
+        if game == SPLICE:
             share[at], advantage[at] = np.diff(own, axis=1), prefix_advantages(own, end[rows], trace)
+        else:
+            share[at] = advantage[at] = reward[rows][:, None] - own[:, :n]
     return GroupCredit(share, advantage, end)
 
 

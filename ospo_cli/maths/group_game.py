@@ -15,7 +15,7 @@ from ospo_cli.maths.estimators import ESTIMATORS
 Flags = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
-SPLICE, SWAP = "splice", "swap"
+SPLICE, SWAP, STOPPING = "splice", "swap", "stopping"
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ GROUP_GAMES: dict[str, GroupGame] = {
     for game in (
         GroupGame(SPLICE, "own prefix, then what another answer says after that point; λ-returns of the differences", True),
         GroupGame(SWAP, "the answer minus itself with the segment that another answer says there in one place", False),
+        GroupGame(STOPPING, "the answer minus the mean of the others; behind the last segment minus itself going on as they do", False),
     )
 }
 # What `attribute.estimator` and `score_coalitions.estimators` take.

@@ -15,13 +15,13 @@ class Attribute:
 
     estimator: str = parameter(
         "splice",
-        "value that divides the answer's gain among its segments, as their shares; or splice or swap, which compare them with what the "
-        "rollout group's other answers say (docs/maths.md)",
+        "value that divides the answer's gain among its segments, as their shares; or splice, swap or stopping, which compare with what "
+        "the rollout group's other answers say (docs/maths.md)",
         choices=Registered("maths.group_game", "ESTIMATOR_NAMES"),
     )
     rule: str = parameter(
         "none",
-        "how shares become token advantages (docs/maths.md); none: estimator splice or swap gives them itself",
+        "how shares become token advantages (docs/maths.md); none: estimator splice, swap or stopping gives them itself",
         choices=Registered("maths.redistribution", "RULE_NAMES"),
         open_with="rule_file",
     )

@@ -43,8 +43,8 @@ class ScoreCoalitions:
     estimators: list[str] = parameter(
         ["splice", "myerson"],
         "the coalitions that these need are evaluated, so that attribute.estimator may be any of them (contiguous-mean, "
-        "contiguous-shapley, alone and random need what myerson needs); splice and swap: texts spliced with the group's other answers, and "
-        "myerson beside them: shares for people to look at",
+        "contiguous-shapley, alone and random need what myerson needs); splice, swap, stopping: texts spliced with the group's other "
+        "answers, and myerson beside them: shares for people to look at",
         choices=Registered("maths.group_game", "ESTIMATOR_NAMES"),
     )
     families: list[str] = parameter(
@@ -54,9 +54,9 @@ class ScoreCoalitions:
     )
     alignment: Literal["batch", "group", "index"] = parameter(
         "batch",
-        "what another answer says after a point (splice, swap): what mostly stands behind the own last segment in the other answers of the "
-        "batch or of the rollout group, and is not said yet; or by index, whatever it is",
-        when="estimators: splice or swap",
+        "what another answer says after a point (splice, swap, stopping): what mostly stands behind the own last segment in the other "
+        "answers of the batch or of the rollout group, and is not said yet; or by index, whatever it is",
+        when="estimators: splice, swap or stopping",
     )
     contiguous_width: int = parameter(32, "widest window of the contiguous family", minimum=1)
     contiguous_cap: int = parameter(0, "most coalitions per rollout of the contiguous family (M); 0 is no cap", minimum=0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ospo_cli.errors import CreditError
 from ospo_cli.maths.coalitions import Budget, Players, most_coalitions
 from ospo_cli.maths.estimators import ESTIMATORS
-from ospo_cli.maths.group_game import GROUP_GAMES
+from ospo_cli.maths.group_game import GROUP_GAMES, STOPPING
 
 if TYPE_CHECKING:
     from ospo_cli.params.score_coalitions import ScoreCoalitions
@@ -33,8 +33,9 @@ def spliced_cells(lengths: Sequence[int], settings: ScoreCoalitions) -> int:
 
     A text of an answer's n segments takes at most 100 bytes for each of them and one for each of the group's, all measured.
     """
-    games, size, total = len(set(settings.estimators) & set(GROUP_GAMES)), len(lengths), sum(lengths)
-    return games * (size - 1) * sum((n + 1) * (3 * n + total // min(8, size)) for n in lengths)
+    games, size, total = set(settings.estimators) & set(GROUP_GAMES), len(lengths), sum(lengths)
+    texts = [sum(1 if game == STOPPING else n + 1 for game in games) for n in lengths]  # for each other answer
+    return (size - 1) * sum(each * (3 * n + total // min(8, size)) for each, n in zip(texts, lengths, strict=True))
 
 
 def check_group(answers: Iterable[tuple[str, Players, int]], group_size: int, settings: ScoreCoalitions, budget: Budget) -> int:

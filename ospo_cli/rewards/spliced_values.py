@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ospo_cli.maths.group_game import GROUP_GAMES, SPLICE, SWAP, Flags, Precedence, continuations
+from ospo_cli.maths.group_game import GROUP_GAMES, SPLICE, STOPPING, SWAP, Flags, Precedence, continuations
 from ospo_cli.rewards.answers import TextScorer
 from ospo_cli.rewards.coalition_values import takes_parts
 from ospo_cli.tables.score_coalitions import SPLICED_VALUES
@@ -102,7 +102,9 @@ class SplicedTable:
                     behind = own.answer.said[place + 1 :] if precedence is not None else []
                     instead = other.chosen(_first(suffixes[place], other.answer.said, behind))
                     keep(SWAP, place, own, other, own.run(0, place), instead, own.run(place + 1, n))
-                keep(SWAP, n, own, other, own.run(0, n), other.chosen(suffixes[n]))
+            for game in (SWAP, STOPPING):
+                if game in games:
+                    keep(game, n, own, other, own.run(0, n), other.chosen(suffixes[n]))
         self._groups.append((answers, first, len(self._texts)))
 
     def frame(self) -> pl.DataFrame:

@@ -17,11 +17,11 @@ ATTRIBUTIONS = Table(
         Column(
             "share",
             pl.Float64,
-            "φ, in units of reward; under splice and swap by the first other one of score_coalitions.estimators, or null",
+            "φ, in units of reward; under splice, swap and stopping by the first other one of score_coalitions.estimators, or null",
             nullable=True,
         ),
         Column(
-            "credit", pl.Float64, "what splice (δ) or swap (the advantage) credits, in units of reward; null under others", nullable=True
+            "credit", pl.Float64, "what splice (δ), swap or stopping (A) learn from, in units of reward; null under others", nullable=True
         ),
         Column("n_contributions", pl.Int32, "marginals that share rests on; 0 where it was not evaluated"),
         Column("standard_error", pl.Float64, "of share; null where nothing is sampled", nullable=True),

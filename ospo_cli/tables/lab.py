@@ -75,7 +75,7 @@ LAB_NOISE = Table(
         Column("segments", pl.Int32, "n, words of the answer"),
         Column("group_size", pl.Int32, "G, completions per rollout group"),
         Column("estimator", pl.String, "of the shares; or splice(λ), swap"),
-        Column("rule", pl.String, "from shares to token advantages; none for splice and swap"),
+        Column("rule", pl.String, "from shares to token advantages; none for splice, swap and stopping"),
         Column("seeds", pl.Int32, "prompts drawn, two rollout groups each; they share the policy's logits"),
         Column("true_floor", pl.Float64, "noise scale of the exact gradients of the prompts"),
         Column("noise_scale", pl.Float64, "B, in rollout groups; null where there is no signal, as all that follow", nullable=True),

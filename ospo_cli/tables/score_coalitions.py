@@ -49,7 +49,7 @@ SPLICED_VALUES = Table(
     ("rollout_id", "game", "place", "other_rollout_id"),
     (
         Column("rollout_id", pl.String, "identity of the rollout"),
-        Column("game", pl.String, "splice or swap"),
+        Column("game", pl.String, "splice, swap or stopping"),
         Column(
             "place",
             pl.Int32,

@@ -68,7 +68,12 @@ def baselines(
 ) -> np.ndarray:
     """Return [Σ (n + 1)] means over the other answers of each place."""
     means = spliced(answers, worth, game, alignment, batch).group_by("rollout_id", "place").agg(pl.col("spliced_value").mean())
-    return means.sort("rollout_id", "place")["spliced_value"].to_numpy()
+    found = means.sort("rollout_id", "place")["spliced_value"].to_numpy()
+    if game == "stopping":  # before the end the mean of the others
+        worths = np.array([worth(answer) for answer in answers])
+        others = (worths.sum() - worths) / (len(worths) - 1)
+        found = np.concatenate([[*[other] * len(answer), end] for answer, other, end in zip(answers, others, found, strict=True)])
+    return found
 
 
 def credited(answers: Sequence[Said], worth: Worth, trace: float = 1.0, game: str = "splice", alignment: str = "group") -> Any:
@@ -254,7 +259,9 @@ def choices(outcome: Said) -> list[tuple[int, int]]:
     return [(STATES.index(outcome[:place]), VOCABULARY.index(word)) for place, word in enumerate(words)]
 
 
-def gradients(logits: np.ndarray, worth: Worth, trace: float, alignment: str, size: int = 3) -> tuple[np.ndarray, np.ndarray]:
+def gradients(
+    logits: np.ndarray, worth: Worth, trace: float, alignment: str, size: int = 3, game: str = "splice"
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the expected gradient of one rollout group's mean, and the exact gradient of the expected reward."""
     chance = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     probability = np.array([np.prod([chance[at] for at in choices(outcome)]) for outcome in OUTCOMES])
@@ -270,7 +277,7 @@ def gradients(logits: np.ndarray, worth: Worth, trace: float, alignment: str, si
     expected = np.zeros(logits.shape)
     for group in product(range(len(OUTCOMES)), repeat=size):
         answers = [OUTCOMES[index] for index in group]
-        credit = credited(answers, worth, trace, alignment=alignment)
+        credit = credited(answers, worth, trace, game, alignment)
         # A token of each word, and one for stopping behind the last.
         tokens = token_map([[*range(len(answer)), OUTSIDE] for answer in answers], [len(answer) for answer in answers])
         found = token_advantages(tokens, credit, np.ones(size), np.zeros(size, dtype=bool))
@@ -294,6 +301,24 @@ def test_with_a_shorter_trace_it_is_another_where_words_interact() -> None:
     logits = np.array([[0.3, -0.2, 0.1], [-0.5, 0.9, 0.0], [0.4, 0.2, -0.7]])
     expected, exact = gradients(logits, random_worth(3), 0.5, "group", size=2)
     assert np.abs(expected - exact).max() > 0.01
+
+
+def test_stopping_is_grpo_before_the_end_and_splice_behind_it() -> None:
+    answers, worth = (("a",), ("c", "d"), ()), random_worth(11)
+    rewards = np.array([worth(answer) for answer in answers])
+    found, whole = (credited(answers, worth, game=game) for game in ("stopping", "splice"))
+    loo = rewards - (rewards.sum() - rewards) / 2
+    assert found.advantage == pytest.approx(loo[[0, 1, 1]])
+    assert found.end == pytest.approx(whole.end)
+    assert spliced(answers, worth, "stopping", "group").height == 3 * 2
+
+
+def test_the_baseline_of_stopping_alone_is_another_than_that_of_going_on_which_is_a_bias() -> None:
+    logits = np.array([[0.3, -0.2, 0.1], [-0.5, 0.9, 0.0], [0.4, 0.2, -0.7]])
+    expected, exact = gradients(logits, random_worth(3), 1.0, "group", size=2, game="stopping")
+    assert np.abs(expected - exact).max() > 0.003
+    cosine = (expected * exact).sum() / np.sqrt((expected**2).sum() * (exact**2).sum())
+    assert 0.5 < cosine < 0.999
 
 
 @pytest.mark.parametrize("alignment", ["group", "index"])

@@ -31,7 +31,7 @@ from tests.text.byte_level import pieces
 
 def changed(scoring: dict[str, Any] | None = None, **settings: Any) -> Params:
     params = Params()
-    scoring = {"estimators": ["splice", "swap"], "families": []} | (scoring or {})
+    scoring = {"estimators": list(GROUP_GAMES), "families": []} | (scoring or {})
     settings = {"estimator": "splice", "rule": "none"} | settings
     return dataclasses.replace(
         params,
