@@ -37,7 +37,7 @@ def scored(name: str, rewards: list[list[float]], shares: list[list[list[float]]
         orient="row",
     )
     segments = [
-        (f"001:p{group}:{index:02d}", place, share, 1, None, "", 0.0)
+        (f"001:p{group}:{index:02d}", place, share, None, 1, None, "", 0.0)
         for group, answers in enumerate(shares or [])
         for index, own in enumerate(answers)
         for place, share in enumerate(own)
