@@ -14,6 +14,7 @@ from ospo_cli.rewards.judgments import read_prepared
 from ospo_cli.stages import attribute, prepare_data, score_coalitions, score_queries, segment
 from ospo_cli.tables import placed
 from ospo_cli.tables.rollout import ROLLOUTS
+from tests.params.deletion import by_deletion
 from tests.retrievers.catalogues import LOCAL
 from tests.sources.test_public_formats import EXAMPLES, PRODUCTS, write
 from tests.stages.test_score_then_attribute import VOCABULARY, with_ids
@@ -57,7 +58,7 @@ def project(tmp_path_factory):
         ),
     )
     settings = dataclasses.replace(Params().prepare_data, source="esci", path="esci", locale="jp", pool="catalogue", dev_share=0.3)
-    params = dataclasses.replace(Params(), prepare_data=settings)
+    params = dataclasses.replace(by_deletion(), prepare_data=settings)
     prepare_data.execute(Layout(root), params)
     return Layout(root), params
 
