@@ -37,8 +37,8 @@ SIZES = (4, 6, 8, 10, 12, 14)
 BUDGETS = (24, 48, 96, 192)
 POOL, UNION = 100, 3
 NAMES = (
-    "contiguous-mean", "contiguous-shapley", "myerson", "leave-one-out", "alone", "shapley", "shapley-windows", "shapley adaptive",
-    "shapley-windows adaptive", "banzhaf", "uniform", "owen",
+    "contiguous-mean", "contiguous-shapley", "myerson", "leave-one-out", "alone", "shapley", "shapley adaptive",
+    "banzhaf", "uniform", "owen",
 )  # fmt: skip
 
 
@@ -152,8 +152,7 @@ def estimate(name: str, group: list[Game], limit: int, seed: int) -> tuple[list[
         return shares, float(np.mean(used))
     if 2**n <= limit:
         return [game.owen if plain == "owen" else game.shapley for game in group], float(2**n)
-    base = n * (n + 1) // 2 + 1 if estimator.has_windows else 2
-    orders = max(2, 2 * ((limit - base) // (2 * (n - 1)))) if plain != "banzhaf" else max(2, (limit - 2) // (n - 1) // 2 * 2)
+    orders = max(2, 2 * ((limit - 2) // (2 * (n - 1)))) if plain != "banzhaf" else max(2, (limit - 2) // (n - 1) // 2 * 2)
     if is_adaptive:
         orders = max(4, orders // 2 // 2 * 2)
         budget = Budget(width=n, exact=2, orders=orders, further=1)
@@ -169,19 +168,18 @@ def estimate(name: str, group: list[Game], limit: int, seed: int) -> tuple[list[
     budget = Budget(width=n, exact=2, orders=orders)
     drawn = sample(estimator, [game.players for game in group], budget, draws)
     values = np.stack([game.values(masks) for game, masks in zip(group, drawn.coalitions, strict=True)])
-    windows = np.stack([game.values(drawn.windows) for game in group]) if len(drawn.windows) else np.zeros((len(group), 0))
-    used = [len(np.unique(np.concatenate([masks, drawn.windows]), axis=0)) for masks in drawn.coalitions]
-    return list(sampled_shares(drawn, values, windows).share), float(np.mean(used))
+    used = [len(np.unique(masks, axis=0)) for masks in drawn.coalitions]
+    return list(sampled_shares(drawn, values).share), float(np.mean(used))
 
 
 def least(name: str, n: int) -> int:
-    """Return how many coalitions an estimator needs at the least: windows, and four orders where they adapt, else two."""
+    """Return how many coalitions an estimator needs at the least: four orders where they adapt, else two."""
     estimator = ESTIMATORS[name.removesuffix(" adaptive")]
     if name == "leave-one-out":
         return n + 2
     if not estimator.sampling:
         return 2
-    return (n * (n + 1) // 2 + 1 if estimator.has_windows else 2) + (4 if name.endswith("adaptive") else 2) * (n - 1)
+    return 2 + (4 if name.endswith("adaptive") else 2) * (n - 1)
 
 
 def root_mean_square(errors: np.ndarray) -> float:

@@ -15,7 +15,6 @@ from ospo_cli.maths import coalitions, seeding
 from ospo_cli.maths.adaptive import AdaptiveGroup
 from ospo_cli.maths.coalitions import Budget, Masks, Players
 from ospo_cli.maths.estimators import (
-    ESTIMATORS,
     Estimator,
     Shares,
     missing_coalitions,
@@ -204,10 +203,7 @@ def _from_samples(rows: Rows, part: pl.DataFrame, chosen: Indices, players: Play
         values = listed(part, own, drawn.coalitions)
         for line in np.flatnonzero(np.isnan(values).any(axis=1))[:1]:
             _check_read(np.isnan(values[[line]]), drawn.coalitions[line], rows, own[[line]], method)
-        windows = dense(part.filter(pl.col("row").is_in(own)), own, drawn.windows, len(rows.rollout_ids))
-        if len(drawn.windows):
-            _check_read(missing_coalitions(ESTIMATORS["myerson"], drawn.windows, windows, budget), drawn.windows, rows, own, method)
-        _keep(rows, estimate, own, sampled_shares(drawn, values, windows))
+        _keep(rows, estimate, own, sampled_shares(drawn, values))
 
 
 def _from_adaptive_orders(rows: Rows, found: pl.DataFrame, chosen: Indices, method: Method, estimate: Estimate) -> None:

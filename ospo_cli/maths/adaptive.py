@@ -15,14 +15,11 @@ from ospo_cli.maths.coalitions import (
     Orders,
     Players,
     chains,
-    contiguous,
     sampled_orders,
     sampled_union_orders,
-    undrawn,
 )
-from ospo_cli.maths.estimators import Estimator, Shares, window_table
-from ospo_cli.maths.myerson import path_myerson, window_sums
-from ospo_cli.maths.shapley import order_marginals, run_sums
+from ospo_cli.maths.estimators import Estimator, Shares
+from ospo_cli.maths.shapley import order_marginals
 
 Values = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -47,8 +44,6 @@ class _Rollout:
     is_read: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
     doubt: float = 0.0
     known: set[bytes] = field(default_factory=set)
-    sums: Values | None = None
-    base: Values | None = None
     empty: float = 0.0
     grand: float = 0.0
     pairs: int = 0
@@ -75,12 +70,11 @@ class _Rollout:
     def look_again(self) -> None:
         """Find the segments whose place among the others, by share, is uncertain, and how uncertain: the sum of their variances."""
         error = self.standard_error()
-        share = self.mean if self.base is None else self.mean + self.base
-        order = np.argsort(-share, kind="stable")
-        ordered, spread = share[order], error[order]
+        order = np.argsort(-self.mean, kind="stable")
+        ordered, spread = self.mean[order], error[order]
         doubt = DOUBT * np.hypot(spread[1:], spread[:-1])
         close = (ordered[:-1] - ordered[1:] < doubt) & (doubt > RESOLUTION)
-        self.wanted = np.zeros(len(share), dtype=bool)
+        self.wanted = np.zeros(len(self.mean), dtype=bool)
         self.wanted[order[1:][close]] = True
         self.wanted[order[:-1][close]] = True
         self.doubt = float((error[self.wanted] ** 2).sum())
@@ -133,13 +127,10 @@ class AdaptiveGroup:
         """Take v of the coalitions that were asked for last, in the same order."""
         for (index, masks), found in zip(self._asked, values, strict=True):
             rollout = self.rollouts[index]
-            at = 0
             if self._is_first:
-                at = self._take_first(rollout, masks, found)
+                self._take_first(rollout, masks, found)
             u = np.full(len(rollout.chain), np.nan)
-            u[rollout.is_read] = found[at:] - rollout.empty
-            if rollout.sums is not None:
-                u[rollout.is_read] -= run_sums(rollout.sums[None], rollout.chain[rollout.is_read][None])[0]
+            u[rollout.is_read] = found - rollout.empty
             marginals = order_marginals(rollout.orders, u.reshape(len(rollout.orders), rollout.players.n + 1))
             for pair in (marginals[0::2] + marginals[1::2]) / 2:
                 self._add(rollout, pair)
@@ -150,6 +141,7 @@ class AdaptiveGroup:
         """Return the shares of each rollout.
 
         Segments that were looked at more often have smaller errors; what is missing to u(N) goes to each by its part of the variance.
+        Standard errors are as honest as those of the first orders: what these all miss is not looked for (docs/maths.md).
         """
         return [self._shares(rollout) for rollout in self.rollouts]
 
@@ -158,27 +150,18 @@ class AdaptiveGroup:
             return sampled_orders(players.n, count, rng)
         return sampled_union_orders(players, count, rng)
 
-    def _windows(self, players: Players) -> Masks:
-        if not self.estimator.has_windows:
-            return np.zeros((0, players.n), dtype=bool)
-        return contiguous(players.n, self.budget.width, 0, undrawn(""))
-
     def _first(self, rollout: _Rollout) -> Masks:
-        masks = np.concatenate([self._windows(rollout.players), rollout.follow(rollout.orders)])
+        masks = rollout.follow(rollout.orders)
         rollout.known = _keys(masks)
         return masks
 
-    def _take_first(self, rollout: _Rollout, masks: Masks, found: Values) -> int:
+    @staticmethod
+    def _take_first(rollout: _Rollout, masks: Masks, found: Values) -> None:
         n = rollout.players.n
         size = masks.sum(axis=1)
         rollout.empty = float(found[int(np.flatnonzero(size == 0)[0])])
         rollout.grand = float(found[int(np.flatnonzero(size == n)[0])]) - rollout.empty
         rollout.count, rollout.mean, rollout.squares = np.zeros(n, dtype=np.int64), np.zeros(n), np.zeros(n)
-        windows = len(self._windows(rollout.players))
-        if windows:
-            table = window_table(masks[:windows], found[None, :windows])[0]
-            rollout.sums, rollout.base = window_sums(table), path_myerson(table)
-        return windows
 
     @staticmethod
     def _add(rollout: _Rollout, pair: Values) -> None:
@@ -199,7 +182,7 @@ class AdaptiveGroup:
         return [index for _, index in sorted(doubts)[: -(-len(doubts) // 4)]]
 
     def _shares(self, rollout: _Rollout) -> Shares:
-        share = rollout.mean + (rollout.base if rollout.base is not None else 0.0)
+        share = rollout.mean
         error = rollout.standard_error()
         variance = np.nan_to_num(error) ** 2
         part = variance / variance.sum() if variance.sum() > 0 else np.full(len(share), 1.0 / len(share))

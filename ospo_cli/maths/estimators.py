@@ -27,7 +27,7 @@ from ospo_cli.maths.coalitions import (
     union_of,
 )
 from ospo_cli.maths.contributions import mean_marginals
-from ospo_cli.maths.myerson import path_myerson, window_sums
+from ospo_cli.maths.myerson import path_myerson
 from ospo_cli.maths.shapley import (
     banzhaf_of_subsets,
     contiguous_shapley,
@@ -36,7 +36,6 @@ from ospo_cli.maths.shapley import (
     exact_shapley,
     mean_of_pairs,
     order_marginals,
-    run_sums,
 )
 
 Values = NDArray[np.float64]
@@ -78,7 +77,6 @@ class Estimator:
         needs_order: whether it draws a random order of the segments.
         sampling: family of orders or subsets that takes the place of `families` where the exact value needs more coalitions than
             the budget allows; "" where there is none.
-        has_windows: sampled orders estimate only what the windows do not tell.
         has_unions: it knows the unions.
     """
 
@@ -89,7 +87,6 @@ class Estimator:
     formula: Callable[[Masks, Values, Orders | None, Players], tuple[Values, Indices, Values | None]]
     needs_order: bool = False
     sampling: str = ""
-    has_windows: bool = False
     has_unions: bool = False
 
     def is_sampled(self, players: Players, budget: Budget) -> bool:
@@ -108,7 +105,7 @@ class Estimator:
         """Return the names of the coalition families that are needed."""
         if not self.is_sampled(players, budget):
             return self.families if players.n > 1 else ()
-        return (self.sampling, "contiguous") if self.has_windows else (self.sampling,)
+        return (self.sampling,)
 
     def shares(
         self,
@@ -157,52 +154,38 @@ class Sample:
     Attributes:
         orders: [rows, orders, n], or None.
         coalitions: bool[rows, k, n].
-        windows: bool[w, n] windows that are read besides, the same for all rows; no rows where none are.
     """
 
     orders: Orders | None
     coalitions: Masks
-    windows: Masks
 
 
 def sample(estimator: Estimator, players: Sequence[Players], budget: Budget, draws: Sequence[Draw]) -> Sample:
     """Return what a sampling estimator reads, drawn by each rollout's own generators."""
     n = players[0].n
-    read = contiguous(n, budget.width, 0, undrawn("")) if estimator.has_windows else np.zeros((0, n), dtype=bool)
     if estimator.sampling == "subsets":
         subsets = np.stack([subsets_of(own, budget, draw) for own, draw in zip(players, draws, strict=True)])
-        return Sample(None, np.concatenate([np.broadcast_to(empty_and_grand(n), (len(players), 2, n)), subsets], axis=1), read)
+        return Sample(None, np.concatenate([np.broadcast_to(empty_and_grand(n), (len(players), 2, n)), subsets], axis=1))
     orders = np.stack([orders_of(estimator.sampling, own, budget, draw) for own, draw in zip(players, draws, strict=True)])
-    return Sample(orders, chains(orders).reshape(len(players), -1, n), read)
+    return Sample(orders, chains(orders).reshape(len(players), -1, n))
 
 
-def sampled_shares(drawn: Sample, values: Values, window_values: Values) -> Shares:
-    """Return the shares of each row from the values of its sample.
-
-    Sampled orders are efficient (each one shares out v(N) - v(empty)) and unbiased. With windows, the orders estimate only
-    r(S) = u(S) - Σ of u over the maximal runs of S, and the Myerson value, exact for the rest, is added: also unbiased, and the closer
-    the more a coalition is worth what its runs are (a control variate).
+def sampled_shares(drawn: Sample, values: Values) -> Shares:
+    """Return the shares of each row from the values of its sample: orders are efficient (each shares out v(N) - v(empty)) and unbiased.
 
     Args:
         drawn: as from `sample`.
         values: [rows, k] v of `drawn.coalitions`.
-        window_values: [rows, w] v of `drawn.windows`; NaN where not evaluated.
     """
     rows, _, n = drawn.coalitions.shape
+    u = values - values[:, :1]
     if drawn.orders is None:
-        u = values - values[:, :1]
         share, error = banzhaf_of_subsets(drawn.coalitions[:, 2:], u[:, 2:])
         count, grand, case = np.full(share.shape, u.shape[1] - 2), u[:, 1], "sampled-subsets"
     else:
-        u = values - values[:, :1]
         grand, case = u[:, n], "sampled-orders"
-        base = np.zeros((rows, n))
-        if len(drawn.windows):
-            table = _window_table(drawn.windows, window_values - values[:, :1])
-            base = path_myerson(table)
-            u = u - run_sums(window_sums(table), drawn.coalitions)
         share, error = mean_of_pairs(order_marginals(drawn.orders, u.reshape(rows, -1, n + 1)))
-        share, count = share + base, np.full(share.shape, drawn.orders.shape[1])
+        count = np.full(share.shape, drawn.orders.shape[1])
     special = np.full(rows, case, dtype="<U32")
     return Shares(share, count, error, special, np.abs(share.sum(axis=-1) - grand))
 
@@ -340,15 +323,6 @@ ESTIMATORS: dict[str, Estimator] = {
         Estimator("contiguous-shapley", "those marginals by Shapley's weights, as they are", ("contiguous",), False, _contiguous_shapley),
         Estimator("myerson", "Shapley value where only neighbours cooperate, from windows", ("contiguous",), True, _myerson),
         Estimator("shapley", "Shapley value, exact or from sampled orders", ("powerset",), True, _shapley, sampling="permutation"),
-        Estimator(
-            "shapley-windows",
-            "Shapley value, exact or from windows and sampled orders for what they do not tell",
-            ("powerset",),
-            True,
-            _shapley,
-            sampling="permutation",
-            has_windows=True,
-        ),
         Estimator(
             "owen",
             "Owen value of the unions, exact or from sampled orders",

@@ -23,12 +23,21 @@ def path_dividends(window_values: Values) -> Values:
     >>> path_dividends(np.array([[0.2, 0.9, 1.0], [0, 0.5, 0.4], [0, 0, 0.1]])).round(4).tolist()
     [[0.2, 0.2, 0.2], [0.0, 0.5, -0.2], [0.0, 0.0, 0.1]]
     """
-    return _filled(window_values)[1]
-
-
-def window_sums(window_values: Values) -> Values:
-    """Return [..., n + 1, n + 1] u of each window [a, b] at [a, b + 1], 0 for empty ones; what was not evaluated has no dividend."""
-    return _filled(window_values)[0]
+    n = window_values.shape[-1]
+    # Known[a, b+1]: value of the window [a, b]; what was not evaluated is filled by size, shortest first.
+    known = np.zeros((*window_values.shape[:-2], n + 1, n + 1))
+    dividends = np.zeros(window_values.shape)
+    for size in range(1, n + 1):
+        first = np.arange(n - size + 1)
+        end = first + size
+        inferred = known[..., first + 1, end] + known[..., first, end - 1]
+        if size > 1:
+            inferred = inferred - known[..., first + 1, end - 1]
+        value = window_values[..., first, end - 1]
+        value = np.where(np.isnan(value), inferred, value)
+        known[..., first, end] = value
+        dividends[..., first, end - 1] = value - inferred
+    return dividends
 
 
 def path_myerson(window_values: Values) -> Values:
@@ -58,21 +67,3 @@ def shared_equally(dividends: Values) -> Values:
     held = np.cumsum(dividends / size, axis=-2)
     held = np.cumsum(held[..., ::-1], axis=-1)[..., ::-1]
     return np.diagonal(held, axis1=-2, axis2=-1).copy()
-
-
-def _filled(window_values: Values) -> tuple[Values, Values]:
-    n = window_values.shape[-1]
-    # Known[a, b+1]: value of the window [a, b]; what was not evaluated is filled by size, shortest first.
-    known = np.zeros((*window_values.shape[:-2], n + 1, n + 1))
-    dividends = np.zeros(window_values.shape)
-    for size in range(1, n + 1):
-        first = np.arange(n - size + 1)
-        end = first + size
-        inferred = known[..., first + 1, end] + known[..., first, end - 1]
-        if size > 1:
-            inferred = inferred - known[..., first + 1, end - 1]
-        value = window_values[..., first, end - 1]
-        value = np.where(np.isnan(value), inferred, value)
-        known[..., first, end] = value
-        dividends[..., first, end - 1] = value - inferred
-    return known, dividends

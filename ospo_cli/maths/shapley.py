@@ -127,21 +127,6 @@ def banzhaf_of_subsets(subsets: Masks, values: Values) -> tuple[Values, Values]:
     return signed.mean(axis=-2), error
 
 
-def run_sums(window_sums: Values, masks: Masks) -> Values:
-    """Return [..., k] the sum of the values of the maximal runs of each coalition.
-
-    Args:
-        window_sums: [..., n + 1, n + 1] as from `myerson.window_sums`.
-        masks: bool[..., k, n].
-    """
-    outside = np.zeros((*masks.shape[:-1], 1), dtype=bool)
-    padded = np.concatenate([outside, masks, outside], axis=-1)
-    starts, ends = np.nonzero(padded[..., 1:] & ~padded[..., :-1]), np.nonzero(padded[..., :-1] & ~padded[..., 1:])
-    found = window_sums[(*starts[:-2], starts[-1], ends[-1])]
-    place = np.ravel_multi_index(starts[:-1], masks.shape[:-1])
-    return np.bincount(place, weights=found, minlength=int(np.prod(masks.shape[:-1]))).reshape(masks.shape[:-1]).astype(np.float64)
-
-
 def _summed(masks: Masks, values: Values, weight: Callable[[Indices, int], Values]) -> Values:
     """Sum the evaluated weighted marginals, one segment at a time: memory stays at the size of the table."""
     without, with_player, player = marginal_pairs(masks)

@@ -108,6 +108,6 @@ def _shares(estimator: Estimator, players: Players, budget: Budget, draw: Draw, 
             sampler.receive([asked(masks) for _, masks in wanted])
         return sampler.shares()[0]
     drawn = sample(estimator, [players], budget, [draw])
-    found = sampled_shares(drawn, asked(drawn.coalitions), asked(drawn.windows)[None] if len(drawn.windows) else np.zeros((1, 0)))
+    found = sampled_shares(drawn, asked(drawn.coalitions))
     error = None if found.standard_error is None else found.standard_error[0]
     return Shares(found.share[0], found.n_contributions[0], error, found.special_case[0], found.efficiency_gap[0])

@@ -66,7 +66,7 @@ class ScoreCoalitions:
     orders: int = parameter(16, "sampled orders per rollout, an even number", minimum=4, maximum=4096)
     budget: Literal["fixed", "adaptive"] = parameter(
         "fixed",
-        "fixed, or adaptive: further orders where the ranking of segments is uncertain (sampled shapley, shapley-windows, owen)",
+        "fixed, or adaptive: further orders where the ranking of segments is uncertain (sampled shapley, owen)",
     )
     further_coalitions: int = parameter(
         64,

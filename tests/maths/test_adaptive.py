@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ospo_cli.maths import coalitions, seeding
+from ospo_cli.maths import seeding
 from ospo_cli.maths.adaptive import AdaptiveGroup
 from ospo_cli.maths.coalitions import Budget, Players
 from ospo_cli.maths.estimators import ESTIMATORS, sample, sampled_shares
 from tests.games import Game, random_game, values_of
 from tests.oracles import owen_by_orders, shapley_by_orders
 
-NAMES = ["shapley", "shapley-windows", "owen"]
+NAMES = ["shapley", "owen"]
 BUDGET = Budget(exact=2, orders=4, width=32, further=40)
 
 
@@ -135,19 +135,30 @@ def test_without_doubt_the_estimate_is_that_of_the_first_orders(name: str) -> No
     players, game, budget = Players(6, (0, 0, 1, 1, 1, 2)), random_game(6, 9), dataclasses.replace(BUDGET, further=1)
     adaptive = follow(name, [game], [players], budget).group.shares()[0]
     drawn = sample(ESTIMATORS[name], [players], budget, [seeding.streams(0, "r0")])
-    fixed = sampled_shares(drawn, values_of(game, drawn.coalitions[0])[None], values_of(game, drawn.windows)[None])
+    fixed = sampled_shares(drawn, values_of(game, drawn.coalitions[0])[None])
     assert adaptive.share == pytest.approx(fixed.share[0], abs=1e-9)
     assert adaptive.standard_error == pytest.approx(fixed.standard_error[0], abs=1e-9)
 
 
 def test_equal_draws_and_values_ask_for_the_same_coalitions() -> None:
     games = [random_game(10, index) for index in range(4)]
-    first, again = (follow("shapley-windows", games, [Players(10)] * 4).asked for _ in range(2))
+    first, again = (follow("shapley", games, [Players(10)] * 4).asked for _ in range(2))
     assert first == again
-    assert first != follow("shapley-windows", games, [Players(10)] * 4, seed=1).asked
+    assert first != follow("shapley", games, [Players(10)] * 4, seed=1).asked
 
 
-def test_windows_are_asked_for_once_and_first() -> None:
-    found = follow("shapley-windows", [random_game(6, 1)], [Players(6)])
-    windows = {mask.tobytes() for mask in coalitions.contiguous(6, 32, 0, coalitions.undrawn(""))}
-    assert windows <= found.first[0]
+@pytest.mark.parametrize(("orders", "least", "most"), [(4, 0.3, 0.7), (8, 0.7, 1.2), (16, 0.85, 1.25)])
+def test_the_standard_error_knows_nothing_of_what_all_first_orders_miss(orders: int, least: float, most: float) -> None:
+    worth = np.random.default_rng(1).uniform(0, 0.3, 10)
+
+    def game(members: frozenset[int]) -> float:
+        return sum(worth[member] for member in members) + 0.5 * ({1, 4, 7} <= members)
+
+    truth = worth + 0.5 / 3 * np.isin(np.arange(10), [1, 4, 7])
+    budget = dataclasses.replace(BUDGET, orders=orders, further=60)
+    found = [follow("shapley", [game], [Players(10)], budget, seed).group.shares()[0] for seed in range(150)]
+    told, true = (
+        np.sqrt(np.mean([each**2 for each in values]))
+        for values in ([one.standard_error for one in found], [one.share - truth for one in found])
+    )
+    assert least < told / true < most

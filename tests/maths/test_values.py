@@ -16,13 +16,13 @@ from ospo_cli.maths import coalitions, seeding
 from ospo_cli.maths.coalitions import Budget, Players
 from ospo_cli.maths.estimators import ESTIMATORS, evaluated_coalitions, needed_coalitions, sample, sampled_shares
 from ospo_cli.maths.myerson import path_dividends, path_myerson, shared_equally
-from ospo_cli.maths.shapley import banzhaf_of_subsets, exact_banzhaf, exact_owen, exact_shapley, run_sums
+from ospo_cli.maths.shapley import banzhaf_of_subsets, exact_banzhaf, exact_owen, exact_shapley
 from tests.games import Game, generator, random_game, values_of, windows
 from tests.oracles import banzhaf_by_coalitions, dividends_by_recursion, owen_by_orders, restricted_to_path, shapley_by_orders
 
 SEEDS = st.integers(0, 2**32)
 FIXTURE = json.loads((Path(__file__).parent / "shapiq_values.json").read_text())
-SAMPLED = ["shapley", "shapley-windows", "owen", "banzhaf"]
+SAMPLED = ["shapley", "owen", "banzhaf"]
 
 
 @st.composite
@@ -44,8 +44,7 @@ def sampled(name: str, players: Players, game: Game, orders: int, seeds: range) 
     draws = [seeding.streams(seed, "r") for seed in seeds]
     drawn = sample(ESTIMATORS[name], [players] * len(draws), budget, draws)
     values = np.stack([values_of(game, masks) for masks in drawn.coalitions])
-    of_windows = np.broadcast_to(values_of(game, drawn.windows), (len(draws), len(drawn.windows)))
-    result = sampled_shares(drawn, values, of_windows)
+    result = sampled_shares(drawn, values)
     return np.stack([result.share, result.standard_error], axis=1)
 
 
@@ -98,16 +97,6 @@ def test_window_dividends_are_the_dividends_of_the_game_restricted_to_the_line(n
         assert dividend == pytest.approx(found[a, b] if is_window else 0.0, abs=1e-9)
     assert found.sum() == pytest.approx(game(frozenset(range(n))), abs=1e-9)
     assert shared_equally(found) == pytest.approx(path_myerson(table), abs=1e-12)
-
-
-@settings(max_examples=30, deadline=None)
-@given(n=st.integers(1, 7), seed=SEEDS)
-def test_run_sums_are_the_game_restricted_to_the_line(n: int, seed: int) -> None:
-    game = random_game(n, seed)
-    sums = np.array([[game(frozenset(range(a, b))) for b in range(n + 1)] for a in range(n + 1)])
-    masks = coalitions.powerset(n)
-    expected = values_of(restricted_to_path(game), masks)
-    assert run_sums(sums[None], masks[None])[0] == pytest.approx(expected, abs=1e-9)
 
 
 # Axioms
@@ -215,7 +204,7 @@ def test_sampled_orders_come_with_their_reverses_and_keep_unions_together(player
     assert ((blocks[found][:, 1:] != blocks[found][:, :-1]).sum(axis=1) == blocks.max()).all()
 
 
-@pytest.mark.parametrize("name", ["shapley", "shapley-windows", "owen"])
+@pytest.mark.parametrize("name", ["shapley", "owen"])
 @settings(max_examples=15, deadline=None)
 @given(seed=SEEDS, n=st.integers(2, 7))
 def test_sampled_orders_are_efficient_whatever_was_drawn(name: str, seed: int, n: int) -> None:
@@ -228,7 +217,7 @@ def test_sampled_orders_are_efficient_whatever_was_drawn(name: str, seed: int, n
 def test_sampled_values_are_unbiased_and_their_standard_errors_are_the_spread(name: str) -> None:
     players, game = Players(6, (0, 0, 1, 1, 1, 2)), random_game(6, 11)
     found = sampled(name, players, game, 16, range(2_000))
-    truth = exact(name.removesuffix("-windows"), players, game)
+    truth = exact(name, players, game)
     spread = found[:, 0].std(axis=0, ddof=1)
     assert np.abs(found[:, 0].mean(axis=0) - truth).max() < 4 * (spread / np.sqrt(2_000)).max()
     # Root mean square: the mean of a standard error from eight pairs is 3 % low by itself.
@@ -244,13 +233,6 @@ def test_antithetic_orders_halve_the_variance_of_a_game_of_pairs() -> None:
 
     found = sampled("shapley", Players(7), game, 4, range(5))
     assert found[:, 0] == pytest.approx(np.broadcast_to(exact("shapley", Players(7), game), (5, 7)), abs=1e-9)
-    assert found[:, 1].max() < 1e-9
-
-
-def test_windows_leave_nothing_to_sample_in_a_game_restricted_to_the_line() -> None:
-    game = restricted_to_path(random_game(6, 5))
-    found = sampled("shapley-windows", Players(6), game, 4, range(4))
-    assert found[:, 0] == pytest.approx(np.broadcast_to(shapley_by_orders(6, game), (4, 6)), abs=1e-9)
     assert found[:, 1].max() < 1e-9
 
 
@@ -279,8 +261,8 @@ def test_long_answers_are_sampled_and_read_as_they_were_drawn(name: str) -> None
     worth = generator(2).uniform(-1, 1, 200)
     present = {mask.tobytes() for mask in evaluated_coalitions([name], [], players, budget, draw)}
     drawn = sample(ESTIMATORS[name], [players], budget, [draw])
-    assert {mask.tobytes() for mask in drawn.coalitions[0]} | {mask.tobytes() for mask in drawn.windows} == present
-    result = sampled_shares(drawn, drawn.coalitions @ worth, (drawn.windows @ worth)[None])
+    assert {mask.tobytes() for mask in drawn.coalitions[0]} == present
+    result = sampled_shares(drawn, drawn.coalitions @ worth)
     tolerance = 1e-9 if name != "banzhaf" else 6 * result.standard_error.max()
     assert result.share[0] == pytest.approx(worth, abs=tolerance)
 

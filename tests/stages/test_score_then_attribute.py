@@ -21,7 +21,7 @@ from tests.text.byte_level import END, pieces, tokenizer
 
 VOCABULARY = 300
 SAMPLED = {"exact_coalitions": 2, "orders": 4}
-SAMPLING = ["shapley", "shapley-windows", "owen", "banzhaf"]
+SAMPLING = ["shapley", "owen", "banzhaf"]
 
 
 def with_ids(rollouts: pl.DataFrame) -> pl.DataFrame:
@@ -69,7 +69,7 @@ def test_what_an_estimator_needs_is_evaluated(name: str, scoring: dict[str, Any]
         "degenerate-group", "single-segment", "no-positive-share", "no-blame", "sampled-orders", "sampled-subsets",
         "sampled-orders+no-blame", "sampled-orders+no-positive-share", "sampled-subsets+no-blame", "sampled-subsets+no-positive-share",
     }  # fmt: skip
-    assert ("sampled-orders" in result.metrics["special_cases"]) == (bool(scoring) and name in ("shapley", "shapley-windows", "owen"))
+    assert ("sampled-orders" in result.metrics["special_cases"]) == (bool(scoring) and name in ("shapley", "owen"))
     assert result.metrics["efficiency_gap_max"] < 1e-9 or not ESTIMATORS[name].is_efficient
 
 
@@ -135,7 +135,7 @@ def test_a_sampled_coalition_that_is_missing_is_named(name: str, budget: str) ->
 
 @pytest.mark.parametrize("budget", ["fixed", "adaptive"])
 def test_which_groups_are_scored_together_changes_no_value(budget: str) -> None:
-    params = changed(["shapley-windows", "owen"], SAMPLED | {"budget": budget})
+    params = changed(["shapley", "owen"], SAMPLED | {"budget": budget})
     rows = sampled_rows()
     together = scored(params, rows)[3]
     apart = pl.concat([scored(params, rows[:8])[3], scored(params, rows[8:])[3]])

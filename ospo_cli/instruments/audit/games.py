@@ -204,13 +204,12 @@ class Auditor:
         budget = Budget(width=scoring.contiguous_width, exact=0, orders=scoring.orders)
         draws = [seeding.streams(self.seed, f"audit {repeat}|{rollout_id}") for repeat in range(REPEATS)]
         drawn = sample(estimator, [game.players] * REPEATS, budget, draws)
-        windows = np.broadcast_to(game.value(drawn.windows), (REPEATS, len(drawn.windows)))
-        estimates = sampled_shares(drawn, game.value(drawn.coalitions), windows)
+        estimates = sampled_shares(drawn, game.value(drawn.coalitions))
         assert estimates.standard_error is not None
         degrees = student.degrees_of_freedom(estimates.n_contributions)
         coverage, ratio = audit_measures.calibration(estimates.share, estimates.standard_error, exact, degrees)
         is_trivial = bool(np.isnan(ratio)) and coverage == 1.0  # exact in every sample: nothing to be calibrated
-        distinct = [len(union_of(own, drawn.windows)) for own in drawn.coalitions]
+        distinct = [len(union_of(own)) for own in drawn.coalitions]
         return {"coverage": float("nan") if is_trivial else coverage, "ratio": ratio, "sampled cost": float(np.mean(distinct))}
 
     def _shares(self, estimator: Estimator, game: Game, rollout_id: str, name: str) -> Shares:

@@ -227,7 +227,7 @@ def shares(drawn: Draw, estimator: Estimator) -> Values:
             draws = [_stream(drawn.seed, f"{estimator.name}|{n}|{row}") for row in range(first, last)]
             picked = sample(estimator, [players] * (last - first), budget, draws)
             values = drawn.values(first, last, picked.coalitions, "orders")
-            found[first:last] = sampled_shares(picked, values, drawn.values(first, last, picked.windows, "windows")).share
+            found[first:last] = sampled_shares(picked, values).share
         return found
     masks = needed_coalitions(estimator, n, n)
     step = max(1, _CELLS // (len(masks) * n))

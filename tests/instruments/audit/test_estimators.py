@@ -171,7 +171,7 @@ def test_largest_values_have_no_interval_and_undefined_ones_do_not_count():
 
 
 def test_two_runs_write_equal_bytes(layout):
-    chosen = ["shapley-windows", "random"]
+    chosen = ["shapley", "random"]
     audit.execute(layout, settings(), 1, 6, chosen)
     first = layout.iteration(1, "audit.parquet").read_bytes()
     audit.execute(layout, settings(), 1, 6, chosen)
