@@ -30,7 +30,7 @@ from ospo_cli.params.store import Store
 from ospo_cli.params.train import Train
 from ospo_cli.params.update import Update
 from ospo_cli.params.warm_start import WarmStart
-from ospo_cli.text.close_names import unknown_name
+from ospo_cli.text.close_names import did_you_mean, unknown_name
 
 
 @dataclass(frozen=True)
@@ -286,8 +286,10 @@ def _value(where: str, hint: Any, metadata: typing.Mapping[str, Any], value: Any
     low, high, choices = metadata.get("minimum"), metadata.get("maximum"), metadata.get("choices")
     if number and ((low is not None and value < low) or (high is not None and value > high)):
         raise ParameterError(where, "out of range", found=value, expected=_allowed(metadata))
-    if choices and any(item not in choices for item in (value if isinstance(value, list) else [value])):
-        raise ParameterError(where, "unknown value", found=value, expected=_allowed(metadata))
+    unknown = [item for item in (value if isinstance(value, list) else [value]) if item not in choices] if choices else []
+    if unknown:
+        remedy = did_you_mean(str(unknown[0]), map(str, choices or ()))
+        raise ParameterError(where, "unknown value", found=value, expected=_allowed(metadata), remedy=remedy)
     if isinstance(value, str) and not _reads(metadata, value):
         raise ParameterError(where, "unknown value", found=value, expected=metadata["meaning"])
     return value
