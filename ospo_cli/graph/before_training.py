@@ -8,6 +8,7 @@ import polars as pl
 
 from ospo_cli.errors import ParameterError, SourceError
 from ospo_cli.layout import Layout
+from ospo_cli.maths.group_game import GROUP_GAMES
 from ospo_cli.params.whole import Params
 from ospo_cli.tables import placed
 from ospo_cli.tables.prepared import DOCUMENTS, PROMPTS
@@ -39,10 +40,23 @@ def check_splits(layout: Layout, params: Params) -> None:
             )
 
 
+def check_estimator(params: Params) -> None:
+    """Raise ParameterError where attribute.estimator is a group game whose texts are not evaluated."""
+    name, evaluated = params.attribute.estimator, params.score_coalitions.estimators
+    if name in GROUP_GAMES and name not in evaluated:
+        raise ParameterError(
+            "attribute.estimator",
+            f"{name} reads texts that score-coalitions does not evaluate",
+            found=f"score_coalitions.estimators: [{', '.join(evaluated)}]",
+            expected=f"{name} among them",
+        )
+
+
 def check(layout: Layout, params: Params) -> None:
     """Check all that is here; the prepared tables are there."""
     check_fields(layout, params)
     check_splits(layout, params)
+    check_estimator(params)
     say_single_rollouts(params)
 
 

@@ -76,3 +76,11 @@ def test_a_run_whose_warm_start_is_up_to_date_looks_too(layout, monkeypatch):
 def test_groups_of_one_rollout_are_said_to_teach_nothing(layout, capsys, sections, is_said):
     before_training.check(layout, tiny_params(**sections))
     assert ("nothing is learned" in capsys.readouterr().err) == is_said
+
+
+@pytest.mark.parametrize("name", ["splice", "swap", "stopping"])
+def test_a_group_game_whose_texts_are_not_evaluated_is_refused_before_anything_is_sampled(layout, name):
+    game = {"estimator": name, "rule": "none"}
+    before_training.check(layout, tiny_params(attribute=game, score_coalitions={"estimators": ["myerson", name]}))
+    with pytest.raises(ParameterError, match=rf"{name} reads texts .*found score_coalitions\.estimators: \[myerson\], expected {name}"):
+        before_training.check(layout, tiny_params(attribute=game, score_coalitions={"estimators": ["myerson"]}))
