@@ -169,6 +169,28 @@ def run(
     _print_result(layout)
 
 
+@app.command("submit", rich_help_panel=LOOP)
+def submit(
+    stage: Annotated[str, typer.Argument(help="rollout, score-coalitions or evaluate.")],
+    iteration: Annotated[int | None, typer.Option("--iter", "-k", min=1, help="Iteration of the first two.")] = None,
+    tasks: Annotated[int, typer.Option("--tasks", min=1, max=100_000, help="Most tasks of the array; shards are dealt out.")] = 8,
+    option: Annotated[list[str] | None, typer.Option("--option", help="Of sbatch, such as --gpus=1 or --time=2:00:00; repeatable.")] = None,
+    project: Project = HERE,
+    wait: Wait = False,
+) -> None:
+    """Write a Slurm array job over a stage's unfinished shards, and the job that collects them (docs/scale.md); nothing is sent."""
+    from ospo_cli.instruments import submit as instrument
+
+    layout, parameters = opened(project)
+    with alone(project, f"submit {stage}", wait):
+        made = instrument.submit(layout, parameters, stage, iteration, tasks, option or ())
+    if made is None:
+        say("submit", f"no shard was left: {stage} has run to its end")
+        return
+    say("submit", f"{made.label}: {made.shards} unfinished shards; wrote {made.array}, {made.collect.name}")
+    typer.echo(made.command)
+
+
 @app.command("result", rich_help_panel=LOOP)
 def result(project: Project = HERE) -> None:
     """Print the evaluation's table and where the report lies."""

@@ -7,4 +7,5 @@ ENGINES = {
 # What a process is that computes shards for another, by the variable that says so.
 HELPERS = {
     "OSPO_WORKER": "ospo_cli.executors.worker:Worker",
+    "OSPO_SHARDS": "ospo_cli.executors.tasks:Task",
 }

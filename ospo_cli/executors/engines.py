@@ -71,7 +71,7 @@ def _helper() -> str | None:
 
 @contextlib.contextmanager
 def engaged(settings: Execution, command: Sequence[str]) -> Iterator[None]:
-    """Run the block's shards where the settings say.
+    """Run the block's shards where the settings say, unless `using` says otherwise already.
 
     Args:
         settings: section execution; OSPO_ENGINE and OSPO_WORKERS go first.
@@ -80,6 +80,9 @@ def engaged(settings: Execution, command: Sequence[str]) -> Iterator[None]:
     Raises:
         ParameterError: an environment variable, or an engine's own setting, is no such value.
     """
+    if not isinstance(_engine, Local):
+        yield
+        return
     settings = settings if is_helper() else chosen(settings, os.environ)
     with using(pkgutil.resolve_name(_helper() or ENGINES[settings.engine])(settings, command)):
         yield

@@ -15,16 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ospo_cli.errors import OspoError, shorten
+from ospo_cli.errors import shorten
 from ospo_cli.executors.base import Job
 from ospo_cli.executors.progress import Progress
-from ospo_cli.executors.worker import is_visible, name_of, versions
+from ospo_cli.executors.worker import WorkerError, check_versions, is_visible, name_of
 from ospo_cli.params.execution import Execution
 from ospo_cli.tables import unfinished
-
-
-class WorkerError(OspoError):
-    """Workers that cannot do their shards."""
 
 
 class Told(WorkerError):
@@ -156,13 +152,7 @@ class Pool:
         """Note where a worker stands. One that is behind goes on; one that differs is refused."""
         self._failed_starts = 0
         member.place, member.since = f"{member.place.partition(',')[0]}, {message['place']}", time.monotonic()
-        own, theirs = versions(), message["versions"]
-        if differing := [name for name in own if theirs.get(name) != own[name]]:
-            name = differing[0]
-            remedy = "install the same versions on all machines"
-            raise WorkerError(
-                f"execution, {member.place}", f"has another version of {name}", found=theirs.get(name), expected=own[name], remedy=remedy
-            )
+        check_versions(message["versions"], f"execution, {member.place}")
         if message["at"] in self._passed:
             member.worker.send('{"go on": true}\n')
             return

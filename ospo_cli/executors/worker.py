@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -44,6 +44,10 @@ PACKAGES = (
 VISIBLE_SECONDS = 60.0
 
 
+class WorkerError(OspoError):
+    """Workers that cannot do their shards."""
+
+
 def name_of(job: Job) -> str:
     """Return the SHA-256 (hex) of the names of a job's shards."""
     return hashlib.sha256("\n".join(shard.key for shard in job.shards).encode()).hexdigest()
@@ -62,6 +66,13 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def check_versions(theirs: Mapping[str, str], where: str, remedy: str = "install the same versions on all machines") -> None:
+    """Raise WorkerError where another process has other versions than this one."""
+    if differing := [name for name, own in versions().items() if theirs.get(name) != own]:
+        name = differing[0]
+        raise WorkerError(where, f"has another version of {name}", found=theirs.get(name), expected=versions()[name], remedy=remedy)
 
 
 def is_visible(job: Job, number: int) -> bool:

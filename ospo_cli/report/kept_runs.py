@@ -136,7 +136,7 @@ def set_otherwise(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]
         return []
     first, second = _flat(one), _flat(other)
     names = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
-    return [name for name in names if name.partition(".")[0] not in ("report", "store")]
+    return [name for name in names if name.partition(".")[0] not in ("report", "store", "execution")]
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:

@@ -85,7 +85,8 @@ def test_a_worker_with_another_list_of_shards_is_refused(tmp_path):
 
 
 def test_a_worker_with_another_version_of_a_package_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(pool, "versions", lambda: worker.versions() | {"polars": "0.1"})
+    own = worker.versions() | {"polars": "0.1"}
+    monkeypatch.setattr(worker, "versions", lambda: own)
     with pytest.raises(OspoError, match=r"has another version of polars: found \d.*, expected 0.1"):
         run(tmp_path)
 

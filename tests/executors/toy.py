@@ -1,5 +1,6 @@
 """A command of two loops over shards, quick to start, that misbehaves as files in its folder say. `python -m tests.executors.toy FOLDER [drive]`"""
 
+import contextlib
 import os
 import signal
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from ospo_cli.errors import OspoError
+from ospo_cli.errors import Finished, OspoError
 from ospo_cli.executors import engines
 from ospo_cli.executors.base import Shard
 from ospo_cli.executors.pool import Pool
@@ -31,6 +32,7 @@ class Counted:
 
 def misbehave(folder: Path, number: int) -> None:
     """Do what a file says, as often as it says: `die-3` holding `2` kills the first two processes that compute shard 3."""
+    time.sleep(0.2 * (folder / "slow").exists())
     for name in ("die", "hang", "refuse", "fail", "orphan"):
         told = folder / f"{name}-{number}"
         left = int(told.read_text()) if told.exists() else 0
@@ -88,5 +90,5 @@ if __name__ == "__main__":
         with engines.using(pool(where, Execution(workers=2))):
             jobs(where)
     else:
-        with engines.engaged(Execution(), ()):
+        with engines.engaged(Execution(), ()), contextlib.suppress(Finished):
             jobs(where)

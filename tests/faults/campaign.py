@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.faults import commands, company, disk, flips, hostile, kills, project
+from tests.faults import commands, company, disk, flips, hostile, kills, project, workers
 from tests.faults.found import Found, Place
 
 # Full counts; --scale multiplies them.
@@ -22,6 +22,7 @@ FULL = {
     "kills": 200,
     "kills at a write": 200,
     "kills of dvc repro": 20,
+    "workers": 100,
     "flips": 2000,
     "disk": 200,
     "company": 50,
@@ -32,6 +33,7 @@ PARTS = {
     "kills": kills.at_moments,
     "kills at a write": kills.at_writes,
     "kills of dvc repro": kills.of_dvc,
+    "workers": workers.kills,
     "flips": flips.flips,
     "disk": disk.refusals,
     "company": company.together,
