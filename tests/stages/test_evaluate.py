@@ -210,6 +210,9 @@ def test_systems_are_compared_and_chosen_by_the_metric_that_evaluate_names(proje
     assert set(chosen_by["value"].round(6)) <= {0.0, 0.333333, 0.5, 1.0}
     assert chosen_by.height
     best = summary["values"]["oracle"]["none"]["bm25"]["mrr@3"]["mean"]
+    raw = summary["values"]["raw-query"]["none"]["bm25"]
+    assert raw["mrr@3"]["mean"] != raw["ndcg@10"]["mean"]
+    assert summary["against_raw_query"]["raw"] == pytest.approx(raw["mrr@3"]["mean"])
     found = next(gap for gap in summary["gaps"] if gap["better"] == "oracle" and gap["decoding"] == "greedy")
     assert found["mean"] == pytest.approx(best - summary["values"][found["worse"]]["greedy"]["bm25"]["mrr@3"]["mean"])
 
