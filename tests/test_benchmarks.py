@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -110,6 +111,30 @@ def test_the_group_game_beside_myerson(tmp_path):
     assert found["myerson"]["spliced"] == found["answers alone"]["spliced"] == 0
     assert found["splice, batch"]["spliced"] > found["splice, batch"]["spliced_distinct"] > 0
     assert found["myerson"]["rollouts"] == 12
+
+
+def test_shapley_values_of_the_group_game_are_those_of_its_orders_and_sum_to_the_leave_one_out_advantage():
+    from itertools import permutations
+
+    from ospo_cli.instruments.lab.gradient_quality import INTERACTIONS, Condition, draw
+
+    drawn = draw(Condition("pairs", 4, 3), 2, 0)
+    found = runpy.run_path(str(ROOT / "benchmarks" / "group_shapley.py"))["shares"](drawn)
+    value = INTERACTIONS["pairs"].value
+    for seed, words in enumerate(drawn.words):
+        for g, own in enumerate(words):
+            expected = np.zeros(4)
+            for order, other in [(order, h) for order in permutations(range(4)) for h in range(3) if h != g]:
+                text = words[other].copy()
+                for place in order:
+                    before = value(text, drawn.weights[seed])
+                    text[place] = own[place]
+                    expected[place] += (value(text, drawn.weights[seed]) - before) / 48
+            assert found[seed, g] == pytest.approx(expected, abs=1e-12)
+        worth = np.array([value(own, drawn.weights[seed]) for own in words])
+        assert found[seed].sum(axis=1) == pytest.approx(worth - (worth.sum() - worth) / 2, abs=1e-12)
+    lines = run("group_shapley.py", "--segments", 2, "--seeds", 20)
+    assert len(lines) == len(INTERACTIONS) * 5
 
 
 def test_discounts_and_credit_for_parts_of_an_answer_are_compared_by_their_progress(tmp_path):
