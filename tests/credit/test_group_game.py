@@ -306,7 +306,7 @@ def test_with_a_shorter_trace_it_is_another_where_words_interact() -> None:
 def test_stopping_is_grpo_before_the_end_and_splice_behind_it() -> None:
     answers, worth = (("a",), ("c", "d"), ()), random_worth(11)
     rewards = np.array([worth(answer) for answer in answers])
-    found, whole = (credited(answers, worth, game=game) for game in ("stopping", "splice"))
+    found, whole = (credited(answers, worth, 0.0, game) for game in ("stopping", "splice"))
     loo = rewards - (rewards.sum() - rewards) / 2
     assert found.advantage == pytest.approx(loo[[0, 1, 1]])
     assert found.end == pytest.approx(whole.end)

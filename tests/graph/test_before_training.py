@@ -84,3 +84,4 @@ def test_a_group_game_whose_texts_are_not_evaluated_is_refused_before_anything_i
     before_training.check(layout, tiny_params(attribute=game, score_coalitions={"estimators": ["myerson", name]}))
     with pytest.raises(ParameterError, match=rf"{name} reads texts .*found score_coalitions\.estimators: \[myerson\], expected {name}"):
         before_training.check(layout, tiny_params(attribute=game, score_coalitions={"estimators": ["myerson"]}))
+    before_training.check(layout, tiny_params(attribute={"estimator": "alone"}, score_coalitions={"estimators": ["myerson"]}))

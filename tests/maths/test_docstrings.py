@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import doctest
 import importlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-MODULES = [
-    "ospo_cli.maths.advantages",
-    "ospo_cli.maths.coalitions",
-    "ospo_cli.maths.myerson",
-    "ospo_cli.maths.shaping",
-    "ospo_cli.text.answers",
-    "ospo_cli.text.coalition_text",
-    "ospo_cli.text.segments",
-    "ospo_cli.text.tokens_to_spans",
-    "ospo_cli.text.words",
-]
+PACKAGE = Path(__file__).resolve().parents[2] / "ospo_cli"
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if ">>> " in path.read_text(encoding="utf-8")
+)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -200,6 +200,22 @@ def test_under_swap_too_stopping_is_worth_what_the_answer_has_over_itself_going_
         assert found[rollout_id][-1] == pytest.approx(reward - on, abs=1e-6)
 
 
+def test_under_stopping_tokens_have_grpos_advantage_until_the_last_segment_and_splices_behind_it() -> None:
+    params = changed(estimator="stopping", normalize="none")
+    tables = scored(params)
+    found, spliced = (advantages(credited(changed(estimator=game, normalize="none"), tables)) for game in ("stopping", "splice"))
+    behind = dict(tables.segments.group_by("rollout_id").agg(pl.col("end").max()).iter_rows())
+    for rollout_id, reward, others in tables.rewards.select(
+        "rollout_id", "reward", others=(pl.col("reward").sum().over("prompt_id") - pl.col("reward")) / (pl.len().over("prompt_id") - 1)
+    ).iter_rows():
+        ids = tables.rollouts.row(by_predicate=pl.col("rollout_id") == rollout_id, named=True)["token_ids"]
+        starts = np.cumsum([0, *(len(piece) for piece in pieces(VOCABULARY).pieces(ids)[:-1])])
+        is_behind = starts >= behind[rollout_id]
+        assert np.array(found[rollout_id])[~is_behind] == pytest.approx(reward - others, abs=1e-6)
+        assert np.array(found[rollout_id])[is_behind] == pytest.approx(np.array(spliced[rollout_id])[is_behind], abs=1e-6)
+        assert (is_behind.sum() > 0) == (starts[-1] >= behind[rollout_id])
+
+
 @pytest.mark.parametrize("game", list(GROUP_GAMES))
 def test_the_order_of_rollouts_changes_nothing(game: str) -> None:
     params, rows = changed(estimator=game), sampled_rows()
