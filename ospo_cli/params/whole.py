@@ -95,6 +95,16 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[An
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
 
+def _decimal_number(loader: _UniqueKeyLoader, node: yaml.ScalarNode) -> int | float:
+    # YAML 1.1 reads 010 as 8 and 1:30 as 90; YAML 1.2, by which DVC reads the same file, does not.
+    if re.match(r"[-+]?0[0-9_]", node.value) or ":" in node.value:
+        raise yaml.constructor.ConstructorError(None, None, f"{node.value} is no decimal number", node.start_mark)
+    is_whole = node.tag.endswith(":int")
+    return loader.construct_yaml_int(node) if is_whole else loader.construct_yaml_float(node)  # type: ignore[no-any-return]
+
+
+for _tag in ("int", "float"):
+    _UniqueKeyLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _decimal_number)
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
 
 
@@ -277,7 +287,8 @@ def _value(where: str, hint: Any, metadata: typing.Mapping[str, Any], value: Any
         with contextlib.suppress(ValueError):
             value = float(value)
     if not _matches(hint, value):
-        raise ParameterError(where, "wrong type", found=f"{value!r} ({type(value).__name__})", expected=_type_name(hint))
+        remedy = "put it in quotes, so that YAML reads it as text" if hint is str and value is not None else None
+        raise ParameterError(where, "wrong type", found=f"{value!r} ({type(value).__name__})", expected=_type_name(hint), remedy=remedy)
     if isinstance(value, float) and not math.isfinite(value):
         raise ParameterError(where, "is not a finite number", found=value)
     if isinstance(value, float) and abs(value) > LARGEST_FLOAT:

@@ -8,6 +8,10 @@ import polars as pl
 
 from ospo_cli.errors import SourceError
 
+_TRUTHS = ("yes", "no", "on", "off", "y", "n")  # YAML reads these as truth values
+_YES = "put labels such as yes and no in quotes in prepare_data.gains, where YAML reads them as true and false"
+_GRADE = "mend the row, or give its label a gain in prepare_data.gains"
+
 
 def ids(frame: pl.DataFrame, column: str, where: object, unique: bool = False) -> pl.Series:
     """Return a column of identities as text, surrounding blanks removed.
@@ -56,6 +60,8 @@ def text(series: pl.Series, where: object) -> pl.Series:
             )
         elif isinstance(dtype, pl.Struct):
             series = series.struct.json_encode()
+        if dtype.is_float():
+            series = series.fill_nan(None)  # how pandas writes a missing number
         return series.cast(pl.String).fill_null("")
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError):  # durations, maps, bytes in structs, years beyond 9999
         raise SourceError(
@@ -104,7 +110,7 @@ def gains(frame: pl.DataFrame, column: str, where: object, labels: dict[str, flo
             "is no grade",
             found="nothing" if series[row - 1] is None or series[row - 1] == "" else series[row - 1],
             expected=expected,
-            remedy="mend the row, or give its label a gain in prepare_data.gains",
+            remedy=_YES if {"True", "False"} & labels.keys() and str(series[row - 1]).lower() in _TRUTHS else _GRADE,
         )
     return numbers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from ospo_cli.tables.files import sha256_of
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
 # A column of constants packs without bound; 2³⁰ values are 8 GiB once they are read.
 LARGEST_VALUES, LARGEST_VALUES_PER_BYTE = 1 << 30, 100
+_LOOKED_THROUGH = 1000  # lines
 STRAY = ("__index_level_0__", "Unnamed: 0", "")  # what pandas leaves behind
 
 
@@ -44,6 +46,8 @@ def find(place: Path, name: str, suffixes: Sequence[str] = SUFFIXES) -> Path | N
             raise SourceError(path, "is a link to a file that is not there", found=path.readlink(), expected="the file itself")
         if path.is_dir():
             parts(path)
+        elif not path.is_file():  # reading a pipe would wait for ever
+            raise SourceError(path, "is no file", found="a pipe, a socket or a device", expected="a file, or a folder of part files")
         found.append(path)
     if len(found) > 1:
         raise SourceError(
@@ -181,6 +185,10 @@ def _header(stream: TextIO, separator: str, quoting: str) -> list[str]:
 
 
 def _json_lines(path: Path) -> pl.DataFrame:
+    with open_text(path, errors="replace") as stream:  # an exporter that names a column twice does so in every row
+        for number, line in enumerate(itertools.islice(stream, _LOOKED_THROUGH), 1):
+            if doubled := _doubled_name(line):
+                raise SourceError(f"{path}: line {number}", "a name occurs twice in an object", found=doubled, expected="each name once")
     try:
         return pl.read_ndjson(_without_mark(path), infer_schema_length=None)
     except pl.exceptions.PolarsError as error:
@@ -201,6 +209,21 @@ def _json_lines(path: Path) -> pl.DataFrame:
     return pl.DataFrame(list(found.values()))
 
 
+def _doubled_name(line: str) -> str:
+    doubled: list[str] = []
+
+    def note(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        doubled.extend(name for name in found if len(found) < len(pairs) and sum(name == other for other, _ in pairs) > 1)
+        return found
+
+    try:
+        json.loads(line, object_pairs_hook=note)
+    except (ValueError, RecursionError):
+        return ""  # the reader says what is wrong
+    return doubled[0] if doubled else ""
+
+
 def _without_mark(path: Path) -> Path | bytes:
     """Return the path, or bytes where polars cannot take it: packed, or with a byte order mark, which its JSON reader does not know."""
     with open_bytes(path) as stream:
@@ -215,6 +238,10 @@ def _delimited(path: Path, columns: Sequence[str], separator: str, remedy: str |
     from pyarrow import csv as arrow
 
     try:
+        with open_bytes(path) as binary:
+            begin = binary.read(1 << 16)
+        if b"\r" in begin and b"\n" not in begin:
+            raise SourceError(path, "lines end in a carriage return alone", expected="line feeds", remedy="save it with line ends of today")
         with open_text(path) as stream:
             names = _header(stream, separator, quoting)
         doubled = [name for name in names if names.count(name) > 1]
@@ -290,14 +317,29 @@ def unreadable(path: Path, error: BaseException, separator: str | None = None) -
         where, found = _broken_json(path) or (where, found)
     elif kind(path) in (".csv", ".tsv"):
         where, found = _broken_line(path, separator or ("\t" if kind(path) == ".tsv" else ",")) or (where, found)
-    remedy = (
-        "the file was cut short or is of another kind: fetch or export it again"
-        if kind(path) == ".parquet"
-        else "mend the line or export the file again"
-    )
+    remedy = "the file was cut short or is of another kind: fetch or export it again"
+    if kind(path) != ".parquet":
+        remedy = (
+            f"export it as UTF-8: it looks like {other}" if (other := _other_encoding(path)) else "mend the line or export the file again"
+        )
+    elif "more than one occurrence" in found:
+        remedy = "rename one of the columns"
     return SourceError(
         where, f"cannot be read as {shape}", found=found, expected=f"{shape} in UTF-8" if kind(path) != ".parquet" else shape, remedy=remedy
     )
+
+
+def _other_encoding(path: Path) -> str:
+    """Return which encoding a text is in that is no UTF-8; an empty text where it cannot be told."""
+    with open_bytes(path) as stream:
+        begin = stream.read(1 << 16)
+    if begin.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    try:
+        begin.decode("utf-8")
+    except UnicodeDecodeError as error:  # a letter that is cut at the end of what was read is none
+        return "Latin-1 or Windows-1252" if error.start < len(begin) - 4 else ""
+    return ""
 
 
 def _broken_json(path: Path) -> tuple[str, str] | None:

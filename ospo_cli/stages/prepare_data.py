@@ -139,6 +139,9 @@ def prepare(data: SourceData, params: PrepareData, seed: int, folding: str = STA
         "pools": filled,
         **query_text(documents, prompts, qrels, pools, folding).card(),
     }
+    bare = int((documents["title"].str.strip_chars() == "").sum())
+    if 0 < bare < documents.height / 2:  # some collections have no titles at all
+        card["warnings"].append(f"{bare:,} of {documents.height:,} products have no title")
     return Prepared(documents, prompts.select(list(PROMPTS.schema)), qrels, pools, pairs, card)
 
 
@@ -165,15 +168,26 @@ def _messages(prompts: pl.DataFrame, template: str) -> list[str]:
     ]
 
 
+def _other_spelling(missing: pl.DataFrame, documents: pl.DataFrame) -> str:
+    """Return a remedy where ids that are missing are there in another spelling: leading zeros, 1.0 for 1, case, combining accents."""
+    plain = pl.col("doc_id").str.normalize("NFKC").str.to_lowercase().str.strip_chars_start("0").str.replace(r"\.0+$", "")
+    both = (
+        missing.select("doc_id", plain=plain)
+        .unique()
+        .join(documents.select(pl.col("doc_id").alias("there"), plain=plain), on="plain")
+        .sort("doc_id")
+    )
+    if not both.height:
+        return ""
+    return f"{both['doc_id'][0]} is there as {both['there'][0]}: write the ids alike in both files, as text; "
+
+
 def _known_judgments(qrels: pl.DataFrame, documents: pl.DataFrame, source: str) -> tuple[pl.DataFrame, int]:
     strangers = qrels.join(documents.select("doc_id"), on="doc_id", how="anti")
     missing = strangers.filter(pl.col("relevance") > 0).sort("prompt_id", "doc_id")
     if missing.height:
         prompt, document = missing.select("prompt_id", "doc_id").row(0)
-        remedy = "add the product or take the judgments away"
-        bare = missing.with_columns(pl.col("doc_id").str.strip_chars_start("0")).select("doc_id").unique()
-        if bare.join(documents.select(pl.col("doc_id").str.strip_chars_start("0")), on="doc_id", how="semi").height:
-            remedy = "some are there with other leading zeros: write the ids alike in both files, as text; " + remedy
+        remedy = _other_spelling(missing, documents) + "add the product or take the judgments away"
         raise SourceError(
             f"source {source}, judgments of query {prompt}",
             "a relevant product is not in the catalogue",
@@ -192,7 +206,7 @@ def _judged_prompts(
     `left_out` are the judgments that the source left out, by reason.
     """
     prompts = prompts.with_columns(_one_line(pl.col("query")), pl.col("history").list.eval(_one_line(pl.element())))
-    asked = prompts.filter(pl.col("query") != "")
+    asked = prompts.filter(pl.col("query").str.contains(r"[^\s\p{Cf}]"))  # zero-width characters alone are no query
     judged = asked.join(qrels, on="prompt_id", how="semi")
     relevant = asked.join(qrels.filter(pl.col("relevance") > 0), on="prompt_id", how="semi")
     fitting = relevant
@@ -256,10 +270,6 @@ def _pools(
     missing = qrels.filter(pl.col("relevance") > 0).join(pools, on=("prompt_id", "doc_id"), how="anti")
     if missing.height:
         prompt, document = missing.select("prompt_id", "doc_id").row(0)
-        remedy = "add the product or take the judgments away"
-        bare = missing.with_columns(pl.col("doc_id").str.strip_chars_start("0")).select("doc_id").unique()
-        if bare.join(documents.select(pl.col("doc_id").str.strip_chars_start("0")), on="doc_id", how="semi").height:
-            remedy = "some are there with other leading zeros: write the ids alike in both files, as text; " + remedy
         raise SourceError(
             f"{where} of query {prompt}",
             "a relevant product is missing from the pool",

@@ -81,6 +81,21 @@ def test_a_doubled_key_is_refused(tmp_path):
         whole.load(path)
 
 
+@pytest.mark.parametrize("written", ["010", "1:30", "0_7", "1:30.5"])
+def test_a_number_that_yaml_1_1_reads_as_another_is_refused(tmp_path, written):
+    path = tmp_path / "params.yaml"
+    path.write_text(presets.render(Params()).replace("max_prompts: 0 ", f"max_prompts: {written} ", 1))
+    with pytest.raises(ParameterError, match=f"{written} is no decimal number"):
+        whole.load(path)
+
+
+@pytest.mark.parametrize(("written", "value"), [("1_000", 1000), ("+7", 7), ("0", 0)])
+def test_other_ways_to_write_a_whole_number_are_read(tmp_path, written, value):
+    path = tmp_path / "params.yaml"
+    path.write_text(presets.render(Params()).replace("max_prompts: 0 ", f"max_prompts: {written} ", 1))
+    assert whole.load(path).prepare_data.max_prompts == value
+
+
 @pytest.mark.parametrize(
     "value", ["2026-13-01", "!!int abc", "!!bool maybe", "!!timestamp x", "!!python/object/apply:os.system [true]", "9" * 5000, "[" * 3000]
 )
