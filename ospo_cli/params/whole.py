@@ -100,7 +100,7 @@ def _decimal_number(loader: _UniqueKeyLoader, node: yaml.ScalarNode) -> int | fl
     if re.match(r"[-+]?0[0-9_]", node.value) or ":" in node.value:
         raise yaml.constructor.ConstructorError(None, None, f"{node.value} is no decimal number", node.start_mark)
     is_whole = node.tag.endswith(":int")
-    return loader.construct_yaml_int(node) if is_whole else loader.construct_yaml_float(node)  # type: ignore[no-any-return]
+    return loader.construct_yaml_int(node) if is_whole else loader.construct_yaml_float(node)
 
 
 for _tag in ("int", "float"):
