@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ospo_cli.cli.app import Interrupted
 from ospo_cli.errors import OspoError, first_line
@@ -23,6 +23,12 @@ def wanted(gpus: int) -> int:
         raise OspoError("--gpus", "is too small", found=gpus, expected="1 or more")
     peers.check_devices(gpus)
     return gpus
+
+
+def spelled(options: Mapping[str, object]) -> list[str]:
+    """Return options as arguments; those of None or False are left out, those of True stand alone."""
+    given = {name: value for name, value in options.items() if value not in (None, False)}
+    return [part for name, value in given.items() for part in ([name] if value is True else [name, str(value)])]
 
 
 def launch(count: int, arguments: Sequence[str]) -> None:

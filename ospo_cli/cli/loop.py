@@ -9,13 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from ospo_cli.cli.app import LOOP, app
-from ospo_cli.cli.options import HERE, Gpus, Iteration, Project, Wait, alone, opened, say
+from ospo_cli.cli.options import HERE, Cuts, Gpus, Iteration, Project, Wait, alone, opened, say
 from ospo_cli.errors import OspoError
 
 SEVERAL = ("warm-start", "update")  # stages that several processes can share
 
 
-def _run_stage(name: str, project: Path, wait: bool, iteration: int | None = None) -> dict[str, Any]:
+def _run_stage(name: str, project: Path, wait: bool, iteration: int | None = None, cuts: bool = False) -> dict[str, Any]:
     from ospo_cli.executors import engines, peers
     from ospo_cli.graph import runner
     from ospo_cli.graph.nodes import node
@@ -23,7 +23,7 @@ def _run_stage(name: str, project: Path, wait: bool, iteration: int | None = Non
     if peers.is_launched():
         if name not in SEVERAL:
             raise OspoError(f"ospo {name}", "is one process's work", found="torchrun", remedy="run it without torchrun")
-        peers.join()
+        peers.join(cuts)
 
     layout, parameters = opened(project)
     wanted = node(name, iteration, parameters)
@@ -52,19 +52,19 @@ def _run_stage(name: str, project: Path, wait: bool, iteration: int | None = Non
     return result
 
 
-def _run_on_several(name: str, project: Path, wait: bool, gpus: int | None, iteration: int | None = None) -> None:
+def _run_on_several(name: str, project: Path, wait: bool, gpus: int | None, cuts: bool, iteration: int | None = None) -> None:
     from ospo_cli.executors import peers
 
-    if gpus is None or peers.is_launched():
-        _run_stage(name, project, wait, iteration)
-        return
-    from ospo_cli.cli import launching
+    if not peers.is_launched() and gpus is not None:
+        from ospo_cli.cli import launching
 
-    options = [*(["--iter", str(iteration)] if iteration else []), "--project", str(project), *(["--wait"] if wait else [])]
-    if launching.wanted(gpus) > 1:
-        launching.launch(gpus, [name, *options])
-    else:
-        _run_stage(name, project, wait, iteration)
+        options = {"--iter": iteration, "--project": project, "--wait": wait, "--shard-weights": cuts}
+        if launching.wanted(gpus) > 1:
+            launching.launch(gpus, [name, *launching.spelled(options)])
+            return
+    if cuts and not peers.is_launched():
+        raise OspoError("--shard-weights", "needs several processes", found="one", expected="--gpus 2 or more, or torchrun")
+    _run_stage(name, project, wait, iteration, cuts)
 
 
 def _once(name: str, meaning: str) -> None:
@@ -84,9 +84,9 @@ _once("score-queries", "Write the reward of each raw query (needed where rollout
 
 
 @app.command("warm-start", rich_help_panel=LOOP)
-def warm_start(project: Project = HERE, gpus: Gpus = None, wait: Wait = False) -> None:
+def warm_start(project: Project = HERE, gpus: Gpus = None, cuts: Cuts = False, wait: Wait = False) -> None:
     """Make policy 000: supervised training on teacher pairs, or a copy of a pretrained folder."""
-    _run_on_several("warm-start", project, wait, gpus)
+    _run_on_several("warm-start", project, wait, gpus, cuts)
 
 
 _each_iteration("rollout", "Sample G completions per prompt from policy K-1, with token ids and log-probabilities.")
@@ -131,9 +131,9 @@ def attribute(
 
 
 @app.command("update", rich_help_panel=LOOP)
-def update(iteration: Iteration, project: Project = HERE, gpus: Gpus = None, wait: Wait = False) -> None:
+def update(iteration: Iteration, project: Project = HERE, gpus: Gpus = None, cuts: Cuts = False, wait: Wait = False) -> None:
     """Change the weights by the token advantages; write policy K."""
-    _run_on_several("update", project, wait, gpus, iteration)
+    _run_on_several("update", project, wait, gpus, cuts, iteration)
 
 
 @app.command("evaluate", rich_help_panel=LOOP)

@@ -22,6 +22,12 @@ Gpus = Annotated[
     int | None,
     typer.Option("--gpus", envvar="OSPO_GPUS", help="Processes of torchrun, each on a GPU if there are any.", show_default="1"),
 ]
+Cuts = Annotated[
+    bool,
+    typer.Option(
+        "--shard-weights", envvar="OSPO_SHARD_WEIGHTS", help="Cut the weights over the processes (FSDP), for those that fit none of them."
+    ),
+]
 HERE = Path(".")
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PATIENCE = timedelta(minutes=60)
 LOST = 75  # exit status of a process that ends because another one has
 _FAILED, _ALONE = "ospo/failed", "ospo/alone"
-_state = {"rank": 0, "count": 1, "stderr": -1}
+_state = {"rank": 0, "count": 1, "stderr": -1, "cuts": 0}
 
 
 def is_launched() -> bool:
@@ -38,6 +38,11 @@ def rank() -> int:
 def count() -> int:
     """Return how many processes work together; 1 before `join`."""
     return _state["count"]
+
+
+def cuts_weights() -> bool:
+    """Tell whether each process holds a part of every weight only, by the first dimension."""
+    return bool(_state["cuts"])
 
 
 def on_this_machine() -> int:
@@ -105,10 +110,11 @@ def check_devices(wanted: int) -> None:
         raise OspoError("--gpus", "this build of PyTorch has no NCCL", found=torch.__version__, remedy="install another, or use one GPU")
 
 
-def join(own: int | None = None, of: int | None = None, through: str = "env://") -> None:
+def join(cuts: bool = False, own: int | None = None, of: int | None = None, through: str = "env://") -> None:
     """Meet the other processes; each takes the GPU of its number where there are any.
 
     Args:
+        cuts: each is to hold a part of every weight.
         own, of: number of this process and how many there are; None: as torchrun says.
         through: where they meet, as `torch.distributed.init_process_group` has it.
 
@@ -128,7 +134,7 @@ def join(own: int | None = None, of: int | None = None, through: str = "env://")
     except (RuntimeError, ValueError) as error:
         found = str(error).splitlines()[0]
         raise OspoError("torchrun", "its processes cannot meet", found=found, remedy="give another port or address") from None
-    _state.update(rank=own, count=of)
+    _state.update(rank=own, count=of, cuts=cuts and of > 1)
 
 
 def leave() -> None:
@@ -137,7 +143,7 @@ def leave() -> None:
         import torch.distributed as dist
 
         dist.destroy_process_group()
-        _state.update(rank=0, count=1)
+        _state.update(rank=0, count=1, cuts=0)
 
 
 def follow_first(has_begun: bool) -> None:
@@ -156,6 +162,31 @@ def add_up(values: torch.Tensor) -> None:
         import torch.distributed as dist
 
         dist.all_reduce(values)
+
+
+def own_part(weight: torch.Tensor) -> torch.Tensor:
+    """Return this process's part of a weight that is cut, in place; else the weight."""
+    part: torch.Tensor = getattr(weight, "_local_tensor", weight)
+    return part
+
+
+def whole(weight: torch.Tensor) -> torch.Tensor:
+    """Return a weight on the CPU; one that is cut is put together, and the first process alone keeps it: the others' is empty."""
+    found = weight.detach()
+    if cuts_weights() and hasattr(found, "full_tensor"):
+        found = found.full_tensor()
+    return found.cpu().contiguous() if is_first() or not cuts_weights() else found.new_empty(0)
+
+
+def cut_like(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return whole values as the weight is: on its device, and cut where it is cut."""
+    if not cuts_weights():
+        return values.to(weight.device)
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(weight, DTensor)
+    # Each process has read the values itself: nothing travels.
+    return distribute_tensor(values.to(weight.device), weight.device_mesh, weight.placements, src_data_rank=None)
 
 
 def gathered(arrays: Mapping[str, NDArray[Any]]) -> list[dict[str, NDArray[Any]]]:

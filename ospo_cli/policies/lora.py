@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ospo_cli.errors import OspoError, PolicyError, first_line
+from ospo_cli.executors import peers
 from ospo_cli.params.policy import Policy
 from ospo_cli.policies import folder as folders
 from ospo_cli.policies import four_bits, fused_adapter
@@ -40,7 +41,9 @@ def with_fresh_adapter(policy: folders.LoadedPolicy, project: Path, settings: Po
     """Return the loaded full-weight policy under an adapter that changes nothing yet; only the adapter trains."""
     # peft knows transformers' own classes.
     plain = folders.load_model(policy.folder) if isinstance(policy.model, PlainLlama) else policy.model
-    model = _wrap(plain, settings, seed).to(policy.device)
+    model = _wrap(plain, settings, seed)
+    if not peers.cuts_weights():
+        model.to(policy.device)
     fused_adapter.fuse(model)
     return dataclasses.replace(policy, model=model, adapter_card=_card(policy.folder, project, settings))
 
@@ -149,11 +152,11 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def write_adapter(model: Any, folder: Path, card: dict[str, Any]) -> None:
-    """Write the adapter with its card; the tokenizer is not its own."""
+def write_adapter(model: Any, folder: Path, card: dict[str, Any], weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write the adapter with its card; the tokenizer is not its own. `weights` are its weights where the model does not hold them whole."""
     # The path within the project, not this machine's: equal adapters give equal files.
     model.peft_config["default"].base_model_name_or_path = card["base"]
-    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False, state_dict=weights)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
     configuration = files.read_json(folder / CONFIGURATION)
     configuration["target_modules"] = sorted(configuration["target_modules"])  # a set: its order changes from process to process

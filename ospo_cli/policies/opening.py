@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ospo_cli.errors import PolicyError, first_line
+from ospo_cli.executors import peers
 from ospo_cli.policies import chat_template, declarations, lora, plain_llama
 from ospo_cli.policies.folder import (
     CARD,
@@ -47,7 +48,8 @@ def load_policy(folder: Path, threads: int, *, trainable: bool = False, made_by:
         model.requires_grad_(trainable)
     model.eval()  # dropout only where a training step turns it on
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)
+    if not peers.cuts_weights():  # else each process takes its part there
+        model.to(device)
     return _loaded(folder, model, model.config, tokenizer, device, (base, card))
 
 
@@ -90,19 +92,33 @@ def _loaded(
 
 
 def save_policy(policy: LoadedPolicy, folder: Path) -> None:
-    """Write the model (or the adapter alone), the tokenizer and a card into an existing folder."""
+    """Write the model (or the adapter alone), the tokenizer and a card into an existing folder.
+
+    Of several processes the first does; where weights are cut all must call this, to put them together.
+    """
+    weights = _put_together(policy) if peers.cuts_weights() else None
+    if not peers.is_first():
+        return
     if policy.adapter_card is not None:
-        lora.write_adapter(policy.model, folder, policy.adapter_card)
+        lora.write_adapter(policy.model, folder, policy.adapter_card, weights)
     else:
         for path in folder.glob("*.safetensors"):
             path.unlink()  # never written in place: the weights in memory may be mapped from the very file
         if isinstance(policy.model, plain_llama.PlainLlama):
-            policy.model.save(policy.folder, folder)
+            policy.model.save(policy.folder, folder, weights)
         else:
             hide_progress_bars()
-            policy.model.save_pretrained(folder, safe_serialization=True)
+            policy.model.save_pretrained(folder, safe_serialization=True, state_dict=weights)
     copy_tokenizer(policy.folder, folder)
     record(folder, policy.declared)
+
+
+def _put_together(policy: LoadedPolicy) -> dict[str, torch.Tensor]:
+    """Return the weights by name, those of an adapter alone where there is one; two names of one weight have one tensor."""
+    named = dict(policy.model.named_parameters(remove_duplicate=False))
+    wanted = {name: weight for name, weight in named.items() if weight.requires_grad or not policy.is_adapter}
+    found = {weight: peers.whole(weight) for weight in wanted.values()}
+    return {name: found[weight] for name, weight in wanted.items()}
 
 
 def record(folder: Path, declared: dict[str, Any]) -> None:

@@ -129,10 +129,16 @@ class PlainLlama(nn.Module):
         """Return `logits` [rows, width, vocabulary]; arguments as those of `Decoder`."""
         return SimpleNamespace(logits=self.lm_head(self.model(input_ids, **places).last_hidden_state))
 
-    def save(self, source: Path, folder: Path) -> None:
-        """Write weights and configuration as transformers does; `source` is the folder that the model was read from."""
-        weights = {name: weight.detach().cpu().contiguous() for name, weight in self.named_parameters()}
-        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    def save(self, source: Path, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+        """Write weights and configuration as transformers does.
+
+        Args:
+            source: the folder that the model was read from.
+            folder: where to.
+            weights: by name, where the model does not hold them whole.
+        """
+        whole = {name: weight.detach() if weights is None else weights[name] for name, weight in self.named_parameters()}
+        save_file({name: weight.cpu().contiguous() for name, weight in whole.items()}, folder / WEIGHTS, metadata={"format": "pt"})
         for name in _CONFIGURATIONS:
             if source != folder and (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import sys
 import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from ospo_cli.policies.folder import LoadedPolicy
     from ospo_cli.training.objectives.base import Objective
     from ospo_cli.training.rows import Rows
+    from ospo_cli.training.training_state import Training
 
 
 class Reads(Protocol):
@@ -71,9 +74,10 @@ class Learned:
 def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     """Read rollouts, what is learned from them, and policy k-1; write policy k and the metrics of its training."""
     from ospo_cli.policies.folder import OPTIMIZER, content_hash, file_hash
-    from ospo_cli.policies.opening import load_policy, save_policy
+    from ospo_cli.policies.opening import load_policy
     from ospo_cli.policies.starting_point import adapted
     from ospo_cli.training import optimiser_steps, taken_move, update_metrics, update_sizes
+    from ospo_cli.training.cut_weights import cut
     from ospo_cli.training.objectives import objective_of
     from ospo_cli.training.training_state import Checkpoint, Run, Training
 
@@ -81,7 +85,7 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     objective, predecessor = objective_of(settings), layout.policy(iteration - 1)
     learned = read(layout, objective, iteration)
     loaded = load_policy(predecessor, params.policy.threads, trainable=True, made_by=made_by(iteration), project=layout.root)
-    policy = adapted(loaded, layout.root, params.policy, seed)
+    policy = cut(adapted(loaded, layout.root, params.policy, seed), settings.precision)
     rows, metrics = build(layout, params, iteration, objective, learned, policy)
     training = Training(policy.model, settings.weight_decay, settings.max_gradient_norm)
     start = update_sizes.copied(training.weights)
@@ -114,10 +118,8 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
         **{f"moved_{kind}_{name}": value for kind, found in sizes.items() for name, value in found.items()},
         "moved_relative": max((found["relative"] for found in sizes.values()), default=0.0),
     }
+    _write_policy(layout.policy(iteration), policy, training)
     if peers.is_first():
-        with files.replacing_folder(layout.policy(iteration)) as temporary:
-            save_policy(policy, temporary)
-            training.save_moments(temporary / OPTIMIZER)
         files.write_json(layout.iteration(iteration, "update_steps.json"), update_metrics.curves(taken))
         files.write_json(layout.iteration(iteration, "update_metrics.json"), metrics)
     checkpoint.remove()
@@ -127,6 +129,15 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
             f"update {iteration}: no token is learned from ({_why_nothing(metrics)}): policy {iteration:03d} is its predecessor\n"
         )
     return metrics
+
+
+def _write_policy(target: Path, policy: LoadedPolicy, training: Training) -> None:
+    from ospo_cli.policies.folder import OPTIMIZER
+    from ospo_cli.policies.opening import save_policy
+
+    with files.replacing_folder(target) if peers.is_first() else contextlib.nullcontext(target) as temporary:
+        save_policy(policy, temporary)
+        training.save_moments(temporary / OPTIMIZER)
 
 
 def _why_nothing(metrics: dict[str, Any]) -> str:
@@ -175,6 +186,7 @@ def build(
     """
     from ospo_cli.policies.opening import load_policy
     from ospo_cli.training import row_building
+    from ospo_cli.training.cut_weights import cut
     from ospo_cli.training.memory_plan import check_memory
     from ospo_cli.training.rows import chosen
     from ospo_cli.training.update_metrics import token_class_sizes
@@ -197,6 +209,7 @@ def build(
     reference, is_measured = None, settings.reference_groups > 0 and iteration > 1
     if objective.needs_reference or is_measured:
         reference = load_policy(layout.policy(0), params.policy.threads, made_by="ospo warm-start", project=layout.root)
+        reference = cut(reference, settings.precision)
     is_sampler = learned.is_sampled and temperature == params.rollout.temperature
     rows = row_building.prepared(sampled, groups, policy, reference if objective.needs_reference else None, settings, is_sampler)
     if reference is not None and not objective.needs_reference:

@@ -46,6 +46,7 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     """Read prompts and teacher pairs; write policy 000 with its metrics. A run that was cut off resumes from its last checkpoint."""
     from ospo_cli.policies.opening import load_policy, save_policy
     from ospo_cli.policies.starting_point import write_starting_point
+    from ospo_cli.training.cut_weights import cut
 
     settings = params.warm_start
     prompts = placed.read(PROMPTS, layout)
@@ -58,10 +59,9 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
             write_starting_point(own, layout.root, params.policy, params.train.seed, lambda: tokenizer_texts(layout, prompts, pairs))
         temporary = Path(peers.told_by_first(str(own)))
         if metrics["steps"]:
-            policy = load_policy(temporary, params.policy.threads, trainable=True, project=layout.root)
+            policy = cut(load_policy(temporary, params.policy.threads, trainable=True, project=layout.root))
             metrics |= warm_start(policy, prompts, pairs, params, layout.cache / "warm_start")
-            if is_first:
-                save_policy(policy, temporary)
+            save_policy(policy, temporary)
         if is_first:
             # No durations in this file: it lies in the policy folder, and equal input is to give equal bytes there.
             files.write_json(temporary / "warm_start_metrics.json", metrics, ensure_ascii=False)

@@ -36,10 +36,15 @@ def logprobs_of(
 
 
 def own_passes(policy: LoadedPolicy, groups: Sequence[Group], token_budget: int) -> list[list[Group]]:
-    """Return the groups of each forward pass of this process; over all processes every token is in one of them."""
+    """Return the groups of each forward pass of this process; over all processes every token is in one of them.
+
+    Where weights are cut, all take as many passes, some over nothing: they gather each layer's weights together.
+    """
     arranged = token_batches.arranged(groups, token_batches.attention_window(policy.model.config))
-    own = token_batches.dealt(arranged, token_budget, peers.count())[peers.rank()]
-    return token_batches.micro_batches(own, token_budget)
+    passes = [token_batches.micro_batches(part, token_budget) for part in token_batches.dealt(arranged, token_budget, peers.count())]
+    most = max(map(len, passes)) if peers.cuts_weights() else 0
+    own = passes[peers.rank()]
+    return own + [[]] * (most - len(own))
 
 
 def logprobs_without_dropout(policy: LoadedPolicy, rows: Rows, groups: Sequence[Group], settings: Update) -> NDArray[np.float32]:

@@ -35,6 +35,9 @@ def needed_bytes(policy: LoadedPolicy, groups: Sequence[Group], settings: Update
     every: int = sum(weight.numel() for weight in policy.model.parameters())
     trained: int = sum(weight.numel() for weight in policy.model.parameters() if weight.requires_grad)
     hidden, layers = int(getattr(config, "hidden_size", 0)), int(getattr(config, "num_hidden_layers", 0))
+    head_trains = trained == every
+    if peers.cuts_weights():  # two layers at most are whole at a time
+        every, trained = every // peers.count() + 2 * every // max(layers, 1), trained // peers.count()
     kept = 10 * hidden + 4 * int(getattr(config, "intermediate_size", None) or 4 * hidden)
     vocabulary = int(getattr(config, "vocab_size", 0))
 
@@ -48,7 +51,7 @@ def needed_bytes(policy: LoadedPolicy, groups: Sequence[Group], settings: Update
     widest = max(map(activations, parts), default=0)
     targets = max((sum(group.tokens for group in part) for part in parts), default=0)
     logits = min(3 * LOGITS_AT_ONCE, 3 * targets * vocabulary)
-    head = 2 * hidden * vocabulary if trained == every else 0  # the output embedding's gradient of a part, before it is added
+    head = 2 * hidden * vocabulary if head_trains else 0  # the output embedding's gradient of a part, before it is added
     if settings.precision != "float32":
         # Frozen weights are kept in 16 bits for the backward pass.
         return _FLOAT * (4 * trained + logits + head) + 2 * (every + widest)

@@ -115,7 +115,7 @@ def _accumulate(policy: LoadedPolicy, groups: Sequence[Group]) -> float:
     """Add this process's part of the gradient of a step over some pairs; return the loss over all of them."""
     own = token_batches.dealt(groups, sum(group.width for group in groups), peers.count())[peers.rank()]
     value = torch.zeros(())
-    if own:
+    if own or peers.cuts_weights():
         batch = token_batches.build(own, policy.pad_token_id, policy.device)
         logprobs, _ = token_logprobs(policy.model, batch, 1.0, unspelled=policy.unspelled)
         loss = -logprobs.sum() / sum(group.tokens for group in groups)

@@ -78,7 +78,11 @@ class TokenBatch:
 
 
 def build(groups: Sequence[Group], pad: int, device: torch.device | None = None) -> TokenBatch:
-    """Return the batch of some groups; with one completion per group a plain causal mask is enough, since filling stands on the right."""
+    """Return the batch of some groups; with one completion per group a plain causal mask is enough, since filling stands on the right.
+
+    Without groups it is one filling token that predicts nothing.
+    """
+    groups = groups or [Group([pad], [[]])]
     width = max(group.width for group in groups)
     ids = np.full((len(groups), width), pad, dtype=np.int64)
     positions = np.zeros((len(groups), width), dtype=np.int64)

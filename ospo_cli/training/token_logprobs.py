@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from ospo_cli.training.token_batches import TokenBatch
 _PLAIN_HEADS = ("llama", "mistral", "qwen2", "qwen3")
 # Logits held at once, 64 MiB in float32: a vocabulary of 49,152 entries times every token of a micro-batch would be gigabytes.
 LOGITS_AT_ONCE = 1 << 24
+# A model's own way to them, where it has one.
+METHOD = "token_logprobs"
 
 
 def token_logprobs(
@@ -29,6 +32,15 @@ def token_logprobs(
 
     `unspelled` are ids that are never drawn (LoadedPolicy): both are of the distribution over the others, as in sampling.
     """
+    run = getattr(model, METHOD, None) or functools.partial(of_model, model)
+    found: tuple[torch.Tensor, torch.Tensor | None] = run(batch, temperature, want_entropy, entropy_has_gradient, unspelled)
+    return found
+
+
+def of_model(
+    model: Any, batch: TokenBatch, temperature: float, want_entropy: bool, entropy_has_gradient: bool, unspelled: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return `token_logprobs` of a model whose weights are whole: a model that is cut gathers some before, by its METHOD."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     places = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "attention_mask": batch.mask, "use_cache": False}
     wants = (want_entropy, entropy_has_gradient, unspelled)

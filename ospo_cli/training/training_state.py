@@ -52,7 +52,7 @@ class Training:
 
     def add_up_gradients(self) -> None:
         """Replace the gradient by its sum over the processes; a weight that none of them has a gradient for keeps none."""
-        if peers.count() == 1:
+        if peers.count() == 1 or peers.cuts_weights():  # cut gradients are summed in the backward pass
             return
         has_any = torch.tensor([weight.grad is not None for weight in self.weights.values()], dtype=torch.int32)
         peers.add_up(has_any)
@@ -73,7 +73,9 @@ class Training:
     def unscale(self, scale: float) -> bool:
         """Divide the gradient by a factor of its loss; False, and the gradient is gone, where it is not finite."""
         gradients = [weight.grad for weight in self.weights.values() if weight.grad is not None]
-        if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+        infinite = torch.tensor(sum(not bool(torch.isfinite(peers.own_part(gradient)).all()) for gradient in gradients))
+        peers.add_up(infinite)
+        if not infinite:
             for gradient in gradients:
                 gradient.mul_(1.0 / scale)
             return True
@@ -86,7 +88,8 @@ class Training:
         Raises:
             PolicyError: the gradient is not finite.
         """
-        norm = float(torch.nn.utils.clip_grad_norm_(self.weights.values(), self.max_gradient_norm or float("inf"), foreach=False))
+        found = torch.nn.utils.clip_grad_norm_(self.weights.values(), self.max_gradient_norm or float("inf"), foreach=False)
+        norm = float(found.full_tensor() if hasattr(found, "full_tensor") else found)
         if not norm < float("inf"):
             raise PolicyError("gradient", "is not finite", found=norm, remedy="lower the learning rate")
         self._adamw(learning_rate)
@@ -107,11 +110,12 @@ class Training:
                 zeros = {key: torch.zeros_like(weight, memory_format=torch.preserve_format) for key in ("exp_avg", "exp_avg_sq")}
                 self.state[name] = {"step": torch.tensor(0.0, dtype=torch.float32)} | zeros
         states = [self.state[name] for name in moved]
+        part = peers.own_part
         adamw(
-            list(moved.values()),
-            [weight.grad for weight in moved.values()],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
+            [part(weight) for weight in moved.values()],
+            [part(weight.grad) for weight in moved.values()],
+            [part(state["exp_avg"]) for state in states],
+            [part(state["exp_avg_sq"]) for state in states],
             [],
             [state["step"] for state in states],
             foreach=False,
@@ -134,7 +138,7 @@ class Training:
         tensors = {}
         for name in self.weights:
             for key, value in self.state.get(name, {}).items():
-                tensors[f"{key}/{name}"] = value.detach().cpu().contiguous().clone()
+                tensors[f"{key}/{name}"] = peers.whole(value).clone()
         return tensors
 
     def set_moments(self, tensors: dict[str, torch.Tensor], where: object) -> None:
@@ -151,12 +155,12 @@ class Training:
                 raise PolicyError(
                     where, f"optimiser state of another shape for {name}", found=list(state["exp_avg"].shape), expected=list(weight.shape)
                 )
-            self.state[name] = {key: value if key == "step" else value.to(weight.device) for key, value in state.items()}
+            self.state[name] = {key: value if key == "step" else peers.cut_like(value, weight) for key, value in state.items()}
 
     def save_moments(self, path: Path) -> None:
-        """Write the moments (nothing before the first step)."""
+        """Write the moments (nothing before the first step); of several processes the first does."""
         tensors = self.moments()
-        if tensors:
+        if tensors and peers.is_first():
             save_file(tensors, path)
 
     def load_moments(self, path: Path) -> bool:
@@ -187,7 +191,7 @@ class Checkpoint:
             return 0, {}
         with torch.no_grad():
             for name, weight in training.weights.items():
-                weight.copy_(tensors.pop(f"weight/{name}"))
+                weight.copy_(peers.cut_like(tensors.pop(f"weight/{name}"), weight))
         training.set_moments(tensors, latest)
         return int(notes["finished_steps"]), notes
 
@@ -199,12 +203,14 @@ class Checkpoint:
 
     def save(self, training: Training, finished_steps: int, notes: dict[str, Any]) -> None:
         """Write the state beside the last one, then let it take over; of several processes the first does."""
-        if not peers.is_first():
+        if not peers.is_first() and not peers.cuts_weights():
             return
         target = self.folder / f"{finished_steps:08d}"
-        tensors = {f"weight/{name}": weight.detach().cpu().contiguous() for name, weight in training.weights.items()}
+        tensors = {f"weight/{name}": peers.whole(weight) for name, weight in training.weights.items()} | training.moments()
+        if not peers.is_first():
+            return
         with files.replacing(target / "state.safetensors") as temporary:
-            save_file(tensors | training.moments(), temporary)
+            save_file(tensors, temporary)
         files.write_json(target / "notes.json", notes | {"finished_steps": finished_steps})
         sealed.seal(target)
         for other in self.folder.iterdir():

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import torch
 
+from ospo_cli.executors import peers
+
 # The first pattern that a weight's name holds names its kind.
 KINDS = (
     ("lora_a", ("lora_A",)),
@@ -25,7 +27,7 @@ def kind_of(name: str) -> str:
 
 def copied(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the weights as they are now, on the CPU."""
-    return {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()}
+    return {name: peers.own_part(weight).detach().to("cpu", copy=True) for name, weight in weights.items()}
 
 
 def update_sizes(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> dict[str, dict[str, float]]:
@@ -33,18 +35,19 @@ def update_sizes(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.T
 
     The share is 0 where the weights were 0 (a fresh adapter's B): the norm tells the rest.
     """
-    squares: dict[str, list[float]] = {}
+    squares: dict[str, torch.Tensor] = {}
     for name, weight in after.items():
-        sums = squares.setdefault(kind_of(name), [0.0, 0.0, 0.0])
-        start = before[name].double()
-        sums[0] += float((weight.detach().cpu().double() - start).square().sum())
-        sums[1] += float(start.square().sum())
-        sums[2] += weight.numel()
+        start, end = before[name].double(), peers.own_part(weight).detach().cpu().double()
+        sums = torch.stack([(end - start).square().sum(), start.square().sum(), torch.tensor(float(weight.numel()), dtype=torch.float64)])
+        if peers.cuts_weights():
+            sums[2] = end.numel()
+            peers.add_up(sums)
+        squares[kind_of(name)] = squares.get(kind_of(name), torch.zeros(3, dtype=torch.float64)) + sums
     return {
         kind: {
             "norm": math.sqrt(moved),
             "rms": math.sqrt(moved / count),
             "relative": math.sqrt(moved / held) if held > 0 else 0.0,
         }
-        for kind, (moved, held, count) in sorted(squares.items())
+        for kind, (moved, held, count) in sorted((kind, sums.tolist()) for kind, sums in squares.items())
     }

@@ -128,6 +128,16 @@ def test_no_process_is_refused():
         launching.wanted(0)
 
 
+def test_cut_weights_of_one_process_are_refused(layout):
+    status, _, lines = ended(layout, "update", "--iter", "1", "--shard-weights")
+    assert (status, lines) == (1, ["ospo: --shard-weights: needs several processes: found one, expected --gpus 2 or more, or torchrun"])
+
+
+def test_options_are_spelled_as_arguments():
+    found = launching.spelled({"--iter": 3, "--project": Path("."), "--wait": False, "--shard-weights": True, "--gpus": None})
+    assert found == ["--iter", "3", "--project", ".", "--shard-weights"]
+
+
 def test_fewer_gpus_than_processes_or_no_nccl_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -6,6 +6,7 @@ One process imports torch; for each case and number of processes as many childre
 import dataclasses
 import importlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -23,7 +24,7 @@ from ospo_cli.tables.rollout import ROLLOUTS
 from tests.policies.tiny import copy_project, tiny_params, write_advantages, write_prepared, write_tiny_policy
 
 # Section update of each case; the rest of the parameters is tiny_params'.
-KL = {"kl_weight": 0.3}
+KL, NARROW = {"kl_weight": 0.3}, "bfloat16"
 UPDATES = {
     "mean over rows": {},
     "mean over tokens": {"aggregation": "token_mean"},
@@ -44,10 +45,11 @@ UPDATES = {
     "recomputed layers": {"gradient_checkpointing": True},
     "one group a step": {"groups_per_step": 1},
     "adapter": {**KL},
+    NARROW: {"precision": "bfloat16", "max_logprob_mismatch": 1.0},
 }
 SECTIONS = {"adapter": {"policy": {"lora_rank": 3}}}
-WARM_START, INFINITE, KILLED = "warm start", "infinite in one process", "killed"
-CASES = (*UPDATES, WARM_START)
+WARM_START, INFINITE, KILLED, CUT = "warm start", "infinite in one process", "killed", "cut weights in "
+CASES = (*(case for case in UPDATES if case != NARROW), WARM_START)
 
 
 def params_of(case):
@@ -74,11 +76,17 @@ def write(root):
 
 def work(layout, case):
     """Do the case's training in this process, whose number and company are known."""
+    import torch
+
     from ospo_cli.stages import update, warm_start
 
     if case == WARM_START:
         warm_start.execute(layout, params_of(case))
         return
+    if case == NARROW:  # which the stage refuses without a GPU
+        from ospo_cli.training import forward
+
+        forward.arithmetic = lambda policy, precision: torch.autocast("cpu", dtype=getattr(torch, precision))
     if case == INFINITE and peers.rank() == 1:
         from ospo_cli.training.objectives.policy_gradient import PolicyGradient
 
@@ -97,8 +105,8 @@ def work(layout, case):
     update.execute(layout, params_of(case), 1)
 
 
-def forked(folder, count, function):
-    """Run a function in so many processes that have joined; return their exit statuses."""
+def forked(folder, count, function, cuts=False):
+    """Run a function in so many processes that have joined, their weights cut or not; return their exit statuses."""
     children = []
     for own in range(count):
         child = os.fork()
@@ -106,7 +114,7 @@ def forked(folder, count, function):
             status = 1
             try:
                 if count > 1:
-                    peers.join(own, count, f"file://{folder}/meeting")
+                    peers.join(cuts, own, count, f"file://{folder}/meeting")
                 function()
                 peers.leave()
                 status = 0
@@ -120,13 +128,19 @@ def forked(folder, count, function):
 
 
 def main(folder, asked):
-    for name in ("torch.distributed", "transformers.models.llama.modeling_llama", "peft.tuners.lora.layer"):  # once, not in every child
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which peft imports
+    for name in (
+        "torch.distributed.fsdp",
+        "transformers.models.llama.modeling_llama",
+        "peft.tuners.lora.layer",
+    ):  # once, not in every child
         importlib.import_module(name)
     for case, count in asked:
         copy = copy_project(Layout(folder / "project"), folder / f"{case} {count}")
-        statuses = forked(copy.root, count, lambda copy=copy, case=case: work(copy, case))
+        plain, cuts = case.removeprefix(CUT), case.startswith(CUT)
+        statuses = forked(copy.root, count, lambda copy=copy, plain=plain: work(copy, plain), cuts)
         sys.stdout.write(json.dumps([case, count, statuses]) + "\n")
-        if case == KILLED:  # the same command again, in one process more
+        if plain == KILLED:  # the same command again, in one process more, and its weights not cut
             (copy.root / "meeting").unlink()
             statuses = forked(copy.root, count + 1, lambda copy=copy: work(copy, "mean over rows"))
             sys.stdout.write(json.dumps([case, count + 1, statuses]) + "\n")

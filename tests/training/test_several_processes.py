@@ -18,6 +18,9 @@ QUICK = (
     *("preference to the warm start", "adapter", "warm start"),
 )
 OTHERS = [case for case in several.CASES if case not in QUICK]
+# 321 entries of the vocabulary, which two processes cannot halve.
+QUICK_CUT = ("adapter", "mean over tokens")
+OTHERS_CUT = (("warm start", 2), ("preference", 2), ("recomputed layers", 2), ("k2 in the reward", 2), ("one group a step", 3))
 
 
 class Trained:
@@ -33,34 +36,42 @@ class Trained:
         self.statuses = {(case, count): found for case, count, found in map(json.loads, done.stdout.splitlines())}
 
     def policy(self, case, count):
-        folder = self.folder / f"{case} {count}" / "data/policies" / ("000" if case == several.WARM_START else "001")
+        folder = self.folder / f"{case} {count}" / "data/policies" / ("000" if case.endswith(several.WARM_START) else "001")
         return load_file(next(path for path in folder.glob("*model.safetensors")))
 
     def curves(self, case, count):
         data = self.folder / f"{case} {count}" / "data"
-        if case == several.WARM_START:
+        if case.endswith(several.WARM_START):
             return json.loads((data / "policies/000/warm_start_metrics.json").read_text())["curves"]
         return json.loads((data / "iterations/001/update_steps.json").read_text())
 
     def check(self, case, count):
         assert self.statuses[case, count] == [0] * count, self.stderr
-        alone, together = self.policy(case, 1), self.policy(case, count)
+        plain = case.removeprefix(several.CUT)
+        alone, together = self.policy(plain, 1), self.policy(case, count)
         # Twelve steps of one group each add up their rounding.
-        apart = 1e-6 if case != "one group a step" else 5e-6
+        apart = 1e-6 if plain != "one group a step" else 5e-6
+        assert set(together) == set(alone)
         assert max(float((alone[name] - together[name]).abs().max()) for name in alone) <= apart
-        own, other = self.curves(case, 1), self.curves(case, count)
+        own, other = self.curves(plain, 1), self.curves(case, count)
         assert {name: other[name] for name in own} == {name: pytest.approx(values, rel=2e-5, abs=1e-5) for name, values in own.items()}
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     asked = [(case, count) for case in QUICK for count in (1, 2)]
+    asked += [(several.CUT + case, 2) for case in QUICK_CUT]
     return Trained(tmp_path_factory.mktemp("several"), [*asked, ("mean over rows", 1), (several.INFINITE, 2), (several.KILLED, 2)])
 
 
 @pytest.mark.parametrize("case", QUICK)
 def test_two_processes_train_as_one_does(trained, case):
     trained.check(case, 2)
+
+
+@pytest.mark.parametrize("case", QUICK_CUT)
+def test_two_processes_that_hold_half_of_every_weight_train_as_one_does(trained, case):
+    trained.check(several.CUT + case, 2)
 
 
 def test_a_loss_that_is_not_finite_in_one_process_is_the_same_error_in_all(trained):
@@ -85,6 +96,29 @@ def test_other_losses_and_more_processes_than_a_step_has_rows_train_as_one_does(
     trained = Trained(tmp_path, cases)
     for case, count in cases:
         trained.check(case, count)
+
+
+@pytest.mark.slow
+def test_cut_weights_train_as_whole_ones_and_a_checkpoint_of_them_is_of_whole_ones(tmp_path):
+    killed = several.CUT + several.KILLED
+    cut = [(several.CUT + case, count) for case, count in OTHERS_CUT]
+    trained = Trained(tmp_path, [*((case, 1) for case, _ in OTHERS_CUT), *cut, ("mean over rows", 1), (killed, 2)])
+    for case, count in cut:
+        trained.check(case, count)
+    assert trained.statuses[killed, 2] == [1, -9]
+    assert trained.statuses[killed, 3] == [0, 0, 0], trained.stderr
+    alone, resumed = trained.policy("mean over rows", 1), trained.policy(killed, 2)
+    assert max(float((alone[name] - resumed[name]).abs().max()) for name in alone) <= 1e-6
+
+
+@pytest.mark.slow
+def test_layers_that_are_gathered_in_16_bits_have_the_gradient_of_autocast(tmp_path):
+    cut = several.CUT + several.NARROW
+    trained = Trained(tmp_path, [("mean over rows", 1), (several.NARROW, 1), (cut, 2)])
+    exact, whole, parts = (trained.curves(case, count) for case, count in (("mean over rows", 1), (several.NARROW, 1), (cut, 2)))
+    assert parts["gradient_norm"][0] == pytest.approx(whole["gradient_norm"][0], rel=2e-2)
+    assert parts["entropy"][0] == pytest.approx(whole["entropy"][0], rel=5e-3)
+    assert parts["entropy"][0] != pytest.approx(exact["entropy"][0], rel=1e-6)  # else nothing was narrow
 
 
 def test_rows_are_dealt_by_their_width_each_to_one_process_and_none_twice():
