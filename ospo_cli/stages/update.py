@@ -223,12 +223,13 @@ def summary(metrics: dict[str, Any]) -> str:
     taken = f", {metrics['taken_share']:.0%} of the wished move taken" if metrics["taken_share"] is not None else ""
     clip = metrics["after_clipped_fraction"]
     at_clip = f", {clip:.0%} at the clip at the end" if clip is not None else ""
+    silent = f", {metrics['silent_steps']} of {metrics['optimizer_steps']} steps without an advantage" if metrics["silent_steps"] else ""
     preferred = f", {metrics['preference_accuracy']:.0%} of pairs in order" if "preference_accuracy" in metrics else ""
     return (
         f"update {metrics['iteration']}: loss {metrics['loss']:+.4f}{preferred}, entropy {metrics['entropy']:.2f}, "
         f"KL to the sampler {metrics['behavior_kl']:.4f}{reference}, last ratios {metrics['last_ratio_01']:.2f} to "
         f"{metrics['last_ratio_99']:.2f}, clipped {metrics['clipped_fraction']:.1%} (+ {metrics['clipped_fraction_positive']:.1%}, "
-        f"- {metrics['clipped_fraction_negative']:.1%}){at_clip}{taken}, effective sample {metrics['last_effective_share']:.0%}, "
+        f"- {metrics['clipped_fraction_negative']:.1%}){at_clip}{taken}{silent}, effective sample {metrics['last_effective_share']:.0%}, "
         f"gradient {metrics['gradient_norm']:.3g}, weights moved by {metrics['moved_relative']:.2%}, "
         f"filling {metrics['filling_share']:.0%}, {metrics['tokens_per_second']:.0f} tokens/s"
     )

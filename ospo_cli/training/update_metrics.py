@@ -43,6 +43,7 @@ def over_steps(steps: list[dict[str, float]], rows: Rows, epochs: int = 1) -> di
         **_epoch_kls(steps, epochs),
         "last_effective_share": last["effective_share"],
         "optimizer_steps": len(steps),
+        "silent_steps": sum(not step["tokens"] for step in steps),
         "tokens": count,
         "completion_token_share": count / places if places else 0.0,
         "filling_share": sum(step["filling"] for step in steps) / places if places else 0.0,

@@ -139,6 +139,22 @@ def test_no_advantage_at_all_leaves_the_weights_as_they_were_and_is_said(layout,
     assert (layout.policy(1) / "model.safetensors").read_bytes() == (layout.policy(0) / "model.safetensors").read_bytes()
 
 
+def test_steps_whose_groups_have_equal_rewards_are_counted_and_move_nothing(layout, capsys):
+    rollouts = parquet.read(layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
+    first = pl.col("rollout_id").is_in(rollouts.filter(prompt_id=rollouts["prompt_id"][0])["rollout_id"].to_list())
+    change(
+        layout,
+        lambda table: table.with_columns(pl.when(first).then(pl.col("advantages").list.eval(pl.element() * 0)).otherwise("advantages")),
+    )
+    table = parquet.read(layout.iteration(1, "token_advantages.parquet"), TOKEN_ADVANTAGES).join(rollouts, on="rollout_id")
+    alive = table.filter(pl.col("advantages").list.eval(pl.element() != 0).list.any())["prompt_id"].n_unique()
+    metrics = update.execute(layout, tiny_params(update={"groups_per_step": 1}), 1)
+    assert (metrics["optimizer_steps"], metrics["silent_steps"]) == (6, 6 - alive)
+    assert f", {6 - alive} of 6 steps without an advantage," in capsys.readouterr().err
+    steps = json.loads(layout.iteration(1, "update_steps.json").read_text())
+    assert sum(norm > 0 for norm in steps["gradient_norm"]) == alive < 6
+
+
 def test_moments_are_carried_from_iteration_to_iteration_and_their_absence_is_said(layout, capsys):
     first = update.execute(layout, tiny_params(), 1)
     rollout.execute(layout, tiny_params(), 2)
