@@ -34,6 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
     "splice, group": {"estimators": ["splice"], "alignment": "group"},
     "splice, index": {"estimators": ["splice"], "alignment": "index"},
     "swap, batch": {"estimators": ["swap"], "alignment": "batch"},
+    "stopping, batch": {"estimators": ["stopping"], "alignment": "batch"},
 }
 
 
