@@ -35,7 +35,6 @@ from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.maths.gradient_noise import FEWEST_PROMPTS
 from ospo_cli.maths.redistribution import RULES, Rule, Settings
 from ospo_cli.own_code import rules as rule_file
-from ospo_cli.params.attribute import Attribute
 from ospo_cli.tables import files, parquet
 from ospo_cli.tables.lab import LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY, LAB_NOISE
 
@@ -61,7 +60,7 @@ class Plan:
     """
 
     rules: Mapping[str, Rule] = field(default_factory=lambda: dict(RULES))
-    estimators: tuple[str, ...] = (Attribute().estimator, *(name for name in ESTIMATORS if name != Attribute().estimator))
+    estimators: tuple[str, ...] = ("myerson", *(name for name in ESTIMATORS if name != "myerson"))
     segments: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     group_sizes: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
     noises: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0)
