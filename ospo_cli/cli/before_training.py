@@ -108,10 +108,16 @@ def graph(
 @app.command("plan", rich_help_panel=BEFORE_TRAINING)
 def plan(
     actual: Annotated[bool, typer.Option("--actual", help="Count nothing: print the last plan against what the stages took.")] = False,
+    cluster: Annotated[
+        Path | None, typer.Option("--cluster", help="Instead: the last plan on GPUs, cores and rates of a YAML file (docs/scale.md).")
+    ] = None,
     project: Project = HERE,
     wait: Wait = False,
 ) -> None:
     """Estimate what a run will take, before anything runs: completions, texts, steps, seconds, bytes, memory (docs/planning.md)."""
+    if cluster is not None:
+        _plan_cluster(project, cluster)
+        return
     from ospo_cli.instruments import plan as planning
     from ospo_cli.stages.report import plan_and_actual
 
@@ -125,6 +131,16 @@ def plan(
     with alone(project, "plan", wait):
         planning.print_plan(*planning.plan(layout, parameters))
     say("plan", f"wrote {layout.plan('plan.parquet')}, plan.json")
+
+
+def _plan_cluster(project: Path, path: Path) -> None:
+    from ospo_cli.instruments import cluster_plan
+    from ospo_cli.tables import placed
+    from ospo_cli.tables.plan import PLAN
+
+    layout, parameters = opened(project)
+    cluster, planned = cluster_plan.read(path), placed.read(PLAN, layout)
+    cluster_plan.print_cluster(cluster_plan.expected(planned, cluster, parameters), planned, cluster, parameters)
 
 
 @app.command("headroom", rich_help_panel=BEFORE_TRAINING)

@@ -38,7 +38,7 @@ def killed(root: Path, found: Found, random: Random) -> None:
         remove(folder)
         folder.mkdir()
         (folder / "slow").touch()
-        number += _until_it_ends(folder, found.count - number, random, found)
+        number += _until_it_ends(folder, min(found.count - number, random.randint(1, 4)), random, found)
         if contents(folder) != expected:
             differing = sorted(contents(folder).items() ^ expected.items())[:3]
             found.faults.append(f"after kill {number}: other shards than one process writes: {[name for name, _ in differing]}")
@@ -53,8 +53,10 @@ def _until_it_ends(folder: Path, most: int, random: Random, found: Found) -> int
             driver = subprocess.Popen([sys.executable, "-m", "tests.executors.toy", str(folder), "drive"], cwd=ROOT, stderr=errors)
             while driver.poll() is None:
                 time.sleep(random.random() * 1.5)
-                victims = [driver.pid] if random.random() < 0.25 else children(driver.pid)
-                if done < most and victims and driver.poll() is None:
+                if not (hired := children(driver.pid)):
+                    continue
+                victims = [driver.pid] if random.random() < 0.25 else hired
+                if done < most and driver.poll() is None:
                     os.kill(random.choice(victims), signal.SIGKILL)
                     done += 1
                     found.counts["driver killed" if victims == [driver.pid] else "worker killed"] += 1

@@ -1,0 +1,105 @@
+"""A plan on a cluster: against a simulation of devices that take one shard after another, and bad files."""
+
+import heapq
+import io
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ospo_cli.errors import ParameterError
+from ospo_cli.instruments import cluster_plan
+from ospo_cli.instruments.cluster_plan import Cluster, Rate, expected, print_cluster, total_hours
+from ospo_cli.params.whole import Params
+from ospo_cli.tables.plan import PLAN
+
+RATES = {"rollout": Rate(1000.0, "tokens", "gpu"), "update": Rate(500.0, "tokens", "gpu")}
+
+
+def planned(completions: int, runs: int = 3) -> pl.DataFrame:
+    rows = [
+        (stage, k, completions, "completions", 32 * completions, 1.0, 2.0, 1000, 10**9, "run", False)
+        for stage in ("rollout", "segment", "score-coalitions", "update")
+        for k in range(1, runs + 1)
+    ]
+    return pl.DataFrame(rows, schema=PLAN.schema, orient="row")
+
+
+def simulated(shards: int, seconds_each: float, devices: int) -> float:
+    """Give each shard to whoever is free first; return when the last one ends."""
+    free = [0.0] * devices
+    for _ in range(shards):
+        heapq.heappush(free, heapq.heappop(free) + seconds_each)
+    return max(free)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 12))
+def test_rollouts_take_what_devices_take_that_fetch_one_shard_after_another(shards, gpus):
+    params = Params()
+    completions = shards * (params.rollout.batch_size // params.rollout.group_size) * params.rollout.group_size
+    found = {each.stage: each for each in expected(planned(completions), Cluster(gpus, 1, 0, 0, RATES, {}), params)}
+    each = 32 * completions / 1000.0 / shards
+    assert found["rollout"].seconds == pytest.approx(3 * simulated(shards, each, gpus))
+    assert found["rollout"].devices == min(gpus, shards)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 5000), st.integers(1, 40), st.integers(1, 40))
+def test_one_more_device_never_takes_longer_and_steps_share_evenly(completions, gpus, cores):
+    plan, params = planned(completions), Params()
+    now = expected(plan, Cluster(gpus, cores, 1, 1, RATES, {}), params)
+    assert total_hours(expected(plan, Cluster(gpus + 1, cores, 1, 1, RATES, {}), params)) <= total_hours(now) * (1 + 1e-12)
+    assert total_hours(expected(plan, Cluster(gpus, cores + 1, 1, 1, RATES, {}), params)) <= total_hours(now) * (1 + 1e-12)
+    assert {each.stage: each for each in now}["update"].seconds == pytest.approx(3 * 32 * completions / 500.0 / gpus)
+
+
+def test_a_rate_that_is_not_given_is_the_plans_and_given_work_takes_its_place():
+    plan, params = planned(96), Params()
+    found = {each.stage: each for each in expected(plan, Cluster(0, 1, 0, 0, {}, {"segment": 960.0}), params)}
+    assert found["score-coalitions"].seconds == pytest.approx(6.0)
+    assert found["segment"].seconds == pytest.approx(6.0 * 960 / (3 * 96))
+    assert found["segment"].bytes == pytest.approx(3000 * 960 / (3 * 96))
+
+
+def test_the_page_names_the_bottleneck_and_what_one_more_gpu_buys():
+    plan, params, cluster = planned(9600), Params(), Cluster(1, 4, 2.0, 0.5, RATES, {})
+    output = io.StringIO()
+    print_cluster(expected(plan, cluster, params), plan, cluster, params, output)
+    text = output.getvalue()
+    assert "Bottleneck: update, 66 % of the time." in text
+    assert "One more GPU: 0.38" in text
+    assert "One more core:" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "is no cluster: found list"),
+        ("gpu: 8", "is no cluster: found gpu"),
+        ("gpus: many", "gpus: is no such number: found many"),
+        ("gpus: 1.5", "gpus: is no such number: found 1.5"),
+        ("cores: 0", "cores: is no such number: found 0, expected at least 1"),
+        ("rates: {sample: 3}", "rates: names no stage: found sample"),
+        ("rates: 3", "rates: names no stage: found 3"),
+        ("rates: {rollout: 3}", "rates.rollout: is no rate: found 3"),
+        ("rates: {rollout: {per_second: 1, of: words, device: gpu}}", "rates.rollout: is no rate: found of words, device gpu"),
+        ("rates: {segment: {per_second: 1, of: tokens, device: core}}", "rates.segment: has no tokens"),
+        ("rates: {rollout: {per_second: .nan, of: units, device: core}}", "per_second: is no such number: found nan"),
+        ("rates: {rollout: {per_second: 1, of: units, device: gpu}}", "a rate of rollout is that of a GPU: found gpus: 0"),
+        ("work: {rollout: 0}", "work.rollout: is no such number: found 0"),
+    ],
+)
+def test_a_file_that_is_no_cluster_is_named(text, message, tmp_path):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ParameterError) as caught:
+        cluster_plan.read(path)
+    assert message in caught.value.line()
+
+
+def test_a_file_gives_devices_costs_and_rates(tmp_path):
+    path = tmp_path / "cluster.yaml"
+    path.write_text("gpus: 8\ncores: 64\ngpu_hour: 2.5\nrates:\n  rollout: {per_second: 1000, of: tokens, device: gpu}\n", encoding="utf-8")
+    assert cluster_plan.read(path) == Cluster(8, 64, 2.5, 0.0, {"rollout": RATES["rollout"]}, {})
