@@ -29,7 +29,9 @@ def inspect(
 
 @app.command("explain", rich_help_panel=LOOKING)
 def explain(
-    query: Annotated[str, typer.Option("--query", "-q", help="The query; left out: the prompt's own.")] = "",
+    query: Annotated[
+        list[str] | None, typer.Option("--query", "-q", help="The query; left out: the prompt's own; may be repeated.")
+    ] = None,
     prompt_id: Annotated[str, typer.Option("--prompt-id", help="Prompt whose judgments and pool count.")] = "",
     relevant: Annotated[list[str] | None, typer.Option("--relevant", help="A product that counts as relevant; may be repeated.")] = None,
     doc: Annotated[str, typer.Option("--doc", help="Explain this product's retrieval score instead.")] = "",
@@ -45,11 +47,16 @@ def explain(
     project: Project = HERE,
 ) -> None:
     """Explain one query: its products, what each word earned, what words earn together; needs `ospo prepare-data` alone."""
-    from ospo_cli.instruments.explain.command import Request, execute
+    from ospo_cli.instruments.explain.command import Request, execute, execute_all
 
+    if html is not None and len(query or ()) > 1:
+        raise typer.BadParameter("a page shows one query", param_hint="--html")
     layout, parameters = opened(project)
-    request = Request(query, prompt_id, tuple(relevant or ()), doc, level, estimator, retriever, top)
-    execute(layout, parameters, request, html, as_json)
+    requests = [Request(each, prompt_id, tuple(relevant or ()), doc, level, estimator, retriever, top) for each in (query or [""])]
+    if len(requests) > 1:
+        execute_all(layout, parameters, requests, as_json)
+        return
+    execute(layout, parameters, requests[0], html, as_json)
     if html is not None:
         say("explain", f"wrote {html}")
 

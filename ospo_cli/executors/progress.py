@@ -61,6 +61,33 @@ class Progress:
         self.stream.flush()
 
 
+class Parts:
+    """Parts of long work, one after the other: each is named on stderr when it begins, and `report` says what each took."""
+
+    def __init__(self, label: str) -> None:
+        self.label, self.seconds = label, dict[str, float]()
+        self._name, self._began = "", time.process_time()
+
+    def begin(self, name: str) -> None:
+        """End the part before, and begin another; one that comes again is added to."""
+        self._end()
+        self._name = name
+        sys.stderr.write(f"{self.label}: {name}\n")
+
+    def _end(self) -> None:
+        now = time.process_time()
+        if self._name:
+            self.seconds[self._name] = self.seconds.get(self._name, 0.0) + now - self._began
+        self._began = now
+
+    def report(self) -> None:
+        """End the last part; print what each took."""
+        self._end()
+        self._name = ""
+        told = ", ".join(f"{name} {seconds:.1f}" for name, seconds in self.seconds.items())
+        sys.stderr.write(f"{self.label}: {sum(self.seconds.values()):.1f} s of the processor: {told}\n")
+
+
 def _duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"

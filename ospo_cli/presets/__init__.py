@@ -20,7 +20,7 @@ from ospo_cli.params.whole import Params
 from ospo_cli.params.written import render
 from ospo_cli.tables.files import write_text
 
-NAMES = ("demo", "demo-quick", "controlled", "smollm2-movies", "tables", "esci-qwen7b", "hm-qwen7b", "released")
+NAMES = ("demo", "demo-quick", "controlled", "smollm2-movies", "tables", "clicks", "esci-qwen7b", "hm-qwen7b", "released")
 ALGORITHMS = (
     "grpo", "dr-grpo", "dapo", "gspo", "grpo-lambda", "ppo", "mirror-descent", "best-of-g", "sft", "dpo", "dpo-all", "ospo-prop",
     "ospo-rank", "ours", "splice", "stopping",

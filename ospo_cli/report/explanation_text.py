@@ -81,20 +81,22 @@ def gain_text(gain: float | None) -> str:
     return "?" if gain is None else f"{gain:g}"
 
 
-def verdict(part: Part) -> str:
-    """Return what is told of a segment besides its numbers.
+def verdict(part: Part, is_score: bool = False) -> str:
+    """Return what is told of a segment besides its numbers; `is_score`: the value is the score of the product above.
 
     >>> verdict(Part(0, 4, "navy", 0.0, None, 1, 0.0, 0.5, None, 1, ["navy"]))
     'retrieves nothing'
+    >>> verdict(Part(0, 4, "navy", 0.0, None, 1, 0.0, 0.5, None, 1, []), is_score=True)
+    'does not find the product above'
     """
     if not part.unknown_words:
-        return ""
+        return "does not find the product above" if is_score and part.rank_alone is None else ""
     return "retrieves nothing" if part.text.split() == [part.text] else f"retrieves nothing: {', '.join(part.unknown_words)}"
 
 
 def _part_header(found: Explanation) -> tuple[list[str], list[str]]:
     numbers = ["share", *(["± s.e."] if has_errors(found) else []), "alone", "without", "rank alone", "rank without"]
-    return [found.level, *numbers, *([""] if any(verdict(part) for part in found.parts) else [])], numbers
+    return [found.level, *numbers, *([""] if any(_told(found)) else [])], numbers
 
 
 def has_errors(found: Explanation) -> bool:
@@ -102,9 +104,13 @@ def has_errors(found: Explanation) -> bool:
     return any(part.standard_error is not None for part in found.parts)
 
 
+def _told(found: Explanation) -> list[str]:
+    return [verdict(part, found.value_kind == "score") for part in found.parts]
+
+
 def _part_row(part: Part, found: Explanation) -> list[str]:
     error = [_plain(part.standard_error)] if has_errors(found) else []
-    told = [visible(verdict(part), 200)] if any(verdict(each) for each in found.parts) else []
+    told = [visible(verdict(part, found.value_kind == "score"), 200)] if any(_told(found)) else []
     ranks = [rank_text(part.rank_alone), rank_text(part.rank_without)]
     return [_cut(part.text, _WORD), _signed(part.share), *error, _plain(part.alone), _plain(part.without), *ranks, *told]
 

@@ -127,8 +127,8 @@ def _sentence(found: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     )
     others = ", ".join(
         f"{name} {_gain(each['gated'])} (without it {signed(each['ungated']['difference']['mean'])})"
-        for name, each in found["retrievers"].items()
-        if name != summary["training_retriever"]
+        for name in summary["retrievers"]  # JSON keeps no order of its own
+        if name != summary["training_retriever"] and (each := found["retrievers"][name])
     )
     return text + (f" With its gate, other search engines: {others}." if others else "")
 
@@ -146,8 +146,8 @@ def rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a row per gated policy, retriever, and with or without the gate, for a page."""
     found = []
     for gate in summary.get("gated", []):
-        for retriever, both in gate["retrievers"].items():
-            for name, each in both.items():
-                system = gate["system"] if name == "gated" else gate["policy"]
+        for retriever in summary["retrievers"]:
+            for name, system in (("gated", gate["system"]), ("ungated", gate["policy"])):
+                each = gate["retrievers"][retriever][name]
                 found.append({"label": system_label(system), "retriever": retriever, "is_gated": name == "gated"} | each)
     return found

@@ -14,7 +14,8 @@ def claim(summary: Mapping[str, Any]) -> str:
     """Return the verdict in one sentence."""
     found, metric = summary["against_raw_query"], metric_label(summary["metric"])
     place = f"on {count(found['prompts'])} held\u2011out queries"
-    values = f"{metric} {plain(found['value'])} against {plain(found['raw'])} {place}"
+    how = "" if found["decoding"] == "greedy" else f" ({system_label(found['system'])}, {decoding_label(found['decoding'])})"
+    values = f"{metric} {plain(found['value'])}{how} against {plain(found['raw'])} {place}"
     if found["answer"] == "better":
         return f"Rewriting helps: {values}."
     if found["answer"] == "worse":
@@ -34,10 +35,17 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
         f"{p_value(difference['p_value'])} ({what}; over prompts, for this trained policy). "
         f"So many queries show a difference of {plain(difference['detectable'])} four times in five.",
     ]
+    greedy = summary["values"][found["system"]].get("greedy", {}).get(summary["training_retriever"], {}).get(summary["metric"])
+    if found["decoding"] != "greedy" and greedy:
+        text.append(
+            f"`ospo rewrite` and `ospo serve` answer greedily, whatever is best on {summary['choice']['split']}: {plain(greedy['mean'])}, "
+            f"{signed(greedy['to_raw_query']['mean'])} {interval(greedy['to_raw_query'], with_sign=True)} to the queries as typed."
+        )
     if found["other_retrievers"]:
         others = ", ".join(
             f"{name} {each['answer']} ({signed(each['mean'])} {interval(each, with_sign=True)})"
-            for name, each in found["other_retrievers"].items()
+            for name in summary["retrievers"]  # JSON keeps no order of its own
+            if (each := found["other_retrievers"].get(name))
         )
         text.append(f"With search engines that gave no reward: {others}.")
     return text + gated_systems.sentences(summary)

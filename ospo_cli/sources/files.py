@@ -20,6 +20,7 @@ SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
 # A column of constants packs without bound; 2³⁰ values are 8 GiB once they are read.
 LARGEST_VALUES, LARGEST_VALUES_PER_BYTE = 1 << 30, 100
 _LOOKED_THROUGH = 1000  # lines
+_FIRST_ROWS = 100  # of JSON lines, in which objects within values are looked for before all are read
 STRAY = ("__index_level_0__", "Unnamed: 0", "")  # what pandas leaves behind
 
 
@@ -189,8 +190,13 @@ def _json_lines(path: Path) -> pl.DataFrame:
         for number, line in enumerate(itertools.islice(stream, _LOOKED_THROUGH), 1):
             if doubled := _doubled_name(line):
                 raise SourceError(f"{path}: line {number}", "a name occurs twice in an object", found=doubled, expected="each name once")
+    content = _without_mark(path)
     try:
-        return pl.read_ndjson(_without_mark(path), infer_schema_length=None)
+        if not _nests(pl.read_ndjson(content, n_rows=_FIRST_ROWS, infer_schema_length=_FIRST_ROWS)):
+            frame = pl.read_ndjson(content, infer_schema_length=None)
+            if not _nests(frame):
+                return frame
+        return pl.read_ndjson(_flattened(path), infer_schema_length=None)
     except pl.exceptions.PolarsError as error:
         if "supertype" not in str(error):
             raise
@@ -222,6 +228,34 @@ def _doubled_name(line: str) -> str:
     except (ValueError, RecursionError):
         return ""  # the reader says what is wrong
     return doubled[0] if doubled else ""
+
+
+def _nests(frame: pl.DataFrame) -> bool:
+    return any("Struct" in str(dtype) for dtype in frame.dtypes)
+
+
+def _flattened(path: Path) -> bytes:
+    """Return the lines with each object within a value as JSON text: a product has few of the attributes that all products have together,
+    and as a struct it would hold a null for each of the others."""
+    lines = []
+    with open_text(path) as stream:
+        for line in stream:
+            try:
+                row = json.loads(line, parse_constant=_no_json) if line.strip() else None
+            except RecursionError:
+                raise ValueError("lists or objects nested too deep") from None
+            if isinstance(row, dict):
+                row = {name: _compact(value) if _holds_object(value) else value for name, value in row.items()}
+            lines.append("" if row is None else _compact(row))
+    return "\n".join(lines).encode()
+
+
+def _holds_object(value: object) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and any(map(_holds_object, value)))
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _without_mark(path: Path) -> Path | bytes:

@@ -94,7 +94,7 @@ def read_as(params: PrepareData, paths: list[Path]) -> list[str]:
     Raises:
         SourceError: a name is in no file, so that it would have no effect.
     """
-    tables = [path for path in paths if stem(path).lower() != "qrels"]
+    tables = [path for path in paths if stem(path).lower() != "qrels" and params.columns]
     present = {path.name: files.names(path, params.quoting) for path in tables}
     meant = {path.name: _meant(path, params) for path in tables}
     for ours, theirs in params.columns.items():

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ospo_cli.errors import MissingInputError, SourceError
 from ospo_cli.executors.base import Shard
+from ospo_cli.executors.progress import Parts
 from ospo_cli.executors.shard_folder import ShardFolder, content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
@@ -72,32 +73,40 @@ class Reads(RewardSections, SummarySections, Protocol):
 
 def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     """Answer the held-out prompts with every system, rank, measure, compare; write tables, TREC files and summaries."""
+    parts = Parts("evaluate")
+    parts.begin("policies and tables")
     folders = _checked_folders(_policy_folders(layout, params.evaluated_iterations))
     gates = _gates(layout, folders, params)
     documents, all_prompts, qrels, pools = read_prepared(layout)
     prompts, (choosing, reason) = choose_prompts(all_prompts, params), choosing_prompts(all_prompts, params)
     asked = pl.concat([prompts, choosing])
     qrels, pools = _of(asked, qrels, "qrels"), _of(asked, pools, "pools")
-    rewards = {
-        name: JudgedReward(Prepared(documents, asked, qrels, pools), params, retriever=name, cache=layout.cache, store=Store(layout.store))
-        for name in params.evaluate.retrievers
-    }
+    rewards, tables = {}, Prepared(documents, asked, qrels, pools)
+    for name in params.evaluate.retrievers:
+        parts.begin(f"index of {name}")
+        rewards[name] = JudgedReward(tables, params, retriever=name, cache=layout.cache, store=Store(layout.store))
     _say_unweighted(params)
     made = [_undecoded(RAW_QUERY, prompts["prompt_id"], prompts["query"].to_list())]
     cache, training = layout.cache / "evaluate", rewards[params.score_coalitions.retriever]
+    parts.begin("answers")
     decoded = _composed(held_out.answers(prompts, folders, params, cache), prompts, params)
     tried = _composed(held_out.answers(choosing, folders, params, cache), choosing, params) if choosing.height else []
+    parts.begin("choice")
     chosen_by = _choice_values(choosing, tried, training, parse_metric(params.evaluate.metric).name)
     chosen = verdict.choice(chosen_by, params.evaluate.choose_on, reason)
+    parts.begin("oracle")
     made += _oracle_completions(training, documents, prompts, layout, params)
+    parts.begin("gated answers")
     gated_answers = gated.answers(prompts, folders, gates, setup.of_project(params), cache)
     completions = pl.concat([*(frame.with_columns(problem=pl.lit("")) for frame in made), *decoded, *gated_answers])
-    query_metrics, run, single = evaluate(completions, rewards, params)
+    query_metrics, run, single = evaluate(completions, rewards, params, parts)
     _say_unfound(prompts, run)
+    parts.begin("intervals and verdict")
     summary = summarise(query_metrics, params, chosen.get("decodings", {}))
     judged, wins_and_losses = verdict.verdict(query_metrics, completions, prompts, chosen, params)
     summary |= {"against_raw_query": judged, "choice": chosen, "malformed": malformed(pl.concat(decoded))}
     summary["gated"] = gated_systems.compared(gates, (query_metrics, completions), prompts, decision.NOT_TRUSTED, params)
+    parts.begin("sharpness and tables")
     summary |= {
         "headroom": _headroom(single, layout, params),
         "sharpness": _sharpness(single, sharpness(prompts, folders, params, cache), params),
@@ -116,13 +125,16 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     files.write_json(layout.evaluation("metrics.json"), headline(summary))
     files.write_json(layout.evaluation("score_metrics.json"), tally.metrics())
     tally.report("evaluate")
+    parts.report()
     for system, shares in summary["malformed"].items():
         if said := ", ".join(f"{share:.1%} of {decoding} answers" for decoding, share in shares.items() if share):
             sys.stderr.write(f"evaluate: {system}: {said} malformed; the raw query counts in their place\n")
     return summary | {"completions": sum(frame.height for frame in (*decoded, *tried))}
 
 
-def evaluate(completions: pl.DataFrame, rewards: dict[str, JudgedReward], params: Reads) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+def evaluate(
+    completions: pl.DataFrame, rewards: dict[str, JudgedReward], params: Reads, parts: Parts
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Rank every query with every retriever.
 
     Returns:
@@ -135,6 +147,7 @@ def evaluate(completions: pl.DataFrame, rewards: dict[str, JudgedReward], params
     shown = completions.filter(pl.col("decoding").is_in(["none", "greedy"]))
     measured, runs, single = [], [], pl.DataFrame()
     for name, reward in rewards.items():
+        parts.begin(f"ranking by {name}")
         metrics = [metric for metric in METRICS if metric != "ndcg@pool" or reward.pool(pair_ids[0]) is not None]
         metrics = list(dict.fromkeys([*metrics, reward.metric.name, headline_metric]))
         values = reward.measures(pair_ids, pair_queries, metrics)

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from ospo_cli.errors import OspoError
-from ospo_cli.instruments.explain.command import Request, execute, explain
+from ospo_cli.instruments.explain.command import Request, execute, execute_all, explain
 from ospo_cli.layout import Layout
 from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.params import whole
@@ -297,3 +297,31 @@ def test_the_projects_estimator_is_taken_where_none_is_named(tmp_path):
 def test_a_products_score_asks_for_no_value_and_says_nothing_of_any(project, capsys):
     execute(project, Params(), Request(query="wool coat", doc_id="d001"), stream=io.StringIO())
     assert "values:" not in capsys.readouterr().err
+
+
+def test_without_judgments_a_word_that_the_product_lacks_says_why_it_earns_nothing(project, capsys):
+    execute(project, Params(), Request(query="navy hat shoe"))
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert lines["product:"].endswith("rank 1")
+    lacking = [word for word in ("navy", "hat", "shoe") if lines[word].endswith("  does not find the product above")]
+    title = lines["product:"].partition(",")[2]
+    assert lacking == [word for word in ("navy", "hat", "shoe") if word not in title]
+    assert 0 < len(lacking) < 3
+    execute(project, Params(), Request(query="navy hat", relevant=("d002",)))
+    assert "does not find the product above" not in capsys.readouterr().out
+
+
+def test_many_queries_are_explained_in_one_call_as_each_by_itself(project, capsys):
+    requests = [Request(query="navy coat"), Request(query="wool hat")]
+    together = "\n".join(_said(project, [request], capsys) for request in requests)
+    assert _said(project, requests, capsys) == together
+
+
+def _said(project, requests, capsys):
+    execute_all(project, Params(), requests)
+    return capsys.readouterr().out
+
+
+def test_an_empty_query_is_refused_before_any_table_is_read(tmp_path):
+    with pytest.raises(OspoError, match="--query: is empty"):
+        execute(Layout(tmp_path / "nothing"), Params(), Request(query="  "))

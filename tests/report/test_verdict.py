@@ -10,6 +10,7 @@ import pytest
 from ospo_cli.errors import FileError, MissingInputError
 from ospo_cli.report import verdict, verdict_text
 from ospo_cli.report.evaluation_summary import OWN_BEST, read_summary, summarise
+from ospo_cli.report.number_text import plain
 from ospo_cli.report.result_table import print_result
 from ospo_cli.tables import parquet
 from ospo_cli.tables.evaluate import COMPLETIONS, QUERY_METRICS
@@ -198,3 +199,23 @@ def test_a_text_that_a_spreadsheet_would_compute_gets_a_quote_and_numbers_do_not
     assert read[1]["rewrite"] == f"'{start}HYPERLINK(1)"
     assert read[1]["query"] == 'plain, "quoted"\nline'
     assert [(row["outcome"], row["difference"]) for row in read] == [("worse", "-0.250000"), ("equal", "0.000000")]
+
+
+def test_a_verdict_on_samples_names_them_and_what_is_served(project):
+    _, _, summary = project
+    judged = summary["against_raw_query"] | {"system": "policy-002", "decoding": "sampled-0.5"}
+    text = [verdict_text.claim(summary | {"against_raw_query": judged}), *verdict_text.sentences(summary | {"against_raw_query": judged})]
+    assert "(iteration 2, sampled at 0.5) against" in text[0]
+    greedy = summary["values"]["policy-002"]["greedy"]["bm25"]["ndcg@10"]["mean"]
+    assert any(f"answer greedily, whatever is best on {summary['choice']['split']}: {plain(greedy)}," in line for line in text)
+    assert not any("greedily" in line for line in verdict_text.sentences(summary | {"against_raw_query": judged | {"decoding": "greedy"}}))
+
+
+def test_other_retrievers_stand_in_the_order_of_the_parameters(project):
+    _, _, summary = project
+    other = summary["against_raw_query"]["other_retrievers"]["tfidf-char"]
+    found = {"against_raw_query": summary["against_raw_query"] | {"other_retrievers": {"lsa": other, "tfidf-char": other}}}
+    (line,) = [
+        line for line in verdict_text.sentences(summary | found | {"retrievers": ["bm25", "tfidf-char", "lsa"]}) if "no reward" in line
+    ]
+    assert line.index("tfidf-char") < line.index("lsa")

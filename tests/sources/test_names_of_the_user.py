@@ -161,3 +161,23 @@ def test_json_lines_whose_column_has_two_shapes_are_read_and_the_column_becomes_
 def test_a_setting_that_the_source_does_not_read_is_refused(shop, settings, message):
     with pytest.raises(ParameterError, match=message):
         opening.read(PrepareData(**{"source": "tables", "path": ".", **settings}), 0, shop)
+
+
+def test_objects_within_json_lines_become_the_text_of_what_each_product_has(tmp_path):
+    rows = [{"product_id": str(n), "title": "x", "facts": {f"name {n}": n}} for n in range(300)]
+    rows[1]["facts"] = None
+    rows[2]["tags"] = [{"a": 1}, {"b": "é"}]
+    (tmp_path / "products.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = files.read(tmp_path / "products.jsonl")
+    assert found["facts"][0] == '{"name 0":0}'
+    assert found["facts"][1] is None
+    assert found["facts"][299] == '{"name 299":299}'
+    assert found["tags"][2] == '[{"a":1},{"b":"é"}]'
+
+
+def test_objects_that_come_late_are_read_like_those_of_the_first_lines(tmp_path):
+    rows = [{"product_id": str(n), "price": n} for n in range(files._FIRST_ROWS + 5)]
+    rows[-1] |= {"facts": {"a": 1}, "price": 2.5}
+    (tmp_path / "products.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = files.read(tmp_path / "products.jsonl")
+    assert (found["facts"][-1], found["price"].to_list()[-2:]) == ('{"a":1}', [103.0, 2.5])

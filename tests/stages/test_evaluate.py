@@ -421,3 +421,18 @@ def test_further_temperatures_are_measured_and_stay_out_of_runs_and_headline(eva
     runs = parquet.read(layout.evaluation("run.parquet"), RUN)
     ranks = runs.filter(pl.col("system") == "policy-001", pl.col("retriever") == "bm25").group_by("prompt_id", "rank").len()
     assert set(ranks["len"]) == {1}
+
+
+def test_each_part_is_named_when_it_begins_and_its_cost_is_told_at_the_end(project, capsys):
+    layout, values, _ = project
+    evaluate.execute(layout, values)
+    lines = capsys.readouterr().err.splitlines()
+    begun = [
+        line.removeprefix("evaluate: ") for line in lines if line.removeprefix("evaluate: ").startswith(("policies", "index", "ranking"))
+    ]
+    assert begun == ["policies and tables", "index of bm25", "index of tfidf-char", "ranking by bm25", "ranking by tfidf-char"]
+    (told,) = [line for line in lines if " s of the processor: " in line]
+    whole, costs = told.removeprefix("evaluate: ").split(" s of the processor: ")
+    found = {name: float(cost) for name, cost in (each.rsplit(" ", 1) for each in costs.split(", "))}
+    assert {"oracle", "answers", "choice", "gated answers", *begun} <= found.keys()
+    assert sum(found.values()) == pytest.approx(float(whole), abs=0.06 * len(found))

@@ -84,18 +84,37 @@ def execute(
     layout: Layout, params: Params, request: Request, html: Path | None = None, as_json: bool = False, stream: TextIO | None = None
 ) -> Explanation:
     """Read the prepared tables; print the explanation, and write it as a page where asked."""
-    tally = Tally()
-    found = explain(request, read_prepared(layout), params, layout.cache, Store(layout.store), tally)
-    if tally.asked:  # a product's score is no value of the store's
-        tally.report("explain")
+    (found,) = execute_all(layout, params, [request], as_json, stream)
     if html is not None:
         files.write_text(html, render(found))
-    stream = stream if stream is not None else sys.stdout
-    if as_json:
-        stream.write(found.to_json())
-    else:
-        print_explanation(found, Terminal(stream))
     return found
+
+
+def execute_all(
+    layout: Layout, params: Params, requests: Sequence[Request], as_json: bool = False, stream: TextIO | None = None
+) -> list[Explanation]:
+    """Read the prepared tables once; print an explanation per request, in their order."""
+    for request in requests:
+        _check_query(request)
+    tally, tables, results = Tally(), read_prepared(layout), list[Explanation]()
+    sys.stderr.write(f"explain: index of {tables.documents.height:,} products\n")
+    stream = stream if stream is not None else sys.stdout
+    for request in requests:
+        found = explain(request, tables, params, layout.cache, Store(layout.store), tally)
+        if as_json:
+            stream.write(found.to_json())
+        else:
+            stream.write("\n" if results else "")
+            print_explanation(found, Terminal(stream))
+        results.append(found)
+    if tally.asked:  # a product's score is no value of the store's
+        tally.report("explain")
+    return results
+
+
+def _check_query(request: Request) -> None:
+    if not request.prompt_id and not request.query.strip():
+        raise OspoError("--query", "is empty", expected="a query, or --prompt-id for that prompt's own query")
 
 
 def explain(
@@ -289,8 +308,7 @@ def _question(request: Request, prompts: pl.DataFrame, qrels: pl.DataFrame) -> _
         is_other = query.casefold().split() != found["query"][0].casefold().split()
         notes = (f"the prompt's own query is: {shorten(found['query'][0])}",) if is_other else ()
         return _Question(query, request.prompt_id, notes)
-    if not request.query.strip():
-        raise OspoError("--query", "is empty", expected="a query, or --prompt-id for that prompt's own query")
+    _check_query(request)
     if request.relevant:
         return _Question(request.query, None, ())
     wanted = request.query.casefold().strip()

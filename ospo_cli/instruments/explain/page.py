@@ -25,7 +25,7 @@ def render(found: Explanation) -> str:
         "estimated": how_estimated(found),
         "check": efficiency(found),
         "errors": has_errors(found),
-        "parts": [(part, bar, verdict(part)) for part, bar in zip(found.parts, bars, strict=True)],
+        "parts": [(part, bar, verdict(part, found.value_kind == "score")) for part, bar in zip(found.parts, bars, strict=True)],
         "interactions": [
             (each, dividend_in_words(each.dividend, each.last - each.first + 1, plain(abs(each.dividend))))
             for each in found.interactions[:SHOWN_INTERACTIONS]
