@@ -15,8 +15,12 @@ _CONDITION = re.compile(r"(?P<name>[a-z_.]+)(?:: (?P<values>.+)| (?P<not_zero>no
 def unread(params: Params, sections: Collection[str] = tuple(SECTIONS)) -> str:
     """Return the parameters of these sections that differ from their defaults and are not read, each with the mode that reads it; as one
     line, empty where there is none."""
-    found = [f"{name} (read where {when})" for section in sections for name, when in _walk(params, getattr(params, section), section)]
-    return f"params.yaml: set, and not read: {', '.join(found)}\n" if found else ""
+    found: dict[str, list[str]] = {}
+    for section in sections:
+        for name, when in _walk(params, getattr(params, section), section):
+            found.setdefault(when, []).append(name)
+    said = [f"{', '.join(names)} (read where {when})" for when, names in found.items()]
+    return f"params.yaml: set, and not read: {'; '.join(said)}\n" if found else ""
 
 
 def conditions() -> Iterator[tuple[str, str, list[str]]]:

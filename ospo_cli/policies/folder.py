@@ -18,6 +18,7 @@ from ospo_cli.policies.token_pieces import TokenPieces
 from ospo_cli.tables.files import read_json, sha256_of
 
 OPTIMIZER = "optimizer.safetensors"
+WEIGHTS = "model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -125,6 +126,7 @@ def check_folder(folder: Path, made_by: str = "") -> None:
                 remedy="convert them with safetensors where you trust them",
             )
         raise PolicyError(folder, "policy folder without weights", found=", ".join(names), expected="*.safetensors", remedy=remedy)
+    _check_weights(folder, weights)
     for name in ("config.json", "tokenizer_config.json"):
         if name in names and "auto_map" in read_json(folder / name):
             raise PolicyError(
@@ -132,6 +134,34 @@ def check_folder(folder: Path, made_by: str = "") -> None:
                 "asks for code from its own folder (auto_map), which is never run",
                 expected="a model type that transformers knows",
             )
+
+
+def _check_weights(folder: Path, names: list[str]) -> None:
+    """Raise PolicyError where a file of weights is none, or an index names others; only the headers are read."""
+    from safetensors import safe_open
+
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        listed = read_json(index).get("weight_map")
+        named = set(listed.values() if isinstance(listed, dict) else [])
+        absent = sorted(str(name) for name in named if name not in names)
+        if absent or not named:
+            raise PolicyError(
+                index, "names weights that are not in its folder", found=", ".join(absent) or "none", expected=", ".join(names)
+            )
+        if WEIGHTS in names and WEIGHTS not in named:
+            raise PolicyError(
+                folder, "holds two sets of weights", found=f"{WEIGHTS}, and the shards of {index.name}", expected="one",
+                remedy="take the older one away",
+            )  # fmt: skip
+    for name in names:
+        try:
+            with safe_open(folder / name, framework="np"):
+                pass
+        except Exception as error:  # of its own kind
+            raise PolicyError(
+                folder / name, "is no file of weights", found=first_line(error), expected="safetensors", remedy="fetch the whole file again"
+            ) from None
 
 
 def load_model(folder: Path, **options: Any) -> Any:
@@ -147,13 +177,14 @@ def load_model(folder: Path, **options: Any) -> Any:
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, with their names
             **options,
         )
     except Exception as error:  # transformers raises many kinds for a broken folder
         raise PolicyError(
             folder, "the model cannot be loaded", found=first_line(error), remedy="restore the folder or make it again"
         ) from None
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+    for problem in ("mismatched_keys", "missing_keys", "unexpected_keys"):
         if loading.get(problem):
             raise PolicyError(
                 folder,
@@ -164,10 +195,11 @@ def load_model(folder: Path, **options: Any) -> Any:
 
 
 def hide_progress_bars() -> None:
-    """Keep transformers' own bars off the terminal."""
+    """Keep transformers' own bars and reports off the terminal: what is wrong is one line of ours."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ospo_cli.params.policy import Policy
 from ospo_cli.policies.folder import LoadedPolicy, check_folder, copy_weights
-from ospo_cli.policies.opening import read_policy, record
+from ospo_cli.policies.opening import load_policy, read_policy, record
 from ospo_cli.policies.pretrained import PACKAGED
 
 
@@ -42,6 +42,7 @@ def write_starting_point(folder: Path, project: Path, policy: Policy, seed: int,
         write_fresh_adapter(folder, base, project, policy, seed)
         record(folder, declared)
         return
+    load_policy(base, policy.threads, project=project)  # weights that do not fit the configuration
     copy_weights(base, folder)
     record(folder, declared)
 

@@ -91,7 +91,7 @@ class Sampler(CompletionSampler):
                     self.policy.folder,
                     f"the model gives NaN or infinite logits for {names[bad[0]]} at position {position}",
                     found=f"{len(bad)} such of {len(rows)} rows",
-                    remedy="train again with a lower learning rate",
+                    remedy="restore its weights, or train it again with a lower learning rate",
                 )
             tokens[rows, position] = found.token
             logprobs[:, rows, position] = torch.stack([found.logprobs, found.sampled_logprobs, found.policy_logprobs])

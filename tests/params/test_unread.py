@@ -39,7 +39,7 @@ def test_a_mode_of_another_section_a_number_a_list_and_a_text_count() -> None:
     assert unread(_with(attribute={"targets": "all"}, update={"objective": "sft"})) == ""
     assert "policy.lora_alpha (read where lora_rank not 0)" in unread(_with(policy={"lora_alpha": 2.0}))
     assert unread(_with(policy={"lora_alpha": 2.0, "lora_rank": 4})) == ""
-    assert "score_coalitions.alignment" in unread(_with(score_coalitions={"alignment": "index"}))
+    assert "score_coalitions.alignment" in unread(_with(score_coalitions={"alignment": "index", "estimators": ["myerson"]}))
     assert unread(_with(score_coalitions={"alignment": "index", "estimators": ["myerson", "swap"]})) == ""
     assert "score_coalitions.own_ranks" in unread(_with(score_coalitions={"own_ranks": 3}))
     assert unread(_with(score_coalitions={"own_ranks": 3, "own_reward": "mine.py:reward"})) == ""
