@@ -17,7 +17,7 @@ READERS = (
     ("inspect", "rollouts"), ("inspect", "documents"), ("explain", "-q", "red outerwear 0", "--prompt-id", "q0"), ("result",),
     ("run", "--dry-run"), ("store", "stats"),
 )  # fmt: skip
-MISSING = ("no such file", "no such prompt")
+MISSING = ("no such file", "no such prompt", "no rollout is fit for it")
 
 
 def together(place: Place, found: Found, random: Random) -> None:

@@ -19,7 +19,7 @@ SMALL = {
     "train": {"iterations": 2},
     "prepare_data": {"test_share": 0.3},
     "policy": {"hidden_size": 16, "intermediate_size": 16, "layers": 1, "heads": 2, "vocabulary_size": 300, "threads": 1},
-    "warm_start": {"steps": 24, "max_epochs": 100, "batch_size": 8, "learning_rate": 0.02},
+    "warm_start": {"steps": 60, "max_epochs": 100, "batch_size": 8, "learning_rate": 0.02},
     "rollout": {"prompts_per_iteration": 4, "group_size": 3, "max_new_tokens": 20, "temperature": 0.7},
     "update": {"groups_per_step": 2},
     "score_coalitions": {"retriever": "dense"},
