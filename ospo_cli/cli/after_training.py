@@ -9,7 +9,26 @@ from typing import Annotated
 import typer
 
 from ospo_cli.cli.app import AFTER_TRAINING, Interrupted, app
-from ospo_cli.cli.options import HERE, Project, opened, say, spread
+from ospo_cli.cli.options import HERE, Project, Wait, alone, opened, say, spread
+
+
+@app.command("prune", rich_help_panel=AFTER_TRAINING)
+def prune(
+    every: Annotated[int, typer.Option("--every", min=0, help="Policies of these multiples stay; 0: none for its number.")] = 0,
+    shards: Annotated[bool, typer.Option("--shards", help="Finished shards in the cache go, too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go, and its bytes.")] = False,
+    project: Project = HERE,
+    wait: Wait = False,
+) -> None:
+    """Delete policies that nothing needs: the first, the last, the best, evaluated ones and those with a gate stay (docs/scale.md)."""
+    from ospo_cli.instruments import prune as instrument
+
+    layout, parameters = opened(project)
+    with alone(project, "prune", wait):
+        found = instrument.find(layout, parameters, every, shards)
+        if not dry_run:
+            instrument.prune(layout, found)
+        instrument.print_found(layout, found, dry_run)
 
 
 @app.command("rewrite", rich_help_panel=AFTER_TRAINING)

@@ -25,6 +25,8 @@ from ospo_cli.params.unread import unread
 from ospo_cli.params.whole import SECTIONS, Params, check_retrievers, to_mapping
 from ospo_cli.tables import files, sealed
 
+PRUNED = "manifests/pruned.json"  # below data/
+
 
 def execute(wanted: Node, layout: Layout, params: Params, hashes: _Hashes | None = None) -> dict[str, Any]:
     """Run one stage as the command line does: inputs are looked for before anything heavy is imported.
@@ -134,7 +136,7 @@ def outlook(layout: Layout, params: Params) -> list[tuple[Node, str]]:
     made: set[str] = set()
     stale: set[str] = set()
     for wanted in plan(params):
-        absent = [path for path in wanted.inputs if path not in made and not (layout.root / path).exists()]
+        absent = [path for path in wanted.inputs if path not in made and not (layout.root / path).exists() and path not in hashes.pruned]
         is_current = not stale & set(wanted.inputs) and _is_current(layout, wanted, _key(wanted, params, hashes), hashes)
         made.update(wanted.outputs, wanted.metrics)
         if not is_current:
@@ -155,9 +157,16 @@ class _Hashes:
     def dvc(self) -> DvcLock:
         return DvcLock(self.root)
 
+    @cached_property
+    def pruned(self) -> dict[str, str]:
+        """Hashes of what `ospo prune` has deleted: what was made from it is as current as it was."""
+        record = self.root / "data" / PRUNED
+        return files.read_json(record) if record.is_file() else {}
+
     def of(self, path: str) -> str:
         if path not in self.known:
-            self.known[path] = files.sha256_of(self.root / path)
+            found = files.sha256_of(self.root / path)
+            self.known[path] = self.pruned.get(path, found) if found == files.ABSENT else found
         return self.known[path]
 
     def forget(self, *paths: str) -> None:
