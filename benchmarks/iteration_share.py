@@ -24,22 +24,50 @@ from pathlib import Path
 STAGES = ("rollout", "segment", "score-coalitions", "attribute", "update")
 CACHES = ("rollouts", "score_coalitions", "update")
 IN_ONE = """
-import shutil, sys
+import importlib, json, shutil, sys, time
 from pathlib import Path
 from ospo_cli.graph import runner
 from ospo_cli.graph.nodes import node
 from ospo_cli.layout import Layout
 from ospo_cli.params.whole import load
-layout, iteration = Layout(Path(".")), int(sys.argv[1])
+layout, iteration, LOADS = Layout(Path(".")), int(sys.argv[1]), json.loads(sys.argv[4])
 parameters = load(layout.params)
+loading, depth = {}, []
+def counted(label, work):
+    def run(*given, **named):
+        depth.append(label)
+        start = time.process_time()
+        try:
+            return work(*given, **named)
+        finally:
+            depth.pop()
+            if not depth:
+                loading[label] = loading.get(label, 0.0) + time.process_time() - start
+    return run
 for name in ("first", "later"):
+    if name == "later":  # all modules are there now
+        for label, places in LOADS.items():
+            for place in places:
+                module, _, function = place.partition(":")
+                module = importlib.import_module("ospo_cli." + module)
+                setattr(module, function, counted(label, getattr(module, function)))
     for cache in sys.argv[2].split(","):
         shutil.rmtree(layout.cache / cache, ignore_errors=True)
     for stage in sys.argv[3].split(","):
         runner.execute(node(stage, iteration, parameters), layout, parameters)
         actual = layout.plan(f"actual/{stage}@{iteration}.json")
         actual.rename(actual.parent / f"{name}-{stage}.json")
+layout.plan("actual/loading.json").write_text(json.dumps(loading))
 """
+# What a stage reads anew although the one before it had it in memory, by what it is.
+LOADS = {
+    "policies": ["policies.opening:load_policy", "sampling.chosen_sampler:load_for"],
+    "tables": [
+        "tables.placed:read",
+        *(f"stages.{stage}:read_rollouts" for stage in ("segment", "score_coalitions", "attribute", "update")),
+    ],
+    "reward and index": ["stages.score_coalitions:open_reward"],
+}
 
 
 def main() -> None:
@@ -62,10 +90,15 @@ def main() -> None:
             second.append(again)
     ways = {"own processes": apart, "one process, first": first, "one process, later": second}
     best = {way: {stage: min(found[stage] for found in repeats) for stage in STAGES} for way, repeats in ways.items()}
+    loads = {name: min(found.get(name, 0.0) for found in second) for name in LOADS}
     print(f"{'CPU seconds (share)':<18}" + "".join(f"{way:>22}" for way in ways))
     for stage in STAGES:
         print(f"{stage:<18}" + "".join(f"{took[stage]:>13.2f} {took[stage] / sum(took.values()):>7.1%}" + " " for took in best.values()))
     print(f"{'iteration':<18}" + "".join(f"{sum(took.values()):>13.2f}" + " " * 9 for took in best.values()))
+    whole = sum(best["one process, later"].values())
+    print(
+        "of one process, later, spent on loading: " + ", ".join(f"{name} {took:.2f} ({took / whole:.1%})" for name, took in loads.items())
+    )
     print("\nCPU seconds of each process outside its work (own process less one process, later):")
     for stage in STAGES:
         print(f"{stage:<18}{best['own processes'][stage] - best['one process, later'][stage]:>13.2f}")
@@ -79,12 +112,12 @@ def as_processes(folder: Path, iteration: int) -> dict[str, float]:
 
 def in_one_process(folder: Path, iteration: int) -> tuple[dict[str, float], dict[str, float]]:
     """Return the CPU seconds of each stage when one process runs the iteration twice."""
-    _run([sys.executable, "-c", IN_ONE, str(iteration), ",".join(CACHES), ",".join(STAGES)], folder)
+    _run([sys.executable, "-c", IN_ONE, str(iteration), ",".join(CACHES), ",".join(STAGES), json.dumps(LOADS)], folder)
     actual = folder / "data" / "plan" / "actual"
     first, later = (
         {stage: json.loads((actual / f"{name}-{stage}.json").read_text())["cpu_seconds"] for stage in STAGES} for name in ("first", "later")
     )
-    return first, later
+    return first, later | json.loads((actual / "loading.json").read_text())
 
 
 def _forget(folder: Path) -> None:

@@ -50,6 +50,7 @@ def test_a_mapping_that_lacks_a_name_is_refused():
         ("train", "iterations", "four", "wrong type"),
         ("train", "iterations", True, "wrong type"),
         ("train", "iterations", -1, "out of range"),
+        ("train", "iterations", 10_001, "out of range"),  # the graph of more does not fit the memory
         ("rollout", "temperature", float("nan"), "not a finite number"),
         ("attribute", "rule", "grpo", "unknown value.*expected none, uniform, proportional"),
         ("evaluate", "retrievers", ["bm25", 3], "wrong type"),
