@@ -172,3 +172,10 @@ def test_the_service_answers_under_load_and_ends_well(tmp_path):
     ]
     lines = run("rewriting.py", tmp_path / "queries.txt", *queries, "--batches", 1, 2)
     assert [line.split(": ")[0] for line in lines] == ["batches of 1", "batches of 2"]
+
+
+@pytest.mark.slow
+def test_processes():
+    lines = run("processes.py", "--steps", 1, "--groups", 1)
+    ways = ["1 process, 1 thread", "1 process, 2 threads", "2 processes, 1 thread each", "2 processes, weights cut"]
+    assert [line.partition(" processor ")[0].rstrip() for line in lines] == ways
