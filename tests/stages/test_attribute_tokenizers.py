@@ -24,7 +24,7 @@ TEXTS = [
     "<answer>red  café, 🔥 שלום, red  café</answer>",
 ]
 PARAMS = dataclasses.replace(
-    Params(), attribute=dataclasses.replace(Params().attribute, estimator="alone", rule="proportional", outside="zero")
+    Params(), attribute=dataclasses.replace(Params().attribute, estimator="alone", rule="proportional", outside="zero", normalize="std")
 )
 
 
