@@ -211,7 +211,7 @@ def _dvc_at_work(root: Path) -> str:
     try:
         listed = json.loads((folder / "rwlock").read_bytes())
         infos = [*listed.get("write", {}).values(), *(info for infos in listed.get("read", {}).values() for info in infos)]
-        running = next((info for info in infos if Path(f"/proc/{int(info['pid'])}").exists()), None)
+        running = next((info for info in infos if unfinished.is_running(int(info["pid"]))), None)
         if running:
             return f"`{running['cmd']}`, process {running['pid']}"
     except (OSError, ValueError, TypeError, KeyError, AttributeError):

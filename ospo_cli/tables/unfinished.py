@@ -48,11 +48,11 @@ def own_process() -> Process:
     return Process(host, boot, os.getpid(), _start_of(os.getpid()) or 0)
 
 
-def is_running(pid: int, start: int) -> bool:
-    """Tell whether a process of this machine is there and began when that one did (its number may be another's by now)."""
+def is_running(pid: int, start: int | None = None) -> bool:
+    """Tell whether a process of this machine is there and began when that one did, if known (its number may be another's now)."""
     found = _start_of(pid)
     if found is not None:
-        return found == start
+        return start in (None, found)
     if os.path.exists("/proc/self/stat"):
         return False
     try:
@@ -144,6 +144,8 @@ def _start_of(pid: int) -> int | None:
     try:
         content = Path(f"/proc/{pid}/stat").read_bytes()
         # The command's name, in parentheses, may hold blanks and parentheses.
-        return int(content.rpartition(b")")[2].split()[19])
+        fields = content.rpartition(b")")[2].split()
+        # Dead, and its parent has not asked: in a container whose first process never does, for ever.
+        return None if fields[0] in (b"Z", b"X") else int(fields[19])
     except (OSError, ValueError, IndexError):
         return None

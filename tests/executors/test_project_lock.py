@@ -108,6 +108,27 @@ def test_a_killed_commands_lock_is_taken_over_and_its_leftovers_go(layout, capsy
     assert "removed what a killed command left half written (2)" in capsys.readouterr().err
 
 
+def test_a_killed_process_that_nobody_has_asked_after_is_gone(layout):
+    """As in a container whose first process never asks: it stays in the list of processes for ever."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        layout.data.mkdir()
+        (layout.data / f"{unfinished.prefix('x')}1.tmp").touch()
+        layout.lock.write_text(json.dumps(project_lock._record("ospo run")))
+        os.write(writing, b"1")
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.read(reading, 1)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # dead, and still listed
+    try:
+        (layout.root / ".dvc/tmp").mkdir(parents=True)
+        (layout.root / ".dvc/tmp/rwlock").write_text(json.dumps({"write": {"data": {"pid": child, "cmd": "dvc repro"}}}))
+        with ProjectLock(layout, "ospo run"):
+            assert [path.name for path in layout.data.iterdir()] == ["project.lock"]
+    finally:
+        os.waitpid(child, 0)
+
+
 def test_what_a_reader_is_writing_is_left_alone(layout):
     # `ospo explain` needs no lock and may be building an index.
     half_made = unfinished.folder(layout.cache / "index", "index-2")

@@ -44,10 +44,10 @@ def in_process(place: Place, found: Found, random: Random) -> None:
     child = commands.start(folder, ("hostile",), place.root / "output", before=work)
     child.wait(3600.0)
     if not result.is_file():
-        found.faults.append(f"hostile, in process: status {child.status}: {child.errors[-1500:]}")
-        return
-    counts, found.faults = json.loads(result.read_text())
-    found.counts = Counter(counts)
+        found.faults.append(f"status {child.status}: {child.errors[-1500:]}")
+    else:
+        counts, found.faults = json.loads(result.read_text())
+        found.counts = Counter(counts)
     print("".join(f"{found.part}: {fault}\n" for fault in found.faults), end="", flush=True)
 
 
