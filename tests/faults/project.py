@@ -58,7 +58,7 @@ def outputs(folder: Path) -> dict[str, str]:
     for place in ("prepared", "policies", "iterations", "evaluation", "raw_query_values.parquet"):
         for path in sorted((data / place).rglob("*")) if (data / place).is_dir() else [data / place]:
             is_final = path.is_file() and ".tmp" not in {part[-4:] for part in path.parts}
-            if is_final and not path.name.endswith(DURATIONS):
+            if is_final and not path.name.endswith(DURATIONS) and not path.name.startswith("audit"):  # of no stage
                 found[str(path.relative_to(data))] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
