@@ -29,9 +29,16 @@ def main() -> None:
     _open_streams()
     peers.hush()
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+    _received.clear()
     try:
         try:
             app()
+        except Exception:
+            if _received:  # within a library's C code, which has made another error of it
+                raise _received[0] from None
+            raise
         finally:
             sys.stdout.flush()  # a full disk or a reader that has gone is said here, not by the interpreter's last words
     except OspoError as error:
@@ -76,9 +83,18 @@ def main() -> None:
         )
 
 
+_received: list[BaseException] = []
+
+
 def _terminate(number: int, frame: object) -> None:
     """End in order: what is half written is removed, and the project given back."""
-    raise Interrupted("terminated")
+    _received.append(Interrupted("terminated"))
+    raise _received[-1]
+
+
+def _interrupt(number: int, frame: object) -> None:
+    _received.append(KeyboardInterrupt())
+    raise _received[-1]
 
 
 def _drop_stdout() -> None:

@@ -1,5 +1,6 @@
 """Output that cannot be written as it is: other encodings, closed streams, readers that have gone, full disks."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ospo_cli import presets
+from ospo_cli import cli, presets
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -120,3 +121,24 @@ def test_ctrl_c_and_a_polite_end_say_how_to_go_on_and_leave_no_lock(tmp_path):
         assert running.communicate(timeout=60)[1] == f"ospo: {word}; run the same command again; finished shards and checkpoints are kept\n"
         assert running.returncode == status
         assert not (folder / "data/project.lock").exists()
+
+
+@pytest.mark.parametrize(("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
+def test_an_interruption_of_which_a_library_made_another_error_is_still_one(monkeypatch, capsys, number, status, word):
+    def swallowing():
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        raise ValueError("could not determine the shape of an object")
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(cli, "app", swallowing)
+    monkeypatch.setattr(cli, "_drop_stdout", lambda: None)
+    try:
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert end.value.code == status
+    assert capsys.readouterr().err == f"ospo: {word}; run the same command again; finished shards and checkpoints are kept\n"
