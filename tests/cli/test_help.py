@@ -36,5 +36,5 @@ def test_the_loop_lists_the_stages_in_the_order_in_which_they_run():
     names = [name for name, command in get_command(app).commands.items() if command.rich_help_panel == "The loop"]
     assert names == [
         *("prepare-data", "score-queries", "warm-start", "rollout", "segment", "score-coalitions", "attribute", "update"),
-        *("evaluate", "report", "run", "result"),
+        *("evaluate", "report", "run", "submit", "result"),
     ]
