@@ -10,8 +10,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from ospo_cli.rewriting.chosen import choose
 from ospo_cli.rewriting.rewriter import Asked, Rewriter
-from ospo_cli.rewriting.setup import choose
 
 
 def main() -> None:

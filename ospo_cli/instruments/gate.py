@@ -17,10 +17,10 @@ from ospo_cli.maths.risk_control import betting_p, passed
 from ospo_cli.maths.statistics import Resamples
 from ospo_cli.rewards.opening import open_reward
 from ospo_cli.rewriting import gate as gates
+from ospo_cli.rewriting.chosen import Chosen, choose
 from ospo_cli.rewriting.decision import Candidate
 from ospo_cli.rewriting.gate import FEATURES, Gate
 from ospo_cli.rewriting.rewriter import Asked, Rewrite, Rewriter
-from ospo_cli.rewriting.setup import Chosen, choose
 from ospo_cli.tables import parquet, placed
 from ospo_cli.tables.gate import GATE_CURVE
 from ospo_cli.tables.prepared import PROMPTS

@@ -15,7 +15,7 @@ from ospo_cli.rewriting import decision
 from ospo_cli.rewriting import gate as gates
 from ospo_cli.rewriting.decision import Alternative, Candidate
 from ospo_cli.rewriting.gate import Gate
-from ospo_cli.rewriting.setup import Chosen, Setup
+from ospo_cli.rewriting.setup import Setup
 from ospo_cli.sampling.causal_lm import Sampler
 from ospo_cli.sampling.next_token import Sampling
 from ospo_cli.sampling.sampler import Request, SampledRow, too_long
@@ -24,6 +24,7 @@ from ospo_cli.text.prompt_template import one_line, user_message
 
 if TYPE_CHECKING:
     from ospo_cli.policies.folder import LoadedPolicy
+    from ospo_cli.rewriting.chosen import Chosen
 
 # Changes when equal queries may get other rewrites from an equal policy.
 VERSION = "rewrite 2"
@@ -82,7 +83,7 @@ class Rewriter:
 
     @classmethod
     def opened(cls, chosen: Chosen, with_gate: bool = True) -> Rewriter:
-        """Return the rewriter of a policy that `setup.choose` gave, with its gate where it has one.
+        """Return the rewriter of a policy that `chosen.choose` gave, with its gate where it has one.
 
         Raises:
             PolicyError: the policy cannot be opened, or the gate is another policy's.

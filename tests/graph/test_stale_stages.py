@@ -176,7 +176,7 @@ CHANGED = [
     ("maths/redistribution.py", {"attribute"}),
     ("maths/shaping.py", {"attribute"}),
     ("maths/adaptive.py", {"score-coalitions", "attribute"}),
-    ("maths/ranking.py", EVERYTHING_AFTER_REWARDS),
+    ("maths/ranking.py", EVERYTHING_AFTER_REWARDS | {"report"}),
     ("training/policy_loss.py", {"update"}),
     ("training/objectives/policy_gradient.py", {"update"}),
     ("training/objectives/preference.py", set()),
@@ -242,7 +242,8 @@ def test_with_further_rounds_rollouts_are_stale_after_a_change_of_reward_and_wit
 SECTIONS = {
     "train": ALL - {"segment"},
     "policy": {"warm-start", "rollout", "update", "evaluate", "report"},
-    "prepare_data": {"prepare-data", "report"},
+    # A gate is asked as `ospo rewrite` asks, by the prompt template.
+    "prepare_data": {"prepare-data", "evaluate", "report"},
     "retrieval": {"prepare-data", "score-coalitions", "evaluate", "report"},  # prepare-data reads the folding of case
     "warm_start": {"warm-start", "report"},
     "rollout": {"rollout", "update", "evaluate", "report"},

@@ -18,10 +18,11 @@ from ospo_cli.instruments.rewrite.command import Request
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.rewriting import gate as gates
+from ospo_cli.rewriting.chosen import Chosen
 from ospo_cli.rewriting.decision import Candidate
 from ospo_cli.rewriting.gate import FEATURES, Gate
 from ospo_cli.rewriting.rewriter import Asked, Rewriter
-from ospo_cli.rewriting.setup import GATE, Chosen
+from ospo_cli.rewriting.setup import GATE
 from ospo_cli.tables import parquet
 from ospo_cli.tables.gate import GATE_CURVE
 from tests.pipeline import miniature

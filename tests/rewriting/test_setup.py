@@ -7,7 +7,7 @@ import pytest
 
 from ospo_cli.errors import OspoError
 from ospo_cli.params import written
-from ospo_cli.rewriting import setup
+from ospo_cli.rewriting import chosen, setup
 from ospo_cli.text.prompt_template import user_message
 from tests.policies.tiny import tiny_params, write_project
 
@@ -21,11 +21,11 @@ def layout(tmp_path_factory):
 
 
 def test_without_a_name_the_last_policy_is_taken_with_the_projects_parameters(layout):
-    found = setup.choose(layout.root, "")
+    found = chosen.choose(layout.root, "")
     assert found.folder == layout.policy(2)
     assert (found.setup.composition, found.setup.max_new_tokens, found.setup.template) == ("append", 12, "{query}\nbought: {history}")
-    assert setup.choose(layout.root, "0", threads=3).setup.threads == 3
-    assert setup.choose(layout.root, "0").folder == layout.policy(0)
+    assert chosen.choose(layout.root, "0", threads=3).setup.threads == 3
+    assert chosen.choose(layout.root, "0").folder == layout.policy(0)
 
 
 def test_a_folder_with_its_card_needs_no_project_and_its_card_counts_before_params(layout, tmp_path):
@@ -33,19 +33,19 @@ def test_a_folder_with_its_card_needs_no_project_and_its_card_counts_before_para
     shutil.copytree(layout.policy(0), folder)
     card = setup.Setup("find {query}", "replace", 7, 3)
     setup.write_card(folder, card)
-    alone = setup.choose(tmp_path, str(folder))
+    alone = chosen.choose(tmp_path, str(folder))
     assert (alone.setup, alone.project, alone.params) == (card, None, None)
-    within = setup.choose(layout.root, str(folder))
+    within = chosen.choose(layout.root, str(folder))
     assert within.setup.card == card.card
     assert within.setup.batch_size == 8
 
 
 def test_what_cannot_be_chosen_is_one_line_with_a_remedy(layout, tmp_path):
     with pytest.raises(OspoError, match=r"has no ospo_rewrite.json, and there is no params.yaml.*ospo merge"):
-        setup.choose(tmp_path, str(layout.policy(0)))
+        chosen.choose(tmp_path, str(layout.policy(0)))
     (tmp_path / "params.yaml").write_text(layout.params.read_text())
     with pytest.raises(OspoError, match="no policy"):
-        setup.choose(tmp_path, "")
+        chosen.choose(tmp_path, "")
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ from ospo_cli.policies.folder import content_hash
 from ospo_cli.report.page import render
 from ospo_cli.report.result_table import print_result
 from ospo_cli.rewriting import gate as gates
+from ospo_cli.rewriting.chosen import Chosen
 from ospo_cli.rewriting.gate import FEATURES, Gate
 from ospo_cli.rewriting.rewriter import Asked, Rewriter
-from ospo_cli.rewriting.setup import Chosen, of_project
+from ospo_cli.rewriting.setup import of_project
 from ospo_cli.stages import evaluate
 from ospo_cli.stages import report as report_stage
 from ospo_cli.tables import placed

@@ -21,8 +21,8 @@ from ospo_cli.executors.base import Shard
 from ospo_cli.executors.shard_folder import ShardFolder, content_key
 from ospo_cli.instruments.rewrite import inputs, outputs
 from ospo_cli.instruments.rewrite.rankings import both_rankings
+from ospo_cli.rewriting.chosen import Chosen, choose
 from ospo_cli.rewriting.rewriter import Asked, Rewriter
-from ospo_cli.rewriting.setup import Chosen, choose
 from ospo_cli.tables.rewrite import ANSWERED, with_columns
 
 QUERIES_PER_SHARD = 128

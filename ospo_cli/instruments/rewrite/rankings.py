@@ -9,7 +9,7 @@ import polars as pl
 from ospo_cli.errors import OspoError
 from ospo_cli.retrievers.opening import build
 from ospo_cli.rewards import unfound
-from ospo_cli.rewriting.setup import Chosen
+from ospo_cli.rewriting.chosen import Chosen
 from ospo_cli.tables import placed
 from ospo_cli.tables.prepared import DOCUMENTS
 

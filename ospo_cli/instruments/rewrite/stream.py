@@ -13,8 +13,8 @@ from typing import IO, Any
 from ospo_cli.errors import OspoError
 from ospo_cli.instruments.rewrite import inputs, outputs
 from ospo_cli.instruments.rewrite.command import Request
+from ospo_cli.rewriting.chosen import choose
 from ospo_cli.rewriting.rewriter import Asked, Rewrite, Rewriter, raw
-from ospo_cli.rewriting.setup import choose
 
 LINES_AT_ONCE = 64
 REMEMBERED = 100_000

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ospo_cli.errors import OspoError
 from ospo_cli.instruments.serve.settings import Settings
-from ospo_cli.rewriting.setup import choose
+from ospo_cli.rewriting.chosen import choose
 
 TOKEN = "OSPO_SERVE_TOKEN"  # noqa: S105  (the name of a variable)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
