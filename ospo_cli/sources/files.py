@@ -192,7 +192,7 @@ def _json_lines(path: Path) -> pl.DataFrame:
                 raise SourceError(f"{path}: line {number}", "a name occurs twice in an object", found=doubled, expected="each name once")
     content = _without_mark(path)
     try:
-        if not _nests(pl.read_ndjson(content, n_rows=_FIRST_ROWS, infer_schema_length=_FIRST_ROWS)):
+        if not _nests(pl.read_ndjson(_first_lines(path), infer_schema_length=None)):
             frame = pl.read_ndjson(content, infer_schema_length=None)
             if not _nests(frame):
                 return frame
@@ -228,6 +228,12 @@ def _doubled_name(line: str) -> str:
     except (ValueError, RecursionError):
         return ""  # the reader says what is wrong
     return doubled[0] if doubled else ""
+
+
+def _first_lines(path: Path) -> bytes:
+    # By hand: polars parses more than n_rows, under the types of these.
+    with open_bytes(path) as stream:
+        return b"".join(itertools.islice(stream, _FIRST_ROWS)).removeprefix(b"\xef\xbb\xbf")
 
 
 def _nests(frame: pl.DataFrame) -> bool:

@@ -103,8 +103,8 @@ def test_the_rows_of_algorithms_set_the_same_names_and_differ():
     assert len({repr(row) for row in rows}) == len(presets.ALGORITHMS)
 
 
-def test_our_own_row_is_the_defaults():
-    row = presets.algorithm_row("ours")
+def test_the_row_of_the_default_method_is_the_defaults():
+    row = presets.algorithm_row("splice")
     for section, defaults in (("attribute", Attribute()), ("update", Update())):
         assert {name: getattr(defaults, name) for name in row[section]} == row[section]
 

@@ -36,12 +36,14 @@ class Trained:
         self.statuses = {(case, count): found for case, count, found in map(json.loads, done.stdout.splitlines())}
 
     def policy(self, case, count):
-        folder = self.folder / f"{case} {count}" / "data/policies" / ("000" if case.endswith(several.WARM_START) else "001")
+        folder = (
+            self.folder / f"{case} {count}" / "data/policies" / ("000" if case.removeprefix(several.CUT) == several.WARM_START else "001")
+        )
         return load_file(next(path for path in folder.glob("*model.safetensors")))
 
     def curves(self, case, count):
         data = self.folder / f"{case} {count}" / "data"
-        if case.endswith(several.WARM_START):
+        if case.removeprefix(several.CUT) == several.WARM_START:
             return json.loads((data / "policies/000/warm_start_metrics.json").read_text())["curves"]
         return json.loads((data / "iterations/001/update_steps.json").read_text())
 
