@@ -81,7 +81,8 @@ def how(params: Mapping[str, Mapping[str, Any]]) -> str:
         alive = ", unequal groups" if params["update"].get("groups") == "alive" else ""
         squared = ", mirror descent" if objective == "mirror-descent" else ""
         return f"{credit}{squared}{alive}"
-    return f"{objective}, targets: {attribute['targets']}" if objective == "sft" else f"{objective}, pairs: {attribute['pairs']}"
+    read = {"sft": f", targets: {attribute['targets']}", "dpo": f", pairs: {attribute.get('pairs')}"}
+    return f"{objective}{read.get(objective, '')}"
 
 
 def compared(own: Run, kept: Sequence[Run], draws: Resamples) -> dict[str, Any]:
