@@ -1,5 +1,6 @@
 """A book gives back what was written, to several processes, through kills; and never a value that is not what was written."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -132,14 +133,20 @@ def without_its_table(path, content):
         connection.execute("DROP TABLE entries")
 
 
+def changed(path, statement):
+    """Change the file itself: what stays in the write-ahead log would be moved into it at some later moment."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        with connection:
+            connection.execute(statement)
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
 def of_another_reward(path, content):
-    with sqlite3.connect(path) as connection:
-        connection.execute("""UPDATE about SET description = '{"parts": ["mrr", "ap"], "ranks": 3, "retriever": "fake"}'""")
+    changed(path, """UPDATE about SET description = '{"parts": ["mrr", "ap"], "ranks": 3, "retriever": "fake"}'""")
 
 
 def of_records_of_another_size(path, content):
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE entries SET record = record || x'00'")
+    changed(path, "UPDATE entries SET record = record || x'00'")
 
 
 DAMAGE = [
