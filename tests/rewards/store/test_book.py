@@ -129,8 +129,7 @@ def removed(path, content):
 
 
 def without_its_table(path, content):
-    with sqlite3.connect(path) as connection:
-        connection.execute("DROP TABLE entries")
+    changed(path, "DROP TABLE entries")
 
 
 def changed(path, statement):
