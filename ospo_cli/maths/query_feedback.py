@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def relevance_model(counts: NDArray[Any], lengths: NDArray[Any], scores: NDArray[np.float64], terms: int) -> NDArray[np.float64]:
-    """Return the relevance model of the terms, float64[terms], cut to its largest entries and summing to 1.
+    """Return the relevance model of the terms, float64[vocabulary], cut to its largest entries and summing to 1.
 
     P(w) = Σ_d s_d/Σs · c(w, d)/|d|, the document's share of the scores in place of its query likelihood.
 

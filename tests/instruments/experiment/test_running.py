@@ -1,5 +1,6 @@
 """Trainings of a miniature: run once, kept as small tables, compared without their projects; what fails is named and tried again."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -110,6 +111,16 @@ def test_an_outcome_tells_what_made_it_after_a_default_has_changed(file):
     assert running.fits(kept, params)
     assert not running.fits(kept | {"retrieval.k1": 2.0}, params)
     assert not running.fits(kept | {"retrieval.gone": 2.0}, params)
+
+
+def test_tables_leave_out_an_outcome_of_other_parameters_and_name_it(file, tmp_path, monkeypatch, capsys):
+    stand_in(monkeypatch)
+    command.execute(file, tmp_path / "own", DOORS)
+    kept = tmp_path / "own" / "outcomes" / "shop" / "seed-0" / "ours-0.0005" / running.SETTINGS
+    kept.write_text(json.dumps(json.loads(kept.read_text(encoding="utf-8")) | {"retrieval.k1": 2.0}), encoding="utf-8")
+    capsys.readouterr()
+    assert command.execute(file, tmp_path / "own", DOORS, runs=False) == ["shop/seed-0/ours-0.0005"]
+    assert "| ours |" not in capsys.readouterr().out
 
 
 def test_a_parameter_of_a_later_version_counts_where_it_is_not_its_default(file):
