@@ -58,6 +58,7 @@ class _Member:
     since: float
     at: str = ""
     doing: int | None = None
+    has_worked: bool = False
     why: str = ""
 
 
@@ -77,7 +78,7 @@ class Pool:
         self._members: dict[int, _Member] = {}
         self._events: queue.Queue[tuple[int, str]] = queue.Queue()
         self._passed: set[str] = set()
-        self._hired = self._failed_starts = 0
+        self._hired = self.failed_starts = 0
 
     def run(self, job: Job, progress: Progress) -> set[int]:
         """Have all unfinished shards computed."""
@@ -137,9 +138,9 @@ class Pool:
         """Take a worker that has ended from the list, and return it; raise where no worker comes as far as a shard."""
         member = self._members.pop(place)
         member.why = member.why or member.worker.last_words()
-        if not member.at:
-            self._failed_starts += 1
-            if self._failed_starts >= self.settings.attempts:
+        if not member.has_worked and member.doing is None:  # at its start, or on the way to a later job
+            self.failed_starts += 1
+            if self.failed_starts >= self.settings.attempts:
                 raise WorkerError(
                     f"execution, {member.place}",
                     "ended before its first shard",
@@ -150,7 +151,6 @@ class Pool:
 
     def arrived(self, member: _Member, message: dict[str, Any], current: str) -> None:
         """Note where a worker stands. One that is behind goes on; one that differs is refused."""
-        self._failed_starts = 0
         member.place, member.since = f"{member.place.partition(',')[0]}, {message['place']}", time.monotonic()
         check_versions(message["versions"], f"execution, {member.place}")
         if message["at"] in self._passed:
@@ -214,7 +214,8 @@ class _Round:
         member.worker.send(json.dumps({"do": member.doing, "probe": str(self.probe[0]), "text": self.probe[1]}) + "\n")
 
     def _done(self, member: _Member, message: dict[str, Any]) -> None:
-        number, member.doing = int(message["done"]), None
+        number, member.doing, member.has_worked = int(message["done"]), None, True
+        self.pool.failed_starts = 0
         if number not in self.left:
             return
         if not is_visible(self.job, number):

@@ -79,6 +79,11 @@ def test_a_worker_that_cannot_start_is_named_with_its_last_line(tmp_path):
         run(tmp_path, broken=1)
 
 
+def test_workers_that_end_between_two_loops_each_time_are_given_up_after_so_many(tmp_path):
+    with pytest.raises(OspoError, match=r"worker \d.*: ended before its first shard: found killed by SIGKILL"):
+        run(tmp_path, dataclasses.replace(TWO, attempts=3), between=1)
+
+
 def test_a_worker_with_another_list_of_shards_is_refused(tmp_path):
     with pytest.raises(OspoError, match="has another list of shards"):
         run(tmp_path, differ=1)
