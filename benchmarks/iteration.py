@@ -77,7 +77,7 @@ def trl(iteration: int) -> dict[str, Any]:
     """Return the same of GRPOTrainer's second iteration."""
     import torch
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     from ospo_cli.layout import Layout
@@ -127,7 +127,7 @@ def trl(iteration: int) -> dict[str, Any]:
         for name, text in prompts.select("prompt_id", "prompt").iter_rows()
     ]
     folder = layout.policy(iteration - 1)
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    model = _trainable(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     torch.set_num_threads(params.policy.threads)
     trainer = GRPOTrainer(model=model, processing_class=tokenizer, reward_funcs=score, args=config, train_dataset=Dataset.from_list(texts))
@@ -150,11 +150,24 @@ def trl(iteration: int) -> dict[str, Any]:
     return {"took": clock.took | {"steps and the rest": [total[0] - rest[0], total[1] - rest[1]]}, "tokens": counted["tokens"]}
 
 
+def _trainable(folder: Path) -> Any:
+    """Return a policy as TRL trains it: a model of transformers, or with an adapter peft's."""
+    if (folder / "adapter_config.json").exists():
+        from peft import AutoPeftModelForCausalLM
+
+        return AutoPeftModelForCausalLM.from_pretrained(folder, is_trainable=True, local_files_only=True)
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+
+
 def one_process(side: str, project: Path, iteration: int) -> dict[str, Any]:
     """Return what a process of one side found in a copy of the project."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "project"
-        shutil.copytree(project, folder, ignore=shutil.ignore_patterns("store", ".git", ".dvc"))
+        shutil.copytree(project, folder, ignore=shutil.ignore_patterns("store", ".git", ".dvc", "pretrained"))
+        if (project / "data" / "pretrained").exists():
+            (folder / "data" / "pretrained").symlink_to((project / "data" / "pretrained").resolve())
         command = [sys.executable, str(Path(__file__).resolve()), str(folder), "--iter", str(iteration), "--side", side]
         done = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, env=os.environ | {"OMP_WAIT_POLICY": "passive"}, check=False

@@ -128,7 +128,7 @@ def advise(
     project: Project = HERE,
     wait: Wait = False,
 ) -> None:
-    """Say which groups per step, batches, epochs and learning rate to try, from the noise of the gradients (docs/planning.md)."""
+    """Say which groups per step, batches, epochs and learning rate to try, from one iteration (docs/planning.md)."""
     from ospo_cli.instruments import advise as stage
 
     layout, parameters = opened(project)
@@ -138,9 +138,9 @@ def advise(
             from ospo_cli.instruments.audit import gradients as gradient_audit
 
             gradient_audit.execute(layout, parameters, iteration, gradient_audit.own_request(parameters, prompts))
-        table = stage.execute(layout, parameters, iteration)
-    stage.print_result(table)
-    say("advise", f"wrote {layout.iteration(iteration, 'advice.parquet')}")
+        table, searched = stage.execute(layout, parameters, iteration)
+    stage.print_result(table, searched)
+    say("advise", f"wrote {layout.iteration(iteration, 'advice.parquet')}, rate_search.parquet")
 
 
 def _audit_written(path: Path) -> None:

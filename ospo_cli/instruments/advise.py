@@ -1,25 +1,42 @@
-"""Settings to try, from the noise of one iteration's gradients. Outside the graph."""
+"""Settings to try, from one iteration: steps and batches by its gradients' noise, the learning rate by its halves. Outside the graph."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
+from functools import partial
 from typing import Any, TextIO
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from ospo_cli.errors import CreditError, MissingInputError, ParameterError
+from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
-from ospo_cli.maths.step_advice import Noise, Training, advised, rollouts_over_least, steps_over_exact
+from ospo_cli.maths.gradient_noise import FEWEST_PROMPTS
+from ospo_cli.maths.step_advice import (
+    WORTH_CHANGING,
+    Noise,
+    Rate,
+    Training,
+    advised,
+    proportional_rate,
+    rollouts_over_least,
+    steps_over_exact,
+)
 from ospo_cli.params.whole import Params
 from ospo_cli.report import staleness
 from ospo_cli.report.number_text import plain, short
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.tables import placed
-from ospo_cli.tables.advise import ADVICE
+from ospo_cli.tables.advise import ADVICE, RATE_SEARCH
 from ospo_cli.tables.audit import GRADIENT_AUDIT
 
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+# Learning rates that are tried, over the one that the square root of the step's size asks for.
+TRIED = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 def is_measured(layout: Layout, params: Params, iteration: int) -> bool:
@@ -41,8 +58,8 @@ def check(params: Params) -> None:
         raise ParameterError("update.objective", "reads no token advantages, whose noise is measured", found=objective, expected=known)
 
 
-def execute(layout: Layout, params: Params, iteration: int) -> pl.DataFrame:
-    """Write table advice from table gradient_audit; return it.
+def execute(layout: Layout, params: Params, iteration: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Write table advice from table gradient_audit, and table rate_search from trainings on halves of the batch; return both.
 
     Args:
         layout, params: the project.
@@ -50,7 +67,7 @@ def execute(layout: Layout, params: Params, iteration: int) -> pl.DataFrame:
 
     Raises:
         ParameterError: the objective reads no token advantages.
-        MissingInputError: the gradients were not audited, or under other inputs.
+        MissingInputError: the gradients were not audited, or under other inputs; or the rollouts have no token advantages.
         CreditError: they have no signal.
     """
     check(params)
@@ -62,13 +79,17 @@ def execute(layout: Layout, params: Params, iteration: int) -> pl.DataFrame:
         )
     noise, now = _noise(_own(placed.read(GRADIENT_AUDIT, layout, iteration), params), iteration), _now(params)
     wanted = advised(noise, now)
-    rows = [
-        (name, float(value), float(new), reason, noise.scale, noise.error, noise.floor)
-        for name, value, new, reason in _reasoned(noise, now, wanted)
-    ]
+    rates = [factor * wanted.learning_rate for factor in TRIED]
+    gains = held_out(layout, params, iteration, wanted, rates)
+    found = proportional_rate(rates, gains) if gains.shape[1] >= FEWEST_PROMPTS else None
+    reasoned = _reasoned(noise, now, wanted)
+    reasoned.append(("update.learning_rate", now.learning_rate, *_rate(found, wanted, now, gains.shape[1])))
+    rows = [(name, float(value), float(new), reason, noise.scale, noise.error, noise.floor) for name, value, new, reason in reasoned]
+    searched = _searched(rates, gains, found, wanted)
     table = pl.DataFrame(rows, schema=ADVICE.schema, orient="row")
+    placed.write(searched, RATE_SEARCH, layout, iteration)
     placed.write(table, ADVICE, layout, iteration)
-    return table
+    return table, searched
 
 
 def _own(table: pl.DataFrame, params: Params) -> pl.DataFrame:
@@ -121,15 +142,68 @@ def _reasoned(noise: Noise, now: Training, wanted: Training) -> list[tuple[str, 
             if wanted.epochs == 1
             else f"an iteration of {wanted.groups} groups is mostly signal, which may be taken more than once",
         ),
-        (
-            "update.learning_rate", now.learning_rate, wanted.learning_rate,
-            f"by the square root of groups per step from the present one, which is taken to be right for {now.groups_per_step}",
-        ),
     ]  # fmt: skip
 
 
-def print_result(table: pl.DataFrame, stream: TextIO | None = None) -> None:
-    """Print what was measured, what steps of other sizes would cost, and the advice."""
+def held_out(layout: Layout, params: Params, iteration: int, wanted: Training, rates: list[float]) -> NDArray[np.float64]:
+    """Return [rates, N] what N rollout groups gain from updates on others: `rate_search.held_out_gains` with the advised steps."""
+    from ospo_cli.policies.folder import OPTIMIZER
+    from ospo_cli.policies.opening import load_policy
+    from ospo_cli.policies.starting_point import adapted
+    from ospo_cli.stages import update as stage
+    from ospo_cli.training import rate_search
+    from ospo_cli.training.objectives import objective_of
+    from ospo_cli.training.training_state import Run
+
+    settings = replace(params.update, groups_per_step=wanted.groups_per_step, epochs=wanted.epochs)
+    objective, folder = objective_of(settings), layout.policy(iteration - 1)
+    learned = stage.read(layout, objective, iteration)
+    policy = load_policy(folder, params.policy.threads, trainable=True, made_by=stage.made_by(iteration), project=layout.root)
+    policy = adapted(policy, layout.root, params.policy, params.train.seed)
+    rows, _ = stage.build(layout, params, iteration, objective, learned, policy)
+    if len(rows.groups) < FEWEST_PROMPTS:
+        return np.zeros((len(rates), 0))
+    run = Run(params.train.seed, iteration, params.train.iterations, policy.is_adapter and params.policy.lora_dropout > 0)
+    progress = Progress(f"advise {iteration}", 2 * len(rates), "trainings on a half")
+    search = rate_search.Search(rates, wanted.groups)
+    gains = rate_search.held_out_gains(policy, rows, settings, run, folder / OPTIMIZER, search, partial(progress.advance, 1))
+    progress.close()
+    return gains
+
+
+def _rate(found: Rate | None, wanted: Training, now: Training, judges: int) -> tuple[float, str]:
+    """Return the advised learning rate, and why."""
+    if found is None:
+        reason = f"by the square root of groups per step; {judges} judging rollout groups show no gain at any rate, so none is found"
+        return wanted.learning_rate, reason
+    value = float(f"{found.value:.2g}")
+    is_same = wanted.groups_per_step == now.groups_per_step and 1 / WORTH_CHANGING <= value / now.learning_rate <= WORTH_CHANGING
+    edge = "" if found.is_inside else f", or {'more' if found.kept[-1] > found.kept[0] / 2 else 'less'}"
+    reason = (
+        f"trained on a half of the batch, others' gain stays within a quarter of proportional up to {value:.2g}{edge} "
+        f"(times or over {found.factor:.2g}, one standard error)"
+    )
+    return now.learning_rate if is_same else value, reason
+
+
+def _searched(rates: list[float], gains: NDArray[np.float64], found: Rate | None, wanted: Training) -> pl.DataFrame:
+    judges = gains.shape[1]
+    return pl.DataFrame(
+        {
+            "learning_rate": rates,
+            "gain": gains.mean(axis=1) if judges else np.zeros(len(rates)),
+            "gain_error": gains.std(axis=1) / np.sqrt(judges) if judges else np.zeros(len(rates)),
+            "kept": [None] * len(rates) if found is None else found.kept.tolist(),
+            "groups_per_step": wanted.groups_per_step,
+            "trained_groups": wanted.groups // 2,
+            "judging_groups": judges,
+        },
+        schema=RATE_SEARCH.schema,
+    )
+
+
+def print_result(table: pl.DataFrame, searched: pl.DataFrame, stream: TextIO | None = None) -> None:
+    """Print what was measured, what steps of other sizes would cost, what learning rates gain, and the advice."""
     output = Terminal(stream if stream is not None else sys.stdout)
     first: dict[str, Any] = table.row(0, named=True)
     scale, error, floor = first["noise_scale"], first["noise_scale_error"], first["floor"]
@@ -143,8 +217,23 @@ def print_result(table: pl.DataFrame, stream: TextIO | None = None) -> None:
     output.line()
     output.grid(header, grid, numbers=header)
     output.line()
+    names = ["learning rate", "gain of other groups", "of proportional"]
+    tried = [
+        [
+            f"{row['learning_rate']:.2g}",
+            f"{row['gain']:+.4f} ± {row['gain_error']:.4f}",
+            "" if row["kept"] is None else f"{row['kept']:.0%}",
+        ]
+        for row in searched.iter_rows(named=True)
+    ]
+    output.grid(names, tried, numbers=names)
+    output.line()
     rows = [[row["setting"], _number(row["now"]), _number(row["advised"]), row["reason"]] for row in table.iter_rows(named=True)]
     output.grid(["setting", "now", "to try", "because"], rows, numbers=["now", "to try"])
+
+
+def _share(kept: float | None) -> str:
+    return "" if kept is None else f"{kept:.0%}"
 
 
 def _number(value: float) -> str:

@@ -43,6 +43,7 @@ MEASURES = (
     Measure("after_clipped_fraction", "At the clip after the update", "share of tokens with an advantage, on some groups of the batch"),
     Measure("after_kl", "KL to the sampling policy after the update", "nats per token, on some groups of the batch"),
     Measure("taken_share", "Wished move taken", "what the batch's objective gained, as a share of the most that it could"),
+    Measure("line_factor", "Best on the move's line", "factor of the move, of 0, 1/2, 1 and 2, at which the batch's objective is highest"),
     Measure("last_ratio_99", "Largest ratios", "99 % quantile over tokens in the last step: new over old probability"),
     Measure("last_ratio_01", "Smallest ratios", "1 % quantile over tokens in the last step"),
     Measure(
@@ -74,7 +75,7 @@ MEASURES = (
 
 
 UPDATE_MEASURES = (
-    *("after_clipped_fraction", "after_kl", "taken_share", "last_epoch_kl", "earlier_epoch_kl"),
+    *("after_clipped_fraction", "after_kl", "taken_share", "line_factor", "last_epoch_kl", "earlier_epoch_kl"),
     *("behavior_kl", "reference_kl", "clipped_fraction", "clipped_positive_fraction", "clipped_negative_fraction", "last_ratio_99"),
     *("last_ratio_01", "effective_share", "logprob_mismatch", "policy_loss", "kl_loss", "entropy_loss", "gradient_norm", "moved_relative"),
     *("advantage_rms_answer", "advantage_rms_think", "advantage_rms_tags", "tokens_per_second"),

@@ -82,6 +82,7 @@ def warning_signs(iterations: Rows, token_cap: int, held_out_prompts: int | None
             f"more than {AT_CLIP:.0%} of a batch's tokens at the clip after its update: the clip, not the learning rate, ends the move",
             "smaller batches (fewer rollout.prompts_per_iteration, more train.iterations), fewer update.epochs, or another objective",
         ),
+        _overshoot(iterations),
         _idle_epochs(iterations),
         _ratios(iterations),
         _sign(
@@ -145,6 +146,14 @@ def _ratios(iterations: Rows) -> Sign:
         f"or an effective sample below {LEAST_EFFECTIVE_SHARE:.0%}"
     )
     return _sign("Ratio explosion", found, threshold, "a lower update.learning_rate, fewer update.epochs, or update.dual_clip")
+
+
+def _overshoot(iterations: Rows) -> Sign:
+    factors = [factor for factor, _ in _known(iterations, "line_factor")]
+    short = sum(factor < 1 for factor in factors)
+    found = (short > 0, f"in {short} of {len(factors)} iterations") if factors else None
+    threshold = "half of an update's move, or none, gains its own batch more than the whole"
+    return _sign("Overshoot", found, threshold, "a lower update.learning_rate (`ospo advise`), or fewer update.epochs")
 
 
 def _idle_epochs(iterations: Rows) -> Sign:

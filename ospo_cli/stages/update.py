@@ -107,6 +107,8 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     seconds = time.monotonic() - began
     metrics = update_metrics.over_steps(taken, rows, settings.epochs) | taken_move.after_the_steps(policy, rows, settings) | metrics
     sizes = update_sizes.update_sizes(start, training.weights)
+    _write_policy(layout.policy(iteration), policy, training)
+    metrics |= taken_move.along_the_move(policy, rows, settings, start, training.weights, metrics["taken_share"])  # moves the weights
     metrics |= {
         "moments_carried": carried,
         "loading_seconds": loading_seconds,
@@ -118,7 +120,6 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
         **{f"moved_{kind}_{name}": value for kind, found in sizes.items() for name, value in found.items()},
         "moved_relative": max((found["relative"] for found in sizes.values()), default=0.0),
     }
-    _write_policy(layout.policy(iteration), policy, training)
     if peers.is_first():
         files.write_json(layout.iteration(iteration, "update_steps.json"), update_metrics.curves(taken))
         files.write_json(layout.iteration(iteration, "update_metrics.json"), metrics)
@@ -220,7 +221,6 @@ def build(
 def summary(metrics: dict[str, Any]) -> str:
     """Return one line of what to watch."""
     reference = f", KL to the warm start {metrics['reference_kl']:.4f}" if metrics["reference_kl"] is not None else ""
-    taken = f", {metrics['taken_share']:.0%} of the wished move taken" if metrics["taken_share"] is not None else ""
     clip = metrics["after_clipped_fraction"]
     at_clip = f", {clip:.0%} at the clip at the end" if clip is not None else ""
     silent = f", {metrics['silent_steps']} of {metrics['optimizer_steps']} steps without an advantage" if metrics["silent_steps"] else ""
@@ -229,10 +229,24 @@ def summary(metrics: dict[str, Any]) -> str:
         f"update {metrics['iteration']}: loss {metrics['loss']:+.4f}{preferred}, entropy {metrics['entropy']:.2f}, "
         f"KL to the sampler {metrics['behavior_kl']:.4f}{reference}, last ratios {metrics['last_ratio_01']:.2f} to "
         f"{metrics['last_ratio_99']:.2f}, clipped {metrics['clipped_fraction']:.1%} (+ {metrics['clipped_fraction_positive']:.1%}, "
-        f"- {metrics['clipped_fraction_negative']:.1%}){at_clip}{taken}{silent}, effective sample {metrics['last_effective_share']:.0%}, "
-        f"gradient {metrics['gradient_norm']:.3g}, weights moved by {metrics['moved_relative']:.2%}, "
-        f"filling {metrics['filling_share']:.0%}, {metrics['tokens_per_second']:.0f} tokens/s"
+        f"- {metrics['clipped_fraction_negative']:.1%}){at_clip}{_taken(metrics)}{silent}, "
+        f"effective sample {metrics['last_effective_share']:.0%}, gradient {metrics['gradient_norm']:.3g}, "
+        f"weights moved by {metrics['moved_relative']:.2%}, filling {metrics['filling_share']:.0%}, "
+        f"{metrics['tokens_per_second']:.0f} tokens/s"
     )
+
+
+def _taken(metrics: dict[str, Any]) -> str:
+    share, factor = metrics["taken_share"], metrics["line_factor"]
+    if share is None:
+        return ""
+    further = {
+        0.0: " (none of it were better)",
+        0.5: f" (half of the way {metrics['taken_share_half']:.0%})",
+        1.0: "",
+        2.0: f" (twice as far {metrics['taken_share_double']:.0%})",
+    }[factor]
+    return f", {share:.0%} of the wished move taken{further}"
 
 
 def _peak_bytes(policy: LoadedPolicy) -> int:

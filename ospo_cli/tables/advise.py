@@ -21,3 +21,19 @@ ADVICE = Table(
     ),
     place=Place("ospo advise --iter {iteration}", "iteration"),
 )
+
+RATE_SEARCH = Table(
+    "rate_search",
+    "what learning rates gain on rollout groups that were not trained on (`ospo advise`)",
+    ("learning_rate",),
+    (
+        Column("learning_rate", pl.Float64, "AdamW's"),
+        Column("gain", pl.Float64, "mean over judging rollout groups of Σ w·(π/π_old − 1)·A, in units of advantage"),
+        Column("gain_error", pl.Float64, "its standard error over them"),
+        Column("kept", pl.Float64, "gain over what it would be if gains grew with the rate; null where no gain is shown", nullable=True),
+        Column("groups_per_step", pl.Int32, "rollout groups of a step"),
+        Column("trained_groups", pl.Int32, "rollout groups of each training"),
+        Column("judging_groups", pl.Int32, "rollout groups that judged, over both trainings"),
+    ),
+    place=Place("ospo advise --iter {iteration}", "iteration"),
+)

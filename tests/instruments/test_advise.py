@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -13,8 +14,21 @@ from ospo_cli.layout import Layout
 from ospo_cli.params.whole import Params
 from ospo_cli.report import staleness
 from ospo_cli.tables import parquet, placed
-from ospo_cli.tables.advise import ADVICE
+from ospo_cli.tables.advise import ADVICE, RATE_SEARCH
 from ospo_cli.tables.audit import GRADIENT_AUDIT
+
+
+@pytest.fixture(autouse=True)
+def halves(monkeypatch):
+    """Trainings on halves are not run here: their gains are a parabola whose best rate is `best` times the middle one."""
+    found = {"best": 2.0, "prompts": 8}
+
+    def parabola(layout, params, iteration, wanted, rates):
+        steps = np.array(rates) / wanted.learning_rate
+        return np.outer(steps - steps**2 / (2 * found["best"]), np.linspace(0.9, 1.1, found["prompts"]))
+
+    monkeypatch.setattr(advise, "held_out", parabola)
+    return found
 
 
 def audited(root, scale=97.0, floor=14.5, params=None, error=16.0):
@@ -41,7 +55,7 @@ def audited(root, scale=97.0, floor=14.5, params=None, error=16.0):
 
 def test_the_demos_figures_give_the_regime_that_was_found_by_training(tmp_path):
     layout, params = audited(tmp_path)
-    found = {row["setting"]: (row["now"], row["advised"]) for row in advise.execute(layout, params, 1).iter_rows(named=True)}
+    found = {row["setting"]: (row["now"], row["advised"]) for row in advise.execute(layout, params, 1)[0].iter_rows(named=True)}
     assert found == {
         "update.groups_per_step": (params.update.groups_per_step, 16),
         "rollout.prompts_per_iteration": (params.rollout.prompts_per_iteration, 96),
@@ -59,13 +73,13 @@ def test_equal_audits_give_equal_bytes(tmp_path):
     for name in ("a", "b"):
         layout, params = audited(tmp_path / name)
         advise.execute(layout, params, 1)
-        written.append(layout.iteration(1, "advice.parquet").read_bytes())
+        written.append([layout.iteration(1, f"{name}.parquet").read_bytes() for name in ("advice", "rate_search")])
     assert written[0] == written[1]
 
 
 def told(layout, params):
     stream = io.StringIO()
-    advise.print_result(advise.execute(layout, params, 1), stream)
+    advise.print_result(*advise.execute(layout, params, 1), stream)
     return stream.getvalue()
 
 
@@ -116,3 +130,36 @@ def test_an_objective_without_token_advantages_is_refused(tmp_path, objective):
     other = dataclasses.replace(params, update=dataclasses.replace(params.update, objective=objective))
     with pytest.raises(ParameterError, match=rf"update\.objective: reads no token advantages.*found {objective}"):
         advise.execute(layout, other, 1)
+
+
+def advised_rate(layout, params):
+    return advise.execute(layout, params, 1)[0].filter(setting="update.learning_rate").row(0, named=True)
+
+
+@pytest.mark.parametrize(("best", "factor", "words"), [(1.0, 0.5, "up to 0.00025"), (40.0, 4.0, "or more"), (0.2, 0.25, "or less")])
+def test_the_learning_rate_is_half_of_the_best_one_of_the_halves_or_the_nearest_that_was_tried(tmp_path, halves, best, factor, words):
+    layout, params = audited(tmp_path)
+    halves["best"] = best
+    row = advised_rate(layout, params)
+    assert row["advised"] == pytest.approx(factor * params.update.learning_rate, rel=0.05)
+    assert words in row["reason"]
+    table = placed.read(RATE_SEARCH, layout, 1)
+    assert table["judging_groups"].unique().to_list() == [8]
+    assert (table["gain"] / table["learning_rate"]).is_sorted(descending=True)
+
+
+@pytest.mark.parametrize("prompts", [0, 2])
+def test_halves_too_small_to_judge_leave_the_rate_to_the_square_root_and_say_so(tmp_path, halves, prompts):
+    layout, params = audited(tmp_path, scale=388.0)
+    halves["prompts"] = prompts
+    row = advised_rate(layout, params)
+    assert row["advised"] > params.update.learning_rate
+    assert f"{prompts} judging rollout groups show no gain" in row["reason"]
+    assert "no gain" in told(layout, params)
+    assert placed.read(RATE_SEARCH, layout, 1)["kept"].null_count() == 5
+
+
+def test_a_gain_within_its_noise_finds_no_rate(tmp_path, monkeypatch):
+    layout, params = audited(tmp_path)
+    monkeypatch.setattr(advise, "held_out", lambda *given: np.outer(given[-1], [1.0, -1.0, 2.0, -1.5]))
+    assert "show no gain at any rate" in advised_rate(layout, params)["reason"]

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ospo_cli.maths.step_advice import Noise, Training, advised, learning_rate_for, rollouts_over_least, steps_over_exact
+from ospo_cli.maths.step_advice import Noise, Training, advised, learning_rate_for, proportional_rate, rollouts_over_least, steps_over_exact
 
 SCALE = 40.0
 NOW = Training(groups_per_step=16, groups=384, iterations=4, epochs=1, learning_rate=5e-4)
@@ -92,3 +94,47 @@ def test_epochs_beyond_the_first_are_for_iterations_that_are_mostly_signal():
 
 def test_a_scale_below_one_group_still_gives_a_step_of_one():
     assert advised(Noise(0.2, 0.1, None), NOW) == Training(1, 1, 1536, 1, pytest.approx(1.25e-4))
+
+
+def on_a_bowl(rng, groups, size=20):
+    """Return the rate found from halves on Σ h·x²/2 with noise SCALE·|G|² per group, over the best step of a half, known in closed form."""
+    curvature = np.geomspace(0.1, 2.0, size)
+    gradient = np.sqrt(curvature)
+    halves = gradient + rng.standard_normal((2, groups // 2, size)) * np.sqrt(SCALE * (gradient @ gradient) / size)
+    noise = curvature.sum() * SCALE * (gradient @ gradient) / size / (groups // 2)
+    best = (gradient @ gradient) / (curvature * gradient @ gradient + noise)
+    rates = [best * factor for factor in (0.125, 0.25, 0.5, 1.0, 2.0)]
+    gains = []
+    for mine, others in (halves, halves[::-1]):
+        step = mine.mean(axis=0)
+        gains.append([[rate * other @ step - rate**2 / 2 * (curvature * step @ step) for other in others] for rate in rates])
+    found = proportional_rate(rates, np.concatenate(gains, axis=1))
+    return None if found is None else found.value / best
+
+
+@pytest.mark.parametrize("groups", [256, 1024])
+def test_the_rate_found_from_noisy_halves_of_a_quadratic_problem_is_half_of_their_best_step(groups):
+    """McCandlish et al. 2018, equation 2.7: the best step is |G|²/(GᵀHG + tr(HΣ)/b)."""
+    rng = np.random.default_rng(0)
+    found = [on_a_bowl(rng, groups) for _ in range(60)]
+    assert None not in found
+    assert np.exp(np.mean(np.log(found))) == pytest.approx(0.5, rel=0.1)
+    assert np.std(np.log(found)) < 0.3
+
+
+def test_halves_of_noise_alone_find_no_rate():
+    rng = np.random.default_rng(1)
+    rates = [1.0, 2.0, 4.0, 8.0, 16.0]
+    found = [proportional_rate(rates, np.outer(rates, rng.standard_normal(40))) for _ in range(200)]
+    assert sum(rate is not None for rate in found) <= 12  # one side of two standard errors
+
+
+@given(st.floats(0.1, 10.0), st.floats(1.6, 7.0))
+def test_gains_in_other_units_and_rates_in_other_units_change_nothing_else(unit, best):
+    rates = np.array([0.25, 0.5, 1.0, 2.0, 4.0])
+    gains = np.outer(rates - rates**2 / (2 * best), [1.0, 1.1, 0.9])
+    found, scaled = proportional_rate(rates, gains), proportional_rate(rates * unit, 3 * gains)
+    assert scaled.value == pytest.approx(unit * found.value)
+    assert found.value == pytest.approx(best / 2, rel=0.08)
+    assert found.is_inside
+    np.testing.assert_allclose(found.kept, scaled.kept)

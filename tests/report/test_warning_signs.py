@@ -13,7 +13,7 @@ from tests.tables.sampled import sampled_frame
 HEALTHY = {
     "tokens": 20.0, "cut_off_share": 0.0, "repeated_words": 0.1, "entropy": 1.5, "degenerate_share": 0.2,
     "untagged_share": 0.0, "clipped_fraction": 0.1, "segments": 5.0,
-    "after_clipped_fraction": 0.2, "last_epoch_kl": 0.02, "earlier_epoch_kl": 0.01, "last_ratio_01": 0.9, "last_ratio_99": 1.1, "effective_share": 0.98, "logprob_mismatch": 1e-6,
+    "after_clipped_fraction": 0.2, "line_factor": 2.0, "last_epoch_kl": 0.02, "earlier_epoch_kl": 0.01, "last_ratio_01": 0.9, "last_ratio_99": 1.1, "effective_share": 0.98, "logprob_mismatch": 1e-6,
 }  # fmt: skip
 
 
@@ -42,6 +42,7 @@ def test_a_healthy_run_crosses_no_threshold():
         ("Ratio explosion", {}, {"last_ratio_01": 0.2}),
         ("Ratio explosion", {}, {"effective_share": 0.4}),
         ("Held by the clip", {}, {"after_clipped_fraction": 0.6}),
+        ("Overshoot", {}, {"line_factor": 0.5}),
         ("Idle epochs", {}, {"last_epoch_kl": 0.0101}),
         ("Sampler mismatch", {"logprob_mismatch": 0.02}, {}),
         ("Too few segments", {}, {"segments": 1.4}),

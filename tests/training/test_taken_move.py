@@ -13,6 +13,7 @@ from ospo_cli.params.update import Update
 from ospo_cli.policies.opening import load_policy
 from ospo_cli.report.iteration_measures import UPDATE_MEASURES
 from ospo_cli.stages import rollout, update
+from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
 from ospo_cli.tables.placed import read
 from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.training import forward, taken_move, update_metrics
@@ -100,7 +101,7 @@ def test_a_larger_step_takes_more_of_the_move_and_reaches_the_clip(layout, capsy
     assert "at the clip at the end" in capsys.readouterr().err
     assert (little["last_epoch_kl"], little["earlier_epoch_kl"]) == (None, None)
     assert much["last_epoch_kl"] > 0
-    assert {name for name in UPDATE_MEASURES if name.startswith(("after_", "taken_", "last_epoch", "earlier"))} <= much.keys()
+    assert {name for name in UPDATE_MEASURES if name.startswith(("after_", "taken_", "line_", "last_epoch", "earlier"))} <= much.keys()
 
 
 @pytest.mark.parametrize("objective", ["sft", "dpo"])
@@ -135,6 +136,35 @@ def test_the_move_is_taken_from_where_the_steps_began_and_the_divergence_from_th
     assert abs(apart["taken_share"]) > 0.1
     assert apart["after_kl"] == pytest.approx(0, abs=1e-6)
     assert moved["after_kl"] == pytest.approx(np.expm1(0.1) - 0.1, rel=1e-2)
+
+
+@pytest.mark.parametrize(("learning_rate", "factor"), [(2e-5, 2.0), (8e-2, 0.0)])
+def test_the_line_through_the_move_is_that_of_policies_moved_by_hand(layout, learning_rate, factor):
+    metrics = updated(layout, objective="mirror-descent", mirror_beta=1.0, learning_rate=learning_rate)
+    before, after = (load_policy(layout.policy(number), 1).model.state_dict() for number in (0, 1))
+    rows = to_rows(read(ROLLOUTS, layout, 1), read(TOKEN_ADVANTAGES, layout, 1), tiny_params().rollout, 1)
+    settings = tiny_params(update={"objective": "mirror-descent", "mirror_beta": 1.0}).update
+    for name, times in (("taken_share_half", 0.5), ("taken_share", 1.0), ("taken_share_double", 2.0)):
+        moved = load_policy(layout.policy(0), 1)
+        moved.model.load_state_dict({key: begun + times * (after[key] - begun) for key, begun in before.items()})
+        assert metrics[name] == pytest.approx(taken_move.after_the_steps(moved, rows, settings)["taken_share"], rel=1e-3, abs=1e-5)
+    assert metrics["line_factor"] == factor
+
+
+def test_the_policy_that_is_written_is_the_one_before_the_line_was_searched(layout, monkeypatch):
+    updated(layout, learning_rate=2e-3)
+    searched = (layout.policy(1) / "model.safetensors").read_bytes()
+    monkeypatch.setattr(
+        taken_move, "along_the_move", lambda *given: {"line_factor": 1.0, "taken_share_half": 0.0, "taken_share_double": 0.0}
+    )
+    updated(layout, learning_rate=2e-3)
+    assert (layout.policy(1) / "model.safetensors").read_bytes() == searched
+
+
+def test_a_batch_without_signal_has_no_line_to_search(layout):
+    write_advantages(layout, 1, word="☃")
+    metrics = updated(layout)
+    assert {metrics[name] for name in ("line_factor", "taken_share_half", "taken_share_double")} == {None}
 
 
 def _without_advantages(layout):
