@@ -131,14 +131,15 @@ def _warm_start(params: Params, _: int) -> Node:
     inputs = prepared("documents", "prompts", "teacher_pairs")
     sections: tuple[str, ...] = ("train.seed", "policy", "warm_start")
     teacher, training = params.warm_start.teacher, [params.score_coalitions.retriever]
-    if teacher == "judgments":
+    looks = ("looks",) if params.warm_start.look_every else ()
+    if teacher == "judgments" or looks:
         inputs += prepared("qrels", "pools") + retriever_files(params, training)
-        sections += ("retrieval", "score_coalitions")
+        sections += ("retrieval", "score_coalitions", *(("rollout",) if looks else ()))
     if teacher == "file":
         inputs += (params.warm_start.pairs_file,)
     if params.policy.base != "config":
         inputs += (params.policy.base,)
-    uses = (("ospo_cli.stages.warm_start", (teacher,)), *_retrievers(params, training))
+    uses = (("ospo_cli.stages.warm_start", (teacher, *looks)), *_retrievers(params, training))
     return Node("warm-start", None, inputs, outputs=(str(_AT.policy(0)),), sections=sections, uses=uses)
 
 

@@ -32,6 +32,15 @@ class WarmStart:
     warmup_steps: int = parameter(20, "steps over which the learning rate rises", minimum=0, when="teacher: source, judgments or file")
     weight_decay: float = parameter(0.0, "AdamW's weight decay", minimum=0, when="teacher: source, judgments or file")
     max_gradient_norm: float = parameter(1.0, "gradient clipping; 0 never clips", minimum=0, when="teacher: source, judgments or file")
+    look_every: int = parameter(
+        0,
+        "steps between looks at 64 dev prompts (value of greedy answers, of 8 samples, of the best of them); 0 never looks",
+        minimum=0,
+        when="teacher: source, judgments or file",
+    )
+    patience: int = parameter(
+        0, "stop where so many looks in a row have not raised the best of 8; 0 takes all steps", minimum=0, when="look_every not 0"
+    )
     title_characters: int = parameter(
         45, "longest title or entry in an answer, in whole words (teacher: judgments)", minimum=1, when="teacher: judgments"
     )
@@ -52,3 +61,7 @@ class WarmStart:
                 f"{where}.pairs_file", f"has no effect: teacher {self.teacher} does not read it", found=self.pairs_file,
                 expected="teacher: file, or no file",
             )  # fmt: skip
+        if self.patience and not self.look_every:
+            raise ParameterError(
+                f"{where}.patience", "has no looks to wait for", found=self.patience, expected=f"{where}.look_every above 0"
+            )

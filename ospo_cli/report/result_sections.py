@@ -12,6 +12,7 @@ from ospo_cli.report.system_names import decoding_label, metric_label, system_la
 
 _LOSSES = 8  # worst losses on the page
 _STYLES = {"raw-query": "reference", "oracle": "reference", "policy-000": "start"}
+_AGAINST = ("entropy", "divergence")  # of the policies, nats per token
 _WIDE, _NARROW, _SMALL = (1040, 360, 150), (380, 300, 104), (470, 250, 112)  # width, height, room for names
 
 
@@ -71,7 +72,8 @@ def curves(data: dict[str, Any]) -> dict[str, Any] | None:
     return {
         "wide": _chart(summary, training, *_WIDE),
         "narrow": _chart(summary, training, *_NARROW),
-        "sharpness": _sharpness(summary),
+        "sharpness": _sharpness(summary)
+        | {"charts": [(name, _chart(summary, training, *_SMALL, name)) for name in _AGAINST if summary["sharpness"]]},
         "small": [(name, _chart(summary, name, *_SMALL)) for name in others],
     }
 
@@ -93,21 +95,28 @@ def _sharpness(summary: dict[str, Any]) -> dict[str, Any]:
     return {"heads": [decoding_label(name) for name in decodings], "rows": rows}
 
 
-def _chart(summary: dict[str, Any], retriever: str, width: int, height: int, margin_right: int) -> Drawing:
+def _chart(summary: dict[str, Any], retriever: str, width: int, height: int, margin_right: int, against: str = "iteration") -> Drawing:
+    """Return the policies' values by iteration, or by a measure of sharpness."""
     values, metric = summary["values"], summary["metric"]
+    policies = [system for system in summary["systems"] if system.startswith("policy-")]
+    if against == "iteration":
+        places = {system: float(system.removeprefix("policy-")) for system in policies}
+    else:
+        places = {system: round(summary["sharpness"][system][against], 2) for system in policies if system in summary["sharpness"]}
     lines = []
     for decoding in ("greedy", "sampled"):
-        points = [
-            (float(system.removeprefix("policy-")), cell["mean"], cell["low"], cell["high"])
-            for system in summary["systems"]
-            if system.startswith("policy-") and (cell := values[system].get(decoding, {}).get(retriever, {}).get(metric))
-        ]
+        points = sorted(
+            (place, cell["mean"], cell["low"], cell["high"])
+            for system, place in places.items()
+            if (cell := values[system].get(decoding, {}).get(retriever, {}).get(metric))
+        )
         if points:
             lines.append(Line((decoding,), decoding, points))
     references = [system for system in ("raw-query", "oracle") if system in values]
     levels = [Level(system_label(system), values[system]["none"][retriever][metric]["mean"]) for system in references]
-    label = f"{metric_label(metric)} by iteration, {retriever}"
-    return line_chart(lines, Frame(label, "iteration", width, height, margin_right, zero="warm start"), levels)
+    label = f"{metric_label(metric)} by {against}, {retriever}"
+    zero = "" if against == "entropy" else "warm start"
+    return line_chart(lines, Frame(label, against, width, height, margin_right, zero=zero), levels)
 
 
 def methods(data: dict[str, Any]) -> list[dict[str, Any]]:

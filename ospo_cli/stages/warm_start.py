@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pkgutil
+import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,8 +29,9 @@ from ospo_cli.tables.prepared import DOCUMENTS, PROMPTS, TEACHER_PAIRS
 if TYPE_CHECKING:
     from ospo_cli.policies.folder import LoadedPolicy
 
-# What is loaded only where warm_start.teacher asks for it: then the first policy depends on the reward, and the graph knows.
-LOADED = {"judgments": "ospo_cli.rewards.judged_teacher:teacher_pairs"}
+# What is loaded only where warm_start.teacher or look_every asks for it: then the first policy depends on the reward, and the graph knows.
+LOADED = {"judgments": "ospo_cli.rewards.judged_teacher:teacher_pairs", "looks": "ospo_cli.training.dev_looks:looker"}
+Look = Callable[["LoadedPolicy"], dict[str, float]]
 
 
 class Reads(Protocol):
@@ -60,7 +63,8 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
         temporary = Path(peers.told_by_first(str(own)))
         if metrics["steps"]:
             policy = cut(load_policy(temporary, params.policy.threads, trainable=True, project=layout.root))
-            metrics |= warm_start(policy, prompts, pairs, params, layout.cache / "warm_start")
+            look = _looker(layout, params, prompts) if settings.look_every else None
+            metrics |= warm_start(policy, prompts, pairs, params, layout.cache / "warm_start", look)
             save_policy(policy, temporary)
         if is_first:
             # No durations in this file: it lies in the policy folder, and equal input is to give equal bytes there.
@@ -68,7 +72,16 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     return metrics
 
 
-def warm_start(policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame, params: Reads, cache: Path) -> dict[str, Any]:
+def _looker(layout: Layout, params: Reads, prompts: pl.DataFrame) -> Look:
+    if peers.count() > 1:
+        raise ParameterError("warm_start.look_every", "is of one process", found=f"{peers.count()} processes", expected="0")
+    made: Look = pkgutil.resolve_name(LOADED["looks"])(layout, params, prompts)
+    return made
+
+
+def warm_start(
+    policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame, params: Reads, cache: Path, look: Look | None = None
+) -> dict[str, Any]:
     """Train the policy in place on (prompt, completion) pairs; return counts and the curves of the training.
 
     Args:
@@ -77,6 +90,7 @@ def warm_start(policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame,
         pairs: table teacher_pairs.
         params: sections warm_start and policy, and the seed.
         cache: folder of the checkpoint.
+        look: measures the policy every `look_every` steps and at the end, None where it is not asked for.
 
     Raises:
         PolicyError: a pair does not fit the context.
@@ -97,20 +111,26 @@ def warm_start(policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame,
     checkpoint = Checkpoint(cache / key)
     training = Training(policy.model, settings.weight_decay, settings.max_gradient_norm)
     progress = Progress("warm-start", settings.steps, "steps")
-    curves = supervised.train(policy, examples, training, checkpoint, settings, run, partial(progress.advance, 1))
+    curves, looks = supervised.train(policy, examples, training, checkpoint, settings, run, partial(progress.advance, 1), look)
     progress.close()
     checkpoint.remove()
+    steps = len(curves["loss"])
+    if steps < settings.steps:
+        sys.stderr.write(
+            f"warm-start: stopped after {steps} of {settings.steps} steps: {settings.patience} looks without a better best of 8\n"
+        )
     tail = curves["loss"][-max(1, len(curves["loss"]) // 10) :]
     return {
         "prompts": pairs["prompt_id"].n_unique(),
         "trained_weights": sum(weight.numel() for weight in training.weights.values()),
         "mean_prompt_tokens": float(np.mean([len(prompt) for prompt, _ in examples])),
         "mean_completion_tokens": float(np.mean([len(ids) for _, ids in examples])),
-        "epochs": settings.steps * min(settings.batch_size, len(examples)) / len(examples),
+        "steps": steps,
+        "epochs": steps * min(settings.batch_size, len(examples)) / len(examples),
         "first_loss": curves["loss"][0],
         "last_loss": float(np.mean(tail)),
         "curves": curves,
-    }
+    } | ({"looks": looks} if look else {})
 
 
 def planned_steps(pairs: int, settings: WarmStart) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -71,28 +72,33 @@ def train(
     settings: WarmStart,
     run: Run,
     progress: Callable[[str, bool], None] = lambda note, was_done: None,
-) -> dict[str, list[float]]:
-    """Train in place; return the curves: loss per completion token in nats, gradient norm, learning rate.
+    look: Callable[[LoadedPolicy], dict[str, float]] | None = None,
+) -> tuple[dict[str, list[float]], list[dict[str, float]]]:
+    """Train in place; return the curves (loss per completion token in nats, gradient norm, learning rate) and the looks.
 
     Args:
         policy: loaded trainable.
         pairs: token ids of prompt and completion (end token included).
         training: the policy's weights and optimiser.
         checkpoint: where a cut-off run resumes.
-        settings: section warm_start; all of its steps are taken.
+        settings: section warm_start; all of its steps are taken, unless `patience` looks in a row raise no best of 8.
         run: seed and dropout.
         progress: called for each step with a short note, and whether the step was done before a cut.
+        look: measures the policy every `look_every` steps and after the last.
 
     Raises:
         PolicyError: the loss is not finite.
     """
     finished, notes = checkpoint.restore(training)
+    looks: list[dict[str, float]] = notes.get("looks", [])
     curves: dict[str, list[float]] = notes.get("curves", {"loss": [], "gradient_norm": [], "learning_rate": []})
     plan = batches([len(prompt) + len(completion) for prompt, completion in pairs], settings.batch_size, settings.steps, run.seed)
     policy.model.train(run.dropout)
     for step in range(finished):
         progress(f"loss {curves['loss'][step]:.3f}", True)
     for step in range(finished, settings.steps):
+        if settings.patience and waited(looks) >= settings.patience:
+            break
         groups = [Group(pairs[index][0], [pairs[index][1]]) for index in plan[step]]
         with seeded_dropout(run.seed, f"supervised dropout/{step}", run.dropout):
             value = _accumulate(policy, groups)
@@ -105,10 +111,25 @@ def train(
         norm = training.step(rate)
         for name, number in (("loss", value), ("gradient_norm", norm), ("learning_rate", rate)):
             curves[name].append(number)
-        checkpoint.offer(training, step + 1, {"curves": curves})
+        if look and ((step + 1) % settings.look_every == 0 or step + 1 == settings.steps):
+            looks.append({"step": step + 1} | look(policy))
+            sys.stderr.write(
+                "warm-start: " + ", ".join(f"{name.replace('_', ' ')} {found:.3g}" for name, found in looks[-1].items()) + "\n"
+            )
+        checkpoint.offer(training, step + 1, {"curves": curves, "looks": looks})
         progress(f"loss {value:.3f}", False)
     policy.model.eval()
-    return curves
+    return curves, looks
+
+
+def waited(looks: Sequence[dict[str, float]]) -> int:
+    """Return how many looks there were since the first with the highest best of 8.
+
+    >>> waited([{"best_of_8": value} for value in (0.2, 0.7, 0.6, 0.7)])
+    2
+    """
+    values = [look["best_of_8"] for look in looks]
+    return len(values) - 1 - values.index(max(values)) if values else 0
 
 
 def _accumulate(policy: LoadedPolicy, groups: Sequence[Group]) -> float:

@@ -228,6 +228,9 @@ def test_with_further_rounds_rollouts_are_stale_after_a_change_of_reward_and_wit
         "warm-start": node(
             "warm-start", None, dataclasses.replace(DEMO, warm_start=dataclasses.replace(DEMO.warm_start, teacher="judgments"))
         ),
+        "warm-start, looking": node(
+            "warm-start", None, dataclasses.replace(DEMO, warm_start=dataclasses.replace(DEMO.warm_start, look_every=100))
+        ),
         "score-queries": node("score-queries", None, DEMO),
     }
     old = hashes(package, nodes)

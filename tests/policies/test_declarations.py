@@ -193,5 +193,5 @@ def test_the_warm_start_learns_the_likelihood_among_spelled_ids(padded, tmp_path
     expected, _ = token_logprobs(policy.model, batch, 1.0, unspelled=policy.unspelled)
     settings = WarmStart(steps=1, batch_size=1)
     training = Training(policy.model, 0.0, 1.0)
-    curves = supervised.train(policy, [(prompt, ids)], training, Checkpoint(tmp_path / "c"), settings, Run(0, 0))
+    curves, _ = supervised.train(policy, [(prompt, ids)], training, Checkpoint(tmp_path / "c"), settings, Run(0, 0))
     assert curves["loss"][0] == pytest.approx(-float(expected.mean()), abs=1e-6)

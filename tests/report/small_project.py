@@ -178,7 +178,8 @@ def write_evaluation(layout: Layout, values: Params, hostile="") -> None:
         "tokens": 30,
         "best_of_samples": {"best": best, "mean": interval, "prompts": 3, "group_size": 2},
     }
-    sharpness = {"sharpness": dict.fromkeys(names, measures), "malformed": {}}
+    sharpness = {name: measures | {"entropy": 1.0 - 0.1 * k, "divergence": 0.1 * k} for k, name in enumerate(names)}
+    sharpness = {"sharpness": sharpness, "malformed": {}}
     summary = summarise(frame, values, chosen["decodings"]) | {"against_raw_query": judged, "choice": chosen, "headroom": headroom}
     write_text(layout.evaluation("summary.json"), json.dumps(summary | sharpness, sort_keys=True))
     write_text(layout.evaluation("wins_and_losses.csv"), verdict.as_csv(rows))

@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -162,3 +163,16 @@ def test_credit_of_the_group_game_is_not_called_a_share_of_the_reward(ordinary):
     told = " ".join(Reader(page).text.split())
     assert "its share of the reward (estimator myerson)" in told
     assert "the advantage that estimator splice gave to its tokens: not by that share" in told
+
+
+def test_values_stand_against_entropy_and_divergence_in_their_order(ordinary):
+    _, data, page = ordinary
+    sharpness, values = data["summary"]["sharpness"], data["summary"]["values"]
+    for name in ("entropy", "divergence"):
+        line = re.search(rf'aria-label="nDCG@10 by {name}, bm25".*?<polyline points="([^"]*)" class="line greedy"', page, re.DOTALL)
+        points = [tuple(map(float, pair.split(","))) for pair in line[1].split()]
+        assert [x for x, _ in points] == sorted(x for x, _ in points)
+        by_place = sorted((sharpness[system][name], values[system]["greedy"]["bm25"]["ndcg@10"]["mean"]) for system in sharpness)
+        heights = [-y for _, y in points]
+        assert np.argsort(heights).tolist() == np.argsort([value for _, value in by_place]).tolist()
+    assert page.count("<figcaption>by ") == 2

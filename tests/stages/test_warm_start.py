@@ -5,13 +5,20 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ospo_cli.errors import MissingInputError, ParameterError, PolicyError, TableError
+from ospo_cli.errors import MissingInputError, ParameterError, PolicyError, SourceError, TableError
 from ospo_cli.layout import Layout
 from ospo_cli.params.warm_start import WarmStart
+from ospo_cli.policies.opening import load_policy
+from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.judged_teacher import judged_answers, whole_words
+from ospo_cli.rewards.judgments import read_prepared
+from ospo_cli.sampling import held_out
+from ospo_cli.sampling.causal_lm import Sampler
+from ospo_cli.sampling.sampler import Request
 from ospo_cli.stages import rollout, warm_start
-from ospo_cli.tables import parquet
+from ospo_cli.tables import parquet, placed
 from ospo_cli.tables.prepared import DOCUMENTS, PROMPTS, QRELS, TEACHER_PAIRS
+from ospo_cli.text.composition import served
 from ospo_cli.training import supervised
 from ospo_cli.training.training_state import Training
 from tests.policies.tiny import folder_bytes, tiny_params, write_prepared, write_tiny_policy
@@ -244,3 +251,81 @@ def test_an_empty_completion_of_ones_own_pairs_is_refused(tmp_path, completion):
     values = tiny_params(warm_start={"teacher": "file", "pairs_file": "pairs.parquet"})
     with pytest.raises(TableError, match=r"pairs\.parquet: column completion: is empty: found 1 such, the first of prompt p01"):
         warm_start.execute(layout, values)
+
+
+def with_dev(root):
+    """Write a project whose last two prompts are dev prompts."""
+    layout = write_prepared(root)
+    prompts = placed.read(PROMPTS, layout).with_columns(split=pl.col("split").replace("test", "dev"))
+    placed.write(prompts, PROMPTS, layout)
+    return layout
+
+
+LOOKING = {"steps": 9, "look_every": 4}
+
+
+def test_looks_are_those_of_the_policies_that_shorter_warm_starts_write(tmp_path, capsys):
+    layout, params = with_dev(tmp_path / "whole"), tiny_params(warm_start={**LOOKING, "schedule": "constant"})
+    metrics = warm_start.execute(layout, params)
+    assert [look["step"] for look in metrics["looks"]] == [4, 8, 9]
+    assert "warm-start: step 4, greedy " in capsys.readouterr().err
+    reward = JudgedReward(read_prepared(layout), params)
+    dev = placed.read(PROMPTS, layout).filter(split="dev").sort("prompt_id")
+    for look in metrics["looks"]:
+        shorter = with_dev(tmp_path / f"{look['step']:.0f}")
+        warm_start.execute(shorter, tiny_params(warm_start={"steps": int(look["step"]), "schedule": "constant"}))
+        sampler = Sampler(load_policy(shorter.policy(0), 1))
+        asked = held_out.rendered(sampler, dev, params.rollout)
+        names = [[f"warm start:{name}:{index}" for index in range(9)] for name in dev["prompt_id"]]
+        groups = sampler.sample(Request.of(params.rollout, params.train.seed, asked, names), greedy_rows=1)
+        values = [
+            [reward.values([name], [served(query, row.text, "replace").query])[0] for row in group]
+            for (name, query), group in zip(dev.select("prompt_id", "query").iter_rows(), groups, strict=True)
+        ]
+        assert look["greedy"] == pytest.approx(np.mean([row[0] for row in values]))
+        assert look["sampled"] == pytest.approx(np.mean([row[1:] for row in values]))
+        assert look["best_of_8"] == pytest.approx(np.mean([max(row[1:]) for row in values]))
+
+
+def test_looking_changes_no_weight(tmp_path):
+    plain, looking = with_dev(tmp_path / "plain"), with_dev(tmp_path / "looking")
+    warm_start.execute(plain, tiny_params(warm_start={"steps": 9}))
+    warm_start.execute(looking, tiny_params(warm_start=LOOKING))
+    assert (plain.policy(0) / "model.safetensors").read_bytes() == (looking.policy(0) / "model.safetensors").read_bytes()
+
+
+def test_it_stops_where_the_best_of_8_no_longer_rises_also_after_a_cut(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OSPO_CHECKPOINT_SECONDS", "0")
+    values = {1: 0.2, 2: 0.5, 3: 0.4, 4: 0.5, 5: 0.9}
+    params = tiny_params(warm_start={"steps": 6, "look_every": 1, "patience": 2})
+
+    def run(layout, cut_at=0):
+        seen = []
+
+        def look(policy):
+            seen.append(policy)
+            if len(seen) == cut_at:
+                raise KeyboardInterrupt
+            return {"best_of_8": values[len(seen)]}
+
+        monkeypatch.setattr(warm_start, "_looker", lambda *given: look)
+        return warm_start.execute(layout, params)
+
+    metrics = run(with_dev(tmp_path / "through"))
+    assert (metrics["steps"], [look["step"] for look in metrics["looks"]]) == (4, [1, 2, 3, 4])
+    assert "stopped after 4 of 6 steps: 2 looks without a better best of 8" in capsys.readouterr().err
+    cut = with_dev(tmp_path / "cut")
+    with pytest.raises(KeyboardInterrupt):
+        run(cut, cut_at=4)
+    values = {1: 0.5}
+    assert run(cut) == metrics
+    assert folder_bytes(cut.policy(0)) == folder_bytes(Layout(tmp_path / "through").policy(0))
+
+
+def test_looks_without_dev_prompts_and_patience_without_looks_are_refused(tmp_path):
+    layout = write_prepared(tmp_path)
+    with pytest.raises(SourceError, match=r"no prompt in split dev to look at.*warm_start\.look_every"):
+        warm_start.execute(layout, tiny_params(warm_start=LOOKING))
+    assert not layout.policy(0).exists()
+    with pytest.raises(ParameterError, match=r"warm_start\.patience: has no looks.*look_every above 0"):
+        WarmStart(patience=2).check("warm_start")
