@@ -98,15 +98,18 @@ def gate(
     policy: Annotated[str, typer.Option("--policy", help="Number of a policy, or a folder.", show_default="the last one")] = "",
     bound: Annotated[
         float, typer.Option("--bound", min=0.001, max=0.5, help="Largest mean loss of rewritten queries, in the metric's units.")
-    ] = 0.05,
+    ] = 0.1,
     confidence: Annotated[float, typer.Option("--confidence", min=0.5, max=0.999, help="That the loss stays below the bound.")] = 0.9,
     retriever: Annotated[str, typer.Option("--retriever", help="Search engine.", show_default="score_coalitions.retriever")] = "",
+    without_search: Annotated[
+        bool, typer.Option("--without-search", help="Look at the policy's confidence and the words alone, never at result lists.")
+    ] = False,
     project: Project = HERE,
 ) -> None:
     """Decide when to rewrite: certify a gate on dev queries, show it on test; `ospo rewrite` and `serve` apply it (docs/rewrite.md)."""
     from ospo_cli.instruments import gate as instrument
 
-    made, curve, path = instrument.execute(project, policy, bound, confidence, retriever)
+    made, curve, path = instrument.execute(project, policy, bound, confidence, retriever, not without_search)
     for line in [*instrument.in_words(made), *instrument.curve_lines(curve)]:
         typer.echo(line)
     applied = "`ospo rewrite` applies it to this policy until the file is removed, `ospo evaluate` shows it"

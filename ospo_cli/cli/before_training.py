@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ospo_cli.cli.app import BEFORE_TRAINING, app
 from ospo_cli.cli.options import HERE, Project, Wait, alone, names_of, opened, say, spread
 from ospo_cli.errors import OspoError
+
+if TYPE_CHECKING:
+    from ospo_cli.instruments.plan import Counts
 
 
 @app.command("init", rich_help_panel=BEFORE_TRAINING)
@@ -108,6 +112,7 @@ def graph(
 @app.command("plan", rich_help_panel=BEFORE_TRAINING)
 def plan(
     actual: Annotated[bool, typer.Option("--actual", help="Count nothing: print the last plan against what the stages took.")] = False,
+    counts: Annotated[bool, typer.Option("--counts", help="Count the work, in seconds of time; sample no rates, write nothing.")] = False,
     cluster: Annotated[
         Path | None, typer.Option("--cluster", help="Instead: the last plan on GPUs, cores and rates of a YAML file (docs/scale.md).")
     ] = None,
@@ -128,8 +133,20 @@ def plan(
             raise OspoError(layout.plan("plan.parquet"), "no such file", remedy="run `ospo plan` first")
         planning.print_actual(found)
         return
+
+    def tell(runs: Mapping[str, int], exact: Counts) -> bool:
+        planning.print_counts(runs, exact)
+        if not counts:
+            typer.echo("Rates are sampled, since not all stages have run here; some tens of seconds. --counts leaves it out.\n")
+        return not counts
+
+    if not layout.prepared("prompts.parquet").is_file():
+        say("plan", "reads the data set first, as `ospo prepare-data` does")
     with alone(project, "plan", wait):
-        planning.print_plan(*planning.plan(layout, parameters))
+        made = planning.plan(layout, parameters, tell)
+    if made is None:
+        return
+    planning.print_plan(*made)
     say("plan", f"wrote {layout.plan('plan.parquet')}, plan.json")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,28 @@ from ospo_cli.maths.statistics import Resamples
 from ospo_cli.rewards.opening import open_reward
 from ospo_cli.rewriting import gate as gates
 from ospo_cli.rewriting.chosen import Chosen, choose
-from ospo_cli.rewriting.decision import Candidate
-from ospo_cli.rewriting.gate import FEATURES, Gate
-from ospo_cli.rewriting.rewriter import Asked, Rewrite, Rewriter
+from ospo_cli.rewriting.gate import Gate, expanded, feature_names
+from ospo_cli.rewriting.rewriter import Asked, Rewriter, known_features
 from ospo_cli.tables import parquet, placed
 from ospo_cli.tables.gate import GATE_CURVE
 from ospo_cli.tables.prepared import PROMPTS
 
 Values = NDArray[np.float64]
-# Shares of the queries that are tried, strictest first, and where sequences of tests begin: small samples cannot pass at small shares.
-SHARES = np.round(np.arange(0.05, 1.0001, 0.05), 2)
-STARTS = (9, 19)
-RIDGE = 10.0
+SHARES = np.round(np.arange(0.05, 1.0001, 0.05), 2)  # of the queries, that are tried
+HALF = 9  # place of 50 %, from where one sequence of tests begins
+RIDGE = 100.0
+FOLDS = 5
 FEWEST = 40
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a gate is to be: for which policy, looking at whose result lists (empty: at none), and what it is to hold."""
+
+    policy: str
+    retriever: str
+    bound: float
+    confidence: float
 
 
 @dataclass(frozen=True)
@@ -56,8 +65,12 @@ class Answered:
         return np.maximum(-self.gains, 0.0)
 
 
-def execute(project: Path, policy: str, bound: float, confidence: float, retriever: str = "") -> tuple[Gate, pl.DataFrame, Path]:
+def execute(
+    project: Path, policy: str, bound: float, confidence: float, retriever: str = "", looks_at_lists: bool = True
+) -> tuple[Gate, pl.DataFrame, Path]:
     """Make the gate of a policy and write it and table gate_curve to data/gates; return gate, curve and the gate's path.
+
+    `looks_at_lists`: the gate also looks at the retriever's result lists, which have to be had wherever the policy rewrites.
 
     Raises:
         PolicyError, MissingInputError: the policy or a prepared table is missing.
@@ -69,19 +82,22 @@ def execute(project: Path, policy: str, bound: float, confidence: float, retriev
             chosen.folder, "has no project", expected="a project with judged dev and test queries", remedy="--project names one"
         )
     rewriter = Rewriter.opened(chosen, with_gate=False)  # an earlier gate may be of the policy before
-    dev, test = (answered(chosen, rewriter, split, retriever) for split in ("dev", "test"))
+    name = retriever or chosen.params.score_coalitions.retriever
+    if looks_at_lists:
+        rewriter.engine = chosen.engine(name, "ospo gate")
+    dev, test = (answered(chosen, rewriter, split, name) for split in ("dev", "test"))
     for split, found in (("dev", dev), ("test", test)):
         if found.is_open.sum() < FEWEST:
             count = int(found.is_open.sum())
             raise OspoError("ospo gate", f"too few {split} queries with a rewrite", found=count, expected=f"at least {FEWEST}")
-    made, fit_facts = fit(dev, bound, confidence, rewriter.policy.content_hash, chosen.params.train.seed)
-    name = chosen.folder.name
-    table = curve(test, made, name, chosen.params.train.seed)
-    facts = fit_facts | outcome(test, made, chosen.params.train.seed) | {"retriever": retriever or chosen.params.score_coalitions.retriever}
-    made = Gate(**{**vars(made), "facts": facts})
-    path = chosen.project.gates(f"{name}.json")
+    seed, number = chosen.params.train.seed, chosen.folder.name
+    wanted = Wanted(rewriter.policy.content_hash, name if looks_at_lists else "", bound, confidence)
+    made, facts = fit(dev, wanted, seed)
+    table = curve(test, made, number, seed)
+    made = replace(made, facts=facts | outcome(test, made, seed) | {"retriever": name})
+    path = chosen.project.gates(f"{number}.json")
     gates.write(path, made)
-    parquet.write(table, path.with_name(f"{name}_curve.parquet"), GATE_CURVE)
+    parquet.write(table, path.with_name(f"{number}_curve.parquet"), GATE_CURVE)
     return made, table, path
 
 
@@ -92,64 +108,74 @@ def answered(chosen: Chosen, rewriter: Rewriter, split: str, retriever: str) -> 
     prompts = placed.read(PROMPTS, chosen.project).filter(pl.col("split") == split).sort("prompt_id")
     asked = [Asked(query, tuple(history)) for query, history in zip(prompts["query"], prompts["history"].to_list(), strict=True)]
     found = rewriter.rewrite_all(asked)
-    reward = open_reward(chosen.project, chosen.params, retriever=retriever or None)
+    reward = open_reward(chosen.project, chosen.params, retriever=retriever)
     ids = prompts["prompt_id"].to_list()
     raw, rewritten = (reward.values(ids, texts) for texts in (prompts["query"].to_list(), [one.engine_query for one in found]))
-    known = np.array([_features(one) for one in found]).reshape(-1, len(FEATURES))
-    return Answered(known, raw, rewritten, np.array([one.is_used for one in found], dtype=bool))
+    is_open = np.array([one.is_used for one in found], dtype=bool)
+    features = np.zeros((len(found), len(feature_names(retriever if rewriter.engine else ""))))
+    features[is_open] = known_features([one for one in found if one.is_used], rewriter.engine)
+    return Answered(features, raw, rewritten, is_open)
 
 
-def _features(one: Rewrite) -> list[float]:
-    if not one.is_used or one.mean_logprob is None or one.probability is None:
-        return [0.0] * len(FEATURES)
-    return gates.features(Candidate(one.query, one.rewrite, "", one.mean_logprob, one.probability))
-
-
-def fit(dev: Answered, bound: float, confidence: float, policy: str, seed: int) -> tuple[Gate, dict[str, Any]]:
+def fit(dev: Answered, wanted: Wanted, seed: int) -> tuple[Gate, dict[str, Any]]:
     """Return a gate without facts, and what was seen while it was made.
 
-    One half of the queries that have a rewrite fits the score (ridge regression of the gain), and says at which scores the shares lie. The
-    other half tests, for each share, that the mean loss of the rewritten queries is below the bound; the loosest share that passes is
-    taken. The halves are drawn by seed.
+    One half of the queries that have a rewrite fits the score (ridge regression of the gain on `expanded`), says at which scores the shares
+    lie, and in which order they are tested: by what it foretells of each test, from scores of its fifths that did not fit them. Half of the
+    error is for that order, half for the one from 50 % to all, since a small sample foretells badly. The other half tests, for each share,
+    that the mean loss of the rewritten queries is below the bound; of what passes the share is taken whose rewrites gain most in that half,
+    none where nothing gains. The halves are drawn by seed.
     """
     open_rows = seeding.generator(seed, "gate").permutation(np.flatnonzero(dev.is_open))
     fitted, held = np.sort(open_rows[: len(open_rows) // 2]), open_rows[len(open_rows) // 2 :]
-    centre, weights = _ridge(dev.features[fitted], dev.gains[fitted])
-    scores = (dev.features - centre) @ weights
-    thresholds = np.quantile(scores[fitted], 1 - SHARES)
-    thresholds[-1] = min(float(thresholds[-1]), float(scores[fitted].min()))
-    losses = [dev.losses[held[scores[held] >= threshold]] for threshold in thresholds]
-    p_values = [betting_p(each, bound, 1 - confidence) for each in losses]
-    accepted = passed(p_values, STARTS, 1 - confidence)
-    threshold = float(thresholds[accepted[-1]]) if accepted else None
+    made = _ridge(dev.features[fitted], dev.gains[fitted], wanted)
+    foretold = np.zeros(len(fitted))
+    for fold in range(FOLDS):
+        own = np.arange(len(fitted)) % FOLDS == fold
+        foretold[own] = _ridge(dev.features[fitted[~own]], dev.gains[fitted[~own]], wanted).scores(dev.features[fitted[own]])
+    scores, level = made.scores(dev.features[held]), 1 - wanted.confidence
+    thresholds = np.quantile(foretold, 1 - SHARES)
+    thresholds[-1] = -1e9  # everything
+    losses = [dev.losses[fitted[foretold >= threshold]] for threshold in thresholds]
+    expected = [betting_p(each, wanted.bound, level) for each in losses]
+    order = sorted(range(len(SHARES)), key=lambda place: (expected[place], -place))
+    losses = [dev.losses[held[scores >= threshold]] for threshold in thresholds]
+    p_values = [betting_p(each, wanted.bound, level) for each in losses]
+    gains = [float(dev.gains[held[scores >= threshold]].sum()) / len(held) for threshold in thresholds]
+    accepted = passed(p_values, [order, range(HALF, len(SHARES))], level)
+    best = max(accepted, key=gains.__getitem__, default=0)
+    is_found = bool(accepted) and gains[best] > 0
     facts = {
         "dev_queries": len(dev.raw), "dev_with_rewrite": len(open_rows), "fitted_on": len(fitted), "certified_on": len(held),
-        "certified_share": float(SHARES[accepted[-1]]) if accepted else 0.0,
-        "dev_loss": [float(each.mean()) if len(each) else None for each in losses], "p_values": p_values,
+        "certified": [float(SHARES[place]) for place in sorted(accepted)], "chosen_share": float(SHARES[best]) if is_found else 0.0,
+        "dev_loss": [float(each.mean()) if len(each) else None for each in losses], "dev_gain": gains, "p_values": p_values,
     }  # fmt: skip
-    return Gate(policy, [float(value) for value in centre], [float(value) for value in weights], threshold, bound, confidence), facts
+    return replace(made, threshold=float(thresholds[best]) if is_found else None), facts
 
 
-def _ridge(features: Values, gains: Values) -> tuple[Values, Values]:
-    """Return the features' means and the weights of a ridge regression on them in units of their deviation."""
+def _ridge(features: Values, gains: Values, wanted: Wanted) -> Gate:
+    """Return a gate, still closed, whose score is a ridge regression of the gains; features in units of their deviation."""
     centre, scale = features.mean(axis=0), features.std(axis=0)
-    scale = np.where(scale > 1e-9, scale, np.inf)
-    shifted = (features - centre) / scale
-    weights = np.linalg.solve(shifted.T @ shifted + RIDGE * np.eye(features.shape[1]), shifted.T @ (gains - gains.mean()))
-    return centre, weights / scale
+    scale = np.where(scale > 1e-9, scale, 1e9)
+    known = expanded(features, centre, scale)
+    known = known - known.mean(axis=0)
+    weights = np.linalg.solve(known.T @ known + RIDGE * np.eye(known.shape[1]), known.T @ (gains - gains.mean()))
+    return Gate(wanted.policy, wanted.retriever, centre.tolist(), scale.tolist(), weights.tolist(), None, wanted.bound, wanted.confidence)
 
 
 def passes(found: Answered, gate: Gate) -> NDArray[np.bool_]:
     """Tell for each query whether its rewrite is used under the gate."""
-    scores = (found.features - np.array(gate.centre)) @ np.array(gate.weights)
-    return np.asarray(found.is_open & (scores >= (np.inf if gate.threshold is None else gate.threshold)), dtype=np.bool_)
+    return np.asarray(found.is_open & gate.passes(found.features), dtype=np.bool_)
 
 
 def outcome(test: Answered, gate: Gate, seed: int) -> dict[str, Any]:
-    """Return what the gate does on test queries, and rewriting all that can be, each against the raw query; intervals over prompts."""
+    """Return what the gate does on test queries, each against the raw query; intervals over prompts.
+
+    Beside it what rewriting all would do, and a gate that knows the outcome (`oracle`): what there is to find.
+    """
     draws = Resamples(len(test.raw), 2000, seeding.generator(seed, "gate test"))
     found: dict[str, Any] = {"test_queries": len(test.raw), "raw_query": float(test.raw.mean())}
-    for name, used in (("gated", passes(test, gate)), ("all", test.is_open)):
+    for name, used in (("gated", passes(test, gate)), ("all", test.is_open), ("oracle", test.is_open & (test.gains > 0))):
         values = np.where(used, test.rewritten, test.raw)
         apart = draws.difference(values, test.raw)
         found[name] = {
@@ -163,7 +189,7 @@ def outcome(test: Answered, gate: Gate, seed: int) -> dict[str, Any]:
 def curve(test: Answered, gate: Gate, name: str, seed: int) -> pl.DataFrame:
     """Return table gate_curve: test queries, rewritten by descending score."""
     draws = Resamples(len(test.raw), 2000, seeding.generator(seed, "gate test"))
-    scores = np.where(test.is_open, (test.features - np.array(gate.centre)) @ np.array(gate.weights), -np.inf)
+    scores = np.where(test.is_open, gate.scores(test.features), -np.inf)
     order, chosen = np.argsort(-scores, kind="stable"), passes(test, gate).sum()
     counts = sorted({0, int(chosen), *(round(share * int(test.is_open.sum())) for share in SHARES)})
     rows = []
@@ -185,19 +211,25 @@ def _mean(values: Values) -> float:
 def in_words(gate: Gate) -> Sequence[str]:
     """Return what was found, a line each."""
     facts = gate.facts
-    if gate.threshold is None:
+    if not facts["certified"]:
         smallest = min((value for value in facts["dev_loss"] if value is not None), default=0.0)
         lines = [
             f"nothing is certified: {facts['certified_on']} dev queries show for no share of them that the mean loss stays below "
             f"{gate.bound:g} with {gate.confidence:.0%} confidence (smallest loss seen: {smallest:.3f}).",
             "The gate gives the raw query always. Raise --bound, or judge more dev queries.",
         ]
+    elif gate.threshold is None:
+        lines = [
+            f"nothing gains: of the shares that {facts['certified_on']} dev queries certify (up to {max(facts['certified']):.0%}) none "
+            "finds more than the queries as typed. The gate gives the raw query always."
+        ]
     else:
         lines = [
             f"certified on {facts['certified_on']} of {facts['dev_with_rewrite']} dev queries with a rewrite: the mean loss of rewritten "
-            f"queries is below {gate.bound:g} with {gate.confidence:.0%} confidence, up to {facts['certified_share']:.0%} of them rewritten"
+            f"queries is below {gate.bound:g} with {gate.confidence:.0%} confidence, up to {max(facts['certified']):.0%} of them "
+            f"rewritten; most was gained at {facts['chosen_share']:.0%}"
         ]
-    for name, label in (("gated", "with the gate"), ("all", "without it")):
+    for name, label in (("gated", "with the gate"), ("all", "without it"), ("oracle", "if the outcome were known")):
         each = facts[name]
         lines.append(
             f"test, {label}: {each['rewritten']} of {facts['test_queries']} rewritten, {each['value']:.3f}, raw query "

@@ -10,7 +10,8 @@ import math
 import shutil
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -42,12 +43,20 @@ SECONDS, CPU_SECONDS = 60.0, 10.0  # where a round of one rollout group takes lo
 EVALUATED = 16  # most prompts of a round's evaluation
 ORACLE = "evaluate: oracle"
 Record = dict[str, Any]
+Counts = Mapping[str, tuple[int, int, int]]  # stage -> what its time grows with, its units, and its tokens
 
 
-def plan(layout: Layout, params: Params) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Return table plan and the facts behind it; write both to data/plan, and nothing else of the project."""
+def plan(
+    layout: Layout, params: Params, tell: Callable[[Mapping[str, int], Counts], bool] = lambda *_: True
+) -> tuple[pl.DataFrame, dict[str, Any]] | None:
+    """Return table plan and the facts behind it; write both to data/plan, and nothing else of the project.
+
+    `tell` is given the runs of each stage and the counts as soon as they are known, if rates are still to be sampled; where it returns
+    False nothing is sampled or written, and None is returned.
+    """
     made_by = list(standing(layout, params))
     records = {made.stage: recorded(layout, made, params) for made, _ in made_by}
+    runs = Counter(made.stage for made, _ in made_by)
     with unfinished.folder(layout.cache, "plan") as folder, contextlib.redirect_stderr(io.StringIO()):
         scratch = _Scratch(layout.root, layout.cache / folder.name)
         missing, found = [stage for stage, runs in records.items() if not runs], dict[str, list[Record]]()
@@ -57,6 +66,8 @@ def plan(layout: Layout, params: Params) -> tuple[pl.DataFrame, dict[str, Any]]:
             found["prepare-data"] = [runner.measured(made_by[0][0], scratch, params)[1]]
         exact = counts(scratch, params)
         if set(missing) - {"prepare-data"}:
+            if not tell(runs, exact):
+                return None
             found |= _sampled(layout, scratch, params)
         records |= {stage: runs for stage, runs in found.items() if stage in missing or (stage == ORACLE and "evaluate" in missing)}
     rows = [
@@ -225,6 +236,19 @@ def _round(layout: Layout, scratch: _Scratch, params: Params) -> dict[str, Recor
         records["evaluate"] = runner.measured(nodes.node("evaluate", None, params), scratch, params)[1]
         records[ORACLE] = whole | {name: max(whole[name] - records["evaluate"][name], 0) for name in ("seconds", "cpu_seconds", "bytes")}
     return records
+
+
+def print_counts(runs: Mapping[str, int], exact: Counts, stream: TextIO | None = None) -> None:
+    """Print what is counted before any rate is known; distinct texts are not."""
+    output = Terminal(stream if stream is not None else sys.stdout)
+    header = ["stage", "runs", "units a run", "of what", "most tokens"]
+    rows = [
+        [stage, str(runs[stage]), count(exact[stage][1]), "answers" if stage == "score-coalitions" else unit, count(exact[stage][2])]
+        for stage, (unit, _, _) in UNITS.items()
+        if stage in runs
+    ]
+    output.grid(header, rows, numbers=["runs", "units a run", "most tokens"])
+    output.line()
 
 
 def print_plan(table: pl.DataFrame, facts: dict[str, Any], stream: TextIO | None = None) -> None:

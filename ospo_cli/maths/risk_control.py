@@ -1,8 +1,8 @@
 """Which of several thresholds keep a mean loss below a bound, with stated confidence, from a sample: learn then test.
 
-Sources: Angelopoulos, Bates, Candès, Jordan, Lei, "Learn then Test", 2021 (testing thresholds in a fixed order); Waudby-Smith and Ramdas,
-"Estimating means of bounded random variables by betting", 2023 (the p-value), as in Bates et al., "Distribution-free, risk-controlling
-prediction sets", 2021.
+Sources: Angelopoulos, Bates, Candès, Jordan, Lei, "Learn then Test", 2021 (thresholds tested in an order that other data gave);
+Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", 2023 (the p-value), as in Bates et al.,
+"Distribution-free, risk-controlling prediction sets", 2021.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ def betting_p(losses: Values, bound: float, level: float = 0.1) -> float:
     return float(np.exp(-max(float(capital.max()), 0.0)))
 
 
-def passed(p_values: Sequence[float], starts: Sequence[int], delta: float) -> list[int]:
-    """Return which hypotheses are rejected with family-wise error `delta`: fixed sequences from several starts, each with an equal part.
+def passed(p_values: Sequence[float], sequences: Sequence[Sequence[int]], delta: float) -> list[int]:
+    """Return which hypotheses are rejected with family-wise error `delta`: each sequence until the first that stands, with an equal part.
 
     Args:
-        p_values: from the strictest threshold to the loosest.
-        starts: places where a sequence begins; it goes on to looser ones until a hypothesis stands.
+        p_values: of each hypothesis.
+        sequences: orders of tests; none may depend on the data that the p-values are of (split fixed-sequence testing: on other data).
         delta: chance of one false rejection or more.
     """
     found: set[int] = set()
-    for start in starts:
-        for place in range(start, len(p_values)):
-            if p_values[place] > delta / len(starts):
+    for sequence in sequences:
+        for place in sequence:
+            if p_values[place] > delta / len(sequences):
                 break
             found.add(place)
     return sorted(found)

@@ -113,10 +113,16 @@ def _chart(summary: dict[str, Any], retriever: str, width: int, height: int, mar
         if points:
             lines.append(Line((decoding,), decoding, points))
     references = [system for system in ("raw-query", "oracle") if system in values]
-    levels = [Level(system_label(system), values[system]["none"][retriever][metric]["mean"]) for system in references]
+    levels = [Level(_label(summary, system, [retriever]), values[system]["none"][retriever][metric]["mean"]) for system in references]
     label = f"{metric_label(metric)} by {against}, {retriever}"
     zero = "" if against == "entropy" else "warm start"
     return line_chart(lines, Frame(label, against, width, height, margin_right, zero=zero), levels)
+
+
+def _label(summary: dict[str, Any], system: str, retrievers: list[str]) -> str:
+    """Return a system's label; beside other retrievers' values the oracle is named by the one that its edits were scored with."""
+    training = summary["training_retriever"]
+    return f"oracle of {training}" if system == "oracle" and retrievers != [training] else system_label(system)
 
 
 def methods(data: dict[str, Any]) -> list[dict[str, Any]]:
@@ -129,7 +135,7 @@ def methods(data: dict[str, Any]) -> list[dict[str, Any]]:
     for metric in sorted(metrics, key=lambda name: (name != summary["metric"], name)):
         rows = [
             {
-                "system": system,
+                "label": _label(summary, system, summary["retrievers"]),
                 "decoding": "" if decoding == "none" else decoding_label(decoding),
                 "cells": [by_retriever.get(retriever, {}).get(metric) for retriever in summary["retrievers"]],
             }

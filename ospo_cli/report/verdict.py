@@ -20,9 +20,10 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def choice(values: pl.DataFrame, split: str, reason: str = "") -> dict[str, Any]:
-    """Return the mean of every system and decoding on the choosing prompts, each policy's best decoding, and the best of all.
+    """Return the mean of every system and decoding on the choosing prompts, each policy's best decoding, and the best that can be served.
 
-    Of equal means the earlier is taken: the raw query before policies, earlier policies before later ones, greedy before sampled.
+    Policies are served greedily, so `best` and `best_policy` are by their greedy answers; `decodings` is by all. Of equal means the earlier
+    is taken: the raw query before policies, earlier policies before later ones, greedy before sampled.
 
     Args:
         values: system, decoding, prompt_id, value: a row per prompt; empty where nothing was chosen.
@@ -37,16 +38,15 @@ def choice(values: pl.DataFrame, split: str, reason: str = "") -> dict[str, Any]
     for system, decoding, value in means.iter_rows():
         found.setdefault(system, {})[decoding] = value
     decodings = {system: max(by, key=by.__getitem__) for system, by in found.items()}
-    best = max(decodings, key=lambda system: found[system][decodings[system]])
-    policies = [system for system in decodings if system != RAW_QUERY]
-    policy = max(policies, key=lambda system: found[system][decodings[system]])
+    served = {system: by["none" if system == RAW_QUERY else "greedy"] for system, by in found.items()}
+    policies = [system for system in found if system != RAW_QUERY]
     return {
         "split": split,
         "prompts": values["prompt_id"].n_unique(),
         "values": found,
         "decodings": {system: decodings[system] for system in policies},
-        "best": best,
-        "best_policy": policy,
+        "best": max(served, key=served.__getitem__),
+        "best_policy": max(policies, key=served.__getitem__),
     }
 
 
@@ -57,32 +57,24 @@ def answer(difference: Mapping[str, float]) -> str:
     return "better" if difference["low"] > 0 else "worse"
 
 
-def candidate(chosen: Mapping[str, Any], last_policy: str) -> tuple[str, str]:
-    """Return system and decoding of the policy that is judged: the best on the choosing prompts, else the last one's greedy answers."""
-    if "best_policy" not in chosen:
-        return last_policy, "greedy"
-    return chosen["best_policy"], chosen["decodings"][chosen["best_policy"]]
-
-
-def per_query(values: pl.DataFrame, completions: pl.DataFrame, prompts: pl.DataFrame, system: str, decoding: str) -> pl.DataFrame:
-    """Return prompt_id, query, rewrite (of samples the first), raw, value (of samples the mean), difference; the worst losses first.
+def per_query(values: pl.DataFrame, completions: pl.DataFrame, prompts: pl.DataFrame, system: str) -> pl.DataFrame:
+    """Return prompt_id, query, rewrite, raw, value, difference of a policy's greedy answers, as it is served; the worst losses first.
 
     Args:
         values: system, decoding, prompt_id, metric_value, of one retriever and metric.
         completions: table completions.
         prompts: table prompts.
         system: the policy.
-        decoding: how it answers.
     """
 
     def of(name: str, by: str, column: str) -> pl.DataFrame:
         rows = values.filter((pl.col("system") == name) & (pl.col("decoding") == by))
         return rows.select("prompt_id", pl.col("metric_value").alias(column))
 
-    is_shown = (pl.col("system") == system) & (pl.col("decoding") == decoding) & (pl.col("sample_index") == 0)
+    is_shown = (pl.col("system") == system) & (pl.col("decoding") == "greedy") & (pl.col("sample_index") == 0)
     return (
         of(RAW_QUERY, "none", "raw")
-        .join(of(system, decoding, "value"), on="prompt_id")
+        .join(of(system, "greedy", "value"), on="prompt_id")
         .join(prompts.select("prompt_id", "query"), on="prompt_id")
         .join(completions.filter(is_shown).select("prompt_id", rewrite="query"), on="prompt_id")
         .with_columns(difference=pl.col("value") - pl.col("raw"))
@@ -103,11 +95,11 @@ def verdict(
         chosen: of `choice`.
         params: what was evaluated.
     """
-    judged = candidate(chosen, policy_name(max(params.evaluated_iterations)))
+    judged = chosen.get("best_policy", policy_name(max(params.evaluated_iterations)))
     metric, training = parse_metric(params.evaluate.metric).name, params.score_coalitions.retriever
     values = query_metrics.filter(pl.col("metric") == metric)
     rows = {
-        name: per_query(values.filter(pl.col("retriever") == name), completions, prompts, *judged) for name in params.evaluate.retrievers
+        name: per_query(values.filter(pl.col("retriever") == name), completions, prompts, judged) for name in params.evaluate.retrievers
     }
     own, draws = rows[training], draws_of(prompts.height, params)
     compared = {name: draws.difference(*(each.sort("prompt_id")[column] for column in ("value", "raw"))) for name, each in rows.items()}
@@ -115,8 +107,8 @@ def verdict(
     better, worse = own.filter(pl.col("difference") > _SAME), own.filter(pl.col("difference") < -_SAME)
     return {
         "answer": answer(differences[training]),
-        "system": judged[0],
-        "decoding": judged[1],
+        "system": judged,
+        "decoding": "greedy",
         "prompts": own.height,
         "raw": _mean(own, "raw"),
         "value": _mean(own, "value"),

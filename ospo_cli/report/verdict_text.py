@@ -14,8 +14,7 @@ def claim(summary: Mapping[str, Any]) -> str:
     """Return the verdict in one sentence."""
     found, metric = summary["against_raw_query"], metric_label(summary["metric"])
     place = f"on {count(found['prompts'])} held\u2011out queries"
-    how = "" if found["decoding"] == "greedy" else f" ({system_label(found['system'])}, {decoding_label(found['decoding'])})"
-    values = f"{metric} {plain(found['value'])}{how} against {plain(found['raw'])} {place}"
+    values = f"{metric} {plain(found['value'])} against {plain(found['raw'])} {place}"
     if found["answer"] == "better":
         return f"Rewriting helps: {values}."
     if found["answer"] == "worse":
@@ -35,12 +34,7 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
         f"{p_value(difference['p_value'])} ({what}; over prompts, for this trained policy). "
         f"So many queries show a difference of {plain(difference['detectable'])} four times in five.",
     ]
-    greedy = summary["values"][found["system"]].get("greedy", {}).get(summary["training_retriever"], {}).get(summary["metric"])
-    if found["decoding"] != "greedy" and greedy:
-        text.append(
-            f"`ospo rewrite` and `ospo serve` answer greedily, whatever is best on {summary['choice']['split']}: {plain(greedy['mean'])}, "
-            f"{signed(greedy['to_raw_query']['mean'])} {interval(greedy['to_raw_query'], with_sign=True)} to the queries as typed."
-        )
+    text += _served(summary)
     if found["other_retrievers"]:
         others = ", ".join(
             f"{name} {each['answer']} ({signed(each['mean'])} {interval(each, with_sign=True)})"
@@ -49,6 +43,22 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
         )
         text.append(f"With search engines that gave no reward: {others}.")
     return text + gated_systems.sentences(summary)
+
+
+def _served(summary: Mapping[str, Any]) -> list[str]:
+    """Return how to serve what was judged where that is not the default, and a way to answer that was better where it was chosen."""
+    system, chosen = summary["against_raw_query"]["system"], summary["choice"]
+    text = []
+    if system != max(name for name in summary["systems"] if name.startswith("policy-")):
+        number = int(system.removeprefix("policy-"))
+        text.append(f"`ospo rewrite` and `ospo serve` take the last policy; this one takes `--policy {number}`.")
+    own = chosen.get("decodings", {}).get(system, "greedy")
+    if own != "greedy":
+        text.append(
+            f"On the {chosen['split']} queries it was better {decoding_label(own)} ({plain(chosen['values'][system][own])}), which is not "
+            "judged here: `ospo rewrite` and `ospo serve` answer greedily."
+        )
+    return text
 
 
 def _gains_and_losses(found: Mapping[str, Any]) -> str:
@@ -68,7 +78,7 @@ def _chosen(summary: Mapping[str, Any], what: str) -> str:
         return f"Nothing was chosen on other queries ({chosen['reason']}): judged is {what}."
     place, values = f"On {count(chosen['prompts'])} {chosen['split']} queries", chosen["values"]
     policy, raw = chosen["best_policy"], values[RAW_QUERY]["none"]
-    value = values[policy][chosen["decodings"][policy]]
+    value = values[policy]["greedy"]
     if chosen["best"] == RAW_QUERY:
         return f"{place} nothing beats the queries as typed ({plain(raw)}); the best policy there is {what} ({plain(value)})."
     return f"{place} the best is {what} ({plain(value)}; queries as typed {plain(raw)}). It was chosen there and is judged here."
@@ -80,14 +90,14 @@ def losses(summary: Mapping[str, Any], most: int) -> list[Mapping[str, Any]]:
 
 
 def choice_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row per candidate: its best decoding, the value on the choosing prompts, and the value on those that are shown."""
+    """Return a row per candidate as it is served: the value on the choosing prompts, and the value on those that are shown."""
     chosen = summary["choice"]
     if "best" not in chosen:
         return []
     rows = []
     for system in (system for system in summary["systems"] if system in chosen["values"]):
         values = chosen["values"][system]
-        decoding = chosen["decodings"].get(system, "none")
+        decoding = "none" if system == RAW_QUERY else "greedy"
         cells = summary["values"][system][decoding][summary["training_retriever"]][summary["metric"]]
         rows.append(
             {

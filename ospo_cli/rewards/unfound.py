@@ -1,4 +1,4 @@
-"""Raw queries that retrieve nothing: said, since a value of 0 may as well be a bad ranking."""
+"""Raw queries that retrieve nothing: said, since a value of 0 may as well be a bad ranking; no fault by itself."""
 
 from __future__ import annotations
 
@@ -38,5 +38,6 @@ def say(command: str, retriever: str, unfound: Sequence[str], of: int) -> None:
     if len(unfound) > TOO_MANY * of:
         sys.stderr.write(
             f"{command}: {retriever} retrieves nothing for {len(unfound):,} of {of:,} raw queries ({len(unfound) / of:.0%}), such as "
-            f"{shorten(unfound[0], 80)!r}: another retriever may find them, or other fields (docs/languages.md says what a word is)\n"
+            f"{shorten(unfound[0], 80)!r}: worth 0 as typed, so that a rewrite can only gain there. If their words do stand in the "
+            "catalogue, another retriever may find them, or other fields (docs/languages.md says what a word is)\n"
         )

@@ -6,11 +6,15 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from ospo_cli.errors import PolicyError
+from ospo_cli.errors import OspoError, PolicyError
 from ospo_cli.layout import Layout
 from ospo_cli.params import whole
 from ospo_cli.params.whole import Params
+from ospo_cli.retrievers.base import Retriever
+from ospo_cli.retrievers.opening import build
 from ospo_cli.rewriting.setup import CARD, Setup, gate_path, of_card, of_project
+from ospo_cli.tables import placed
+from ospo_cli.tables.prepared import DOCUMENTS
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,20 @@ class Chosen:
     def gate_path(self) -> Path:
         """Where the policy's gate lies, if it has one: beside the weights, or with the project, by the policy's number."""
         return gate_path(self.folder, self.project)
+
+    def engine(self, name: str, asker: object) -> Retriever:
+        """Return the project's retriever of that name; `asker` is who needs it, for an error.
+
+        Raises:
+            OspoError: there is no project, or no such retriever.
+            MissingInputError: the project has no documents yet.
+        """
+        if self.project is None or self.params is None:
+            raise OspoError(
+                asker, f"needs the project's documents, to rank them by {name}", found="a policy folder alone",
+                expected="--project with params.yaml", remedy="or make the gate by `ospo gate --without-search`",
+            )  # fmt: skip
+        return build(name, placed.read(DOCUMENTS, self.project), self.params.retrieval, self.project.cache)
 
 
 def choose(project: Path, policy: str, threads: int = 0) -> Chosen:

@@ -8,62 +8,81 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ospo_cli.errors import PolicyError
-from ospo_cli.rewriting.decision import Candidate
+from ospo_cli.rewriting.search_signs import SEARCH_FEATURES
 from ospo_cli.tables import files
 
-FORMAT = "ospo-gate 1"
-FEATURES = ("mean_logprob", "log_probability", "query_words", "rewrite_words", "words_kept", "words_new")
+FORMAT = "ospo-gate 2"
+POLICY_FEATURES = ("mean_logprob", "log_probability", "query_words", "rewrite_words", "words_kept", "words_new")
+_FARTHEST = 3.0  # deviations: a feature beyond is taken as that far out, so that no product of two grows without end
 _REMEDY = "run `ospo gate` again, or remove the file"
+Values = NDArray[np.float64]
 
 
-def features(candidate: Candidate) -> list[float]:
-    """Return FEATURES of an answered query: the policy's confidence, lengths, and how much of the query stays. No judgment, no engine."""
-    asked, answered = candidate.query.casefold().split(), candidate.rewrite.casefold().split()
+def policy_features(query: str, rewrite: str, mean_logprob: float, probability: float) -> list[float]:
+    """Return POLICY_FEATURES of an answered query: the policy's confidence, lengths, and how much of the query stays."""
+    asked, answered = query.casefold().split(), rewrite.casefold().split()
     kept = sum(word in answered for word in asked) / max(1, len(asked))
     new = sum(word not in asked for word in answered) / max(1, len(answered))
-    log_probability = math.log(max(candidate.probability, 1e-300))
-    return [candidate.mean_logprob, log_probability, float(min(len(asked), 50)), float(min(len(answered), 50)), kept, new]
+    return [mean_logprob, math.log(max(probability, 1e-300)), float(min(len(asked), 50)), float(min(len(answered), 50)), kept, new]
+
+
+def expanded(features: Values, centre: Values, scale: Values) -> Values:
+    """Return features float64[n, d] in units of their deviation, and the products of each two (and squares): [n, d + d (d + 1) / 2]."""
+    units = np.clip((features - centre) / scale, -_FARTHEST, _FARTHEST)
+    first, second = np.triu_indices(units.shape[1])
+    return np.concatenate([units, units[:, first] * units[:, second]], axis=1)
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A linear score of FEATURES; a rewrite is used from the threshold on. A threshold of infinity uses none.
+    """A score of what is known at query time; a rewrite is used from the threshold on.
 
     Attributes:
         policy: content hash of the policy that it was made for.
-        centre, weights: of each feature.
+        retriever: whose result lists are looked at; empty: the policy's own features alone, and no search engine is needed.
+        centre, scale: of each feature.
+        weights: of each of `expanded`.
         threshold: smallest score that passes; None: nothing could be certified, so nothing passes.
         bound, confidence: mean loss of the rewritten queries stays below `bound` with this confidence.
         facts: how it was made and what it did on test queries; for people.
     """
 
     policy: str
+    retriever: str
     centre: Sequence[float]
+    scale: Sequence[float]
     weights: Sequence[float]
     threshold: float | None
     bound: float
     confidence: float
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def score(self, candidate: Candidate) -> float:
-        """Return how much the rewrite is expected to gain, in the metric's units, up to what the fit could tell."""
-        found = zip(features(candidate), self.centre, self.weights, strict=True)
-        return sum((value - centre) * weight for value, centre, weight in found)
+    def scores(self, features: Values) -> Values:
+        """Return how much each rewrite is expected to gain, float64[n], in the metric's units and but for a constant."""
+        return np.asarray(expanded(features, np.array(self.centre), np.array(self.scale)) @ np.array(self.weights))
 
-    def passes(self, candidate: Candidate) -> bool:
-        """Tell whether the rewrite is trusted."""
-        return self.threshold is not None and self.score(candidate) >= self.threshold
+    def passes(self, features: Values) -> NDArray[np.bool_]:
+        """Tell for each rewrite, float64[n, features], whether it is trusted."""
+        return np.asarray(self.scores(features) >= (np.inf if self.threshold is None else self.threshold))
 
     @property
     def identity(self) -> list[object]:
-        """Return what decisions depend on."""
-        return [FORMAT, self.policy, list(self.centre), list(self.weights), self.threshold]
+        """Return what decisions depend on, besides the search engine."""
+        return [FORMAT, self.policy, self.retriever, list(self.centre), list(self.scale), list(self.weights), self.threshold]
+
+
+def feature_names(retriever: str) -> list[str]:
+    """Return what a gate looks at."""
+    return [*POLICY_FEATURES, *(SEARCH_FEATURES if retriever else ())]
 
 
 def write(path: Path, gate: Gate) -> None:
     """Write a gate as JSON."""
-    files.write_json(path, {"format": FORMAT, "features": list(FEATURES)} | vars(gate))
+    files.write_json(path, {"format": FORMAT, "features": feature_names(gate.retriever)} | vars(gate))
 
 
 def read(path: Path, policy: str) -> Gate | None:
@@ -84,18 +103,21 @@ def load(path: Path) -> Gate | None:
     if not path.is_file():
         return None
     found = files.read_json(path, "ospo gate")
-    if found.get("format") != FORMAT or found.get("features") != list(FEATURES):
+    retriever = found.get("retriever")
+    if found.get("format") != FORMAT or not isinstance(retriever, str) or found.get("features") != feature_names(retriever):
         raise PolicyError(path, "is of another format", found=found.get("format"), expected=FORMAT, remedy=_REMEDY)
-    numbers = [*_numbers(found.get("centre")), *_numbers(found.get("weights")), *_numbers([found.get("bound"), found.get("confidence")])]
-    threshold = found.get("threshold")
+    count, threshold = len(feature_names(retriever)), found.get("threshold")
+    sizes = {"centre": count, "scale": count, "weights": count + count * (count + 1) // 2}
+    limits = [found.get("bound"), found.get("confidence"), *([] if threshold is None else [threshold])]
     if (
-        len(numbers) != 2 * len(FEATURES) + 2
-        or not (threshold is None or _numbers([threshold]))
+        any(len(_numbers(found.get(name))) != size for name, size in sizes.items())
+        or len(_numbers(limits)) != len(limits)
+        or min(_numbers(found.get("scale"))) <= 0
         or not isinstance(found.get("facts"), dict)
         or not isinstance(found.get("policy"), str)
     ):
         raise PolicyError(path, "holds a field that is not what it should be", expected="what `ospo gate` writes", remedy=_REMEDY)
-    fields = ("policy", "centre", "weights", "threshold", "bound", "confidence", "facts")
+    fields = ("policy", "retriever", "centre", "scale", "weights", "threshold", "bound", "confidence", "facts")
     return Gate(**{name: found[name] for name in fields})
 
 

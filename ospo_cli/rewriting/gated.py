@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +19,7 @@ from ospo_cli.rewriting.setup import Setup, gate_path
 from ospo_cli.tables.evaluate import COMPLETIONS, gated_name
 
 if TYPE_CHECKING:
+    from ospo_cli.retrievers.base import Retriever
     from ospo_cli.rewriting.rewriter import Rewriter
 
 _PROMPTS_PER_SHARD = 64
@@ -53,7 +54,12 @@ def found(layout: Layout, folders: Mapping[str, tuple[Path, str]]) -> dict[str, 
 
 
 def answers(
-    prompts: pl.DataFrame, folders: Mapping[str, tuple[Path, str]], found: Mapping[str, Gate], setup: Setup, cache: Path
+    prompts: pl.DataFrame,
+    folders: Mapping[str, tuple[Path, str]],
+    found: Mapping[str, Gate],
+    setup: Setup,
+    cache: Path,
+    engine: Callable[[str], Retriever],
 ) -> list[pl.DataFrame]:
     """Return table completions of each gated policy: what the engine is given, and in `problem` why that is the raw query.
 
@@ -63,6 +69,7 @@ def answers(
         found: system -> its gate.
         setup: how policies are asked.
         cache: folder of the finished shards.
+        engine: opens the retriever of a name, for gates that look at result lists.
     """
     if not found:
         return []
@@ -71,10 +78,11 @@ def answers(
     shards = []
     for system, gate in found.items():
         folder, content = folders[system]
-        known = ["evaluate.gated 1", VERSION, content, setup.card, setup.threads, setup.batch_size, gate.identity]
+        searched = engine(gate.retriever).fingerprint if gate.retriever else ""
+        known = ["evaluate.gated 2", VERSION, content, setup.card, setup.threads, setup.batch_size, gate.identity, searched]
         for part in prompts.select("prompt_id", "query", "history").iter_slices(_PROMPTS_PER_SHARD):
             shards.append(Shard(content_key(*known, part.rows()), part.height, _Work(system, folder, gate, part)))
-    made = ShardFolder(cache).map_shards(_Answers(setup).of, shards, {"completions": COMPLETIONS}, "gated", "prompts")
+    made = ShardFolder(cache).map_shards(_Answers(setup, engine).of, shards, {"completions": COMPLETIONS}, "gated", "prompts")
     named = zip(shards, made, strict=True)
     return [tables["completions"].with_columns(system=pl.lit(gated_name(shard.payload.system))) for shard, tables in named]
 
@@ -82,8 +90,8 @@ def answers(
 class _Answers:
     """Asks one policy at a time; it is loaded when its first unfinished shard comes up."""
 
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
+    def __init__(self, setup: Setup, engine: Callable[[str], Retriever]) -> None:
+        self.setup, self.engine = setup, engine
         self.opened: tuple[Path, Rewriter] | None = None
 
     def of(self, work: _Work) -> dict[str, pl.DataFrame]:
@@ -93,7 +101,8 @@ class _Answers:
 
         if self.opened is None or self.opened[0] != work.folder:
             self.opened = None  # freed before the next policy is loaded
-            self.opened = work.folder, Rewriter(load_policy(work.folder, self.setup.threads), self.setup, work.gate)
+            engine = self.engine(work.gate.retriever) if work.gate.retriever else None
+            self.opened = work.folder, Rewriter(load_policy(work.folder, self.setup.threads), self.setup, work.gate, engine)
         queries, histories = work.prompts["query"].to_list(), work.prompts["history"].to_list()
         asked = [Asked(query, tuple(history)) for query, history in zip(queries, histories, strict=True)]
         rows = []

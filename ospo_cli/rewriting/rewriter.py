@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ospo_cli.policies.folder import render_prompt
 from ospo_cli.policies.opening import load_policy
 from ospo_cli.rewriting import decision
 from ospo_cli.rewriting import gate as gates
 from ospo_cli.rewriting.decision import Alternative, Candidate
-from ospo_cli.rewriting.gate import Gate
+from ospo_cli.rewriting.gate import Gate, Values
+from ospo_cli.rewriting.search_signs import search_features
 from ospo_cli.rewriting.setup import Setup
 from ospo_cli.sampling.causal_lm import Sampler
 from ospo_cli.sampling.next_token import Sampling
@@ -24,10 +27,11 @@ from ospo_cli.text.prompt_template import one_line, user_message
 
 if TYPE_CHECKING:
     from ospo_cli.policies.folder import LoadedPolicy
+    from ospo_cli.retrievers.base import Retriever
     from ospo_cli.rewriting.chosen import Chosen
 
 # Changes when equal queries may get other rewrites from an equal policy.
-VERSION = "rewrite 2"
+VERSION = "rewrite 3"
 QUERIES_AT_ONCE = 64
 
 
@@ -75,10 +79,13 @@ def raw(asked: Asked, why: str) -> Rewrite:
 
 
 class Rewriter:
-    """A policy, asked for rewrites. What a query gets depends on (policy, setup, query, history) and on nothing else in the batch."""
+    """A policy, asked for rewrites. What a query gets depends on (policy, setup, query, history) and on nothing else in the batch.
 
-    def __init__(self, policy: LoadedPolicy, setup: Setup, gate: Gate | None = None) -> None:
-        self.policy, self.setup, self.gate = policy, setup, gate
+    engine: whose result lists the gate looks at; None where it looks at none.
+    """
+
+    def __init__(self, policy: LoadedPolicy, setup: Setup, gate: Gate | None = None, engine: Retriever | None = None) -> None:
+        self.policy, self.setup, self.gate, self.engine = policy, setup, gate, engine
         self.sampler = Sampler(policy)
 
     @classmethod
@@ -87,18 +94,19 @@ class Rewriter:
 
         Raises:
             PolicyError: the policy cannot be opened, or the gate is another policy's.
+            OspoError: the gate looks at result lists, and there is no project with a catalogue.
         """
         root = chosen.project.root if chosen.project else None
         policy = load_policy(chosen.folder, chosen.setup.threads, made_by=chosen.made_by, project=root)
         gate = gates.read(chosen.gate_path, policy.content_hash) if with_gate else None
-        return cls(policy, chosen.setup, gate)
+        return cls(policy, chosen.setup, gate, chosen.engine(gate.retriever, chosen.gate_path) if gate and gate.retriever else None)
 
     @property
     def identity(self) -> list[object]:
         """Return what rewrites depend on besides query and history."""
         setup = self.setup
         gate = self.gate.identity if self.gate else None
-        return [VERSION, self.policy.content_hash, setup.card, setup.threads, gate]
+        return [VERSION, self.policy.content_hash, setup.card, setup.threads, gate, self.engine.fingerprint if self.engine else ""]
 
     def rewrite(self, asked: Sequence[Asked], best: int = 1) -> list[Rewrite]:
         """Return what becomes of each query; best > 1 samples further completions for the likeliest `best` rewrites.
@@ -122,13 +130,24 @@ class Rewriter:
         groups = self._sampled(prompts, [(queries[place], asked[place].history) for place in places], best)
         for place, group in zip(places, groups, strict=True):
             found[place] = self._read(asked[place], queries[place], group, best)
+        trusted = self._gated([one for one in found if one is not None])
         each = (time.monotonic() - began) * 1000 / max(1, len(asked))
-        return [_timed(one, each) for one in found if one is not None]
+        return [replace(one, milliseconds=each) for one in trusted]
 
     def rewrite_all(self, asked: Sequence[Asked]) -> list[Rewrite]:
         """Return what becomes of each query, so many together as a batch holds."""
         parts = [asked[start : start + QUERIES_AT_ONCE] for start in range(0, len(asked), QUERIES_AT_ONCE)]
         return [one for part in parts for one in self.rewrite(part)]
+
+    def _gated(self, found: list[Rewrite]) -> list[Rewrite]:
+        """Give back the raw query in the place of rewrites that the gate does not trust."""
+        used = [one for one in found if one.is_used]
+        if self.gate is None or not used:
+            return found
+        trusted = iter(self.gate.passes(known_features(used, self.engine)))
+        return [
+            one if not one.is_used or next(trusted) else replace(one, engine_query=one.query, why=decision.NOT_TRUSTED) for one in found
+        ]
 
     def _unfit(self, query: str, history: Sequence[str], prompts: list[list[int]]) -> str:
         """Add the prompt's token ids to `prompts`, or return that it is too long."""
@@ -158,10 +177,17 @@ class Rewriter:
             likeliest([(one_line(read(row.text).answer), row) for row in group], best) if best > 1 else [],
         )  # fmt: skip
         why = decision.decide(candidate)
-        if why == decision.REWRITTEN and self.gate is not None and not self.gate.passes(candidate):
-            why = decision.NOT_TRUSTED
         given = compose(query, rewrite, self.setup.composition) if why == decision.REWRITTEN else asked.query
         return Rewrite(asked.query, rewrite, given, why, candidate.mean_logprob, candidate.probability, candidate.best)
+
+
+def known_features(found: Sequence[Rewrite], engine: Retriever | None) -> Values:
+    """Return what a gate looks at of rewrites that are used but for it, float64[n, features]; without an engine the policy's part alone."""
+    own = [gates.policy_features(one.query, one.rewrite, one.mean_logprob or 0.0, one.probability or 0.0) for one in found]
+    features = np.array(own).reshape(-1, len(gates.POLICY_FEATURES))
+    if engine is None or not found:
+        return features
+    return np.concatenate([features, search_features(engine, [one.query for one in found], [one.engine_query for one in found])], axis=1)
 
 
 def samples_for(best: int) -> int:
@@ -180,7 +206,3 @@ def likeliest(answers: Sequence[tuple[str, SampledRow]], best: int) -> list[Alte
             seen.setdefault(rewrite, {})[tuple(row.token_ids)] = math.exp(sum(row.policy_logprobs))
     ranked = sorted(((min(1.0, sum(of.values())), rewrite) for rewrite, of in seen.items()), key=lambda pair: (-pair[0], pair[1]))
     return [Alternative(rewrite, probability) for probability, rewrite in ranked[:best]]
-
-
-def _timed(rewrite: Rewrite, milliseconds: float) -> Rewrite:
-    return Rewrite(**{**vars(rewrite), "milliseconds": milliseconds})

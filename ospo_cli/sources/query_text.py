@@ -50,7 +50,7 @@ class QueryText:
             lines.append(
                 f"{self.wordless:,} of {self.queries:,} queries ({self.wordless / self.queries:.0%}) share no word with any of their "
                 f"candidates, such as {shorten(self.example, 80)!r}: retrievers of words (bm25, lsa) retrieve nothing for them "
-                "(docs/languages.md says what a word is)"
+                "as typed, and a rewrite has to bring the catalogue's words (docs/languages.md says what a word is)"
             )
         if self.unread > TOO_MANY * self.queries:
             lines.append(

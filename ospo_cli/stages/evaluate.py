@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,7 +30,7 @@ from ospo_cli.report.evaluation_summary import (
 )
 from ospo_cli.report.evaluation_summary import Sections as SummarySections
 from ospo_cli.report.system_names import RAW_QUERY
-from ospo_cli.retrievers.opening import weighs_fields
+from ospo_cli.retrievers.opening import build, weighs_fields
 from ospo_cli.rewards import unfound
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.judged_reward import Sections as RewardSections
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from ospo_cli.params.policy import Policy
     from ospo_cli.params.prepare_data import PrepareData
     from ospo_cli.params.rollout import Rollout
+    from ospo_cli.retrievers.base import Retriever
     from ospo_cli.rewriting.gate import Gate
 
 METRICS = ("ndcg@10", "ndcg@pool", "mrr", "recall@10")
@@ -97,7 +98,9 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     parts.begin("oracle")
     made += _oracle_completions(training, documents, prompts, layout, params)
     parts.begin("gated answers")
-    gated_answers = gated.answers(prompts, folders, gates, setup.of_project(params), cache)
+    gated_answers = gated.answers(
+        prompts, folders, gates, setup.of_project(params), cache, _engine(rewards, documents, params, layout.cache)
+    )
     completions = pl.concat([*(frame.with_columns(problem=pl.lit("")) for frame in made), *decoded, *gated_answers])
     query_metrics, run, single = evaluate(completions, rewards, params, parts)
     _say_unfound(prompts, run)
@@ -161,6 +164,11 @@ def evaluate(
         runs.append(_rankings(shown, reward).with_columns(retriever=pl.lit(name)))
     query_metrics = pl.concat(measured).select(list(QUERY_METRICS.schema)).sort(QUERY_METRICS.key)
     return query_metrics, pl.concat(runs).select(list(RUN.schema)).sort(RUN.key), single
+
+
+def _engine(rewards: Mapping[str, JudgedReward], documents: pl.DataFrame, params: Reads, cache: Path) -> Callable[[str], Retriever]:
+    """Return what opens a retriever by its name; those that are evaluated are open."""
+    return lambda name: rewards[name].retriever if name in rewards else build(name, documents, params.retrieval, cache)
 
 
 def _say_unfound(prompts: pl.DataFrame, run: pl.DataFrame) -> None:

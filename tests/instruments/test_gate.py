@@ -12,22 +12,24 @@ from ospo_cli.errors import OspoError, PolicyError
 from ospo_cli.graph.nodes import plan
 from ospo_cli.graph.runner import execute
 from ospo_cli.instruments import gate as instrument
-from ospo_cli.instruments.gate import Answered, curve, fit, in_words, outcome, passes
+from ospo_cli.instruments.gate import Answered, Wanted, curve, fit, in_words, outcome, passes
 from ospo_cli.instruments.rewrite import command
 from ospo_cli.instruments.rewrite.command import Request
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
+from ospo_cli.params.retrieval import Retrieval
+from ospo_cli.retrievers.opening import build
 from ospo_cli.rewriting import gate as gates
 from ospo_cli.rewriting.chosen import Chosen
-from ospo_cli.rewriting.decision import Candidate
-from ospo_cli.rewriting.gate import FEATURES, Gate
+from ospo_cli.rewriting.gate import POLICY_FEATURES, Gate, feature_names
 from ospo_cli.rewriting.rewriter import Asked, Rewriter
+from ospo_cli.rewriting.search_signs import SEARCH_FEATURES, search_features
 from ospo_cli.rewriting.setup import GATE
 from ospo_cli.tables import parquet
 from ospo_cli.tables.gate import GATE_CURVE
 from tests.pipeline import miniature
 from tests.policies.tiny import write_tiny_policy
-from tests.rewriting.scripted import SETUP, ScriptedSampler, scripted
+from tests.rewriting.scripted import SETUP, ScriptedSampler, gate_of_words, scripted
 
 
 def queries(draw, size, signal=1.0):
@@ -45,7 +47,7 @@ def test_the_bound_holds_on_fresh_queries_at_least_as_often_as_was_said():
     broken = certified = 0
     for seed in range(120):
         draw = np.random.default_rng(seed)
-        made, _ = fit(queries(draw, 400, signal=0.5), 0.04, 0.8, "p", seed)
+        made, _ = fit(queries(draw, 400, signal=0.5), Wanted("p", "", 0.04, 0.8), seed)
         fresh = queries(draw, 4000, signal=0.5)
         used = passes(fresh, made)
         certified += made.threshold is not None
@@ -61,16 +63,16 @@ def test_what_certifies_is_the_half_that_was_not_fitted(loses, is_certified):
     halves = {"fitted": rows[: len(rows) // 2], "certified": rows[len(rows) // 2 :]}
     rewritten = dev.raw + 0.1
     rewritten[halves[loses]] = 0.0
-    made, _ = fit(dataclasses.replace(dev, rewritten=rewritten), 0.1, 0.9, "p", 7)
+    made, _ = fit(dataclasses.replace(dev, rewritten=rewritten), Wanted("p", "", 0.1, 0.9), 7)
     assert (made.threshold is not None) == is_certified
 
 
 def test_a_gate_keeps_the_gain_and_halves_the_harm_where_confidence_tells():
     draw = np.random.default_rng(0)
-    made, facts = fit(queries(draw, 1600), 0.01, 0.8, "p", 0)
+    made, facts = fit(queries(draw, 1600), Wanted("p", "", 0.01, 0.8), 0)
     test = queries(draw, 2000)
     found = outcome(test, made, 0)
-    assert 0.2 < facts["certified_share"] < 0.95
+    assert 0.2 < facts["chosen_share"] < 0.95
     assert found["gated"]["worse"] < found["all"]["worse"] / 2
     assert found["gated"]["gain"] > found["all"]["gain"]
     assert found["gated"]["low"] > 0
@@ -78,7 +80,7 @@ def test_a_gate_keeps_the_gain_and_halves_the_harm_where_confidence_tells():
 
 def test_without_a_signal_and_with_harm_nothing_is_certified_and_the_raw_query_stays():
     draw = np.random.default_rng(0)
-    made, facts = fit(queries(draw, 300, signal=0.0), 0.01, 0.95, "p", 0)
+    made, facts = fit(queries(draw, 300, signal=0.0), Wanted("p", "", 0.01, 0.95), 0)
     assert made.threshold is None
     assert not passes(queries(draw, 100), made).any()
     assert outcome(queries(draw, 100), made, 0)["gated"]["gain"] == 0.0
@@ -88,7 +90,7 @@ def test_without_a_signal_and_with_harm_nothing_is_certified_and_the_raw_query_s
 
 def test_the_curve_ends_at_all_rewrites_and_marks_the_gate():
     draw = np.random.default_rng(3)
-    made, _ = fit(queries(draw, 600), 0.03, 0.9, "p", 0)
+    made, _ = fit(queries(draw, 600), Wanted("p", "", 0.03, 0.9), 0)
     test = queries(draw, 300)
     table = curve(test, made, "004", 0)
     parquet.check(table, GATE_CURVE, where="curve")
@@ -100,10 +102,9 @@ def test_the_curve_ends_at_all_rewrites_and_marks_the_gate():
     assert len(instrument.curve_lines(table)) == table.height + 2
 
 
-def made_for(policy, threshold):
+def made_for(policy, threshold, retriever=""):
     """Return a gate that looks at the query's number of words alone."""
-    weights = [1.0 if name == "query_words" else 0.0 for name in FEATURES]
-    return Gate(policy.content_hash, [0.0] * len(FEATURES), weights, threshold, 0.05, 0.9, {})
+    return gate_of_words(policy.content_hash, threshold, retriever)
 
 
 def test_a_rewriter_uses_what_passes_and_says_why_not_otherwise(tiny_policy):
@@ -134,7 +135,9 @@ def test_a_gate_is_found_beside_its_weights_and_refused_for_others(tiny_policy, 
         {"format": "ospo-gate 0"},
         {"bound": None},
         {"features": ["x"]},
-        {"weights": [math.nan] * 6},
+        {"weights": [math.nan] * 27},
+        {"scale": [0.0] * 6},
+        {"retriever": "bm25"},
         {"facts": 3},
     ):
         content = json.loads((tmp_path / GATE).read_text()) | change
@@ -143,16 +146,60 @@ def test_a_gate_is_found_beside_its_weights_and_refused_for_others(tiny_policy, 
             gates.read(tmp_path / "broken.json", tiny_policy.content_hash)
 
 
-def test_a_file_of_a_gate_holds_nothing_of_the_queries(tiny_policy, tmp_path):
-    candidate = Candidate("navy coat", "wool coat", "", -0.5, 0.3)
-    assert gates.features(candidate) == [-0.5, math.log(0.3), 2.0, 2.0, 0.5, 0.5]
-    assert made_for(tiny_policy, 1.0).score(candidate) == 2.0
+def test_a_gate_looks_at_confidence_lengths_and_what_stays(tiny_policy):
+    known = gates.policy_features("navy coat", "wool coat", -0.5, 0.3)
+    assert known == [-0.5, math.log(0.3), 2.0, 2.0, 0.5, 0.5]
+    assert made_for(tiny_policy, 1.0).scores(np.array([known])).tolist() == [2.0]
+
+
+def test_a_product_of_two_features_is_weighed_and_far_ones_are_held():
+    known = gates.expanded(np.array([[3.0, 8.0], [1.0, 1e9]]), np.array([1.0, 2.0]), np.array([2.0, 3.0]))
+    assert known.tolist() == [[1.0, 2.0, 1.0, 2.0, 4.0], [0.0, 3.0, 0.0, 0.0, 9.0]]
 
 
 def test_few_queries_and_a_folder_without_a_project_are_one_line(tiny_policy, tmp_path, monkeypatch):
     monkeypatch.setattr(instrument, "choose", lambda project, policy: Chosen(tmp_path, SETUP, "", None, None))
     with pytest.raises(OspoError, match="has no project"):
         instrument.execute(tmp_path, "", 0.05, 0.9)
+
+
+def test_result_lists_say_how_sure_they_are_and_how_far_they_agree():
+    texts = ["navy wool coat", "navy coat", "wool scarf", "red shoes"]
+    documents = pl.DataFrame({"doc_id": list("abcd"), "title": texts})
+    engine = build("bm25", documents, Retrieval(), None)
+    found = dict(zip(SEARCH_FEATURES, search_features(engine, ["navy", "navy", "zzz"], ["navy", "red shoes", "red"]).T, strict=True))
+    (scores,) = (ranking.scores for ranking in engine.rank(["navy"], [None], 10))
+    assert found["query_top_score"].tolist() == [scores[0], scores[0], 0.0]
+    assert found["query_second"][:2] == pytest.approx([scores[1] / scores[0]] * 2)
+    assert found["query_tenth"].tolist() == [0.0] * 3
+    assert found["overlap"].tolist() == [1.0, 0.0, 0.0]
+    assert found["query_score_kept"] == pytest.approx([1.0, 0.0, 0.0])
+    assert found["rewrite_score_kept"] == pytest.approx([1.0, 0.0, 0.0])
+    assert found["rewrite_top_share"][[0, 2]] == pytest.approx([0.5, 1.0])
+
+
+def test_a_share_that_passes_and_gains_nothing_opens_no_gate():
+    draw = np.random.default_rng(0)
+    dev = queries(draw, 600)
+    made, facts = fit(dataclasses.replace(dev, rewritten=dev.raw - 0.01), Wanted("p", "", 0.05, 0.9), 0)
+    assert facts["certified"][-1] == 1.0
+    assert made.threshold is None
+    assert in_words(dataclasses.replace(made, facts=facts | outcome(dev, made, 0)))[0].startswith("nothing gains")
+
+
+def test_a_small_share_is_found_where_the_rest_harms():
+    draw = np.random.default_rng(1)
+    dev, test = (queries(draw, size) for size in (3000, 3000))
+    worse = [dataclasses.replace(each, rewritten=np.clip(each.rewritten - 0.2, 0, 1)) for each in (dev, test)]
+    made, facts = fit(worse[0], Wanted("p", "", 0.03, 0.9), 0)
+    assert 0 < facts["chosen_share"] < 0.5
+    assert outcome(worse[1], made, 0)["gated"]["low"] > 0 > outcome(worse[1], made, 0)["all"]["gain"]
+
+
+def test_a_gate_that_looks_at_lists_needs_a_catalogue(tiny_policy, tmp_path):
+    with pytest.raises(OspoError, match=r"needs the project's documents.*--without-search"):
+        Chosen(tmp_path, SETUP, "", None, None).engine("bm25", "gate")
+    assert len(made_for(tiny_policy, 2.0, "bm25").centre) == len(POLICY_FEATURES) + len(SEARCH_FEATURES) == len(feature_names("bm25"))
 
 
 @pytest.mark.slow
@@ -170,14 +217,16 @@ def test_a_project_gets_its_gate_and_its_rewrites_obey(tmp_path, monkeypatch):
 
     real = Rewriter.opened
     monkeypatch.setattr(Rewriter, "opened", opened)
-    gates.write(layout.gates("000.json"), Gate("the policy before", [0.0] * len(FEATURES), [0.0] * len(FEATURES), 0.0, 0.1, 0.9))
+    gates.write(layout.gates("000.json"), gate_of_words("the policy before", 0.0))
     with pytest.raises(PolicyError, match="run `ospo gate` again"):
         command.execute(layout.root, tmp_path / "queries.txt", Request(), tmp_path / "out.csv")
     made, table, path = instrument.execute(layout.root, "", 0.3, 0.6)
     assert path == layout.gates("000.json")
     assert made.facts["dev_queries"] == made.facts["test_queries"] == 256
     assert parquet.read(path.with_name("000_curve.parquet"), GATE_CURVE).equals(table.sort("share"))
+    assert made.retriever == made.facts["retriever"] == "bm25"
+    gates.write(path, dataclasses.replace(made, threshold=-1e9))
     assert command.execute(layout.root, tmp_path / "queries.txt", Request(), tmp_path / "out.csv")["why"] == {"rewritten": 2}
-    gates.write(path, Gate(**{**vars(made), "threshold": None}))
+    gates.write(path, dataclasses.replace(made, threshold=None))
     counts = command.execute(layout.root, tmp_path / "queries.txt", Request(), tmp_path / "out.csv")
     assert counts["why"] == {"not trusted by the gate": 2}

@@ -89,6 +89,19 @@ def test_it_prints_stages_in_the_order_of_the_work_and_the_sum(planned: tuple[La
     assert first == [*(stage for stage in UNITS if stage != "score-queries"), "to do"]
 
 
+def test_counts_come_before_any_sample_and_can_be_all(planned: tuple[Layout, pl.DataFrame, dict], monkeypatch: pytest.MonkeyPatch) -> None:
+    layout, table, _ = planned
+    monkeypatch.setattr(planning, "_sampled", lambda *_: pytest.fail("sampled though the counts were all that was asked"))
+    before = layout.plan("plan.parquet").read_bytes()
+    stream = io.StringIO()
+    assert planning.plan(layout, values(), lambda runs, exact: planning.print_counts(runs, exact, stream) or False) is None
+    assert layout.plan("plan.parquet").read_bytes() == before
+    found = {line.split("  ")[0]: line.split() for line in stream.getvalue().splitlines()[1:] if line}
+    for stage in ("warm-start", "rollout", "update", "evaluate"):
+        own = table.filter(pl.col("stage") == stage)
+        assert found[stage][1:3] == [str(own.height), str(own["units"][0])]
+
+
 @pytest.fixture(scope="module")
 def run(planned: tuple[Layout, pl.DataFrame, dict]) -> Layout:
     """The same project after its run."""

@@ -49,7 +49,8 @@ def test_nothing_seen_proves_nothing_and_what_is_no_loss_is_refused():
 
 
 def test_a_sequence_goes_on_until_a_hypothesis_stands_and_starts_share_the_level():
-    assert passed([0.01, 0.02, 0.5, 0.01], [0], 0.1) == [0, 1]
-    assert passed([0.01, 0.02, 0.5, 0.04], [0, 3], 0.1) == [0, 1, 3]
-    assert passed([0.01, 0.02, 0.5, 0.06], [0, 3], 0.1) == [0, 1]
-    assert passed([0.2], [0], 0.1) == []
+    assert passed([0.01, 0.02, 0.5, 0.01], [[0, 1, 2, 3]], 0.1) == [0, 1]
+    assert passed([0.01, 0.02, 0.5, 0.1], [[3, 1, 2, 0]], 0.1) == [1, 3]
+    assert passed([0.01, 0.02, 0.5, 0.05], [[0, 2, 1], [3, 1]], 0.1) == [0, 1, 3]
+    assert passed([0.01, 0.02, 0.5, 0.06], [[0, 2, 1], [3, 1]], 0.1) == [0]
+    assert passed([0.2, 0.0], [[0, 1]], 0.1) == []

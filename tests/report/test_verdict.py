@@ -10,7 +10,6 @@ import pytest
 from ospo_cli.errors import FileError, MissingInputError
 from ospo_cli.report import verdict, verdict_text
 from ospo_cli.report.evaluation_summary import OWN_BEST, read_summary, summarise
-from ospo_cli.report.number_text import plain
 from ospo_cli.report.result_table import print_result
 from ospo_cli.tables import parquet
 from ospo_cli.tables.evaluate import COMPLETIONS, QUERY_METRICS
@@ -46,6 +45,12 @@ def test_each_policy_is_taken_at_its_own_best_decoding_and_the_raw_query_is_a_ca
     assert (better_raw["best"], better_raw["best_policy"]) == ("raw-query", "policy-001")
 
 
+def test_what_is_chosen_is_what_is_served_however_good_its_samples_are():
+    found = verdict.choice(choice_values({("policy-000", "greedy"): 0.62, ("raw-query", "none"): 0.65}), "dev")
+    assert found["decodings"]["policy-001"] == "sampled-0.5"
+    assert (found["best"], found["best_policy"]) == ("raw-query", "policy-000")
+
+
 def test_of_equal_means_the_raw_query_and_greedy_answers_are_taken():
     rows = [(system, decoding, "p", 0.5) for system, decoding in reversed(VALUES)]
     found = verdict.choice(pl.DataFrame(rows, schema=["system", "decoding", "prompt_id", "value"], orient="row"), "dev")
@@ -68,9 +73,8 @@ def test_better_and_worse_need_an_interval_without_zero_and_a_small_p(low, high,
     assert verdict.answer({"low": low, "high": high, "p_value": p_value}) == expected
 
 
-def test_without_a_choice_the_last_policys_greedy_answers_are_judged_and_the_reason_is_told():
+def test_without_a_choice_the_reason_is_told():
     nothing = verdict.choice(choice_values().clear(), "dev", "there are no dev prompts")
-    assert verdict.candidate(nothing, "policy-007") == ("policy-007", "greedy")
     assert nothing == {"split": "dev", "prompts": 0, "reason": "there are no dev prompts"}
 
 
@@ -201,14 +205,19 @@ def test_a_text_that_a_spreadsheet_would_compute_gets_a_quote_and_numbers_do_not
     assert [(row["outcome"], row["difference"]) for row in read] == [("worse", "-0.250000"), ("equal", "0.000000")]
 
 
-def test_a_verdict_on_samples_names_them_and_what_is_served(project):
+def test_the_verdict_says_how_to_serve_what_it_judges_and_what_it_does_not_judge(project):
     _, _, summary = project
-    judged = summary["against_raw_query"] | {"system": "policy-002", "decoding": "sampled-0.5"}
-    text = [verdict_text.claim(summary | {"against_raw_query": judged}), *verdict_text.sentences(summary | {"against_raw_query": judged})]
-    assert "(iteration 2, sampled at 0.5) against" in text[0]
-    greedy = summary["values"]["policy-002"]["greedy"]["bm25"]["ndcg@10"]["mean"]
-    assert any(f"answer greedily, whatever is best on {summary['choice']['split']}: {plain(greedy)}," in line for line in text)
-    assert not any("greedily" in line for line in verdict_text.sentences(summary | {"against_raw_query": judged | {"decoding": "greedy"}}))
+    chosen = verdict.choice(choice_values(), "dev")
+
+    def said(system):
+        return " ".join(
+            verdict_text.sentences(summary | {"choice": chosen, "against_raw_query": summary["against_raw_query"] | {"system": system}})
+        )
+
+    assert "this one takes `--policy 1`" in said("policy-001")
+    assert "better sampled at 0.5 (0.700), which is not judged here" in said("policy-001")
+    assert "takes `--policy" not in said("policy-002")
+    assert "not judged here" not in said("policy-000")
 
 
 def test_other_retrievers_stand_in_the_order_of_the_parameters(project):

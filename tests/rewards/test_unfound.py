@@ -30,8 +30,8 @@ def said(capsys, queries, reward=None, with_values=True):
 @pytest.mark.parametrize("with_values", [True, False])
 def test_more_than_a_tenth_without_a_product_is_said_in_one_line(capsys, with_values):
     assert said(capsys, [*FOUND, NOTHING, "\x1b[2J"], with_values=with_values) == (
-        "headroom: bm25 retrieves nothing for 2 of 10 raw queries (20%), such as 'parka': another retriever may find them, or other fields "
-        "(docs/languages.md says what a word is)\n"
+        "headroom: bm25 retrieves nothing for 2 of 10 raw queries (20%), such as 'parka': worth 0 as typed, so that a rewrite can only "
+        "gain there. If their words do stand in the catalogue, another retriever may find them, or other fields (docs/languages.md says what a word is)\n"
     )
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+from ospo_cli.rewriting.gate import Gate, feature_names
 from ospo_cli.rewriting.rewriter import Rewriter
 from ospo_cli.rewriting.setup import Setup
 from ospo_cli.sampling.sampler import SampledRow
@@ -32,3 +33,21 @@ def scripted(policy, answers=None, setup=SETUP):
     rewriter = Rewriter(policy, setup)
     rewriter.sampler = ScriptedSampler(answers or {})
     return rewriter
+
+
+def gate_of_words(policy, threshold, retriever=""):
+    """Return a gate whose score is the query's number of words."""
+    names = feature_names(retriever)
+    weights = [1.0 if name == "query_words" else 0.0 for name in names] + [0.0] * (len(names) * (len(names) + 1) // 2)
+    # A scale of 100, so that no query of the tests is farther out than the three deviations that count.
+    return Gate(
+        policy,
+        retriever,
+        [0.0] * len(names),
+        [100.0] * len(names),
+        [100 * weight for weight in weights],
+        threshold,
+        0.05,
+        0.9,
+        {"retriever": "bm25"},
+    )

@@ -16,7 +16,6 @@ from ospo_cli.report.page import render
 from ospo_cli.report.result_table import print_result
 from ospo_cli.rewriting import gate as gates
 from ospo_cli.rewriting.chosen import Chosen
-from ospo_cli.rewriting.gate import FEATURES, Gate
 from ospo_cli.rewriting.rewriter import Asked, Rewriter
 from ospo_cli.rewriting.setup import of_project
 from ospo_cli.stages import evaluate
@@ -25,6 +24,7 @@ from ospo_cli.tables import placed
 from ospo_cli.tables.evaluate import COMPLETIONS, QUERY_METRICS
 from ospo_cli.tables.prepared import PROMPTS
 from tests.report import small_project
+from tests.rewriting.scripted import gate_of_words
 from tests.stages.test_evaluate import make
 
 GATED = "gated-policy-001"
@@ -47,11 +47,9 @@ def project(base, tmp_path, monkeypatch):
     return Layout(tmp_path / "project"), base[1]
 
 
-def put_gate(layout, threshold, policy=""):
+def put_gate(layout, threshold, policy="", retriever=""):
     """Write the gate of policy 001 that looks at the query's number of words alone."""
-    weights = [1.0 if name == "query_words" else 0.0 for name in FEATURES]
-    made_for = policy or content_hash(layout.policy(1))
-    gates.write(layout.gates("001.json"), Gate(made_for, [0.0] * len(FEATURES), weights, threshold, 0.05, 0.9, {"retriever": "bm25"}))
+    gates.write(layout.gates("001.json"), gate_of_words(policy or content_hash(layout.policy(1)), threshold, retriever))
 
 
 def values_of(layout, system, retriever):
@@ -91,9 +89,10 @@ def test_queries_that_pass_get_what_the_rewrite_finds_and_the_others_what_they_f
     assert layout.evaluation(f"trec/{GATED}.bm25.run").is_file()
 
 
-def test_what_the_gated_system_is_given_is_what_ospo_rewrite_gives(project):
+@pytest.mark.parametrize("retriever", ["", "bm25"])
+def test_what_the_gated_system_is_given_is_what_ospo_rewrite_gives(retriever, project):
     layout, values = project
-    put_gate(layout, 4.0)
+    put_gate(layout, 4.0, retriever=retriever)
     evaluate.execute(layout, values)
     prompts = placed.read(PROMPTS, layout).filter(pl.col("split") == "test")
     rewriter = Rewriter.opened(Chosen(layout.policy(1), of_project(values), "", layout, values))

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import polars as pl
 
 from ospo_cli.errors import OspoError
-from ospo_cli.retrievers.opening import build
 from ospo_cli.rewards import unfound
 from ospo_cli.rewriting.chosen import Chosen
 from ospo_cli.tables import placed
@@ -23,12 +22,11 @@ def both_rankings(chosen: Chosen, retriever: str) -> Callable[[pl.DataFrame, int
         OspoError: there is no project, or no such retriever.
         MissingInputError: the project has no documents yet.
     """
-    if chosen.project is None or chosen.params is None:
+    if chosen.params is None or chosen.project is None:
         raise OspoError("--top", "needs the project's documents", found="a policy folder alone", expected="--project with params.yaml")
-    documents = placed.read(DOCUMENTS, chosen.project)
     name = retriever or chosen.params.score_coalitions.retriever
-    engine = build(name, documents, chosen.params.retrieval, chosen.project.cache)
-    doc_ids = documents["doc_id"].sort().to_list()
+    engine = chosen.engine(name, "--top")
+    doc_ids = placed.read(DOCUMENTS, chosen.project)["doc_id"].sort().to_list()
 
     def added(frame: pl.DataFrame, top: int) -> pl.DataFrame:
         texts = list(dict.fromkeys([*frame["query"].to_list(), *frame["engine_query"].to_list()]))
