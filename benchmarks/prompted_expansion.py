@@ -79,9 +79,8 @@ def main() -> None:
     draws = Resamples(len(ids), params.evaluate.bootstrap, generator(params.train.seed, "prompted expansion"))
     reward = JudgedReward(tables, params, retriever="bm25", cache=layout.cache)
     base = reward.values(ids, raw)
-    print(
-        f"{len(ids)} prompts of split {options.split}, {reward.metric.name}\n\n| system | value | minus the raw query |\n| --- | --- | --- |"
-    )
+    print(f"{len(ids)} prompts of split {options.split}, {reward.metric.name}\n")
+    print("| system | value | minus the raw query |\n| --- | --- | --- |")
     print(f"| raw query | {base.mean():.3f} | |")
     for system, (how, queries) in systems.items():
         values = JudgedReward(tables, how, retriever="bm25", cache=layout.cache).values(ids, queries)
