@@ -133,7 +133,7 @@ def advise(
 
     layout, parameters = opened(project)
     with alone(project, "advise", wait):
-        stage.check(parameters)
+        stage.check(layout, parameters, iteration)
         if not stage.is_measured(layout, parameters, iteration):
             from ospo_cli.instruments.audit import gradients as gradient_audit
 

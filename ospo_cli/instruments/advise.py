@@ -32,6 +32,7 @@ from ospo_cli.report.number_text import plain, short
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.tables import placed
 from ospo_cli.tables.advise import ADVICE, RATE_SEARCH
+from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
 from ospo_cli.tables.audit import GRADIENT_AUDIT
 
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -50,12 +51,15 @@ def is_measured(layout: Layout, params: Params, iteration: int) -> bool:
     return not _own(placed.read(GRADIENT_AUDIT, layout, iteration), params).is_empty()
 
 
-def check(params: Params) -> None:
-    """Raise ParameterError where the objective reads no token advantages."""
+def check(layout: Layout, params: Params, iteration: int) -> None:
+    """Raise ParameterError where the objective reads no token advantages, MissingInputError where the iteration has none."""
     objective = params.update.objective
     if objective in ("sft", "dpo"):
         known = "policy-gradient or mirror-descent"
         raise ParameterError("update.objective", "reads no token advantages, whose noise is measured", found=objective, expected=known)
+    path = TOKEN_ADVANTAGES.path(layout, iteration)
+    if not path.exists():
+        raise MissingInputError(path, "no such file", remedy=f"run `ospo attribute --iter {iteration}`")
 
 
 def execute(layout: Layout, params: Params, iteration: int) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -70,7 +74,7 @@ def execute(layout: Layout, params: Params, iteration: int) -> tuple[pl.DataFram
         MissingInputError: the gradients were not audited, or under other inputs; or the rollouts have no token advantages.
         CreditError: they have no signal.
     """
-    check(params)
+    check(layout, params, iteration)
     if not is_measured(layout, params, iteration):
         raise MissingInputError(
             GRADIENT_AUDIT.path(layout, iteration),

@@ -105,10 +105,10 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     taken = optimiser_steps.train(policy, rows, training, checkpoint, settings, run, partial(progress.advance, 1))
     progress.close()
     seconds = time.monotonic() - began
-    metrics = update_metrics.over_steps(taken, rows, settings.epochs) | taken_move.after_the_steps(policy, rows, settings) | metrics
+    metrics = update_metrics.over_steps(taken, rows, settings.epochs) | metrics
     sizes = update_sizes.update_sizes(start, training.weights)
     _write_policy(layout.policy(iteration), policy, training)
-    metrics |= taken_move.along_the_move(policy, rows, settings, start, training.weights, metrics["taken_share"])  # moves the weights
+    metrics |= taken_move.after_the_steps(policy, rows, settings, (start, training.weights))  # moves the weights
     metrics |= {
         "moments_carried": carried,
         "loading_seconds": loading_seconds,
@@ -240,12 +240,14 @@ def _taken(metrics: dict[str, Any]) -> str:
     share, factor = metrics["taken_share"], metrics["line_factor"]
     if share is None:
         return ""
-    further = {
-        0.0: " (none of it were better)",
-        0.5: f" (half of the way {metrics['taken_share_half']:.0%})",
-        1.0: "",
-        2.0: f" (twice as far {metrics['taken_share_double']:.0%})",
-    }[factor]
+    half, double = metrics["line_half"], metrics["line_double"]
+    further = ""
+    if factor == 0:
+        further = " (none of it were better)"
+    elif factor == 0.5:
+        further = f" (half of the way {half:.0%})"
+    elif factor == 2:
+        further = f" (twice as far {double:.0%})"
     return f", {share:.0%} of the wished move taken{further}"
 
 

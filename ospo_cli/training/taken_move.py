@@ -22,19 +22,29 @@ from ospo_cli.training.rows import Rows
 from ospo_cli.training.token_batches import Group
 
 FACTORS = (0.5, 2.0)  # of the move, beside none and the whole
-MEASURED_GROUPS = 16  # a forward pass over these alone: a few hundredths of an update of 96 groups
+MEASURED_GROUPS = 16  # of 96; of smaller batches a sixth, but six, so that a forward pass over them stays cheap beside the update
 
 
-def after_the_steps(policy: LoadedPolicy, rows: Rows, settings: Update) -> dict[str, Any]:
-    """Return what the trained policy makes of the batch, on at most MEASURED_GROUPS groups of it, evenly spaced.
+def after_the_steps(
+    policy: LoadedPolicy, rows: Rows, settings: Update, move: tuple[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]] | None = None
+) -> dict[str, Any]:
+    """Return what the trained policy makes of the batch, on some of its groups, evenly spaced.
+
+    Args:
+        policy, rows, settings: after the steps.
+        move: `update_sizes.copied` of the weights before the steps, and the weights; they are left at another place of the line. None
+            searches no line.
 
     Returns:
         `after_kl`, divergence from the sampler, nats per token; `after_clipped_fraction`, share of the tokens with an advantage that lie
         beyond the clip (None without a clip); `taken_share`, what the batch's objective has gained, as a share of the most that it could
-        (None where there is no most, or nothing to gain). All None where no group has a token.
+        (None where there is no most, or nothing to gain); `line_half`, `line_whole`, `line_double`, that share on some of these groups with
+        half of, the whole and twice the move, and `line_factor`, the best of 0, 1/2, 1 and 2 times it. All None where no group has a token.
     """
-    found: dict[str, Any] = dict.fromkeys(("after_kl", "after_clipped_fraction", "taken_share"))
-    groups = _measured(rows)
+    names = ("after_kl", "after_clipped_fraction", "taken_share", "line_half", "line_whole", "line_double", "line_factor")
+    found: dict[str, Any] = dict.fromkeys(names)
+    some = [group for group in rows.groups if group.tokens]
+    groups = spaced(some, min(MEASURED_GROUPS, max(6, len(some) // 6)))
     if not groups:
         return found
     own, places = forward.logprobs_without_dropout(policy, rows, groups, settings), rows.tokens_of(groups)
@@ -47,30 +57,19 @@ def after_the_steps(policy: LoadedPolicy, rows: Rows, settings: Update) -> dict[
     if objective.has_clip and bool(has_advantage.any()):
         found["after_clipped_fraction"] = float(objective.loss(tokens).is_clipped[has_advantage].double().mean())
     found["taken_share"] = _share(tokens, settings)
+    few = spaced([group for group in groups if rows.is_alive(group)], max(2, len(some) // 8))
+    if move is not None and few:
+        found |= _line(policy, rows, settings, few, own, move)
     return found
 
 
-def along_the_move(
-    policy: LoadedPolicy, rows: Rows, settings: Update, start: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor], whole: Any
-) -> dict[str, float | None]:
-    """Return where on the line from the weights before the steps through those after them the batch's objective is highest.
-
-    A forward pass over MEASURED_GROUPS groups for each of FACTORS. The weights stay at the last of these.
-
-    Args:
-        policy, rows, settings: as in `after_the_steps`.
-        start: `update_sizes.copied` of the weights before the steps.
-        weights: those that train, after the steps.
-        whole: `taken_share` of the whole move.
-
-    Returns:
-        `taken_share_half` and `taken_share_double`, `taken_share` for half and for twice the move; `line_factor`, the best of 0, 1/2, 1 and
-        2. None where `whole` is: the batch has nothing to gain, or its objective no most.
-    """
-    if whole is None:
-        return dict.fromkeys(("taken_share_half", "taken_share_double", "line_factor"))
-    groups, at = _measured(rows), 1.0
-    shares: dict[float, Any] = {1.0: whole, 0.0: 0.0}  # of equal ones the first is taken: no move is no overshoot
+def _line(
+    policy: LoadedPolicy, rows: Rows, settings: Update, few: list[Group], own: NDArray[np.float32], move: tuple[Mapping[str, Any], ...]
+) -> dict[str, Any]:
+    """Search the line from the weights before the steps through those after them: a forward pass over few groups for each of FACTORS."""
+    start, weights = move
+    shares: dict[float, Any] = {1.0: _share(_tokens(rows, few, settings, own), settings), 0.0: 0.0}  # of equal ones the first is taken
+    at = 1.0
     for factor in FACTORS:
         with torch.no_grad():
             for name, weight in weights.items():
@@ -78,14 +77,10 @@ def along_the_move(
                 begun = start[name].to(part.device)
                 part.copy_(begun + (part - begun) * (factor / at))
         at = factor
-        own = forward.logprobs_without_dropout(policy, rows, groups, settings)
-        shares[factor] = _share(_tokens(rows, groups, settings, own), settings)
+        logprobs = forward.logprobs_without_dropout(policy, rows, few, settings)
+        shares[factor] = _share(_tokens(rows, few, settings, logprobs), settings)
     best = max(shares, key=shares.__getitem__)
-    return {"taken_share_half": shares[0.5], "taken_share_double": shares[2.0], "line_factor": best}
-
-
-def _measured(rows: Rows) -> list[Group]:
-    return spaced([group for group in rows.groups if group.tokens], MEASURED_GROUPS)
+    return {"line_half": shares[0.5], "line_whole": shares[1.0], "line_double": shares[2.0], "line_factor": best}
 
 
 def _tokens(rows: Rows, groups: list[Group], settings: Update, own: NDArray[np.float32]) -> Tokens:

@@ -35,6 +35,7 @@ def audited(root, scale=97.0, floor=14.5, params=None, error=16.0):
     """Write a gradient audit of made-up numbers; return its project."""
     layout, params = Layout(root), params or Params()
     layout.iteration(1, "x").parent.mkdir(parents=True)
+    layout.iteration(1, "token_advantages.parquet").touch()
     rows = []
     for estimator, rule in (("any", "uniform"), (params.attribute.estimator, params.attribute.rule)):
         rows += [
@@ -109,6 +110,8 @@ def test_an_audit_that_is_not_there_or_of_other_parameters_or_another_method_is_
     layout, params = audited(tmp_path)
     changed = dataclasses.replace(params, attribute=dataclasses.replace(params.attribute, rule="signed"))
     assert advise.is_measured(layout, params, 1)
+    layout.iteration(2, "x").parent.mkdir(parents=True)
+    layout.iteration(2, "token_advantages.parquet").touch()
     for parameters, iteration in ((params, 2), (changed, 1)):
         assert not advise.is_measured(layout, parameters, iteration)
         with pytest.raises(MissingInputError, match=rf"run `ospo audit --iter {iteration} --gradients`"):
@@ -163,3 +166,10 @@ def test_a_gain_within_its_noise_finds_no_rate(tmp_path, monkeypatch):
     layout, params = audited(tmp_path)
     monkeypatch.setattr(advise, "held_out", lambda *given: np.outer(given[-1], [1.0, -1.0, 2.0, -1.5]))
     assert "show no gain at any rate" in advised_rate(layout, params)["reason"]
+
+
+def test_an_iteration_without_token_advantages_names_the_command_that_makes_them(tmp_path):
+    layout, params = audited(tmp_path)
+    layout.iteration(1, "token_advantages.parquet").unlink()
+    with pytest.raises(MissingInputError, match=r"token_advantages\.parquet: no such file; run `ospo attribute --iter 1`"):
+        advise.execute(layout, params, 1)
