@@ -178,6 +178,23 @@ def test_result_lists_say_how_sure_they_are_and_how_far_they_agree():
     assert found["rewrite_top_share"][[0, 2]] == pytest.approx([0.5, 1.0])
 
 
+def test_what_each_query_keeps_of_the_others_list_is_its_own_score_of_it():
+    documents = pl.DataFrame({"doc_id": list("abc"), "title": ["navy wool coat", "navy coat", "wool scarf"]})
+    engine = build("bm25", documents, Retrieval(), None)
+    found = dict(zip(SEARCH_FEATURES, search_features(engine, ["navy wool coat"], ["scarf wool"])[0], strict=True))
+    query, rewrite = (
+        dict(zip(each.documents.tolist(), each.scores, strict=True))
+        for each in engine.rank(["navy wool coat", "scarf wool"], [None] * 2, 10)
+    )
+    assert (set(query), set(rewrite)) == ({0, 1, 2}, {0, 2})
+    assert found["query_score_kept"] == pytest.approx((query[0] + query[2]) / sum(query.values()))
+    assert found["rewrite_score_kept"] == pytest.approx(1.0)
+    assert found["query_score_kept_first"] == pytest.approx(1.0)
+    assert found["query_score_per_word"] == pytest.approx(query[0] / 3)
+    assert found["overlap"] == pytest.approx(2 / 3)
+    assert found["rewrite_second"] == pytest.approx(rewrite[0] / rewrite[2])
+
+
 def test_a_share_that_passes_and_gains_nothing_opens_no_gate():
     draw = np.random.default_rng(0)
     dev = queries(draw, 600)

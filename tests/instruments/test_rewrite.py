@@ -1,5 +1,6 @@
 """`ospo rewrite`: files of every format, streams, kills, duplicates, result lists."""
 
+import csv
 import gzip
 import io
 import json
@@ -115,6 +116,28 @@ def test_rewrites_stand_in_the_order_of_the_file_in_every_format(project, answer
     best = [json.loads(value) for value in found["best"]] if kind == "csv" else found["best"].to_list()
     assert [row["rewrite"] for row in best[0]] == ["wool coat"]
     assert found.columns == list(with_columns(found.columns).schema)
+
+
+FOREIGN = [
+    *HOSTILE, "a" * 1_000_000, "\r", "a\rb", "a\r\nb", '"', '""', ",", ";", "\t", "=1+1", "NULL", "nan", "\u2028", "\u0085", "\x1a", "\ufeffcoat",
+    "Set-Cookie: a\r\nX: b", "<script>alert(1)</script>", "{" * 5000, "\U0001f469\u200d\U0001f52c", "\x7f", "\x80",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv", "tsv"])
+@pytest.mark.parametrize("kind_out", ["parquet", "jsonl", "csv"])
+def test_hostile_queries_come_through_every_format_as_they_were(project, answers, tmp_path, kind, kind_out):
+    source = written_as(kind, tmp_path / f"queries.{kind}", FOREIGN)
+    out = tmp_path / f"out.{kind_out}"
+    assert execute(project.root, source, Request(), out)["rows"] == len(FOREIGN)
+    if kind_out == "csv":
+        with out.open(encoding="utf-8", newline="") as stream:
+            csv.field_size_limit(1 << 24)
+            rows = list(csv.DictReader(stream))
+    else:
+        rows = (pl.read_parquet(out) if kind_out == "parquet" else pl.read_ndjson(out)).to_dicts()
+    assert [row["query"] for row in rows] == FOREIGN
+    assert all(row["engine_query"] == row["query"] for row in rows if row["is_used"] in (False, "false"))
 
 
 def test_the_parquet_file_is_a_declared_table(project, answers, tmp_path):
