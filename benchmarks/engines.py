@@ -9,7 +9,7 @@ Coalitions are all windows of answers of eight phrases. Unrelated queries: the c
 Every word is replaced by a name of letters and digits, so that all engines index and are asked for the same tokens. The other engines are
 given their queries ready made (ids or query objects: only the search is timed), with their own batch call where they have one (PISA's loop
 in C++, bm25s `retrieve` with numba); from impact-index and tantivy one call per query, from as many threads as there are cores with
-`--all-cores` (else the process is bound to one core). ospo is timed from the texts, its splitting into words among it: all coalitions in
+`--all-cores` (else the process is bound to one core once the index is built). ospo is timed from the texts, its splitting into words among it: all coalitions in
 one call (`rank_coalitions`, what score-coalitions calls), all texts in one call, and one call per text.
 
 Each repeat is timed on its own, ours and theirs in turns; printed are the median and the range of processor and wall time. Slow engines get
@@ -393,8 +393,6 @@ def main() -> None:
     parser.add_argument("--all-cores", action="store_true", help="one thread per core; without it the process is bound to one core")
     arguments = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
-    if not arguments.all_cores:
-        os.sched_setaffinity(0, cores[-1:])
     threads = len(cores) if arguments.all_cores else 1
     originals = None
     if arguments.generated:
@@ -412,6 +410,7 @@ def main() -> None:
         for kind in ENGINES:
             if kind.__name__ not in arguments.engines:
                 continue
+            os.sched_setaffinity(0, cores)  # PISA's building waits for ever on one core
             try:
                 with silent():
                     engine, cpu, _ = timed(lambda kind=kind: kind(documents, Path(folder), threads))
@@ -419,6 +418,8 @@ def main() -> None:
                 print(f"{kind.__name__}: package {error.name} is not installed")
                 continue
             print(f"{engine.name} (index: {cpu:.1f} s of processor time)", flush=True)
+            if not arguments.all_cores:
+                os.sched_setaffinity(0, cores[-1:])
             compare(engine, own[engine.idf], works, arguments)
             del engine
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numba import njit
 
-from ospo_cli.retrievers.lexical.arrays import BLOCK_BITS
+from ospo_cli.retrievers.lexical.arrays import BLOCK, BLOCK_BITS
 
 
 @njit(nogil=True, cache=True)
@@ -24,7 +25,7 @@ def invert(forward: Any, catalogue_of: Any, starts: Any, documents: Any, weights
 
 
 @njit(nogil=True, cache=True)
-def summarise_blocks(starts: Any, documents: Any, weights: Any, terms: Any, block_starts: Any, block_bounds: Any) -> None:
+def summarise_blocks(starts: Any, documents: Any, weights: Any, terms: Any, block_starts: Any, block_bounds: Any, block_bits: Any) -> None:
     """Fill where each block of the frequent terms' postings begins, and its largest weight."""
     blocks = block_bounds.shape[1]
     for row in range(terms.shape[0]):
@@ -33,8 +34,11 @@ def summarise_blocks(starts: Any, documents: Any, weights: Any, terms: Any, bloc
         for r in range(blocks):
             block_starts[row, r] = p
             bound = 0
+            bits = np.uint64(0)
             while p < last and documents[p] < (r + 1) << BLOCK_BITS:
                 bound = max(bound, weights[p])
+                bits |= np.uint64(1) << np.uint64(documents[p] & (BLOCK - 1))
                 p += 1
+            block_bits[row, r] = bits
             block_bounds[row, r] = bound
         block_starts[row, blocks] = p

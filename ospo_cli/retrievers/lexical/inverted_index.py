@@ -10,25 +10,26 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ospo_cli.errors import RetrievalError
 from ospo_cli.retrievers import array_folder
 from ospo_cli.retrievers.base import Coalitions, Ranking, best_first, candidates, padded, rank_by_pool
 from ospo_cli.retrievers.lexical import pool_products
-from ospo_cli.retrievers.lexical.arrays import BLOCK, SUPER, Asked, Index, Marks, Options, Top
+from ospo_cli.retrievers.lexical.arrays import BLOCK, SUPER, Asked, Forward, Index, Top
 from ospo_cli.retrievers.term_counts import Field, Postings, count_terms
 
-VERSION = "index-2"
+VERSION = "index-3"
 # Postings that are weighted at a time; bounds memory.
 CHUNK_POSTINGS = 1 << 21
 # A weight is an integer number of units; the largest of an index has 26 bits, so that 32 of them fit in 31.
 WEIGHT_BITS = 26
 # A term of more than one in so many documents has bounds per block of documents.
 FREQUENT_SHARE = 64
-# Coalitions that one pass over the postings serves, and over a pool, where reading its documents is most of the work.
-LARGEST_GROUP = 64
-LARGEST_POOLED_GROUP = 128
+# Coalitions that one pass over a pool serves.
+LARGEST_GROUP = 128
+# Coalitions for which a thread is started.
+SHARE = 32
 # Longest list of best weights that is kept per frequent term, and largest k of the compiled loops.
 LARGEST_K = 128
 # Cells (coalitions × candidates) of pools that are ranked before the compiled loops are worth reading.
@@ -76,6 +77,7 @@ class InvertedIndex:
         for values in self.arrays.values():
             values.flags.writeable = False
         self.index = Index(*(self.arrays[name] for name in Index._fields))
+        self.forward = Forward(*(self.arrays[name] for name in Forward._fields))
         self.unit = float(np.ldexp(1.0, int(found["unit_exponent"][0])))
         self.count = len(found["catalogue_of"])
         self.is_distinct = is_distinct
@@ -84,7 +86,7 @@ class InvertedIndex:
         self.largest_weight = int(found["largest_weight"][0])
         self.touched_postings = 0
         self._product_cells = 0
-        self._buffers: list[Marks] = []
+        self._buffers: list[NDArray[np.int32]] = []
         self._lock = threading.Lock()
         self._remembered: dict[str, NDArray[np.int32]] = {}
 
@@ -96,13 +98,13 @@ class InvertedIndex:
         self, bags: Sequence[NDArray[np.int32]], pool: NDArray[np.int64] | None, k: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return documents int64[bags, ranks] (−1 where nothing more is retrieved) and scores float64[bags, ranks] (0 there)."""
-        count = len(bags)
-        pool = None if pool is None else candidates(pool, self.count)
-        if k <= 0:
-            k = self.count if pool is None else len(pool)
-        starts = np.arange(0, count, LARGEST_GROUP if pool is None else LARGEST_POOLED_GROUP, dtype=np.int64)
-        parts = np.arange(count, dtype=np.int64)
-        return self._run(bags, np.append(parts, count), parts.astype(np.int32), np.append(starts, count), [pool] * len(starts), k)
+        edges = np.arange(len(bags) + 1)
+        members = edges[:-1].astype(np.int32)
+        if pool is None:
+            return self._rank_catalogue(bags, edges, members, edges, k)
+        pool = candidates(pool, self.count)
+        groups = np.append(edges[:-1:LARGEST_GROUP], len(bags))
+        return self._rank_pools(bags, edges, members, groups, [pool] * (len(groups) - 1), k)
 
     def rank_coalitions(
         self, answers: Sequence[Coalitions], bag: Callable[[str], NDArray[np.int32]], k: int
@@ -120,8 +122,7 @@ class InvertedIndex:
             shape = shapes.get(id(answer.present))
             if shape is None:
                 shape = shapes[id(answer.present)] = (np.count_nonzero(answer.present, axis=1), answer.present.nonzero()[1])
-            largest = LARGEST_GROUP if answer.pool is None else LARGEST_POOLED_GROUP
-            if not pools or answer.pool is not previous or lanes - groups[-1] + len(shape[0]) > largest:
+            if answer.pool is None or not pools or answer.pool is not previous or lanes - groups[-1] + len(shape[0]) > LARGEST_GROUP:
                 if pools:
                     groups.append(lanes)
                 pool = answer.pool
@@ -142,61 +143,80 @@ class InvertedIndex:
         if not sizes:
             return np.zeros((0, 0), dtype=np.int64), np.zeros((0, 0))
         groups.append(lanes)
-        if k <= 0:
-            k = max(self.count if pool is None else len(pool) for pool in pools)
-        member_starts = np.concatenate(([0], np.cumsum(np.concatenate(sizes))))
-        return self._run(bags, member_starts, np.concatenate(members).astype(np.int32), np.array(groups), pools, k)
+        member_starts = _starts(np.concatenate(sizes))
+        together = np.concatenate(members).astype(np.int32), np.array(groups)
+        own = [pool for pool in pools if pool is not None]
+        if not own:
+            return self._rank_catalogue(bags, member_starts, *together, k)
+        if len(own) < len(pools):
+            raise ValueError("some answers have a pool and others have none")
+        return self._rank_pools(bags, member_starts, *together, own, k)
 
-    def _run(
+    def _rank_catalogue(
         self,
         bags: Sequence[NDArray[np.int32]],
         member_starts: NDArray[np.int64],
         members: NDArray[np.int32],
         groups: NDArray[np.int64],
-        pools: Sequence[NDArray[np.int64] | None],
         k: int,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        coalitions = len(member_starts) - 1
-        if coalitions == 0 or k == 0:
-            return np.zeros((coalitions, 0), dtype=np.int64), np.zeros((coalitions, 0))
-        is_pooled = pools[0] is not None
-        if any((pool is not None) != is_pooled for pool in pools):
-            raise ValueError("some answers have a pool and others have none")
-        if is_pooled:
-            k = min(k, max(len(pool) for pool in pools if pool is not None))
-        k = min(k, self.count)
-        if k == 0:
-            return np.zeros((coalitions, 0), dtype=np.int64), np.zeros((coalitions, 0))
-        if not is_pooled and k > LARGEST_K:
+        count = len(member_starts) - 1
+        if count == 0:
+            return np.zeros((0, 0), dtype=np.int64), np.zeros((0, 0))
+        k = min(k, self.count) if k > 0 else self.count
+        if k > LARGEST_K:
             return self._rank_all(bags, member_starts, members, k)
-        part_sizes = np.fromiter(map(len, bags), dtype=np.int64, count=len(bags))
-        part_starts = np.concatenate(([0], np.cumsum(part_sizes)))
-        part_terms = np.concatenate(bags) if len(bags) else np.zeros(0, dtype=np.int32)
-        words = np.concatenate(([0], np.cumsum(part_sizes[members])))
+        from ospo_cli.retrievers.lexical import catalogue_loops
+
+        part_starts, part_terms = _joined(bags)
+        asked = Asked(part_starts, part_terms, member_starts, members, groups)
+        top = Top(np.empty((count, k), dtype=np.int32), np.empty((count, k), dtype=np.int64))
+        self._share_out(
+            asked, lambda share, slot_of: catalogue_loops.rank_catalogue(self.index, asked, share, self.is_distinct, slot_of, top)
+        )
+        return top.documents.astype(np.int64), top.scores * self.unit
+
+    def _rank_pools(
+        self,
+        bags: Sequence[NDArray[np.int32]],
+        member_starts: NDArray[np.int64],
+        members: NDArray[np.int32],
+        groups: NDArray[np.int64],
+        pools: Sequence[NDArray[np.int64]],
+        k: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        count, widest = len(member_starts) - 1, max(map(len, pools), default=0)
+        k = min(k, widest) if k > 0 else widest
+        if count == 0 or k == 0:
+            return np.zeros((count, 0), dtype=np.int64), np.zeros((count, 0))
+        part_starts, part_terms = _joined(bags)
+        asked = Asked(part_starts, part_terms, member_starts, members, groups)
+        words = _starts(np.diff(part_starts)[members])
         longest = int((words[member_starts[1:]] - words[member_starts[:-1]]).max())
-        own = [pool for pool in pools if pool is not None]
-        pool_starts = np.concatenate(([0], np.cumsum([len(pool) for pool in own] or [0] * len(pools)))).astype(np.int64)
-        pool_members = np.concatenate(own).astype(np.int32) if own else np.zeros(0, dtype=np.int32)
-        asked = Asked(part_starts, part_terms, member_starts, members, groups, pool_starts, pool_members)
-        if is_pooled and self._takes_products(own, groups) and pool_products.fits(longest, self.largest_weight, max(map(len, own))):
-            marks = self._borrow()
-            documents, sums, read = pool_products.rank_groups(self.index, asked, own, k, self.is_distinct, marks.slot_of)
-            self._give_back(marks, read)
+        if self._takes_products(pools, groups) and pool_products.fits(longest, self.largest_weight, widest):
+            slot_of = self._borrow()
+            documents, sums, read = pool_products.rank_groups(self.forward, asked, pools, k, self.is_distinct, slot_of)
+            self._give_back(slot_of, read)
             return documents, np.asarray(sums * self.unit, dtype=np.float64)
+        from ospo_cli.retrievers.lexical import pool_loops
+
         dtype: type = np.int32 if longest * self.largest_weight < 2**31 else np.int64
-        top = Top(np.empty((coalitions, k), dtype=np.int32), np.empty((coalitions, k), dtype=dtype))
-        self._run_loops(asked, Options(is_pooled, self.is_distinct, dtype(np.iinfo(dtype).max)), top)
+        top = Top(np.empty((count, k), dtype=np.int32), np.empty((count, k), dtype=dtype))
+        together = _starts(list(map(len, pools))), np.concatenate(pools).astype(np.int32), dtype(np.iinfo(dtype).max)
+        self._share_out(
+            asked, lambda share, slot_of: pool_loops.rank_groups(self.forward, asked, together, share, self.is_distinct, slot_of, top)
+        )
         return top.documents.astype(np.int64), np.asarray(top.scores * self.unit, dtype=np.float64)
 
-    def _run_loops(self, asked: Asked, options: Options, top: Top) -> None:
-        from ospo_cli.retrievers.lexical import kernel
-
+    def _share_out(self, asked: Asked, rank: Callable[[tuple[int, int], NDArray[np.int32]], int]) -> None:
+        # Groups among threads, where there are enough coalitions.
         def work(first: int, last: int) -> None:
-            marks = self._borrow()
-            self._give_back(marks, kernel.rank_groups(self.index, asked, (first, last), options, marks, top))
+            slot_of = self._borrow()
+            self._give_back(slot_of, rank((first, last), slot_of))
 
-        count = len(asked.group_starts) - 1
-        threads = min(_cores(), count)
+        count, coalitions = len(asked.group_starts) - 1, len(asked.member_starts) - 1
+        threads = min(count, coalitions // SHARE)
+        threads = min(threads, _cores()) if threads > 1 else 1
         if threads == 1:
             work(0, count)
             return
@@ -207,8 +227,8 @@ class InvertedIndex:
 
     def _takes_products(self, pools: Sequence[NDArray[np.int64]], groups: NDArray[np.int64]) -> bool:
         # Reading the compiled loops takes most of a second, in which products do so many cells. Both give the same bits.
-        kernel = sys.modules.get("ospo_cli.retrievers.lexical.kernel")
-        if kernel is not None and kernel.rank_groups.signatures:
+        loops = sys.modules.get("ospo_cli.retrievers.lexical.pool_loops")
+        if loops is not None and loops.rank_groups.signatures:
             return False
         cells = int(np.dot(np.diff(groups), np.fromiter(map(len, pools), dtype=np.int64, count=len(pools))))
         with self._lock:
@@ -235,15 +255,16 @@ class InvertedIndex:
             rankings.append(best_first(np.asarray(catalogue_of[found], dtype=np.int64), totals[found] * self.unit, k))
         return padded(rankings)
 
-    def _borrow(self) -> Marks:
+    def _borrow(self) -> NDArray[np.int32]:
+        # A slot for each term, -1 in all of them: memory of a thread that every call leaves as it found it.
         with self._lock:
             if self._buffers:
                 return self._buffers.pop()
-        return Marks(np.full(len(self.vocabulary), -1, dtype=np.int32), np.zeros(self.count, dtype=np.uint8))
+        return np.full(len(self.vocabulary), -1, dtype=np.int32)
 
-    def _give_back(self, marks: Marks, read: int) -> None:
+    def _give_back(self, slot_of: NDArray[np.int32], read: int) -> None:
         with self._lock:
-            self._buffers.append(marks)
+            self._buffers.append(slot_of)
             self.touched_postings += read
 
     def bag(self, terms: Iterable[str]) -> NDArray[np.int32]:
@@ -272,28 +293,32 @@ def _build(
     is_kept = rounded > 0
     if not is_kept.all():
         terms, owners, rounded = terms[is_kept], owners[is_kept], rounded[is_kept]
-    forward_starts = np.concatenate(([0], np.cumsum(np.bincount(owners, minlength=count))))
+    forward_starts = _starts(np.bincount(owners, minlength=count))
     del owners
     # Short documents first: a word weighs most there, so that the first blocks hold most of the best documents.
     catalogue_of = np.argsort(postings.lengths, kind="stable").astype(np.int32)
     term_counts = np.bincount(terms, minlength=len(vocabulary))
-    starts = np.concatenate(([0], np.cumsum(term_counts)))
+    starts = _starts(term_counts)
     documents, weights = np.empty(len(terms), dtype=np.int32), np.empty(len(terms), dtype=np.int32)
     building.invert((forward_starts, terms, rounded), catalogue_of, starts, documents, weights)
-    blocks = -(-count // BLOCK)
+    # Whole super-blocks: blocks behind the last document are empty.
+    supers = -(-count // (BLOCK * SUPER))
+    blocks = supers * SUPER
     frequent = np.flatnonzero(term_counts > count / FREQUENT_SHARE)
     frequent_row = np.full(len(vocabulary), -1, dtype=np.int32)
     frequent_row[frequent] = np.arange(len(frequent))
     block_starts = np.zeros((len(frequent), blocks + 1), dtype=np.int64)
     block_bounds = np.zeros((len(frequent), blocks), dtype=np.int32)
-    building.summarise_blocks(starts, documents, weights, frequent, block_starts, block_bounds)
+    block_bits = np.zeros((len(frequent), blocks), dtype=np.uint64)
+    building.summarise_blocks(starts, documents, weights, frequent, block_starts, block_bounds, block_bits)
     best_weights = np.zeros((len(frequent), LARGEST_K), dtype=np.int32)
     for row, term in enumerate(frequent.tolist()):
         own = weights[starts[term] : starts[term + 1]]
         top = min(len(own), LARGEST_K)
         best_weights[row, :top] = np.sort(np.partition(own, len(own) - top)[len(own) - top :])[::-1]
-    block_first = np.minimum.reduceat(catalogue_of, np.arange(0, count, BLOCK))
-    super_starts = np.arange(0, blocks, SUPER)
+    padded = np.full(blocks * BLOCK, count, dtype=np.int32)
+    padded[:count] = catalogue_of
+    block_first = padded.reshape(blocks, BLOCK).min(axis=1)
     return {
         "starts": starts,
         "documents": documents,
@@ -305,10 +330,11 @@ def _build(
         "frequent_row": frequent_row,
         "block_starts": block_starts,
         "block_bounds": block_bounds,
-        "super_bounds": np.maximum.reduceat(block_bounds, super_starts, axis=1),
+        "block_bits": block_bits,
+        "super_bounds": block_bounds.reshape(len(frequent), supers, SUPER).max(axis=2),
         "best_weights": best_weights,
         "block_first": block_first,
-        "super_first": np.minimum.reduceat(block_first, super_starts),
+        "super_first": block_first.reshape(supers, SUPER).min(axis=1),
         "unit_exponent": np.array([exponent], dtype=np.int64),
         "largest_weight": np.array([rounded.max(initial=0)], dtype=np.int64),
         "vocabulary": np.frombuffer("\n".join(vocabulary).encode("utf-8", "surrogatepass"), dtype=np.uint8),
@@ -333,6 +359,18 @@ def _weights(postings: Postings, weigh: Callable[[Postings], NDArray[np.float64]
             )
         yield weights
         first = last
+
+
+def _starts(sizes: ArrayLike) -> NDArray[np.int64]:
+    # Where each of some things of these sizes begins, and the last one ends.
+    lengths = np.asarray(sizes, dtype=np.int64)
+    starts = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    return starts
+
+
+def _joined(bags: Sequence[NDArray[np.int32]]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    return _starts(list(map(len, bags))), np.concatenate(bags) if bags else np.zeros(0, dtype=np.int32)
 
 
 def _cores() -> int:

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from ospo_cli.retrievers.lexical.arrays import Asked, Index
+from ospo_cli.retrievers.lexical.arrays import Asked, Forward
 
 # Cells (coalitions × candidates) of one table of scores: what a core's cache holds.
 CELLS = 1 << 17
@@ -33,7 +33,7 @@ class _Block:
 
 
 def rank_groups(
-    index: Index, asked: Asked, pools: Sequence[NDArray[np.int64]], k: int, is_distinct: bool, slot_of: NDArray[np.int32]
+    forward: Forward, asked: Asked, pools: Sequence[NDArray[np.int64]], k: int, is_distinct: bool, slot_of: NDArray[np.int32]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
     """Return documents int64[coalitions, k] (−1 where nothing more is retrieved), scores int64[coalitions, k] and postings read.
 
@@ -46,7 +46,7 @@ def rank_groups(
         rows = slice(blocks[0].first, blocks[-1].last)
         sizes = np.array([len(block.pool) for block in blocks])
         lanes = np.array([block.last - block.first for block in blocks])
-        table, entries = _scores(index, asked, blocks, is_distinct, slot_of)
+        table, entries = _scores(forward, asked, blocks, is_distinct, slot_of)
         read += entries
         # Ascending: the best score first, and of equal ones the document that comes first in the catalogue. What scores 0, and so what
         # lies behind a smaller pool, is not below 0 and is not retrieved.
@@ -95,7 +95,7 @@ def _batches(blocks: Iterator[_Block]) -> Iterator[list[_Block]]:
 
 
 def _scores(
-    index: Index, asked: Asked, blocks: Sequence[_Block], is_distinct: bool, slot_of: NDArray[np.int32]
+    forward: Forward, asked: Asked, blocks: Sequence[_Block], is_distinct: bool, slot_of: NDArray[np.int32]
 ) -> tuple[NDArray[np.float64], int]:
     # Scores float64[coalitions, largest pool] of the blocks' coalitions (0 behind a block's own pool), and how many entries were read.
     first, last = blocks[0].first, blocks[-1].last
@@ -104,8 +104,8 @@ def _scores(
     rows, terms = _words(asked, first, last)
     if not len(rows):
         return result, 0
-    entries, columns, bounds = _entries(index.forward_starts, [block.pool for block in blocks])
-    entry_terms, entry_weights = index.forward_terms[entries], index.forward_weights[entries]
+    entries, columns, bounds = _entries(forward.forward_starts, [block.pool for block in blocks])
+    entry_terms, entry_weights = forward.forward_terms[entries], forward.forward_weights[entries]
     ends = np.searchsorted(rows, np.cumsum(lanes))
     row = word = 0
     for count, size, end, (start, stop) in zip(lanes, sizes, ends.tolist(), bounds, strict=True):

@@ -121,7 +121,7 @@ HARMS = {
     "flip": lambda weights, manifest: weights.write_bytes(weights.read_bytes()[:-1] + b"\xff"),
     "gone": lambda weights, manifest: weights.unlink(),
     "manifest": lambda weights, manifest: manifest.write_text("{"),
-    "version": lambda weights, manifest: manifest.write_text(manifest.read_text().replace('version": "index-2', 'version": "index-0')),
+    "version": lambda weights, manifest: manifest.write_text(manifest.read_text().replace('version": "index-3', 'version": "index-0')),
     "other": lambda weights, manifest: manifest.write_text(manifest.read_text().replace('"fingerprint": "', '"fingerprint": "0')),
 }
 

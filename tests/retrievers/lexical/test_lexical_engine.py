@@ -97,10 +97,47 @@ def test_rankings_do_not_depend_on_which_terms_count_as_frequent(share, monkeypa
     assert pairs(*found) == obvious(index, bags_of(index, answers), None, 7, True)
 
 
+def uneven(postings):
+    """Weights of all sizes, that tie seldom; those of "7" are far above."""
+    mixed = (postings.terms * 7919 + postings.documents * 104729 + postings.frequencies * 13) % 1009
+    return (1.0 + mixed) * np.where(postings.terms % 11 == 7, 40.0, 1.0) / (1.0 + postings.terms % 13)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 10**6), st.sampled_from([1, 3, 1024, 2500]), st.sampled_from([1, 10, 128]), st.booleans(), st.sampled_from([1, 8, 64])
+)
+def test_every_text_is_ranked_as_the_obvious_way_ranks_it(seed, count, k, distinct, share):
+    # Texts without a word, of frequent or rare words alone, with repeated words, with fewer hits than k.
+    rng = np.random.default_rng(seed)
+    weights = uneven if seed % 2 else weigh
+    with mock.patch.object(inverted_index, "FREQUENT_SHARE", share):
+        index = InvertedIndex(lambda: [Field([["0"], *zipf_bags(seed, count - 1, vocabulary=120)])], weights, is_distinct=distinct)
+    spans = [(0, 6), (0, 130), (60, 130), (0, 1)]
+    texts = [rng.integers(*spans[number % 4], size=rng.integers(0, 9)).astype(str).tolist() for number in range(12)]
+    bags = [index.bag(text) for text in texts]
+    found = pairs(*index.rank_bags(bags, None, k))
+    assert found == obvious(index, [bag.tolist() for bag in bags], None, k, distinct)
+    assert found[0] == pairs(*index.rank_bags(bags[:1], None, k))[0]
+
+
+def test_texts_that_threads_share_are_ranked_as_one_thread_ranks_them(monkeypatch):
+    index = InvertedIndex(lambda: [Field(zipf_bags(23, 1500))], uneven)
+    bags = [index.bag(text) for text in zipf_bags(24, 150)]
+    monkeypatch.setattr(inverted_index, "_cores", lambda: 1)
+    expected = index.rank_bags(bags, None, 10)
+    monkeypatch.setattr(inverted_index, "_cores", lambda: 4)
+    found = index.rank_bags(bags, None, 10)
+    assert pairs(*found) == pairs(*expected)
+    assert len(index._buffers) > 1
+    assert all((slots == -1).all() for slots in index._buffers)
+
+
 @pytest.mark.parametrize("largest", [1, 7, 64, 1000])
-def test_rankings_do_not_depend_on_how_many_coalitions_share_a_pass_over_the_postings(largest, monkeypatch):
+def test_rankings_do_not_depend_on_how_many_coalitions_share_a_pass_over_a_pool(largest, monkeypatch):
+    monkeypatch.setattr(InvertedIndex, "_takes_products", lambda *_: False)
     index = InvertedIndex(lambda: [Field(zipf_bags(3, 900))], weigh)
-    answers = random_answers(index, 4, 40, None)
+    answers = random_answers(index, 4, 40, np.arange(0, 900, 2))
     expected = index.rank_coalitions(answers, lambda text: index.bag(text.split()), 5)
     monkeypatch.setattr(inverted_index, "LARGEST_GROUP", largest)
     found = index.rank_coalitions(answers, lambda text: index.bag(text.split()), 5)
@@ -132,9 +169,7 @@ def test_more_than_64_terms_in_a_group_are_ranked_as_few_are():
     assert pairs(*found) == obvious(index, bags_of(index, answers), None, 10, True)
 
 
-def test_a_group_of_rare_terms_alone_hides_nothing_from_the_groups_after_it(monkeypatch):
-    monkeypatch.setattr(inverted_index, "LARGEST_GROUP", 1)
-    monkeypatch.setattr(inverted_index, "_cores", lambda: 1)
+def test_a_text_of_rare_terms_alone_hides_nothing_from_the_texts_after_it():
     bags = [[f"frequent{number % 5}", f"frequent{number % 7}", f"rare{number % 400}"] for number in range(1200)]
     index = InvertedIndex(lambda: [Field(bags)], weigh)
     whole = np.ones((1, 1), dtype=bool)
