@@ -9,8 +9,8 @@ Coalitions are all windows of answers of eight phrases. Unrelated queries: the c
 Every word is replaced by a name of letters and digits, so that all engines index and are asked for the same tokens. The other engines are
 given their queries ready made (ids or query objects: only the search is timed), with their own batch call where they have one (PISA's loop
 in C++, bm25s `retrieve` with numba); from impact-index and tantivy one call per query, from as many threads as there are cores with
-`--all-cores` (else the process is bound to one core once the index is built). ospo is timed from the texts, its splitting into words among it: all coalitions in
-one call (`rank_coalitions`, what score-coalitions calls), all texts in one call, and one call per text.
+`--all-cores` (else the process is bound to one core once the index is built). ospo is timed from the texts, its splitting into words
+among it: all coalitions in one call (`rank_coalitions`, what score-coalitions calls), all texts in one call, and one call per text.
 
 Each repeat is timed on its own, ours and theirs in turns; printed are the median and the range of processor and wall time. Slow engines get
 fewer queries (about `--budget` seconds a repeat). Rankings are compared with ospo's under the engine's own idf: the largest difference of
