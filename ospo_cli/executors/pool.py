@@ -22,6 +22,8 @@ from ospo_cli.executors.worker import WorkerError, check_versions, is_visible, n
 from ospo_cli.params.execution import Execution
 from ospo_cli.tables import unfinished
 
+_LAST_SECONDS = 10.0
+
 
 class Told(WorkerError):
     """What a worker said of something that a person can repair, in its own words."""
@@ -60,6 +62,7 @@ class _Member:
     doing: int | None = None
     has_worked: bool = False
     why: str = ""
+    listener: threading.Thread | None = None
 
 
 class Pool:
@@ -96,6 +99,9 @@ class Pool:
         """End all workers."""
         for member in self._members.values():
             member.worker.kill()
+        for member in self._members.values():  # before what they read from is released
+            assert member.listener is not None
+            member.listener.join(_LAST_SECONDS)
         self._members.clear()
         self.release()
 
@@ -107,7 +113,8 @@ class Pool:
             place = next(free for free in range(wanted) if free not in self._members)
             member = _Member(self.hire(place), f"worker {place + 1}", time.monotonic())
             self._members[place] = member
-            threading.Thread(target=self._listen, args=(place, member), daemon=True, name=f"worker {number}").start()
+            member.listener = threading.Thread(target=self._listen, args=(place, member), daemon=True, name=f"worker {number}")
+            member.listener.start()
 
     def _listen(self, place: int, member: _Member) -> None:
         line = "…"

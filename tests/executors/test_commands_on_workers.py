@@ -1,6 +1,7 @@
 """Commands with workers write the tables that they write without, to the byte."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -46,6 +47,17 @@ def test_rollouts_and_scores_of_two_workers_are_those_of_one_process(made, tmp_p
     found = {path: digest for path, digest in project.outputs(folder).items() if path.startswith("iterations/")}
     assert found.items() <= expected.items()
     assert {"iterations/001/rollouts.parquet", "iterations/001/coalition_values.parquet"} <= set(found)
+    assert project.leftovers(folder) == []
+
+
+def test_the_gradient_audit_of_two_workers_is_that_of_one_process(made, tmp_path):
+    audit = ("audit", "--iter", "1", "--gradients", "--prompts", "4")
+    alone, folder = (project.copied(made, tmp_path / name) for name in ("alone", "project"))
+    subprocess.run([sys.executable, "-m", "ospo_cli", *audit], cwd=alone, capture_output=True, check=True)
+    said = on_workers(folder, *audit)
+    assert re.search(r"gradients 1: \d/\d rollout groups, .*, 2 workers", said)
+    path = "data/iterations/001/gradient_audit.parquet"
+    assert (folder / path).read_bytes() == (alone / path).read_bytes()
     assert project.leftovers(folder) == []
 
 

@@ -143,6 +143,14 @@ def test_fewer_gpus_than_asked_is_refused(monkeypatch):
         processes.processes(Execution(workers=4, gpus_per_worker=1), ["rollout"])
 
 
+def test_ray_that_is_not_installed_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setenv("OSPO_ENGINE", "ray")
+    with pytest.raises(ParameterError) as caught, engines.engaged(Execution(), ()):
+        pass
+    assert caught.value.line() == "execution.engine: ray is not installed; pip install 'ospo[ray]'"
+
+
 @pytest.mark.parametrize(("variable", "value"), [("OSPO_ENGINE", "dask"), ("OSPO_WORKERS", "many"), ("OSPO_WORKERS", "0")])
 def test_a_variable_of_no_meaning_is_refused(variable, value, monkeypatch):
     monkeypatch.setenv(variable, value)

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from ospo_cli.errors import Finished, OspoError
-from ospo_cli.executors import engines
+from ospo_cli.executors import engines, ray_actors
 from ospo_cli.executors.base import Shard
 from ospo_cli.executors.pool import Pool
 from ospo_cli.executors.processes import Process
@@ -21,6 +21,7 @@ from ospo_cli.tables.declare import Column, Table
 
 NUMBERS = Table("numbers", "", ("n",), (Column("n", pl.Int64, "a number"),))
 SHARDS = 6
+PROGRAM = ("-m", "tests.executors.toy")
 
 
 @dataclass
@@ -33,6 +34,8 @@ class Counted:
 def misbehave(folder: Path, number: int) -> None:
     """Do what a file says, as often as it says: `die-3` holding `2` kills the first two processes that compute shard 3."""
     time.sleep(0.2 * (folder / "slow").exists())
+    if (folder / "devices").exists():
+        (folder / f"devices-{number}").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
     for name in ("die", "hang", "refuse", "fail", "orphan"):
         told = folder / f"{name}-{number}"
         left = int(told.read_text()) if told.exists() else 0
@@ -81,7 +84,7 @@ def jobs(folder: Path) -> list[pl.DataFrame]:
 
 def pool(folder: Path, settings: Execution) -> Pool:
     """Return workers that run this file."""
-    return Pool(lambda place: Process([sys.executable, "-m", "tests.executors.toy", str(folder)], {}), settings)
+    return Pool(lambda place: Process([sys.executable, *PROGRAM, str(folder)], {}), settings)
 
 
 if __name__ == "__main__":
@@ -90,6 +93,10 @@ if __name__ == "__main__":
         sys.exit("ospo: params.yaml: is broken")
     if sys.argv[2:] == ["drive"]:
         with engines.using(pool(where, Execution(workers=2))):
+            jobs(where)
+    elif sys.argv[2:] == ["drive on ray"]:
+        ray_actors.PROGRAM = PROGRAM
+        with engines.using(ray_actors.actors(Execution(workers=2), [str(where)])):
             jobs(where)
     else:
         with engines.engaged(Execution(), ()), contextlib.suppress(Finished):

@@ -138,14 +138,19 @@ def run(project: Path, arguments: tuple[str, ...], output: Path, before: Callabl
 
 
 def _be(project: Path, arguments: tuple[str, ...], output: Path, before: Callable[[], None] | None) -> None:
+    os.setpgid(0, 0)
+    os.environ["OSPO_CHECKPOINT_SECONDS"] = "0"
+    os.environ.pop("DVC_STAGE", None)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(output / name, os.O_WRONLY | os.O_TRUNC), number)
+    become(arguments, project, before)
+
+
+def become(arguments: tuple[str, ...], folder: Path, before: Callable[[], None] | None = None) -> None:
+    """Be `ospo ARGUMENTS` in a folder, in a child whose streams are set; does not return."""
     status = 70
     try:
-        os.setpgid(0, 0)
-        os.chdir(project)
-        os.environ["OSPO_CHECKPOINT_SECONDS"] = "0"
-        os.environ.pop("DVC_STAGE", None)
-        for number, name in ((1, "stdout"), (2, "stderr")):
-            os.dup2(os.open(output / name, os.O_WRONLY | os.O_TRUNC), number)
+        os.chdir(folder)
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
         signal.signal(signal.SIGINT, signal.default_int_handler)

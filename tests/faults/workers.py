@@ -1,104 +1,272 @@
 """Kills of workers and of their driver: whatever dies, and whenever, the same command then leaves the bytes of one process.
 
-The command is the toy of tests/executors, whose processes start in a second; engine, pool, worker and folder of shards are those of every
-stage. `python -m tests.faults.workers 100`.
+The commands are `ospo rollout`, `score-coalitions`, `evaluate` and `audit --gradients` of the miniature with two workers. Drivers and
+workers are forked from processes that have loaded the libraries; engine, pool, worker and shards are what the command line has.
+`python -m tests.faults.workers 100` kills without the rest of the campaign, `… 10 ray` on a Ray cluster of this machine.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import yaml
 
 from ospo_cli.tables.unfinished import remove
-from tests.executors import toy
+from tests.faults import commands, project
 from tests.faults.found import Found, Place
 
-ROOT = Path(__file__).resolve().parents[2]
-LONGEST_SECONDS = 120.0
+LONGEST_SECONDS = 300.0
+# Each with the stage whose results go before it, and what it writes that is compared, below data/.
+COMMANDS = {
+    "rollout --iter 1": "iterations/001/rollouts.parquet",
+    "score-coalitions --iter 1": "iterations/001/*values.parquet",
+    "evaluate": "evaluation/*.parquet",
+    "audit --iter 1 --gradients --prompts 4": "iterations/001/gradient_audit.parquet",
+}
+
+
+class Forking:
+    """A process that forks workers, so that none has to load the libraries; it was forked itself before anything started threads."""
+
+    def __init__(self) -> None:
+        self.ours, theirs = socket.socketpair()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self.ours.close()
+            self._serve(theirs)
+            os._exit(0)
+        theirs.close()
+
+    def end(self) -> None:
+        """End it; workers end with their drivers."""
+        self.ours.close()
+        os.waitpid(self.pid, 0)
+
+    def _serve(self, asked: socket.socket) -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a nurse has ended
+        while True:
+            content, given, _, _ = socket.recv_fds(asked, 1 << 20, 4)
+            if not content:
+                return
+            if os.fork() == 0:
+                asked.close()
+                _nurse(json.loads(content), given)
+            for descriptor in given:
+                os.close(descriptor)
+
+    def start(self, request: Mapping[str, Any], given: Sequence[int]) -> None:
+        """Have a worker forked: its program, environment and folder; its stdin, stdout and stderr, and where its pid and status go."""
+        socket.send_fds(self.ours, [json.dumps(request).encode()], given)
+
+
+def _nurse(request: Mapping[str, Any], given: Sequence[int]) -> None:
+    """Fork a worker, tell its pid, and then how it ended."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    *streams, told = given
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        for number, descriptor in enumerate(streams):
+            os.dup2(descriptor, number)
+        for descriptor in given:
+            os.close(descriptor)
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        commands.become(tuple(request["arguments"]), Path(request["folder"]))
+    for descriptor in streams:
+        os.close(descriptor)
+    os.write(told, f"{pid}\n".encode())
+    _, status = os.waitpid(pid, 0)
+    with contextlib.suppress(BrokenPipeError):  # the driver is gone
+        os.write(told, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+    os._exit(0)
+
+
+class Popen:
+    """`subprocess.Popen` as far as `processes.Process` uses it, by such a process."""
+
+    forking: Forking
+
+    def __init__(self, program: Sequence[str], *, cwd: str | None, env: Mapping[str, str], stderr: Any, **_: Any) -> None:
+        orders, answers, told = os.pipe(), os.pipe(), os.pipe()
+        request = {"arguments": list(program[3:]), "environment": dict(env), "folder": cwd or os.getcwd()}
+        self.forking.start(request, (orders[0], answers[1], stderr.fileno(), told[1]))
+        for descriptor in (orders[0], answers[1], told[1]):
+            os.close(descriptor)
+        self.stdin, self.stdout = os.fdopen(orders[1], "w", encoding="utf-8"), os.fdopen(answers[0], encoding="utf-8")
+        self._told = os.fdopen(told[0])
+        self.pid, self.returncode = int(self._told.readline()), None
+
+    def wait(self) -> int:
+        """Return its exit status."""
+        if self.returncode is None:
+            self.returncode = int(self._told.readline())
+        return self.returncode
 
 
 def kills(place: Place, found: Found, random: Random) -> None:
-    """Kill `found.count` processes, three in four of them workers, over as many runs as that takes."""
-    killed(place.root, found, random)
+    """Kill `found.count` processes, three in four of them workers, command by command, over as many runs as that takes."""
+    whole, forking = _several_shards(place), Forking()
+
+    def before() -> None:
+        from ospo_cli.executors import processes
+
+        os.environ.update({"OSPO_ENGINE": "processes", "OSPO_WORKERS": "2"})
+        Popen.forking = forking
+        processes.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": Popen})
+
+    try:
+        _killed(place.root, whole, found, random, lambda folder, asked, output: commands.start(folder, asked, output, before))
+    finally:
+        forking.end()
 
 
-def killed(root: Path, found: Found, random: Random) -> None:
-    """Do so in a folder."""
-    alone, number = root / "alone", 0
-    toy.jobs(alone)
-    expected = contents(alone)
-    while number < found.count:
-        folder = root / "workers"
-        remove(folder)
-        folder.mkdir()
-        (folder / "slow").touch()
-        number += _until_it_ends(folder, min(found.count - number, random.randint(1, 4)), random, found)
-        if contents(folder) != expected:
-            differing = sorted(contents(folder).items() ^ expected.items())[:3]
-            found.faults.append(f"after kill {number}: other shards than one process writes: {[name for name, _ in differing]}")
+def kills_on_ray(place: Place, found: Found, random: Random) -> None:
+    """Kill drivers, actors' worker processes and actors of Ray, whose cluster is started once."""
+    import ray
+
+    whole = _several_shards(place)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    address = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR").address_info["address"]
+    environment = os.environ | {"OSPO_ENGINE": "ray", "OSPO_WORKERS": "2", "RAY_ADDRESS": address, "OSPO_CHECKPOINT_SECONDS": "0"}
+
+    def start(folder: Path, asked: tuple[str, ...], output: Path) -> commands.Command:
+        output.mkdir(parents=True, exist_ok=True)
+        with (output / "stdout").open("wb") as out, (output / "stderr").open("wb") as errors:
+            program = [sys.executable, "-m", "ospo_cli", *asked]
+            running = subprocess.Popen(program, cwd=folder, env=environment, stdout=out, stderr=errors, start_new_session=True)
+        running.returncode = 0  # Command waits for it
+        return commands.Command(asked, running.pid, output)
+
+    try:
+        _killed(place.root, whole, found, random, start)
+    finally:
+        ray.shutdown()
+
+
+def _several_shards(place: Place) -> Path:
+    """Return the project after a run whose loops have several shards each, which changes no rollout."""
+    folder = place.finished("whole workers")
+    content = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    content["rollout"]["batch_size"] = 3
+    (folder / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    for command in COMMANDS:
+        ran = commands.run(folder, tuple(command.split()), place.root / "output")
+        assert ran.status == 0, ran.errors
+    return folder
+
+
+def _killed(root: Path, whole: Path, found: Found, random: Random, start: Callable[..., commands.Command]) -> None:
+    number, asked = 0, list(COMMANDS)
+    for _ in found.trials():
+        if number >= found.count:
+            break
+        command = asked[found.counts["runs compared"] % len(asked)]
+        folder = project.copied(whole, root / "workers")
+        for kept in ("cache", "store"):
+            remove(folder / "data" / kept)
+        for path in (folder / "data").glob(COMMANDS[command]):
+            path.unlink()
+        most = min(found.count - number, random.randint(1, 4))
+        number += _until_it_ends(folder, tuple(command.split()), most, random, found, start)
+        for path in sorted((whole / "data").glob(COMMANDS[command])):
+            own = folder / path.relative_to(whole)
+            if not own.is_file() or own.read_bytes() != path.read_bytes():
+                found.faults.append(f"after kill {number}: {command}: {own.name} is not what one process writes")
+        if left := project.leftovers(folder):
+            found.faults.append(f"after kill {number}: {command}: left over: {', '.join(left[:3])}")
         found.counts["runs compared"] += 1
 
 
-def _until_it_ends(folder: Path, most: int, random: Random, found: Found) -> int:
+def _until_it_ends(
+    folder: Path, command: tuple[str, ...], most: int, random: Random, found: Found, start: Callable[..., commands.Command]
+) -> int:
     """Run the command again and again until it ends well; return the number of kills."""
-    done, give_up = 0, time.monotonic() + 10 * LONGEST_SECONDS
+    done, give_up = 0, time.monotonic() + LONGEST_SECONDS
     while time.monotonic() < give_up:
-        with tempfile.TemporaryFile("w+") as errors:
-            driver = subprocess.Popen([sys.executable, "-m", "tests.executors.toy", str(folder), "drive"], cwd=ROOT, stderr=errors)
-            while driver.poll() is None:
-                time.sleep(random.random() * 1.5)
-                if not (hired := children(driver.pid)):
-                    continue
-                victims = [driver.pid] if random.random() < 0.25 else hired
-                if done < most and driver.poll() is None:
-                    os.kill(random.choice(victims), signal.SIGKILL)
-                    done += 1
-                    found.counts["driver killed" if victims == [driver.pid] else "worker killed"] += 1
-            errors.seek(0)
-            said = errors.read()
-        while (left := working(folder)) and time.monotonic() < give_up:
-            time.sleep(0.05)
+        running = start(folder, command, folder.parent / "output")
+        while not running.poll():
+            time.sleep(random.random() * 0.3)
+            hired = workers_of(folder)
+            if not hired or done >= most or running.poll() or time.monotonic() > give_up:
+                continue
+            is_driver = random.random() < 0.25
+            try:
+                victim = running.pid if is_driver else random.choice(hired)
+                if not is_driver and random.random() < 1 / 3 and "ray::" in Path(f"/proc/{parent_of(victim)}/cmdline").read_text():
+                    victim = parent_of(victim)
+                    found.counts["… of them an actor"] += 1
+                os.kill(victim, signal.SIGKILL)
+            except (ProcessLookupError, FileNotFoundError):
+                continue
+            done += 1
+            found.counts["driver killed" if is_driver else "worker killed"] += 1
+        while (left := workers_of(folder)) and time.monotonic() < give_up:
+            time.sleep(0.02)
         if left:
             found.faults.append(f"workers that outlive their driver: {left}")
-        found.counts[f"status {driver.returncode}"] += 1
-        if driver.returncode == 0:
+        found.counts[f"status {running.status}"] += 1
+        if running.status == 0:
             return done
-        if driver.returncode == 1 and "workers ended over it" not in said and "ended before its first shard" not in said:
-            found.faults.append(f"status 1 without a reason: {said[-600:]}")
-    found.faults.append("has not ended")
+        if complaint := running.complaint():
+            found.faults.append(f"{' '.join(command)}: {complaint}")
+        if running.status == 1 and not any(text in running.errors for text in ("workers ended over it", "ended before its first shard")):
+            found.faults.append(f"status 1 without a reason: {running.errors[-600:]}")
+    found.faults.append(f"{' '.join(command)}: has not ended")
     return done
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Return the finished files of shards."""
-    shards = folder / "shards"
-    files = [path for path in sorted(shards.rglob("*")) if path.is_file() and not path.name.endswith(".tmp")]
-    return {str(path.relative_to(shards)): path.read_bytes() for path in files}
+def workers_of(folder: Path) -> list[int]:
+    """Return the workers that run in a folder: their environment says what they are."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            is_own = os.readlink(path / "cwd") == str(folder)
+            if is_own and (path / "stat").read_text().rpartition(")")[2].split()[0] != "Z" and _is_worker(path):
+                found.append(int(path.name))
+        except OSError:  # it has ended
+            continue
+    return found
 
 
-def children(pid: int) -> list[int]:
-    """Return the processes that one has started."""
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
+def parent_of(pid: int) -> int:
+    """Return the process that started another."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def working(folder: Path) -> list[str]:
-    """Return the processes that run the toy of a folder."""
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if "tests.executors.toy" in line and str(folder) in line]
+def _is_worker(path: Path) -> bool:
+    # A forked worker has the environment of the process that forked it; it is the leader of its session, and no driver is.
+    if b"OSPO_WORKER=1" in (path / "environ").read_bytes().split(b"\0"):
+        return True
+    return os.getsid(int(path.name)) == int(path.name) and (path / "cmdline").read_bytes().find(b"ospo_cli") < 0
+
+
+def main(count: int, engine: str) -> int:
+    """Make the miniature, kill so many processes of one engine, and print what was found."""
+    commands.load()
+    found = Found("workers", count)
+    with tempfile.TemporaryDirectory(prefix="ospo-workers-") as folder:
+        root = Path(folder)
+        whole = commands.run(project.make(root / "whole"), ("run",), root / "output")
+        assert whole.status == 0, whole.errors
+        place = Place(root, root / "whole", project.outputs(root / "whole"), {})
+        (kills_on_ray if engine == "ray" else kills)(place, found, Random(0))
+    print(dict(sorted(found.counts.items())), f"faults {len(found.faults)}", *found.faults[:20], sep="\n")
+    return min(1, len(found.faults))
 
 
 if __name__ == "__main__":
-    result = Found("workers", int(sys.argv[1]))
-    with tempfile.TemporaryDirectory() as folder:
-        killed(Path(folder), result, Random(0))
-    print(dict(sorted(result.counts.items())), f"faults {len(result.faults)}", *result.faults[:20], sep="\n")
-    sys.exit(min(1, len(result.faults)))
+    sys.exit(main(int(sys.argv[1]), *(sys.argv[2:] or ["processes"])))

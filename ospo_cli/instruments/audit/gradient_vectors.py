@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,11 +14,13 @@ from numpy.typing import NDArray
 
 from ospo_cli.credit.token_kinds import KINDS
 from ospo_cli.errors import CreditError, PolicyError
-from ospo_cli.executors.progress import Progress
+from ospo_cli.executors.base import Shard
+from ospo_cli.executors.shard_folder import ShardFolder, content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths.gradient_noise import FEWEST_PROMPTS
 from ospo_cli.params.whole import Params
 from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
+from ospo_cli.tables.declare import Column, Table
 
 if TYPE_CHECKING:
     from ospo_cli.policies.folder import LoadedPolicy
@@ -26,6 +30,16 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 Advantages = Mapping[str, Floats]  # rollout id -> [tokens]
+_GRADIENTS = Table(
+    "gradients",
+    "the gradients of a rollout group, one per set of advantages",
+    ("vector",),
+    (
+        Column("vector", pl.Int32, "place among the sets of advantages"),
+        Column("values", pl.List(pl.Float32), "the gradient, or its projection"),
+        Column("mismatch", pl.Float64, "largest difference between the sampler's log-probabilities and the policy's"),
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -104,24 +118,42 @@ def vectors(layout: Layout, params: Params, iteration: int, rollouts: pl.DataFra
     policy = adapted(policy, layout.root, params.policy, params.train.seed)
     sizes = [weight.numel() for weight in policy.model.parameters() if weight.requires_grad]
     methods, sets = wholes.shape[1], wholes.shape[0]
-    of_group = methods * (sets * len(present) + 2 * has_own_halves)
-    projection = Projection(sizes, of_group * len(groups), params.train.seed)
-    by_kind = np.zeros((methods, sets, len(groups), len(present), projection.size), dtype=np.float32)
-    of_halves = np.zeros((methods, 2, len(groups), projection.size), dtype=np.float32) if has_own_halves else None
-    progress, mismatch = Progress(f"gradients {iteration}", len(groups), "rollout groups"), 0.0
-    for at, group in enumerate(groups):
+    in_wholes, in_halves = methods * sets * len(present), 2 * methods * has_own_halves
+    projection = Projection(sizes, (in_wholes + in_halves) * len(groups), params.train.seed)
+    known = [policy.content_hash, dataclasses.asdict(params.policy), dataclasses.asdict(params.update), params.train.seed, projection.size]
+
+    def asked(group: Group) -> list[Floats]:
+        """Return the advantages of each vector of a group: method by method, those of the sets by kind, then those of the halves."""
         places = rows.tokens_of([group])
+        of_kinds = [
+            np.where(kinds[places] == kind, wholes[number, method, places], 0)
+            for method in range(methods) for number in range(sets) for kind in present
+        ]  # fmt: skip
+        return of_kinds + [halves[half, method, places] for method in range(methods) for half in range(2) if has_own_halves]
+
+    def shard(group: Group) -> Shard:
+        behavior = rows.behavior_logprobs[rows.tokens_of([group])].tolist()
+        given = [rows.temperature, rows.max_new_tokens, group.prompt, group.completions, behavior]
+        advantages = hashlib.sha256(np.ascontiguousarray(asked(group), dtype=np.float32).tobytes()).hexdigest()
+        return Shard(content_key("gradients 1", *known, *given, advantages), 1, group)
+
+    def taken(group: Group) -> dict[str, pl.DataFrame]:
         gradient = _Known(policy, rows, group, params, projection)
-        mismatch = max(mismatch, _checked(gradient.mismatch, params, iteration))
-        for method in range(methods):
-            for number in range(sets):
-                for column, kind in enumerate(present):
-                    by_kind[method, number, at, column] = gradient.of(np.where(kinds[places] == kind, wholes[number, method, places], 0))
-            if of_halves is not None:
-                for half in range(2):
-                    of_halves[method, half, at] = gradient.of(halves[half, method, places])
-        progress.advance()
-    progress.close()
+        values = pl.Series("values", np.stack([gradient.of(own) for own in asked(group)])).arr.to_list()
+        made = pl.DataFrame({"vector": range(len(values)), "values": values})
+        return {"gradients": made.with_columns(mismatch=_checked(gradient.mismatch, params, iteration)).cast(pl.Schema(_GRADIENTS.schema))}
+
+    tables = ShardFolder(layout.cache / "gradients").map_shards(
+        taken, [shard(group) for group in groups], {"gradients": _GRADIENTS}, f"gradients {iteration}", "rollout groups"
+    )
+    by_kind = np.empty((methods, sets, len(groups), len(present), projection.size), dtype=np.float32)
+    of_halves = np.empty((methods, 2, len(groups), projection.size), dtype=np.float32) if has_own_halves else None
+    for at, made in enumerate(tables):
+        values = made["gradients"]["values"].explode().to_numpy().reshape(-1, projection.size)
+        by_kind[:, :, at] = values[:in_wholes].reshape(methods, sets, len(present), -1)
+        if of_halves is not None:
+            of_halves[:, :, at] = values[in_wholes:].reshape(methods, 2, -1)
+    mismatch = max(float(made["gradients"]["mismatch"].to_numpy().max()) for made in tables)
     counts = {
         "prompts": len(groups),
         "silent_prompts": sum(not wholes[:, 0, rows.tokens_of([group])].any() for group in groups),

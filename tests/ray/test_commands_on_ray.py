@@ -1,0 +1,30 @@
+"""Commands on a Ray cluster write the tables that one process writes, to the byte."""
+
+import os
+import subprocess
+import sys
+
+from tests.executors.test_commands_on_workers import made  # noqa: F401
+from tests.faults import project
+
+
+def on_ray(folder, cluster, *arguments):
+    """Run a command with two workers on the cluster; return what it says."""
+    command = [sys.executable, "-m", "ospo_cli", "--engine", "ray", "--workers", "2", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_ADDRESS": cluster}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_rollouts_scores_and_evaluation_are_those_of_one_process(made, cluster, tmp_path):  # noqa: F811
+    folder = project.copied(made, tmp_path / "project")
+    project.undo_from(folder, "rollout --iter 1")
+    said = on_ray(folder, cluster, "rollout", "--iter", "1")
+    assert "rollout 1: 12/12 completions" in said
+    assert " workers" in said
+    for command in ("segment", "score-coalitions", "attribute", "update"):
+        on_ray(folder, cluster, command, "--iter", "1")
+    on_ray(folder, cluster, "evaluate")
+    assert project.outputs(folder) == project.outputs(made)
+    assert project.leftovers(folder) == []

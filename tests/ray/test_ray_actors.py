@@ -1,0 +1,129 @@
+"""Workers on a Ray cluster of this machine: the same bytes, the same answers to what goes wrong."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ospo_cli.errors import OspoError, ParameterError
+from ospo_cli.executors import engines, pool, ray_actors, worker
+from ospo_cli.params.execution import Execution
+from tests.executors import toy
+from tests.executors.test_pool import working
+from tests.policies.tiny import folder_bytes
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process makes."""
+    folder = tmp_path_factory.mktemp("alone")
+    toy.jobs(folder)
+    return folder_bytes(folder / "shards")
+
+
+@pytest.fixture
+def run(cluster, monkeypatch):
+    """Runs the toy on the cluster."""
+    monkeypatch.setattr(ray_actors, "PROGRAM", toy.PROGRAM)
+
+    def run(folder, workers=2, gpus=0, **mischief):
+        for name, times in mischief.items():
+            (folder / name.replace("_", "-")).write_text(str(times))
+        settings = Execution(workers=workers, attempts=2, address=cluster, gpus_per_worker=gpus, shard_seconds=120)
+        with engines.using(ray_actors.actors(settings, [str(folder)])):
+            return toy.jobs(folder)
+
+    return run
+
+
+def test_actors_give_the_bytes_of_one_process(run, alone, tmp_path):
+    run(tmp_path)
+    assert folder_bytes(tmp_path / "shards") == alone
+
+
+def test_a_worker_that_is_killed_is_named_and_its_shard_goes_to_another(run, alone, tmp_path, capsys):
+    run(tmp_path, die_3=1)
+    assert folder_bytes(tmp_path / "shards") == alone
+    assert "killed by SIGKILL (out of memory?); attempt 2 of 2" in capsys.readouterr().err
+
+
+def test_an_actor_that_is_killed_is_named_and_its_shard_goes_to_another(run, alone, tmp_path, capsys):
+    run(tmp_path, orphan_2=1)
+    assert folder_bytes(tmp_path / "shards") == alone
+    assert "the actor is gone (ActorDiedError: " in capsys.readouterr().err
+
+
+def test_a_shard_over_which_every_worker_ends_is_given_up(run, tmp_path):
+    with pytest.raises(OspoError, match="2 workers ended over it"):
+        run(tmp_path, die_5=2)
+
+
+def test_what_a_person_must_repair_is_said_in_the_workers_words(run, tmp_path):
+    with pytest.raises(OspoError, match="toy: cannot be done: found 2; remove the file"):
+        run(tmp_path, refuse_2=1)
+
+
+def test_a_worker_with_another_version_is_refused(run, tmp_path, monkeypatch):
+    own = worker.versions() | {"code of ospo": "another"}
+    monkeypatch.setattr(worker, "versions", lambda: own)
+    with pytest.raises(OspoError, match=r"has another version of code of ospo: found .*, expected another"):
+        run(tmp_path)
+
+
+def test_a_folder_that_the_node_does_not_share_is_refused(run, tmp_path, monkeypatch):
+    (tmp_path / "shards").mkdir()
+    monkeypatch.setattr(pool.Path, "write_text", lambda path, text, encoding: path.write_bytes(b"of another machine"))
+    with pytest.raises(OspoError, match="is not the folder that the command writes into: found of another machine"):
+        run(tmp_path)
+    assert list((tmp_path / "shards").iterdir()) == []
+
+
+def test_each_worker_sees_the_gpu_that_ray_gave_it_and_no_other(run, alone, tmp_path):
+    # The cluster was told of two GPUs that are not there: who would see which is decided by then.
+    (tmp_path / "slow").touch()
+    run(tmp_path, gpus=1, devices=1)
+    assert {path.read_text() for path in tmp_path.glob("devices-*")} == {"0", "1"}
+    assert folder_bytes(tmp_path / "shards") == alone
+    with pytest.raises(ParameterError, match=r"fewer GPUs than asked: found 2 in the cluster, expected 4"):
+        run(tmp_path, gpus=2)
+
+
+def test_workers_end_with_a_driver_that_is_killed_and_the_next_one_goes_on(run, cluster, alone, tmp_path):
+    (tmp_path / "hang-4").write_text("1")
+    program = [sys.executable, *toy.PROGRAM, str(tmp_path), "drive on ray"]
+    driver = subprocess.Popen(program, env=os.environ | {"RAY_ADDRESS": cluster}, stderr=subprocess.DEVNULL)
+    give_up = time.monotonic() + 240
+    while (len(list(tmp_path.rglob("hashes.json"))) < 5 or (tmp_path / "hang-4").read_text() != "0") and time.monotonic() < give_up:
+        time.sleep(0.1)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    while working(tmp_path) and time.monotonic() < give_up:
+        time.sleep(0.1)
+    assert working(tmp_path) == []
+    assert len(list(tmp_path.rglob("hashes.json"))) == 5
+    run(tmp_path)
+    after = folder_bytes(tmp_path / "shards")
+    assert {name: content for name, content in after.items() if not name.endswith(".tmp")} == alone
+
+
+def test_more_workers_than_the_cluster_has_processors_are_refused(run, tmp_path):
+    with pytest.raises(ParameterError, match=r"execution\.workers: fewer CPUs than asked: found 2 in the cluster, expected 9"):
+        run(tmp_path, workers=9)
+
+
+def test_an_address_without_a_cluster_is_refused():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(ParameterError, match=f"execution.address: no Ray cluster there: found {address}: "):
+        ray_actors.actors(Execution(address=address), ["rollout"])
+
+
+@pytest.mark.parametrize("address", ["nonsense", "ray://", "host:port", "127.0.0.1:99999"])
+def test_an_address_that_is_none_is_refused(address):
+    with pytest.raises(ParameterError, match="no Ray cluster there"):
+        ray_actors.actors(Execution(address=address), ["rollout"])
