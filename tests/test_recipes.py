@@ -24,6 +24,8 @@ def test_scripts_are_bash():
     container = (RECIPES / "Dockerfile").read_text(encoding="utf-8")
     steps = re.findall(r"^RUN ((?:.*\\\n)*.*)$", container, re.MULTILINE)
     assert len(steps) == 2
+    ray = yaml.safe_load((RECIPES / "ray.yaml").read_text(encoding="utf-8"))
+    steps += [step for name, own in ray.items() if name.endswith("_commands") for step in own]
     assert all(map(checks, [(RECIPES / "update.sbatch").read_text(encoding="utf-8"), task["setup"], task["run"], *steps]))
     assert not checks("if true")
 

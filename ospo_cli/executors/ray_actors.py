@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ospo_cli.errors import ParameterError, first_line
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 10.0
 PROGRAM = ("-m", "ospo_cli")
+TOKEN = Path("~/.ray/auth_token")
 
 
 class Seat(Process):
@@ -65,6 +67,8 @@ def actors(settings: Execution, command: Sequence[str]) -> Pool:
     Raises:
         ParameterError: Ray is not installed, there is no such cluster, or it is too small.
     """
+    if TOKEN.expanduser().is_file():  # of which Ray makes use, of itself, for a cluster of its own alone; to be said before it is imported
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
     except ImportError:

@@ -101,6 +101,15 @@ def test_other_losses_and_more_processes_than_a_step_has_rows_train_as_one_does(
 
 
 @pytest.mark.slow
+def test_one_process_that_cuts_its_groups_is_as_far_from_itself_as_two_processes_are_from_one(tmp_path):
+    plain, cut = "one group a step", "one group a step, cut"
+    trained = Trained(tmp_path, [(plain, 1), (plain, 2), (cut, 1)])
+    alone, others = trained.policy(plain, 1), [trained.policy(plain, 2), trained.policy(cut, 1)]
+    apart = [max(float((alone[name] - other[name]).abs().max()) for name in alone) for other in others]
+    assert 0 < apart[0] <= 3 * apart[1]
+
+
+@pytest.mark.slow
 def test_cut_weights_train_as_whole_ones_and_a_checkpoint_of_them_is_of_whole_ones(tmp_path):
     killed = several.CUT + several.KILLED
     cut = [(several.CUT + case, count) for case, count in OTHERS_CUT]

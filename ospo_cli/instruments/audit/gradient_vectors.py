@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -120,32 +120,18 @@ def vectors(layout: Layout, params: Params, iteration: int, rollouts: pl.DataFra
     methods, sets = wholes.shape[1], wholes.shape[0]
     in_wholes, in_halves = methods * sets * len(present), 2 * methods * has_own_halves
     projection = Projection(sizes, (in_wholes + in_halves) * len(groups), params.train.seed)
-    known = [policy.content_hash, dataclasses.asdict(params.policy), dataclasses.asdict(params.update), params.train.seed, projection.size]
 
-    def asked(group: Group) -> list[Floats]:
-        """Return the advantages of each vector of a group: method by method, those of the sets by kind, then those of the halves."""
+    def asked(group: Group) -> Floats:
+        """Return [vectors, tokens] advantages: method by method those of the sets by kind, then those of the halves."""
         places = rows.tokens_of([group])
         of_kinds = [
             np.where(kinds[places] == kind, wholes[number, method, places], 0)
             for method in range(methods) for number in range(sets) for kind in present
         ]  # fmt: skip
-        return of_kinds + [halves[half, method, places] for method in range(methods) for half in range(2) if has_own_halves]
+        of_halves = [halves[half, method, places] for method in range(methods) for half in range(2) if has_own_halves]
+        return np.array(of_kinds + of_halves, dtype=np.float32)
 
-    def shard(group: Group) -> Shard:
-        behavior = rows.behavior_logprobs[rows.tokens_of([group])].tolist()
-        given = [rows.temperature, rows.max_new_tokens, group.prompt, group.completions, behavior]
-        advantages = hashlib.sha256(np.ascontiguousarray(asked(group), dtype=np.float32).tobytes()).hexdigest()
-        return Shard(content_key("gradients 1", *known, *given, advantages), 1, group)
-
-    def taken(group: Group) -> dict[str, pl.DataFrame]:
-        gradient = _Known(policy, rows, group, params, projection)
-        values = pl.Series("values", np.stack([gradient.of(own) for own in asked(group)])).arr.to_list()
-        made = pl.DataFrame({"vector": range(len(values)), "values": values})
-        return {"gradients": made.with_columns(mismatch=_checked(gradient.mismatch, params, iteration)).cast(pl.Schema(_GRADIENTS.schema))}
-
-    tables = ShardFolder(layout.cache / "gradients").map_shards(
-        taken, [shard(group) for group in groups], {"gradients": _GRADIENTS}, f"gradients {iteration}", "rollout groups"
-    )
+    tables = _mapped(layout, params, iteration, _Work(policy, rows, projection, [(group, asked(group)) for group in groups]))
     by_kind = np.empty((methods, sets, len(groups), len(present), projection.size), dtype=np.float32)
     of_halves = np.empty((methods, 2, len(groups), projection.size), dtype=np.float32) if has_own_halves else None
     for at, made in enumerate(tables):
@@ -164,6 +150,39 @@ def vectors(layout: Layout, params: Params, iteration: int, rollouts: pl.DataFra
         "projection_error": projection.error,
     }
     return Vectors(by_kind, of_halves, [KINDS[kind] for kind in present]), counts
+
+
+class _Work(NamedTuple):
+    """What the gradients are taken of: each group with its [vectors, tokens] advantages."""
+
+    policy: LoadedPolicy
+    rows: Rows
+    projection: Projection
+    groups: Sequence[tuple[Group, Floats]]
+
+
+def _mapped(layout: Layout, params: Params, iteration: int, work: _Work) -> list[dict[str, pl.DataFrame]]:
+    """Return each group's gradients, a shard of the cache each."""
+    policy, rows, projection = work.policy, work.rows, work.projection
+    known = [policy.content_hash, dataclasses.asdict(params.policy), dataclasses.asdict(params.update), params.train.seed, projection.size]
+
+    def shard(group: Group, advantages: Floats) -> Shard:
+        behavior = rows.behavior_logprobs[rows.tokens_of([group])].tolist()
+        given = [rows.temperature, rows.max_new_tokens, group.prompt, group.completions, behavior]
+        key = content_key("gradients 1", *known, *given, hashlib.sha256(advantages.tobytes()).hexdigest())
+        return Shard(key, 1, (group, advantages))
+
+    def taken(payload: tuple[Group, Floats]) -> dict[str, pl.DataFrame]:
+        group, advantages = payload
+        gradient = _Known(policy, rows, group, params, projection)
+        values = pl.Series("values", np.stack([gradient.of(own) for own in advantages])).arr.to_list()
+        made = pl.DataFrame({"vector": range(len(values)), "values": values})
+        mismatch = _checked(gradient.mismatch, params, iteration)
+        return {"gradients": made.with_columns(mismatch=mismatch).cast(pl.Schema(_GRADIENTS.schema))}
+
+    return ShardFolder(layout.cache / "gradients").map_shards(
+        taken, [shard(*each) for each in work.groups], {"gradients": _GRADIENTS}, f"gradients {iteration}", "rollout groups"
+    )
 
 
 class _Known:
