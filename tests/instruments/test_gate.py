@@ -213,6 +213,15 @@ def test_a_small_share_is_found_where_the_rest_harms():
     assert outcome(worse[1], made, 0)["gated"]["low"] > 0 > outcome(worse[1], made, 0)["all"]["gain"]
 
 
+def test_of_the_certified_shares_the_one_that_gains_most_is_taken_and_not_the_largest():
+    dev = queries(np.random.default_rng(1), 800)
+    dev = dataclasses.replace(dev, rewritten=np.clip(dev.rewritten - 0.1, 0, 1))
+    made, facts = fit(dev, Wanted("p", "", 0.4, 0.9), 0)
+    assert facts["certified"][-1] == 1.0 > facts["chosen_share"]
+    assert facts["dev_gain"][round(20 * facts["chosen_share"]) - 1] == max(facts["dev_gain"])
+    assert made.threshold is not None
+
+
 def test_a_gate_that_looks_at_lists_needs_a_catalogue(tiny_policy, tmp_path):
     with pytest.raises(OspoError, match=r"needs the project's documents.*--without-search"):
         Chosen(tmp_path, SETUP, "", None, None).engine("bm25", "gate")
