@@ -10,13 +10,13 @@ from ospo_cli.errors import ParameterError, SourceError
 from ospo_cli.layout import Layout
 from ospo_cli.maths.group_game import GROUP_GAMES
 from ospo_cli.params.whole import Params
-from ospo_cli.tables import placed
+from ospo_cli.tables import parquet, placed
 from ospo_cli.tables.prepared import DOCUMENTS, PROMPTS
 
 
 def check_fields(layout: Layout, params: Params) -> None:
     """Raise ParameterError where retrieval.fields or warm_start.title_fields name no text field of the documents."""
-    schema = pl.read_parquet_schema(DOCUMENTS.path(layout))
+    schema = parquet.schema(DOCUMENTS.path(layout))
     known = [name for name, dtype in schema.items() if dtype == pl.String and name != "doc_id"]
     titles = params.warm_start.title_fields if params.warm_start.teacher == "judgments" else []
     asked = (("retrieval.fields", [field.partition("^")[0] for field in params.retrieval.fields]), ("warm_start.title_fields", titles))

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 import polars as pl
 
-from ospo_cli.errors import MissingInputError, OspoError
+from ospo_cli.errors import MissingInputError, OspoError, first_line
 from ospo_cli.layout import Layout
 from ospo_cli.report.explanation import Interaction
 from ospo_cli.report.explanation_text import interaction_line
@@ -86,9 +86,9 @@ def _found(name: str, layout: Layout, iteration: int) -> tuple[Path, Table]:
     if not path.is_file():
         raise MissingInputError(path, "no such file", remedy="name a table or a Parquet file")
     try:
-        columns = set(pl.read_parquet_schema(path))
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise OspoError(path, "cannot be read as Parquet", found=(str(error).splitlines() or ["nothing"])[0]) from None
+        columns = set(parquet.schema(path))
+    except parquet.UNREADABLE as error:
+        raise OspoError(path, "cannot be read as Parquet", found=first_line(error)) from None
     fits = [
         table
         for table in reference.TABLES.values()

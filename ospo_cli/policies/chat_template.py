@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ospo_cli.errors import PolicyError, first_line, shorten
+from ospo_cli.policies import template_trial
 
 # The day that a template with a variable for it is told: equal settings give equal prompts. Llama 3.2's own takes it where it has no clock.
 DAY = "26 Jul 2024"
@@ -65,8 +70,13 @@ def tried(folder: Path, tokenizer: Any) -> dict[str, Any]:
     """Return what a trial of the template shows: which messages it takes, and the text that it puts behind an answer.
 
     Raises:
-        PolicyError: it cannot be rendered for a user's message alone, loses or changes that message, or asks for the time or for chance.
+        PolicyError: it takes more time or memory than any template should, cannot be rendered for a user's message alone, loses or changes
+            that message, or asks for the time or for chance.
     """
+    named = tokenizer.chat_template
+    for template in named.values() if isinstance(named, dict) else [named]:
+        if excess := _excess(str(template)):
+            raise PolicyError(folder, "the chat template does not come to an end", found=excess, remedy="mend the template")
     if _CHANCE.search(str(tokenizer.chat_template)):
         raise PolicyError(folder, "the chat template draws lots: equal settings would give other prompts", remedy="write it without them")
     try:
@@ -88,6 +98,21 @@ def tried(folder: Path, tokenizer: Any) -> dict[str, Any]:
         "thinking_switch": "enable_thinking" in str(tokenizer.chat_template),
         "behind_answer": behind,
     }
+
+
+@cache
+def _excess(template: str) -> str:
+    """Return what a trial in another process takes too much of; empty where it comes to an end."""
+    turns = {"user": AWKWARD, "assistant": _ANSWER, "system": _SYSTEM}
+    orders = (("user",), ("user", "assistant"), ("system", "user"), ("user", "assistant", "user"))
+    conversations = [[{"role": role, "content": turns[role]} for role in roles] for roles in orders]
+    further = {"date_string": DAY, "strftime_now": _NO_CLOCK}
+    given = {"template": template, "conversations": conversations, "further": further, "seconds": template_trial.SECONDS}
+    program = [sys.executable, "-I", template_trial.__file__]
+    status = subprocess.run(program, input=json.dumps(given), capture_output=True, text=True, check=False)
+    if "memory" in status.stderr or "MemoryError" in status.stderr:
+        return f"more than {template_trial.BYTES >> 20} MiB"
+    return f"more than {template_trial.SECONDS} s of the processor" if status.returncode < 0 else ""
 
 
 def _refused(tokenizer: Any, error: Exception, what: str, folder: object) -> PolicyError:

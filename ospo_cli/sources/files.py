@@ -14,11 +14,10 @@ import polars as pl
 from ospo_cli.errors import SourceError, first_line
 from ospo_cli.sources import quoted_lines
 from ospo_cli.sources.opened import is_packed, kind, open_bytes, open_text, parts, stem
+from ospo_cli.tables import parquet
 from ospo_cli.tables.files import sha256_of
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
-# A column of constants packs without bound; 2³⁰ values are 8 GiB once they are read.
-LARGEST_VALUES, LARGEST_VALUES_PER_BYTE = 1 << 30, 100
 _LOOKED_THROUGH = 1000  # lines
 _FIRST_ROWS = 100  # of JSON lines, in which objects within values are looked for before all are read
 STRAY = ("__index_level_0__", "Unnamed: 0", "")  # what pandas leaves behind
@@ -79,12 +78,11 @@ def scan(path: Path) -> pl.LazyFrame:
         return read(path).lazy()
     try:
         if kind(path) == ".parquet":
-            check_growth(path)
-            lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+            lazy = parquet.scan(path)
         else:
             lazy = pl.scan_csv(path, infer_schema=False, glob=False)  # strips a byte order mark
         return lazy.drop([name for name in lazy.collect_schema().names() if name in STRAY])
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
+    except parquet.UNREADABLE as error:
         raise unreadable(path, error) from None
 
 
@@ -92,7 +90,7 @@ def collect(lazy: pl.LazyFrame, path: Path) -> pl.DataFrame:
     """Return the rows of a lazy frame over one file; raise SourceError that names the broken line where it can be found."""
     try:
         return lazy.collect(engine="streaming")
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
+    except parquet.UNREADABLE as error:
         raise unreadable(path, error) from None
 
 
@@ -121,34 +119,14 @@ def read(
         if kind(path) == ".jsonl":
             frame = _json_lines(path)
         elif kind(path) == ".parquet":
-            check_growth(path)
-            frame = pl.read_parquet(path, glob=False, hive_partitioning=False)
+            frame = parquet.load(path)
         else:
             return _delimited(path, columns, separator or ("\t" if kind(path) == ".tsv" else ","), remedy, quoting)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
+    except parquet.UNREADABLE as error:
         raise unreadable(path, error) from None
     frame = frame.drop([name for name in frame.columns if name in STRAY])
     check_columns(frame.columns, columns, path, remedy)
     return frame
-
-
-def check_growth(path: Path) -> None:
-    """Raise SourceError where a Parquet file of few bytes says that it holds values for more memory than a machine has.
-
-    Equal values pack without bound, so a file of kilobytes can stand for 10¹² rows.
-    """
-    import pyarrow.parquet as pq
-
-    try:
-        metadata = pq.read_metadata(path)
-    except (OSError, ValueError):
-        return  # who reads it says what is wrong with it
-    values, size = metadata.num_rows * max(metadata.num_columns, 1), path.stat().st_size
-    if values > max(LARGEST_VALUES, LARGEST_VALUES_PER_BYTE * size):
-        raise SourceError(
-            path, "holds far more values than a file of its size should", found=f"{values:,} values in {size:,} bytes",
-            expected=f"at most {LARGEST_VALUES_PER_BYTE} a byte beyond {LARGEST_VALUES:,}",
-        )  # fmt: skip
 
 
 def _joined(path: Path, frames: Sequence[tuple[Path, pl.DataFrame]]) -> pl.DataFrame:
@@ -169,7 +147,7 @@ def names(path: Path, quoting: str = "standard") -> list[str]:
     if path.is_dir():
         return names(parts(path)[0], quoting)
     if kind(path) in (".parquet", ".jsonl"):
-        return read(path).columns if kind(path) == ".jsonl" else list(pl.read_parquet_schema(path))
+        return read(path).columns if kind(path) == ".jsonl" else list(parquet.schema(path))
     with open_text(path) as stream:
         return _header(stream, "\t" if kind(path) == ".tsv" else ",", quoting)
 
@@ -362,7 +340,7 @@ def unreadable(path: Path, error: BaseException, separator: str | None = None) -
         remedy = (
             f"export it as UTF-8: it looks like {other}" if (other := _other_encoding(path)) else "mend the line or export the file again"
         )
-    elif "more than one occurrence" in found:
+    elif "more than one" in found or "more than once" in found:
         remedy = "rename one of the columns"
     return SourceError(
         where, f"cannot be read as {shape}", found=found, expected=f"{shape} in UTF-8" if kind(path) != ".parquet" else shape, remedy=remedy

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from ospo_cli import __version__
-from ospo_cli.errors import ParameterError, TableError, first_line
+from ospo_cli.errors import ParameterError, TableError
 from ospo_cli.executors import peers
 from ospo_cli.executors.progress import Progress
 from ospo_cli.executors.shard_folder import content_key
@@ -182,10 +182,7 @@ def _read_pairs_file(path: Path, name: str) -> pl.DataFrame:
         raise ParameterError("warm_start.pairs_file", "is empty", expected="a Parquet file of prompt_id and completion (teacher: file)")
     if not path.is_file():
         raise ParameterError("warm_start.pairs_file", "no such file", found=path, expected="a Parquet file of prompt_id and completion")
-    try:
-        pairs = pl.read_parquet(path, hive_partitioning=False, glob=False)
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        raise TableError(path, "cannot be read as Parquet", found=first_line(error)) from None
+    pairs = parquet.read_undeclared(path, "prompt_id and completion")
     if "pair_index" not in pairs.columns and "prompt_id" in pairs.columns:
         pairs = pairs.with_columns(pl.int_range(pl.len(), dtype=pl.Int32).over("prompt_id").alias("pair_index"))
     pairs = parquet.check(pairs.drop("__index_level_0__", strict=False), TEACHER_PAIRS, where=path)  # a column that pandas leaves behind

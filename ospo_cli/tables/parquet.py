@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from ospo_cli.errors import MissingInputError, TableError, first_line
 from ospo_cli.tables.declare import Table
 from ospo_cli.tables.files import replacing
+
+# A column of constants packs without bound; 2³⁰ values are 8 GiB once they are read.
+LARGEST_VALUES, LARGEST_VALUES_PER_BYTE = 1 << 30, 100
+# What `load` raises: Arrow's errors are subclasses of these.
+UNREADABLE = (
+    pl.exceptions.PolarsError,
+    pl.exceptions.PanicException,
+    *(OSError, ValueError, TypeError, KeyError, IndexError, NotImplementedError, MemoryError),
+)
 
 
 def read(path: Path, table: Table, made_by: str = "") -> pl.DataFrame:
@@ -23,14 +33,8 @@ def read(path: Path, table: Table, made_by: str = "") -> pl.DataFrame:
     if not path.is_file():
         remedy = f"run `{made_by}`" if made_by else None
         raise MissingInputError(path, "no such file", expected=f"table {table.name}", remedy=remedy)
-    try:
-        frame = pl.read_parquet(path, hive_partitioning=False, glob=False)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
-        remedy = f"delete it and run `{made_by}` again" if made_by else "restore the file"
-        raise TableError(
-            path, "cannot be read as Parquet", found=first_line(error), expected=f"table {table.name}", remedy=remedy
-        ) from None
-    return check(frame, table, where=path, made_by=made_by)
+    remedy = f"delete it and run `{made_by}` again" if made_by else "restore the file"
+    return check(_loaded(path, f"table {table.name}", remedy), table, where=path, made_by=made_by)
 
 
 def rows_hash(frame: pl.DataFrame) -> str:
@@ -56,10 +60,67 @@ def read_undeclared(path: Path, what: str) -> pl.DataFrame:
     """
     if not path.is_file():
         raise MissingInputError(path, "no such file", expected=what)
+    return _loaded(path, what)
+
+
+def _loaded(path: Path, expected: str, remedy: str | None = None) -> pl.DataFrame:
     try:
-        return pl.read_parquet(path, hive_partitioning=False, glob=False)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
-        raise TableError(path, "cannot be read as Parquet", found=first_line(error), expected=what) from None
+        return load(path)
+    except UNREADABLE as error:
+        raise TableError(path, "cannot be read as Parquet", found=first_line(error), expected=expected, remedy=remedy) from None
+
+
+def load(path: Path) -> pl.DataFrame:
+    """Return what a Parquet file holds, whoever wrote it.
+
+    Arrow's reader and not polars', which aborts the process on some damaged files.
+
+    Raises:
+        UNREADABLE: it is damaged, is no Parquet, or holds far more values than a file of its size should.
+    """
+    return _frame(_opened(path).read())
+
+
+def schema(path: Path) -> pl.Schema:
+    """Return the names and types of a Parquet file's columns; raises as `load`."""
+    return _frame(_opened(path).schema_arrow.empty_table()).schema
+
+
+def scan(path: Path) -> pl.LazyFrame:
+    """Return a Parquet file's rows lazily, a group of them in memory at once; raises as `load`, also when it is collected."""
+    from polars.io.plugins import register_io_source
+
+    def batches(names: list[str] | None, predicate: pl.Expr | None, rows: int | None, size: int | None) -> Iterator[pl.DataFrame]:
+        left = rows
+        for batch in _opened(path).iter_batches(size or 1 << 16, columns=names):
+            frame = _frame(batch).slice(0, left)
+            left = None if left is None else left - frame.height
+            frame = frame if names is None else frame.select(names)
+            yield frame if predicate is None else frame.filter(predicate)
+            if left == 0:
+                return
+
+    return register_io_source(batches, schema=schema(path))
+
+
+def _frame(rows: Any) -> pl.DataFrame:
+    rows.validate(full=True)  # texts that are no UTF-8, lists that end before they begin
+    return pl.DataFrame(pl.from_arrow(rows.replace_schema_metadata(None)))  # where that is no text, polars panics
+
+
+def _opened(path: Path) -> Any:
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path, page_checksum_verification=True)
+    _ = file.schema_arrow.to_string(show_schema_metadata=False)  # likewise for the names of columns
+    # Equal values pack without bound: a file of kilobytes can stand for 10¹² rows.
+    values, size = file.metadata.num_rows * max(file.metadata.num_columns, 1), path.stat().st_size
+    if values > max(LARGEST_VALUES, LARGEST_VALUES_PER_BYTE * size):
+        raise ValueError(
+            f"{values:,} values in {size:,} bytes, far more than a file of its size should hold"
+            f" (at most {LARGEST_VALUES_PER_BYTE} a byte beyond {LARGEST_VALUES:,})"
+        )
+    return file
 
 
 def write(frame: pl.DataFrame, path: Path, table: Table, metadata: dict[str, str] | None = None) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import polars as pl
 
-from ospo_cli.errors import TableError, first_line
+from ospo_cli.errors import TableError
 from ospo_cli.policies.folder import LoadedPolicy
+from ospo_cli.tables import parquet
 from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.tables.rollout_rows import RolloutRow, rollouts_frame
 from ospo_cli.training.encoded_texts import EncodedTexts
@@ -29,10 +30,7 @@ def read_examples(path: Path, objective: Objective, prompts: pl.DataFrame) -> pl
     columns, name_of = ("prompt_id", *objective.file_columns), objective.settings.objective
     if not path.is_file():
         raise TableError(path, "no such file", expected=f"update.examples_file: a Parquet file of {', '.join(columns)}")
-    try:
-        rows = pl.read_parquet(path, hive_partitioning=False, glob=False)
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        raise TableError(path, "cannot be read as Parquet", found=first_line(error)) from None
+    rows = parquet.read_undeclared(path, ", ".join(columns))
     for name in columns:
         if name not in rows.columns or rows.schema[name] != pl.String:
             found = f"{name}: {rows.schema[name]}" if name in rows.columns else f"columns {', '.join(rows.columns)}"

@@ -8,6 +8,7 @@ import pytest
 from tokenizers import AddedToken
 
 from ospo_cli.errors import PolicyError
+from ospo_cli.policies import template_trial
 from ospo_cli.policies.folder import load_tokenizer, render_prompt
 from ospo_cli.policies.opening import read_policy
 from ospo_cli.policies.small_tokenizer import CHAT_TEMPLATE
@@ -39,6 +40,22 @@ def set_template(folder, text):
 def test_a_template_that_cannot_serve_is_refused_when_the_folder_is_opened(folder, template, message):
     set_template(folder, template)
     with pytest.raises(PolicyError, match=message):
+        read_policy(folder)
+
+
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{{ messages[0]['content'] }}", "more than 1 s of the processor"),
+        ("{% if messages | length > 2 %}{{ (9 ** (9 ** 9)) % 2 }}{% endif %}{{ messages[0]['content'] }}", "more than 1 s of the processor"),
+        ("{{ messages | tojson(indent=2) }}{{ 'a' * 10 ** 10 }}{{ messages[0]['content'] }}", "more than 1024 MiB"),
+        ("{% generation %}{% set n = namespace(t='aa') %}{% for a in range(99) %}{% set n.t = n.t ~ n.t %}{% endfor %}{% endgeneration %}", "more than 1024 MiB"),
+    ],
+)  # fmt: skip
+def test_a_template_that_takes_time_or_memory_without_bound_is_refused(folder, template, found, monkeypatch):
+    monkeypatch.setattr(template_trial, "SECONDS", 1)
+    set_template(folder, template)
+    with pytest.raises(PolicyError, match=f"the chat template does not come to an end: found {found}; mend the template"):
         read_policy(folder)
 
 

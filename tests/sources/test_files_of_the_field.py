@@ -11,6 +11,7 @@ import pytest
 
 from ospo_cli.errors import SourceError
 from ospo_cli.sources import files, judgment_lines, opened
+from ospo_cli.tables import parquet
 from tests.sources.own_data import JUDGMENTS, PRODUCTS, read, shop, write
 
 QRELS = list(zip(*JUDGMENTS.values(), strict=True))
@@ -166,11 +167,14 @@ def test_a_packed_file_that_bursts_is_refused_before_it_fills_the_memory(tmp_pat
 
 
 def test_a_parquet_file_of_kilobytes_that_stands_for_far_more_values_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "LARGEST_VALUES", 1 << 20)
+    monkeypatch.setattr(parquet, "LARGEST_VALUES", 1 << 20)
     path = tmp_path / "products.parquet"
     pq.write_table(pa.table({"product_id": pa.array([1] * 2_000_000, pa.int8())}), path, compression="zstd")
     for reader in (files.read, files.scan):
-        with pytest.raises(SourceError, match=r"holds far more values than a file of its size should: found 2,000,000 values in"):
+        with pytest.raises(
+            SourceError,
+            match=r"cannot be read as Parquet: found 2,000,000 values in [\d,]+ bytes, far more than a file of its size should hold",
+        ):
             reader(path)
     pl.DataFrame({"product_id": range(2_000_000)}).write_parquet(path)
     assert files.read(path).height == 2_000_000

@@ -224,7 +224,7 @@ def test_a_panic_of_the_reader_is_an_unreadable_file(tmp_path, monkeypatch):
         raise pl.exceptions.PanicException("not yet implemented")
 
     shop(tmp_path)
-    monkeypatch.setattr(pl, "read_parquet", panic)
+    monkeypatch.setattr(pl, "from_arrow", panic)
     with pytest.raises(SourceError, match=r"products\.parquet: cannot be read as Parquet: found not yet implemented"):
         read(tmp_path)
 

@@ -112,3 +112,20 @@ def test_a_hash_of_rows_knows_where_texts_end_and_what_columns_are():
     assert parquet.rows_hash(pl.concat([frame.head(1), frame.tail(1)], rechunk=False)) == hashes[0]
     with pytest.raises(ValueError, match="column name has nulls"):
         parquet.rows_hash(frame.with_columns(name=pl.Series(["a", None])))
+
+
+@pytest.mark.parametrize("value", [25, 255])
+def test_every_changed_byte_of_a_file_is_an_error_or_rows_and_never_the_end_of_the_process(tmp_path, value, capfd):
+    # polars' own reader asks for 2 EiB and aborts where byte 39 is 25
+    path = tmp_path / "table.parquet"
+    pl.DataFrame({"a": ["x"], "b": [1]}).write_parquet(path)
+    whole, refused = path.read_bytes(), 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+        for read in (parquet.load, lambda path: parquet.scan(path).collect(engine="streaming")):
+            try:
+                assert read(path).height <= 1
+            except parquet.UNREADABLE:
+                refused += 1
+    assert refused > len(whole)
+    assert capfd.readouterr().err == ""  # a panic prints where it stood
