@@ -260,7 +260,7 @@ def experiment(
     from ospo_cli.instruments.experiment import command
     from ospo_cli.instruments.experiment.plan import Doors
 
-    doors, folder = Doors(presets.load, presets.algorithm_row), out or file.with_suffix("")
+    doors, folder = Doors(presets.load, presets.algorithm_row), out or file.parent / file.stem
     if dry_run:
         for place, state in command.outlook(file, folder, doors):
             typer.echo(f"{place}: {state}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -262,7 +263,7 @@ def _delimited(path: Path, columns: Sequence[str], separator: str, remedy: str |
             raise SourceError(path, "lines end in a carriage return alone", expected="line feeds", remedy="save it with line ends of today")
         with open_text(path) as stream:
             names = _header(stream, separator, quoting)
-        doubled = [name for name in names if names.count(name) > 1]
+        doubled = [name for name, count in Counter(names).items() if count > 1]
         if doubled:
             raise SourceError(
                 f"{path}: line 1", "column named twice", found=doubled[0], expected="each name once", remedy="rename one of them"

@@ -129,3 +129,13 @@ def test_every_changed_byte_of_a_file_is_an_error_or_rows_and_never_the_end_of_t
                 refused += 1
     assert refused > len(whole)
     assert capfd.readouterr().err == ""  # a panic prints where it stood
+
+
+def test_the_check_of_a_wide_table_looks_at_its_schema_as_often_as_that_of_a_narrow_one(monkeypatch):
+    whole, asked = pl.DataFrame.schema, []
+    monkeypatch.setattr(pl.DataFrame, "schema", property(lambda frame: asked.append(1) or whole.fget(frame)))
+    for width in (2, 200):
+        extra = {f"c{number}": ["x"] for number in range(width)}
+        parquet.check(pl.DataFrame({"doc_id": ["1"], "title": ["a"], "category": [""], **extra}), DOCUMENTS, "wide")
+        asked.append(0)
+    assert asked.index(0) == len(asked) - 2 - asked.index(0)  # each look takes as many steps as there are columns
