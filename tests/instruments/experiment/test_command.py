@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from ospo_cli.cli import app
 from ospo_cli.errors import OspoError
 from ospo_cli.instruments.experiment import command
 from ospo_cli.instruments.experiment.plan import read
@@ -45,3 +47,8 @@ def test_a_block_of_a_task_without_outcomes_is_refused(tmp_path):
     data = command.gathered(file, read(file, DOORS), Folders(file.with_suffix("")))
     with pytest.raises(OspoError, match="nowhere"):
         command.written_into(page.read_text(encoding="utf-8"), command._blocks(page, file.name), data, page)
+
+
+def test_a_file_without_a_name_is_one_line():
+    done = CliRunner().invoke(app, ["experiment", "", "--tables"])
+    assert isinstance(done.exception, OspoError)
