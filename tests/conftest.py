@@ -1,7 +1,29 @@
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from ospo_cli.policies.opening import load_policy
 from tests.policies.tiny import write_tiny_policy
+
+# Longest first, so that no worker is left alone with one of them at the end.
+LONG = ("tests/pipeline/", "tests/instruments/audit/", "tests/executors/", "tests/training/", "tests/cli/", "tests/test_benchmarks.py")
+
+
+class ByFile(LoadScopeScheduling):
+    """A file's tests go to one worker, and those of tests/pipeline all to one: what their fixtures make takes up to a minute."""
+
+    def _split_scope(self, nodeid):
+        file = nodeid.partition("::")[0]
+        return LONG[0] if file.startswith(LONG[0]) else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Schedule by file; xdist's own marks of groups are without effect under pytest 9."""
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    """Put the longest folders first; the order within them stays."""
+    items.sort(key=lambda item: next((place for place, start in enumerate(LONG) if item.nodeid.startswith(start)), len(LONG)))
 
 
 @pytest.fixture(scope="session")

@@ -13,13 +13,6 @@ from tests.pipeline import miniature
 BIN = Path(sys.executable).parent
 
 
-def pytest_collection_modifyitems(items):
-    """Keep this folder's tests in one worker: its project takes a minute to make."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("pipeline"))
-
-
 def command(directory: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
     """Run a command of this environment in a project's folder."""
     environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}

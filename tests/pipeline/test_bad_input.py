@@ -9,8 +9,6 @@ from tests.pipeline import miniature
 from tests.pipeline.conftest import command
 
 # One project for all cases: it takes a minute to make.
-pytestmark = pytest.mark.xdist_group("bad input")
-
 PREPARED = "data/prepared"
 FIRST = "data/iterations/001"
 

@@ -116,6 +116,7 @@ def test_more_workers_than_the_cluster_has_processors_are_refused(run, tmp_path)
 
 
 def test_an_address_without_a_cluster_is_refused():
+    pytest.importorskip("ray", reason="Ray is not installed: make test-ray")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -125,5 +126,6 @@ def test_an_address_without_a_cluster_is_refused():
 
 @pytest.mark.parametrize("address", ["nonsense", "ray://", "host:port", "127.0.0.1:99999"])
 def test_an_address_that_is_none_is_refused(address):
+    pytest.importorskip("ray", reason="Ray is not installed: make test-ray")
     with pytest.raises(ParameterError, match="no Ray cluster there"):
         ray_actors.actors(Execution(address=address), ["rollout"])

@@ -228,7 +228,7 @@ class InvertedIndex:
     def _takes_products(self, pools: Sequence[NDArray[np.int64]], groups: NDArray[np.int64]) -> bool:
         # Reading the compiled loops takes most of a second, in which products do so many cells. Both give the same bits.
         # A process that ranks the whole catalogue has paid for most of that.
-        if any(f"ospo_cli.retrievers.lexical.{name}" in sys.modules for name in ("pool_loops", "catalogue_loops")):
+        if "ospo_cli.retrievers.lexical.pool_loops" in sys.modules or "ospo_cli.retrievers.lexical.catalogue_loops" in sys.modules:
             return False
         cells = int(np.dot(np.diff(groups), np.fromiter(map(len, pools), dtype=np.int64, count=len(pools))))
         with self._lock:
