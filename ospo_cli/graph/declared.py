@@ -77,11 +77,11 @@ LEARNED_FROM = ("token_advantages", "targets", "preference_pairs")
 # Of score_coalitions, what attribute depends on besides the values.
 ATTRIBUTE_READS = (
     "estimators", "format_weight", "contiguous_width", "contiguous_cap", "exact_coalitions", "orders", "budget", "further_coalitions",
-    "grand_value",
+    "grand_value", "recombine",
 )  # fmt: skip
 # Of score_coalitions, what no reward of a whole answer depends on.
 CREDIT_READS = (
-    "estimators", "families", "alignment", "contiguous_width", "contiguous_cap", "exact_coalitions", "orders", "budget",
+    "estimators", "families", "alignment", "recombine", "contiguous_width", "contiguous_cap", "exact_coalitions", "orders", "budget",
     "further_coalitions", "grand_value", "degenerate_groups", "calls", "empty_value",
 )  # fmt: skip
 _AT = Layout(Path())
@@ -188,7 +188,7 @@ def _score_coalitions(params: Params, k: int) -> Node:
         "score-coalitions",
         k,
         inputs=prepared(*PREPARED) + of(k, "rollouts.parquet", "segments.parquet") + _reward_files(params),
-        outputs=of(k, "rewards.parquet", "coalition_values.parquet", "spliced_values.parquet"),
+        outputs=of(k, "rewards.parquet", "coalition_values.parquet", "spliced_values.parquet", "recombined.parquet"),
         metrics=of(k, "score_metrics.json"),
         sections=("train.seed", "retrieval", "score_coalitions"),
         uses=_retrievers(params, [params.score_coalitions.retriever]),
@@ -197,7 +197,7 @@ def _score_coalitions(params: Params, k: int) -> Node:
 
 @_stage("attribute", is_iterated=True)
 def _attribute(params: Params, k: int) -> Node:
-    names = ("rollouts", "segments", "rewards", "coalition_values", "spliced_values")
+    names = ("rollouts", "segments", "rewards", "coalition_values", "spliced_values", "recombined")
     tables = of(k, *(f"{name}.parquet" for name in names))
     return Node(
         "attribute",
@@ -214,7 +214,7 @@ def _update(params: Params, k: int) -> Node:
     settings = params.update
     needs_reference = settings.kl_weight > 0 or settings.reference_groups > 0 or settings.dpo_reference == "warm-start"
     # An experiment of DVC's may change the objective, not what a stage reads: all three tables are always read.
-    inputs = (*of(k, *(f"{name}.parquet" for name in ("rollouts", *LEARNED_FROM))), str(_AT.policy(k - 1)))
+    inputs = (*of(k, *(f"{name}.parquet" for name in ("rollouts", "recombined", *LEARNED_FROM))), str(_AT.policy(k - 1)))
     if needs_reference and k > 1:
         inputs += (str(_AT.policy(0)),)
     if settings.examples_file:

@@ -58,15 +58,16 @@ class Attribute:
         "mean and deviation that standardise a reward: of its rollout group, or of the batch of all rollouts (rule uniform)",
     )
     clip: float | None = parameter(None, "clip token advantages at ± clip · std of the group advantages; null never clips", minimum=0)
-    targets: Literal["best", "above-mean", "all"] = parameter(
+    targets: Literal["best", "above-mean", "all", "recombined"] = parameter(
         "best",
-        "completions that objective sft imitates: the best of each rollout group (best-of-G), those above the group's mean, or all",
-        when="update.objective: sft",
+        "completions that are imitated (update.objective: sft, update.imitation_weight): the best of each rollout group (best-of-G), those "
+        "above the group's mean, all, or recombined: what score_coalitions.recombine made of the group, else its best",
     )
-    targets_above: float | None = parameter(0.0, "targets have a reward above this; null sets no bound", when="update.objective: sft")
-    pairs: Literal["best-worst", "all"] = parameter(
+    targets_above: float | None = parameter(0.0, "targets have a reward above this; null sets no bound")
+    pairs: Literal["best-worst", "all", "recombined-worst"] = parameter(
         "best-worst",
-        "pairs that objective dpo learns from: the best and the worst of each rollout group, or all whose rewards differ",
+        "pairs that objective dpo learns from: the best and the worst of each rollout group, all whose rewards differ, or the recombined "
+        "answer (else the best) and the worst",
         when="update.objective: dpo",
     )
     pairs_margin: float = parameter(0.0, "only pairs whose rewards differ by more than this", minimum=0, when="update.objective: dpo")

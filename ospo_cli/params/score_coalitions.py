@@ -58,6 +58,12 @@ class ScoreCoalitions:
         "answers of the batch or of the rollout group, and is not said yet; or by index, whatever it is",
         when="estimators: splice, swap or stopping",
     )
+    recombine: int = parameter(
+        0,
+        "most strictly improving moves (drop, swap or add a segment) from a rollout group's best answer to one made of all its answers' "
+        "segments, table recombined (attribute.targets: recombined); 0 makes none",
+        minimum=0,
+    )
     contiguous_width: int = parameter(32, "widest window of the contiguous family", minimum=1)
     contiguous_cap: int = parameter(0, "most coalitions per rollout of the contiguous family (M); 0 is no cap", minimum=0)
     exact_coalitions: int = parameter(

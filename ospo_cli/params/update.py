@@ -35,6 +35,12 @@ class Update:
     dpo_reference: Literal["behavior", "warm-start"] = parameter(
         "behavior", "reference of objective dpo: behavior (the policy that sampled, anew each iteration) or warm-start (policy 000)"
     )
+    imitation_weight: float = parameter(
+        0.0,
+        "weight of the mean negative log-likelihood of table targets beside the policy gradient (attribute.targets); 0 is off",
+        minimum=0,
+        when="objective: policy-gradient",
+    )
     examples_file: str = parameter(
         "",
         "Parquet of your own in place of the iteration's tables: prompt_id and completion (sft), or prompt_id, chosen and rejected (dpo)",
@@ -105,7 +111,8 @@ class Update:
         if self.objective != "policy-gradient":
             plain = Update()
             rows_alike = ("aggregation",) if self.objective == "mirror-descent" else ()
-            for name in ("dual_clip", "ratio", "trace", "kl_weight", "entropy_bonus", "sampler_correction", *rows_alike):
+            of_gradient = ("dual_clip", "ratio", "trace", "kl_weight", "entropy_bonus", "sampler_correction", "imitation_weight")
+            for name in (*of_gradient, *rows_alike):
                 found, expected = getattr(self, name), getattr(plain, name)
                 if found != expected:
                     raise ParameterError(
@@ -118,6 +125,10 @@ class Update:
         if self.dual_clip and self.dual_clip <= 1 + self.clip_high:
             raise ParameterError(
                 f"{where}.dual_clip", "lies within the clip", found=self.dual_clip, expected=f"0 or above {1 + self.clip_high:g}"
+            )
+        if self.imitation_weight and self.kl_weight and self.kl_in == "reward":
+            raise ParameterError(
+                f"{where}.imitation_weight", "targets have no reward to take a penalty off", found="kl_in: reward", expected="kl_in: loss"
             )
         if self.trace > 0 and self.ratio != "token":
             raise ParameterError(f"{where}.trace", "is of token ratios", found=f"ratio: {self.ratio}", expected="ratio: token")

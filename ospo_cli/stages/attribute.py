@@ -44,7 +44,7 @@ from ospo_cli.policies.token_pieces import TokenPieces
 from ospo_cli.tables import files, placed
 from ospo_cli.tables.attribute import ATTRIBUTIONS, INTERACTIONS, PREFERENCE_PAIRS, TARGETS, TOKEN_ADVANTAGES
 from ospo_cli.tables.rollout import read_rollouts
-from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS, SPLICED_VALUES
+from ospo_cli.tables.score_coalitions import COALITION_VALUES, RECOMBINED, REWARDS, SPLICED_VALUES
 from ospo_cli.tables.segment import SEGMENTS
 
 
@@ -95,8 +95,13 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     placed.write(result.interactions, INTERACTIONS, layout, iteration)
     # For update (objective policy-gradient), and through `ospo export` for other trainers.
     placed.write(result.token_advantages, TOKEN_ADVANTAGES, layout, iteration)
-    # For update (objectives sft and dpo): from rewards alone, no credit is in it.
-    targets, pairs = (choose(scored.rollouts, scored.rewards, params.attribute) for choose in (examples.targets, examples.preference_pairs))
+    # For update (objectives sft and dpo, imitation): from rewards alone, no credit is in it.
+    made = RECOMBINED.empty()
+    if examples.asks_for_made(params.attribute, params.score_coalitions.recombine, iteration):
+        made = placed.read(RECOMBINED, layout, iteration)
+        examples.check_made(scored.rollouts, made, iteration)
+    chosen = (scored.rollouts, scored.rewards, params.attribute, made)
+    targets, pairs = examples.targets(*chosen), examples.preference_pairs(*chosen)
     placed.write(targets, TARGETS, layout, iteration)
     placed.write(pairs, PREFERENCE_PAIRS, layout, iteration)
     metrics = result.metrics | {

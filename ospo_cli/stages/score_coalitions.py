@@ -27,11 +27,12 @@ from ospo_cli.rewards.coalition_values import CoalitionTable, Draws, Game, delet
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.judged_reward import Sections as RewardSections
 from ospo_cli.rewards.opening import open_reward
-from ospo_cli.rewards.spliced_values import SplicedTable, answer_groups, group_games, numbered_segments, precedence_of
+from ospo_cli.rewards.recombined import recombined_answers
+from ospo_cli.rewards.spliced_values import Answer, SplicedTable, answer_groups, group_games, numbered_segments, precedence_of
 from ospo_cli.rewards.unfound import say_unfound
 from ospo_cli.tables import files, parquet, placed
 from ospo_cli.tables.rollout import read_rollouts
-from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS, SPLICED_VALUES
+from ospo_cli.tables.score_coalitions import COALITION_VALUES, RECOMBINED, REWARDS, SPLICED_VALUES
 from ospo_cli.tables.segment import SEGMENTS
 from ospo_cli.text.words import Reader
 
@@ -57,7 +58,7 @@ class Reads(RewardSections, Protocol):
 
 
 def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
-    """Read the prepared tables, rollouts and segments; write rewards, coalition_values, spliced_values and score_metrics.json."""
+    """Read the prepared tables, rollouts and segments; write rewards, values, recombined answers and score_metrics.json."""
     start_seconds = time.monotonic()
     reward = open_reward(layout, params)
     rollouts = read_rollouts(layout, iteration)
@@ -77,18 +78,21 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
             scorer = TextScorer(reward, settings)
             rewards, values, _ = score_coalitions(*payload, reward, params, scorer)
             spliced = score_spliced(*payload, rewards, scorer, batch)
-        return {REWARDS.name: rewards, COALITION_VALUES.name: values, SPLICED_VALUES.name: spliced}
+            made = recombine(*payload, rewards, scorer)
+        return {REWARDS.name: rewards, COALITION_VALUES.name: values, SPLICED_VALUES.name: spliced, RECOMBINED.name: made}
 
-    tables = {table.name: table for table in (REWARDS, COALITION_VALUES, SPLICED_VALUES)}
+    tables = {table.name: table for table in (REWARDS, COALITION_VALUES, SPLICED_VALUES, RECOMBINED)}
     size = min(GROUPS_PER_QUICK_SHARD if is_quick else GROUPS_PER_SHARD, GROUPS_PER_SPLICED_SHARD if batch else GROUPS_PER_QUICK_SHARD)
     shards = _shards(rollouts, segments, reward, params, size, batch)
     folder = ShardFolder(layout.cache / "score_coalitions")
     done = folder.map_shards(score_shard, shards, tables, "score-coalitions", "rollouts", reward.tally)
-    scored = sum(frame.height for number in folder.fresh for frame in done[number].values())
-    rewards, values, spliced = (pl.concat([found[name] for found in done]) for name in tables)
-    for table, frame in zip(tables.values(), (rewards, values, spliced), strict=True):
-        placed.write(frame, table, layout, iteration)
-    metrics = _metrics(rollouts, rewards, values, spliced, reward)
+    scored = sum(frame.height for number in folder.fresh for name, frame in done[number].items() if name != RECOMBINED.name)
+    whole = {name: pl.concat([found[name] for found in done]) for name in tables}
+    for name, table in tables.items():
+        placed.write(whole[name], table, layout, iteration)
+    rewards, made = whole[REWARDS.name], whole[RECOMBINED.name]
+    metrics = _metrics(rollouts, rewards, whole[COALITION_VALUES.name], whole[SPLICED_VALUES.name], reward)
+    metrics |= {"recombined": made.height, "mean_recombined": made["recombined_value"].mean()}
     asked, distinct = metrics["asked_values"], metrics["distinct_values"]
     tally = dataclasses.replace(reward.tally, asked=asked, distinct=distinct, reused=asked - scored)
     metrics |= tally.metrics() | {"index_seconds": index_seconds, "seconds": time.monotonic() - start_seconds}
@@ -133,15 +137,33 @@ def score_spliced(
     if games:
         batch = batch or _batch(rollouts, segments, settings, scorer.reward.words)
         assert batch is not None
-        is_skipped = dict(rewards.select("rollout_id", "is_degenerate_group").iter_rows())
-        for group in answer_groups(rollouts, batch.numbered):
-            if is_skipped[group[0].rollout_id] and settings.degenerate_groups == "skip":
-                continue
+        for group in _compared_groups(rollouts, batch.numbered, rewards, settings):
             precedence = batch.precedence
             if settings.alignment == "group":
                 precedence = Precedence([answer.said for answer in group])
             table.ask(group, games, precedence)
     return table.frame()
+
+
+def recombine(rollouts: pl.DataFrame, segments: pl.DataFrame, rewards: pl.DataFrame, scorer: TextScorer) -> pl.DataFrame:
+    """Return table recombined of whole rollout groups; degenerate ones are left out as in `score_spliced`.
+
+    Raises:
+        RetrievalError: the retriever fails.
+    """
+    if not scorer.settings.recombine:
+        return RECOMBINED.empty()
+    numbered = numbered_segments(rollouts, segments, scorer.reward.words)
+    return recombined_answers(_compared_groups(rollouts, numbered, rewards, scorer.settings), rewards, scorer)
+
+
+def _compared_groups(
+    rollouts: pl.DataFrame, numbered: pl.DataFrame, rewards: pl.DataFrame, settings: ScoreCoalitions
+) -> Iterator[list[Answer]]:
+    is_skipped = dict(rewards.select("rollout_id", "is_degenerate_group").iter_rows())
+    for group in answer_groups(rollouts, numbered):
+        if not is_skipped[group[0].rollout_id] or settings.degenerate_groups != "skip":
+            yield group
 
 
 def _batch(rollouts: pl.DataFrame, segments: pl.DataFrame, settings: ScoreCoalitions, split: Reader) -> Batch | None:

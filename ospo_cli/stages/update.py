@@ -25,8 +25,10 @@ from ospo_cli.params.rollout import Rollout
 from ospo_cli.params.train import Train
 from ospo_cli.params.update import Update
 from ospo_cli.tables import files, placed
+from ospo_cli.tables.attribute import TARGETS
 from ospo_cli.tables.prepared import PROMPTS
 from ospo_cli.tables.rollout import read_rollouts
+from ospo_cli.tables.score_coalitions import RECOMBINED
 
 if TYPE_CHECKING:
     from ospo_cli.policies.folder import LoadedPolicy
@@ -56,13 +58,15 @@ class Learned:
         rollouts: table rollouts.
         table: the objective's.
         advantages: table token_advantages; where the objective's names rollouts, 1 on the tokens of those, else 0.
+        given: rollout ids of rows among them that nobody sampled: recombined answers, targets of an imitation.
         is_sampled: whether the rollouts are the iteration's; else a user's own file.
     """
 
     rollouts: pl.DataFrame
     table: pl.DataFrame
     advantages: pl.DataFrame
-    is_sampled: bool
+    given: frozenset[str] = frozenset()
+    is_sampled: bool = True
 
     @property
     def hashes(self) -> list[str]:
@@ -158,19 +162,26 @@ def read(layout: Layout, objective: Objective, iteration: int) -> Learned:
     Raises:
         TableError: no target or pair is there, or one names a rollout that is not.
     """
-    given = objective.settings.examples_file
-    rollouts = read_rollouts(layout, iteration)
-    if given:
-        from ospo_cli.policies.opening import read_policy
-        from ospo_cli.training import own_examples
+    from ospo_cli.policies.opening import read_policy
+    from ospo_cli.training import given_rows, own_examples
 
+    given, weight = objective.settings.examples_file, objective.settings.imitation_weight
+    sampled = rollouts = read_rollouts(layout, iteration)
+    tokenizer = partial(read_policy, layout.policy(iteration - 1), made_by(iteration), layout.root)
+    if given:
         prompts = placed.read(PROMPTS, layout)
         examples = own_examples.read_examples(layout.root / given, objective, prompts)
-        tokenizer = read_policy(layout.policy(iteration - 1), made_by(iteration), layout.root)
-        rollouts, table = own_examples.as_rollouts(examples, objective, prompts, tokenizer)
-    else:
-        table = placed.read(objective.table, layout, iteration)
-    return Learned(rollouts, table, objective.advantages(rollouts, table, objective.table.command(iteration)), not given)
+        rollouts, table = own_examples.as_rollouts(examples, objective, prompts, tokenizer())
+        return Learned(rollouts, table, objective.advantages(rollouts, table, objective.table.command(iteration)), frozenset(), False)
+    table = placed.read(objective.table, layout, iteration)
+    targets = placed.read(TARGETS, layout, iteration) if weight else TARGETS.empty()
+    named = {name for column in objective.named for name in table[column]} | set(targets["rollout_id"])
+    if named - set(rollouts["rollout_id"]):
+        rollouts = given_rows.with_made(rollouts, placed.read(RECOMBINED, layout, iteration), named, tokenizer)
+    advantages = objective.advantages(rollouts, table, objective.table.command(iteration))
+    if weight:
+        rollouts, advantages = given_rows.with_targets(rollouts, advantages, targets, weight)
+    return Learned(rollouts, table, advantages, frozenset(rollouts["rollout_id"]) - frozenset(sampled["rollout_id"]))
 
 
 def build(
@@ -195,9 +206,11 @@ def build(
     settings = params.update
     pairs = objective.pairs(learned.rollouts, learned.table)
     temperature = objective.temperature(params.rollout.temperature)
-    sampled = row_building.to_rows(learned.rollouts, learned.advantages, params.rollout, iteration, pairs, temperature)
+    sampled = row_building.to_rows(learned.rollouts, learned.advantages, params.rollout, iteration, pairs, temperature, learned.given)
     groups = chosen(sampled, settings, params.train.seed, iteration)
-    watched = token_class_sizes(learned.rollouts, learned.advantages, policy.pieces.pieces, iteration)
+    of_rollouts = ~pl.col("rollout_id").is_in(list(learned.given))
+    own_rows = (learned.rollouts.filter(of_rollouts), learned.advantages.filter(of_rollouts))
+    watched = token_class_sizes(*own_rows, policy.pieces.pieces, iteration)
     metrics: dict[str, Any] = {
         "iteration": iteration,
         "rollouts": len(sampled.lengths),

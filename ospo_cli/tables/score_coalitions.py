@@ -67,3 +67,18 @@ SPLICED_VALUES = Table(
     extra_meaning="a further part, as in rewards, of this text; unweighted",
     place=SCORED,
 )
+RECOMBINED = Table(
+    "recombined",
+    "answers made of what a rollout group's answers say that are worth more than its best (`score_coalitions.recombine` above 0)",
+    ("rollout_id",),
+    (
+        Column("rollout_id", pl.String, "identity: that of the answer which the search started from, and /recombined"),
+        Column("prompt_id", pl.String, "identity of the prompt"),
+        Column("start_rollout_id", pl.String, "the best well-formed answer of the rollout group, which the search started from"),
+        Column("completion", pl.String, "the made answer, with what stands around the start's"),
+        Column("recombined_value", pl.Float64, "v of the made answer: its reward, since it is well-formed"),
+        Column("best_value", pl.Float64, "the highest v of an answer of the rollout group"),
+        Column("moves", pl.Int32, "strictly improving moves taken"),
+    ),
+    place=SCORED,
+)

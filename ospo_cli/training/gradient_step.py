@@ -91,6 +91,7 @@ def _tokens(
         None if rows.reference_logprobs is None else at(rows.reference_logprobs),
         entropies,
         None if rows.corrections is None else at(rows.corrections),
+        None if rows.is_given is None else at(rows.is_given[rows.owner]) > 0,
     )
 
 
@@ -99,7 +100,7 @@ class _Watched:
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
-        self.sums: dict[str, list[float]] = {name: [] for name in ("loss", "policy", "kl", "entropy")}
+        self.sums: dict[str, list[float]] = {name: [] for name in ("loss", "policy", "kl", "entropy", "imitation")}
         self.arrays: dict[str, list[NDArray[Any]]] = defaultdict(list)
         self.places = {"tokens_with_prompts": 0, "filling": 0}
         self.infinite: list[tuple[float, int, int]] = []

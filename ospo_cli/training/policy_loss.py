@@ -36,6 +36,7 @@ class Tokens:
         reference_logprobs: under the reference policy; needed for a penalty.
         entropies: H, with gradient where there is a bonus.
         correction: c, constant weights for a sampler that is not the policy that training starts from, see `sampler_weights`.
+        is_imitated: tokens of targets, or None.
     """
 
     logprobs: torch.Tensor
@@ -46,13 +47,14 @@ class Tokens:
     reference_logprobs: torch.Tensor | None = None
     entropies: torch.Tensor | None = None
     correction: torch.Tensor | None = None
+    is_imitated: torch.Tensor | None = None
 
 
 def clipped_loss(tokens: Tokens, settings: Update) -> TokenLoss:
     """Return Σ_t w_t · (c_t · −min(ratio·A, clip(ratio, 1−ε_low, 1+ε_high)·A) + β·k − η·H), its symbols as in section update.
 
-    Where A < 0 the ratio is at most `dual_clip` (0 is none). The penalty k is that of `kl_terms`, times the ratio with its gradient for
-    `kl_in: weighted-loss`.
+    Imitated tokens have −w_t · A_t · log π_t alone. Where A < 0 the ratio is at most `dual_clip` (0 is none). The penalty k is that of
+    `kl_terms`, times the ratio with its gradient for `kl_in: weighted-loss`.
 
     Source: Schulman et al., Proximal Policy Optimization Algorithms, 2017; Ye et al., Mastering Complex Control in MOBA Games with Deep
     Reinforcement Learning, 2020 (dual clip); Zheng et al., Group Sequence Policy Optimization, 2025.
@@ -65,7 +67,12 @@ def clipped_loss(tokens: Tokens, settings: Update) -> TokenLoss:
     losses = -torch.minimum(plain, clipped)
     if tokens.correction is not None:
         losses = losses * tokens.correction
-    parts = {"policy": (weights * losses).sum().detach()}
+    parts, imitation = {}, torch.zeros_like(losses).sum()
+    if tokens.is_imitated is not None:
+        imitation = -(weights * advantages * tokens.logprobs)[tokens.is_imitated].sum()
+        parts["imitation"] = imitation.detach()
+        weights = weights.masked_fill(tokens.is_imitated, 0.0)
+    parts["policy"] = (weights * losses).sum().detach()
     penalties = torch.zeros_like(tokens.logprobs)
     if tokens.reference_logprobs is not None:
         penalties = kl_terms(tokens.logprobs, tokens.reference_logprobs, settings.kl)
@@ -76,7 +83,7 @@ def clipped_loss(tokens: Tokens, settings: Update) -> TokenLoss:
         parts["entropy"] = (-settings.entropy_bonus * weights * tokens.entropies).sum().detach()
         losses = losses - settings.entropy_bonus * tokens.entropies
     is_clipped = (clipped < plain) | (bounded < ratios)
-    return TokenLoss((weights * losses).sum(), parts, ratios.detach(), is_clipped.detach(), penalties.detach())
+    return TokenLoss((weights * losses).sum() + imitation, parts, ratios.detach(), is_clipped.detach(), penalties.detach())
 
 
 def ratios_of(tokens: Tokens, settings: Update) -> torch.Tensor:

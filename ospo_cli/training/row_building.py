@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +28,7 @@ def to_rows(
     iteration: int,
     pairs: NDArray[np.int64] | None = None,
     temperature: float | None = None,
+    given: Collection[str] = (),
 ) -> Rows:
     """Return rollouts and their advantages as arrays, groups in the order of prompt ids.
 
@@ -37,6 +39,7 @@ def to_rows(
         iteration: from 1, for remedies.
         pairs: [pairs, 2] of `Objective.pairs`.
         temperature: at which likelihoods are taken; None: that of the sampling.
+        given: rollout ids of rows that nobody sampled.
 
     Raises:
         TableError: rows or lengths of the two tables do not match, or a number is not finite.
@@ -71,8 +74,11 @@ def to_rows(
     lengths = joined["token_ids"].list.len().to_numpy().astype(np.int64)
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     temperature = settings.temperature if temperature is None else temperature
-    logprobs, given = flat["behavior_logprobs"], flat["advantages"]
-    return Rows(groups, lengths, starts, logprobs, given, None, temperature, settings.max_new_tokens, pairs=pairs)
+    logprobs, own = flat["behavior_logprobs"], flat["advantages"]
+    is_given = joined["rollout_id"].is_in(list(given)).to_numpy() if given else None
+    return Rows(
+        groups, lengths, starts, logprobs, own, None, temperature, settings.max_new_tokens, pairs=pairs, is_given=is_given
+    )  # fmt: skip
 
 
 def _check_ids(rollouts: pl.DataFrame, advantages: pl.DataFrame, iteration: int) -> None:
@@ -127,6 +133,9 @@ def prepared(
         logprobs_of, rows=sampled, token_budget=settings.tokens_per_micro_batch, precision=settings.precision, groups=groups
     )
     behavior = sampled.behavior_logprobs if is_sampler else of(policy)
+    if is_sampler and sampled.is_given is not None:
+        is_given = sampled.is_given[sampled.owner]
+        behavior = np.where(is_given, of(policy, groups=sampled.trimmed(groups, is_given)), behavior)
     of_reference = None if reference is None else of(reference)
     old = corrections = None
     if settings.sampler_correction != "none":

@@ -30,6 +30,7 @@ class Rows:
         old_logprobs: [tokens] under the policy that training starts from, where ratios are taken to it in place of the sampler.
         corrections: [tokens] importance weights of that policy over the sampler, or None.
         pairs: [pairs, 2] rows, the preferred one first, or None.
+        is_given: [rows] those that nobody sampled; None: none. Under objective policy-gradient they are imitated.
     """
 
     groups: list[Group]
@@ -43,6 +44,7 @@ class Rows:
     old_logprobs: NDArray[np.float32] | None = None
     corrections: NDArray[np.float32] | None = None
     pairs: NDArray[np.int64] | None = None
+    is_given: NDArray[np.bool_] | None = None
 
     @cached_property
     def owner(self) -> NDArray[np.int64]:

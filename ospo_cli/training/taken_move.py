@@ -94,6 +94,7 @@ def _tokens(rows: Rows, groups: list[Group], settings: Update, own: NDArray[np.f
         _at(weights, places),
         rows.lengths[rows.rows_of(groups)].tolist(),
         correction=None if rows.corrections is None else _at(rows.corrections, places),
+        is_imitated=None if rows.is_given is None else torch.from_numpy(rows.is_given[rows.owner[places]]),
     )
 
 

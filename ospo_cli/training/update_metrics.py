@@ -16,7 +16,7 @@ from ospo_cli.training.rows import Rows
 
 # Means over tokens, and sums over an optimiser step.
 BY_TOKEN = ("clipped_fraction", "clipped_fraction_positive", "clipped_fraction_negative", "behavior_kl", "reference_kl", "entropy")
-BY_STEP = ("loss", "policy_loss", "kl_loss", "entropy_loss", "gradient_norm")
+BY_STEP = ("loss", "policy_loss", "kl_loss", "entropy_loss", "imitation_loss", "gradient_norm")
 RATIOS = ("ratio_01", "ratio_50", "ratio_99")
 
 

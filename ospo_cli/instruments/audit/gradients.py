@@ -200,14 +200,15 @@ def _credited(
     names = list(dict.fromkeys(method.name for method in methods if method.estimator != ANY))
     cheapest = next((name for name in names if name not in GROUP_GAMES), "uniform")  # of rules that read no shares
     families = list(dict.fromkeys([*params.score_coalitions.families, "prefix"]))
-    scoring = replace(params.score_coalitions, estimators=list(dict.fromkeys([*names, cheapest])), families=families)
+    scoring = replace(params.score_coalitions, estimators=list(dict.fromkeys([*names, cheapest])), families=families, recombine=0)
     score_coalitions.execute(here, replace(params, score_coalitions=scoring), iteration)
     found = []
     for method in methods:
         estimator = cheapest if method.estimator == ANY else method.name
         trace = float(method.estimator[len(estimator) + 1 : -1]) if "(" in method.estimator else params.attribute.splice_trace
         how = replace(
-            params.attribute, estimator=estimator, rule=method.rule, normalize=cast(Any, method.normalize), splice_trace=trace
+            params.attribute, estimator=estimator, rule=method.rule, normalize=cast(Any, method.normalize), splice_trace=trace,
+            targets="best", pairs="best-worst",
         )  # fmt: skip
         attribute.execute(here, replace(params, attribute=how, score_coalitions=scoring), iteration)
         advantages = parquet.read(here.iteration(iteration, "token_advantages.parquet"), TOKEN_ADVANTAGES)

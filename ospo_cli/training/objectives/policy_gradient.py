@@ -45,9 +45,15 @@ class PolicyGradient(Objective):
         return np.greater_equal(reaches, 0 if settings.ratio != "token" else np.arange(len(reaches)))
 
     def weights(self, rows: Rows, groups: Sequence[Group], logprobs: Logprobs) -> tuple[NDArray[np.float64], dict[str, float]]:
-        """Return the weights of update.aggregation."""
-        weights = np.zeros(len(rows.advantages))
-        weights[rows.tokens_of(groups)] = token_weights(rows.lengths[rows.rows_of(groups)], self.settings.aggregation, rows.max_new_tokens)
+        """Return the weights of update.aggregation, over the rollouts and over the targets each."""
+        weights, own = np.zeros(len(rows.advantages)), rows.rows_of(groups)
+        is_given = np.zeros(len(rows.lengths), dtype=bool) if rows.is_given is None else rows.is_given
+        places = rows.tokens_of(groups)
+        for kind in (False, True):
+            chosen = own[is_given[own] == kind]
+            weights[places[is_given[rows.owner[places]] == kind]] = token_weights(
+                rows.lengths[chosen], self.settings.aggregation, rows.max_new_tokens
+            )
         return weights, {}
 
     def loss(self, tokens: Tokens) -> TokenLoss:
@@ -57,6 +63,8 @@ class PolicyGradient(Objective):
     def gain(self, tokens: Tokens) -> tuple[float, float]:
         """Return the surrogate's gain and its most: with every ratio at the clip, a token gains ε·|A|."""
         weights = tokens.weights if tokens.correction is None else tokens.weights * tokens.correction
+        if tokens.is_imitated is not None:
+            weights = weights.masked_fill(tokens.is_imitated, 0.0)
         edges = torch.where(tokens.advantages > 0, self.settings.clip_high, self.settings.clip_low)
         most = (weights * tokens.advantages.abs() * edges).sum()
         gained = -self.loss(tokens).parts["policy"] - (weights * tokens.advantages).sum()
