@@ -281,7 +281,7 @@ TABLES = {
     "score_queries": {"rollout"},
     "rollout": {"rollout", "segment", "score-coalitions", "attribute", "update", "report"},
     "segment": {"segment", "score-coalitions", "attribute", "report"},
-    "score_coalitions": {"score-coalitions", "attribute", "evaluate", "report"},
+    "score_coalitions": {"score-coalitions", "attribute", "update", "evaluate", "report"},
     "attribute": {"attribute", "update", "report"},
     "evaluate": {"evaluate", "report"},
     "audit": {"report"},

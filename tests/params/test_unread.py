@@ -35,8 +35,8 @@ def test_a_setting_is_named_with_the_mode_that_reads_it_and_only_where_the_mode_
 
 
 def test_a_mode_of_another_section_a_number_a_list_and_a_text_count() -> None:
-    assert "attribute.targets (read where update.objective: sft)" in unread(_with(attribute={"targets": "all"}))
-    assert unread(_with(attribute={"targets": "all"}, update={"objective": "sft"})) == ""
+    assert "attribute.pairs (read where update.objective: dpo)" in unread(_with(attribute={"pairs": "all"}))
+    assert unread(_with(attribute={"pairs": "all"}, update={"objective": "dpo"})) == ""
     assert "policy.lora_alpha (read where lora_rank not 0)" in unread(_with(policy={"lora_alpha": 2.0}))
     assert unread(_with(policy={"lora_alpha": 2.0, "lora_rank": 4})) == ""
     assert "score_coalitions.alignment" in unread(_with(score_coalitions={"alignment": "index", "estimators": ["myerson"]}))
