@@ -61,9 +61,9 @@ def _at_most(size: int) -> None:
 
 
 def _refuse_at(last: int, error: int) -> None:
-    def refuse(number: int) -> None:
+    def refuse(number: int, path: object) -> None:
         if number == last:
-            raise OSError(error, ERRORS[error])
+            raise OSError(error, ERRORS[error], path)  # the system's own errors of these calls name it too
 
     kills.count_writes(refuse)
 

@@ -80,20 +80,20 @@ def is_write(event: str, arguments: tuple[object, ...]) -> bool:
     return event in WRITES
 
 
-def count_writes(do: Callable[[int], object]) -> None:
-    """Call `do(number)` before each change on the disk, numbered from 0, in this process from now on."""
+def count_writes(do: Callable[[int, object], object]) -> None:
+    """Call `do(number, path)` before each change on the disk, numbered from 0, in this process from now on."""
     counted = [0]
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         if is_write(event, arguments):
             counted[0] += 1
-            do(counted[0] - 1)
+            do(counted[0] - 1, arguments[0])
 
     sys.addaudithook(hook)
 
 
 def _kill_at(last: int) -> None:
-    count_writes(lambda number: os.kill(os.getpid(), signal.SIGKILL) if number == last else None)
+    count_writes(lambda number, path: os.kill(os.getpid(), signal.SIGKILL) if number == last else None)
 
 
 def writes_by_stage(place: Place) -> dict[str, int]:
@@ -102,7 +102,7 @@ def writes_by_stage(place: Place) -> dict[str, int]:
 
     def note() -> None:
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        count_writes(lambda number: os.pwrite(opened, f"{number + 1:09d}".encode(), 0))
+        count_writes(lambda number, path: os.pwrite(opened, f"{number + 1:09d}".encode(), 0))
 
     for stage in (*place.seconds, ""):
         folder = place.before(stage) if stage else place.finished()
