@@ -53,7 +53,7 @@ def test_a_template_that_cannot_serve_is_refused_when_the_folder_is_opened(folde
     ],
 )  # fmt: skip
 def test_a_template_that_takes_time_or_memory_without_bound_is_refused(folder, template, found, monkeypatch):
-    monkeypatch.setattr(template_trial, "SECONDS", 1)
+    monkeypatch.setattr(template_trial, "SECONDS", 1 if "processor" in found else 60)
     set_template(folder, template)
     with pytest.raises(PolicyError, match=f"the chat template does not come to an end: found {found}; mend the template"):
         read_policy(folder)

@@ -15,6 +15,7 @@ from ospo_cli.policies.small_llama import write_small_llama
 from ospo_cli.tables import parquet, reference
 from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
 from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.score_coalitions import RECOMBINED
 from tests.params.deletion import by_deletion
 
 COLOURS = ("navy", "red", "olive", "black")
@@ -80,7 +81,7 @@ def write_project(root: Path) -> Layout:
 
 
 def write_advantages(layout: Layout, iteration: int, word: str = "a") -> pl.DataFrame:
-    """Write token advantages, targets and pairs that favour completions with many of a letter; return the first."""
+    """Write token advantages, targets and pairs that favour completions with many of a letter (none recombined); return the first."""
     rollouts = parquet.read(layout.iteration(iteration, "rollouts.parquet"), ROLLOUTS)
     reward = rollouts["completion"].str.count_matches(word, literal=True).cast(pl.Float64)
     scored = rollouts.with_columns(reward.alias("reward")).with_columns(
@@ -89,6 +90,7 @@ def write_advantages(layout: Layout, iteration: int, word: str = "a") -> pl.Data
     lists = [[row["a"]] * len(row["token_ids"]) for row in scored.iter_rows(named=True)]
     table = pl.DataFrame({"rollout_id": scored["rollout_id"], "advantages": pl.Series(lists, dtype=pl.List(pl.Float32))})
     parquet.write(table, layout.iteration(iteration, "token_advantages.parquet"), TOKEN_ADVANTAGES)
+    parquet.write(RECOMBINED.empty(), layout.iteration(iteration, "recombined.parquet"), RECOMBINED)
     for name, choose in (("targets", examples.targets), ("preference_pairs", examples.preference_pairs)):
         found = choose(rollouts, scored.select("rollout_id", "prompt_id", "reward"), Attribute())
         parquet.write(found, layout.iteration(iteration, f"{name}.parquet"), reference.table_named(name))

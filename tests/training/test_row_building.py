@@ -76,7 +76,16 @@ def test_metrics_of_an_update_weigh_steps_by_their_tokens_and_tell_how_many_the_
     step = dict.fromkeys(
         (
             *("clipped_fraction", "clipped_fraction_positive", "clipped_fraction_negative", "behavior_kl", "reference_kl"),
-            *("loss", "policy_loss", "kl_loss", "entropy_loss", "gradient_norm", "logprob_mismatch", "logprob_mismatch_mean"),
+            *(
+                "loss",
+                "policy_loss",
+                "kl_loss",
+                "entropy_loss",
+                "imitation_loss",
+                "gradient_norm",
+                "logprob_mismatch",
+                "logprob_mismatch_mean",
+            ),
             *("effective_share", "filling"),
         ),
         0.0,
