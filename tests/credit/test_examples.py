@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ospo_cli.credit.examples import preference_pairs, targets
+from ospo_cli.credit.examples import asks_for_made, check_made, preference_pairs, targets
+from ospo_cli.errors import CreditError
 from ospo_cli.params.attribute import Attribute
 from ospo_cli.tables.attribute import PREFERENCE_PAIRS, TARGETS
+from ospo_cli.tables.score_coalitions import RECOMBINED
 from tests.tables.sampled import sampled_frame
 
 
@@ -89,3 +91,35 @@ def test_the_order_of_the_rows_changes_nothing_and_every_pair_is_of_one_prompt(g
         assert margin > 0
     differing = sum(int(np.sum(np.subtract.outer(np.array(group), np.array(group)) > 0)) for group in groups)
     assert pairs.height == differing
+
+
+def made_of(*rows):
+    return pl.DataFrame(
+        [(f"{start}/recombined", prompt, start, "x", value, 0.0, 1) for start, prompt, value in rows],
+        schema=RECOMBINED.schema,
+        orient="row",
+    )
+
+
+def test_a_made_answer_is_the_target_where_there_is_one_and_else_the_best():
+    made = made_of(("p0:1", "p0", 0.95))
+    found = targets(*tables(GROUPS), Attribute(targets="recombined"), made)
+    assert found.select("rollout_id", "reward").rows() == [("p0:1/recombined", 0.95), ("p1:0", 0.5), ("p3:1", 0.3)]
+    assert names(targets(*tables(GROUPS), Attribute(), made)) == ["p0:1", "p1:0", "p3:1"]
+    pairs = preference_pairs(*tables(GROUPS), Attribute(pairs="recombined-worst"), made)
+    assert pairs.select("chosen_rollout_id", "rejected_rollout_id").rows() == [("p0:1/recombined", "p0:3"), ("p3:1", "p3:0")]
+    assert pairs["margin"].to_list() == pytest.approx([0.95, 0.2])
+    assert "p0:1/recombined" not in names(preference_pairs(*tables(GROUPS), Attribute(), made), "chosen_rollout_id")
+
+
+def test_made_answers_that_are_missing_or_of_other_rollouts_are_refused():
+    assert not asks_for_made(Attribute(), 0, 1)
+    assert asks_for_made(Attribute(pairs="recombined-worst"), 8, 1)
+    for asking in (Attribute(targets="recombined"), Attribute(pairs="recombined-worst")):
+        with pytest.raises(CreditError, match=r"no recombined answers were made.*score-coalitions --iter 3"):
+            asks_for_made(asking, 0, 3)
+    rollouts, _ = tables(GROUPS)
+    check_made(rollouts, made_of(("p0:1", "p0", 0.95)), 1)
+    for start, prompt in (("p9:0", "p9"), ("p0:1", "p1")):
+        with pytest.raises(CreditError, match="other rollouts"):
+            check_made(rollouts, made_of((start, prompt, 0.9)), 1)
