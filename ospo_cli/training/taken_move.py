@@ -54,6 +54,8 @@ def after_the_steps(
         return found
     tokens = _tokens(rows, groups, settings, own)
     has_advantage = tokens.advantages != 0
+    if tokens.is_imitated is not None:
+        has_advantage &= ~tokens.is_imitated
     if objective.has_clip and bool(has_advantage.any()):
         found["after_clipped_fraction"] = float(objective.loss(tokens).is_clipped[has_advantage].double().mean())
     found["taken_share"] = _share(tokens, settings)
@@ -69,6 +71,8 @@ def _line(
     """Search the line from the weights before the steps through those after them: a forward pass over few groups for each of FACTORS."""
     start, weights = move
     shares: dict[float, Any] = {1.0: _share(_tokens(rows, few, settings, own), settings), 0.0: 0.0}  # of equal ones the first is taken
+    if shares[1.0] is None:  # these groups' advantages are all of targets, which are imitated whatever the ratio
+        return {}
     at = 1.0
     for factor in FACTORS:
         with torch.no_grad():

@@ -15,10 +15,11 @@ from ospo_cli.policies.folder import render_prompt
 from ospo_cli.policies.opening import load_policy
 from ospo_cli.stages import rollout, update
 from ospo_cli.tables import parquet, reference
-from ospo_cli.tables.attribute import PREFERENCE_PAIRS, TOKEN_ADVANTAGES
+from ospo_cli.tables.attribute import PREFERENCE_PAIRS, TARGETS, TOKEN_ADVANTAGES
 from ospo_cli.tables.prepared import PROMPTS
 from ospo_cli.tables.rollout import ROLLOUTS
-from ospo_cli.training import gradient_step
+from ospo_cli.tables.score_coalitions import RECOMBINED
+from ospo_cli.training import given_rows, gradient_step
 from tests.policies.tiny import copy_project, folder_bytes, tiny_params, write_advantages, write_project
 
 
@@ -63,6 +64,29 @@ def test_imitation_makes_the_targets_likelier(layout):
     steps = json.loads(layout.iteration(1, "update_steps.json").read_text(encoding="utf-8"))
     assert steps["loss"][-1] < 0.8 * steps["loss"][0]
     assert metrics["tokens"] == 8 * rollouts.filter(pl.col("rollout_id").is_in(targets.to_list()))["token_ids"].list.len().sum()
+
+
+@pytest.mark.parametrize("is_made", [False, True], ids=["a rollout", "a made answer"])
+def test_a_target_is_imitated_beside_the_policy_gradient(layout, is_made):
+    rollouts, advantages = table(layout, "rollouts"), table(layout, "token_advantages")
+    start, all_rows = rollouts.row(0, named=True), rollouts
+    name = start["rollout_id"]
+    if is_made:
+        name += "/recombined"
+        values = [(name, start["prompt_id"], start["rollout_id"], "navy coat", 1.0, 0.5, 1)]
+        made = pl.DataFrame(values, schema=RECOMBINED.schema, orient="row")
+        parquet.write(made, layout.iteration(1, "recombined.parquet"), RECOMBINED)
+        all_rows = given_rows.with_made(rollouts, made, [name], lambda: load_policy(layout.policy(0), 1))
+    target = pl.DataFrame([(name, start["prompt_id"], 1.0)], schema=TARGETS.schema, orient="row")
+    parquet.write(target, layout.iteration(1, "targets.parquet"), TARGETS)
+    silent = advantages.with_columns(pl.col("advantages").list.eval(pl.element() * 0))
+    parquet.write(silent, layout.iteration(1, "token_advantages.parquet"), TOKEN_ADVANTAGES)
+    row = all_rows.filter(pl.col("rollout_id") == name)
+    before = log_likelihoods(layout, 0, row)[name]
+    metrics = update.execute(layout, asked(imitation_weight=0.5, epochs=1, groups_per_step=100, learning_rate=2e-3), 1)
+    assert metrics["imitation_loss"] == pytest.approx(-0.5 * before / len(row["token_ids"][0]), rel=1e-4)
+    assert metrics["policy_loss"] == pytest.approx(0.0, abs=1e-9)
+    assert log_likelihoods(layout, 1, row)[name] > before + 0.1
 
 
 def test_preferences_put_the_pairs_in_order(layout, capsys):
