@@ -139,3 +139,26 @@ def test_the_check_of_a_wide_table_looks_at_its_schema_as_often_as_that_of_a_nar
         parquet.check(pl.DataFrame({"doc_id": ["1"], "title": ["a"], "category": [""], **extra}), DOCUMENTS, "wide")
         asked.append(0)
     assert asked.index(0) == len(asked) - 2 - asked.index(0)  # each look takes as many steps as there are columns
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda rows: rows.select(pl.len()),
+        lambda rows: rows.head(70_000).select(pl.len(), pl.col("a").sum()),
+        lambda rows: rows.head(70_000).filter(pl.col("a") % 2 == 0).select("a.b", "a"),
+        lambda rows: rows.filter(pl.col("a") > 99_990).head(3),
+        lambda rows: rows.select("s", "a.b").tail(2),
+    ],
+    ids=["count", "limit beyond a batch", "limit, then filter", "filter, then limit", "columns with a dot and within others"],
+)
+def test_rows_that_are_read_lazily_are_those_of_polars_own_reader(tmp_path, asked):
+    path, count = tmp_path / "rows.parquet", 100_000
+    pl.DataFrame({"a": range(count), "a.b": ["x", "y"] * (count // 2), "s": [{"u": 1}] * count}).write_parquet(path)
+    assert asked(parquet.scan(path)).collect().equals(asked(pl.scan_parquet(path)).collect())
+
+
+def test_a_lazy_reader_ends_after_the_rows_that_are_wanted(tmp_path):
+    path = tmp_path / "rows.parquet"
+    pl.DataFrame({"a": range(200_000)}).write_parquet(path)
+    assert parquet.scan(path).head(7).collect()["a"].to_list() == list(range(7))
