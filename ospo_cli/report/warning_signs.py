@@ -19,6 +19,7 @@ UNTAGGED_SHARE = 0.05
 CLIPPED_FRACTION = 0.3
 AT_CLIP = 0.5
 STILL = 0.02
+OVERSHOOT_SHARE = 0.25  # of the iterations: a dozen rollout groups decide each, so a single one says little
 LEAST_SEGMENTS = 2.0
 LARGEST_RATIO = 4.0
 LEAST_EFFECTIVE_SHARE = 0.5
@@ -151,8 +152,10 @@ def _ratios(iterations: Rows) -> Sign:
 def _overshoot(iterations: Rows) -> Sign:
     factors = [factor for factor, _ in _known(iterations, "line_factor")]
     short = sum(factor < 1 for factor in factors)
-    found = (short > 0, f"in {short} of {len(factors)} iterations") if factors else None
-    threshold = "half of an update's move, or none, gains its own batch more than the whole"
+    found = (short > OVERSHOOT_SHARE * len(factors), f"in {short} of {len(factors)} iterations") if factors else None
+    threshold = (
+        f"in more than {OVERSHOOT_SHARE:.0%} of the iterations half of an update's move, or none, gains its own batch more than the whole"
+    )
     return _sign("Overshoot", found, threshold, "a lower update.learning_rate (`ospo advise`), or fewer update.epochs")
 
 

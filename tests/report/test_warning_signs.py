@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from ospo_cli.report.iteration_measures import MEASURES, measure_iteration
-from ospo_cli.report.warning_signs import warning_signs
+from ospo_cli.report.warning_signs import _overshoot, warning_signs
 from ospo_cli.tables import parquet, reference
 from ospo_cli.tables.rollout import ROLLOUTS
 from tests.report import small_project
@@ -113,3 +113,11 @@ def test_a_table_that_is_not_there_leaves_its_measures_empty(tmp_path):
     assert [found[name] for name in ("reward", "segments", "degenerate_share")] == [None, None, None]
     assert measure_iteration(1, rollouts.head(0), None, None, {})["tokens"] is None
     assert isinstance(pl.DataFrame(found), pl.DataFrame)
+
+
+def test_overshoot_in_few_of_many_iterations_is_no_sign():
+    def sign(short):
+        return _overshoot([{"iteration": number, "line_factor": 0.5 if number < short else 1.0} for number in range(8)])
+
+    assert [sign(short).is_crossed for short in (0, 2, 3, 8)] == [False, False, True, True]
+    assert sign(2).found == "in 2 of 8 iterations"
