@@ -165,12 +165,12 @@ def read(layout: Layout, objective: Objective, iteration: int) -> Learned:
     from ospo_cli.policies.opening import read_policy
     from ospo_cli.training import given_rows, own_examples
 
-    given, weight = objective.settings.examples_file, objective.settings.imitation_weight
+    own_file, weight = objective.settings.examples_file, objective.settings.imitation_weight
     sampled = rollouts = read_rollouts(layout, iteration)
     tokenizer = partial(read_policy, layout.policy(iteration - 1), made_by(iteration), layout.root)
-    if given:
+    if own_file:
         prompts = placed.read(PROMPTS, layout)
-        examples = own_examples.read_examples(layout.root / given, objective, prompts)
+        examples = own_examples.read_examples(layout.root / own_file, objective, prompts)
         rollouts, table = own_examples.as_rollouts(examples, objective, prompts, tokenizer())
         return Learned(rollouts, table, objective.advantages(rollouts, table, objective.table.command(iteration)), frozenset(), False)
     table = placed.read(objective.table, layout, iteration)
