@@ -22,8 +22,8 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 repro: $(VENV)/.installed
 	@git rev-parse --is-inside-work-tree >/dev/null 2>&1 || dvc config --local core.no_scm true
 	@ospo graph
-	dvc repro
-	@ospo result
+	ospo run
+	@ospo graph --code && dvc commit --force --quiet && echo "recorded for DVC: after a change, dvc repro runs what follows from it"
 
 test: $(VENV)/.installed-dev lint
 	python -m pytest
