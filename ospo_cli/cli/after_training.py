@@ -34,7 +34,9 @@ def prune(
 @app.command("rewrite", rich_help_panel=AFTER_TRAINING)
 def rewrite(
     source: Annotated[str, typer.Argument(help="Text (one query a line), CSV, TSV, JSON lines or Parquet; - reads standard input.")],
-    policy: Annotated[str, typer.Option("--policy", help="Number of a policy, or a folder.", show_default="the last one")] = "",
+    policy: Annotated[
+        str, typer.Option("--policy", help="Number of a policy, or a folder.", show_default="the evaluation's choice, else the last")
+    ] = "",
     out: Annotated[
         Path | None, typer.Option("--out", help="File to write: .parquet, .csv, .jsonl or .txt.", show_default="standard output")
     ] = None,
@@ -67,7 +69,9 @@ def rewrite(
 
 @app.command("serve", rich_help_panel=AFTER_TRAINING)
 def serve(
-    policy: Annotated[str, typer.Option("--policy", help="Number of a policy, or a folder.", show_default="the last one")] = "",
+    policy: Annotated[
+        str, typer.Option("--policy", help="Number of a policy, or a folder.", show_default="the evaluation's choice, else the last")
+    ] = "",
     host: Annotated[str, typer.Option("--host", help="Address; beyond this machine only with a token in OSPO_SERVE_TOKEN.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port.")] = 8017,
     deadline: Annotated[
@@ -95,7 +99,9 @@ def serve(
 
 @app.command("gate", rich_help_panel=AFTER_TRAINING)
 def gate(
-    policy: Annotated[str, typer.Option("--policy", help="Number of a policy, or a folder.", show_default="the last one")] = "",
+    policy: Annotated[
+        str, typer.Option("--policy", help="Number of a policy, or a folder.", show_default="the evaluation's choice, else the last")
+    ] = "",
     bound: Annotated[
         float, typer.Option("--bound", min=0.001, max=0.5, help="Largest mean loss of rewritten queries, in the metric's units.")
     ] = 0.1,

@@ -34,7 +34,7 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
         f"{p_value(difference['p_value'])} ({what}; over prompts, for this trained policy). "
         f"So many queries show a difference of {plain(difference['detectable'])} four times in five.",
     ]
-    text += _served(summary)
+    text += _sampled(summary)
     if found["other_retrievers"]:
         others = ", ".join(
             f"{name} {each['answer']} ({signed(each['mean'])} {interval(each, with_sign=True)})"
@@ -45,20 +45,16 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
     return text + gated_systems.sentences(summary)
 
 
-def _served(summary: Mapping[str, Any]) -> list[str]:
-    """Return how to serve what was judged where that is not the default, and a way to answer that was better where it was chosen."""
+def _sampled(summary: Mapping[str, Any]) -> list[str]:
+    """Return a way to answer that was better than the greedy one where the policy was chosen."""
     system, chosen = summary["against_raw_query"]["system"], summary["choice"]
-    text = []
-    if system != max(name for name in summary["systems"] if name.startswith("policy-")):
-        number = int(system.removeprefix("policy-"))
-        text.append(f"`ospo rewrite` and `ospo serve` take the last policy; this one takes `--policy {number}`.")
     own = chosen.get("decodings", {}).get(system, "greedy")
-    if own != "greedy":
-        text.append(
-            f"On the {chosen['split']} queries it was better {decoding_label(own)} ({plain(chosen['values'][system][own])}), which is not "
-            "judged here: `ospo rewrite` and `ospo serve` answer greedily."
-        )
-    return text
+    if own == "greedy":
+        return []
+    return [
+        f"On the {chosen['split']} queries it was better {decoding_label(own)} ({plain(chosen['values'][system][own])}), which is not "
+        "judged here: `ospo rewrite` and `ospo serve` answer greedily."
+    ]
 
 
 def _gains_and_losses(found: Mapping[str, Any]) -> str:
@@ -81,7 +77,10 @@ def _chosen(summary: Mapping[str, Any], what: str) -> str:
     value = values[policy]["greedy"]
     if chosen["best"] == RAW_QUERY:
         return f"{place} nothing beats the queries as typed ({plain(raw)}); the best policy there is {what} ({plain(value)})."
-    return f"{place} the best is {what} ({plain(value)}; queries as typed {plain(raw)}). It was chosen there and is judged here."
+    return (
+        f"{place} the best is {what} ({plain(value)}; queries as typed {plain(raw)}). It was chosen there, is judged here, and is what "
+        "`ospo rewrite`, `ospo gate` and `ospo serve` take."
+    )
 
 
 def losses(summary: Mapping[str, Any], most: int) -> list[Mapping[str, Any]]:

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ospo_cli.errors import OspoError, PolicyError
+from ospo_cli.errors import FileError, OspoError, PolicyError
 from ospo_cli.layout import Layout
 from ospo_cli.params import whole
 from ospo_cli.params.whole import Params
+from ospo_cli.policies.folder import content_hash
 from ospo_cli.retrievers.base import Retriever
 from ospo_cli.retrievers.opening import build
 from ospo_cli.rewriting.setup import CARD, Setup, gate_path, of_card, of_project
-from ospo_cli.tables import placed
+from ospo_cli.tables import files, placed
 from ospo_cli.tables.prepared import DOCUMENTS
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A policy that rewrites: its folder, how it is asked, and the project that it belongs to (None: the folder stands alone)."""
+    """A policy that rewrites: its folder, how it is asked, the project that it belongs to (None: it stands alone), and why this one."""
 
     folder: Path
     setup: Setup
     made_by: str
     project: Layout | None
     params: Params | None
+    why: str = "named by --policy"
 
     @property
     def gate_path(self) -> Path:
@@ -48,7 +52,7 @@ class Chosen:
 
 
 def choose(project: Path, policy: str, threads: int = 0) -> Chosen:
-    """Return what `--policy` names: the project's last policy (empty), one by its number, or a folder; its card counts before params.yaml.
+    """Return what `--policy` names: a number, or a folder, whose card counts before params.yaml; empty: `by_default`, said on stderr.
 
     Raises:
         PolicyError: there is no such policy; or a folder has no card, and there is no params.yaml.
@@ -64,15 +68,49 @@ def choose(project: Path, policy: str, threads: int = 0) -> Chosen:
             folder, f"has no {CARD}, and there is no params.yaml here", expected="one of them, for the template and the composition",
             remedy="`ospo merge` writes a folder with its card; --project names a project",
         )  # fmt: skip
-    params = whole.load(layout.params)
+    params, why = whole.load(layout.params), Chosen.why
     if folder is None:
-        number = int(policy) if policy else _last(layout)
+        number, why = (int(policy), why) if policy else by_default(layout)
+        if not policy:
+            sys.stderr.write(f"policy {number:03d}: {why}\n")
         folder, made_by = layout.policy(number), f"ospo update --iter {number}" if number else "ospo warm-start"
     else:
         made_by = ""
     own = of_project(params)
     setup = dataclasses.replace(of_card(folder), threads=own.threads, batch_size=own.batch_size) if has_card else own
-    return Chosen(folder, _with(setup, threads), made_by, layout, params)
+    return Chosen(folder, _with(setup, threads), made_by, layout, params, why)
+
+
+def by_default(layout: Layout) -> tuple[int, str]:
+    """Return the policy that the evaluation chose, if it has the weights that were evaluated, else the last one; and why, in words.
+
+    Raises:
+        PolicyError: there is no policy.
+        FileError: the evaluation's summary cannot be read.
+    """
+    last, path = _last(layout), layout.evaluation("summary.json")
+    if not path.is_file():
+        return last, "the last one; nothing is evaluated yet"
+    summary = files.read_json(path, "ospo evaluate")
+    try:
+        return _evaluated(layout, last, summary, summary["choice"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise FileError(path, "holds no choice that can be read", found=repr(error), remedy="run `ospo evaluate` again") from None
+
+
+def _evaluated(layout: Layout, last: int, summary: dict[str, Any], choice: dict[str, Any]) -> tuple[int, str]:
+    best, weights = choice.get("best_policy"), summary.get("policies", {})
+    if best is None:
+        return last, f"the last one; the evaluation chose none ({choice['reason']})"
+    number = int(best.removeprefix("policy-"))
+    if not layout.policy(number).is_dir() or content_hash(layout.policy(number)) != weights.get(best):
+        return last, f"the last one; {number:03d}, which the evaluation chose, is gone or has other weights now: run `ospo evaluate`"
+    why = f"the best on {choice['prompts']:,} {choice['split']} queries"
+    if choice["best"] != best:
+        why += ", where nothing beats the queries as typed"
+    if summary["against_raw_query"]["answer"] == "worse":
+        why += f"; on {summary['split']} queries it finds less than they do as typed: do not switch it on without a gate"
+    return number, why + (f"; {last:03d} is not evaluated" if f"policy-{last:03d}" not in weights else "")
 
 
 def _with(setup: Setup, threads: int) -> Setup:

@@ -205,7 +205,7 @@ def test_a_text_that_a_spreadsheet_would_compute_gets_a_quote_and_numbers_do_not
     assert [(row["outcome"], row["difference"]) for row in read] == [("worse", "-0.250000"), ("equal", "0.000000")]
 
 
-def test_the_verdict_says_how_to_serve_what_it_judges_and_what_it_does_not_judge(project):
+def test_the_verdict_says_what_serves_what_it_judges_and_what_it_does_not_judge(project):
     _, _, summary = project
     chosen = verdict.choice(choice_values(), "dev")
 
@@ -214,9 +214,8 @@ def test_the_verdict_says_how_to_serve_what_it_judges_and_what_it_does_not_judge
             verdict_text.sentences(summary | {"choice": chosen, "against_raw_query": summary["against_raw_query"] | {"system": system}})
         )
 
-    assert "this one takes `--policy 1`" in said("policy-001")
+    assert "is what `ospo rewrite`, `ospo gate` and `ospo serve` take" in said("policy-001")
     assert "better sampled at 0.5 (0.700), which is not judged here" in said("policy-001")
-    assert "takes `--policy" not in said("policy-002")
     assert "not judged here" not in said("policy-000")
 
 

@@ -6,8 +6,11 @@ import shutil
 import pytest
 
 from ospo_cli.errors import OspoError
+from ospo_cli.layout import Layout
 from ospo_cli.params import written
+from ospo_cli.policies.folder import content_hash
 from ospo_cli.rewriting import chosen, setup
+from ospo_cli.tables import files
 from ospo_cli.text.prompt_template import user_message
 from tests.policies.tiny import tiny_params, write_project
 
@@ -20,12 +23,75 @@ def layout(tmp_path_factory):
     return made
 
 
-def test_without_a_name_the_last_policy_is_taken_with_the_projects_parameters(layout):
-    found = chosen.choose(layout.root, "")
-    assert found.folder == layout.policy(2)
+def test_a_number_is_that_policy_with_the_projects_parameters(layout):
+    found = chosen.choose(layout.root, "2")
+    assert (found.folder, found.why) == (layout.policy(2), "named by --policy")
     assert (found.setup.composition, found.setup.max_new_tokens, found.setup.template) == ("append", 12, "{query}\nbought: {history}")
     assert chosen.choose(layout.root, "0", threads=3).setup.threads == 3
     assert chosen.choose(layout.root, "0").folder == layout.policy(0)
+
+
+def evaluated(layout, **changed):
+    """Write a summary in which policy 000 was chosen on dev; `changed` goes on top."""
+    names = {f"policy-{number:03d}": content_hash(layout.policy(number)) for number in (0, 2)}
+    choice = {"best_policy": "policy-000", "best": "policy-000", "prompts": 64, "split": "dev"}
+    verdict = {"against_raw_query": {"answer": "better"}, "split": "test", "policies": names, "choice": choice}
+    files.write_json(layout.evaluation("summary.json"), verdict | changed)
+    return verdict
+
+
+@pytest.fixture
+def own(layout, tmp_path):
+    shutil.copytree(layout.root, tmp_path / "own")
+    return Layout(tmp_path / "own")
+
+
+def test_without_a_name_the_evaluations_choice_is_taken_and_said_on_stderr(own, capsys):
+    assert chosen.choose(own.root, "").folder == own.policy(2)
+    assert capsys.readouterr().err == "policy 002: the last one; nothing is evaluated yet\n"
+    evaluated(own)
+    found = chosen.choose(own.root, "")
+    assert found.folder == own.policy(0)
+    assert (found.why, found.made_by) == ("the best on 64 dev queries", "ospo warm-start")
+    assert capsys.readouterr().err == "policy 000: the best on 64 dev queries\n"
+    assert chosen.choose(own.root, "2").folder == own.policy(2)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_choice_of_an_evaluation_of_other_weights_is_not_taken(own):
+    summary = evaluated(own)
+    weights = own.policy(0) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert chosen.by_default(own) == (
+        2,
+        "the last one; 000, which the evaluation chose, is gone or has other weights now: run `ospo evaluate`",
+    )
+    shutil.rmtree(own.policy(0))
+    assert chosen.by_default(own)[0] == 2
+    evaluated_none = summary | {"choice": {"split": "none", "prompts": 0, "reason": "evaluate.choose_on: none"}}
+    files.write_json(own.evaluation("summary.json"), evaluated_none)
+    assert chosen.by_default(own) == (2, "the last one; the evaluation chose none (evaluate.choose_on: none)")
+
+
+def test_a_choice_that_harms_or_is_older_than_the_last_policy_says_so(own):
+    summary = evaluated(own)
+    harm = {"choice": summary["choice"] | {"best": "raw-query"}, "against_raw_query": {"answer": "worse"}}
+    evaluated(own, **harm, policies={"policy-000": summary["policies"]["policy-000"]})
+    number, why = chosen.by_default(own)
+    assert (number, why.split("; ")) == (
+        0,
+        ["the best on 64 dev queries, where nothing beats the queries as typed",
+         "on test queries it finds less than they do as typed: do not switch it on without a gate", "002 is not evaluated"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "damage", [{"choice": 3}, {"choice": {"best_policy": "policy-../x"}}, {"policies": []}, {"against_raw_query": None}]
+)
+def test_a_summary_that_is_no_summary_is_one_line(own, damage):
+    evaluated(own, **damage)
+    with pytest.raises(OspoError, match=r"holds no choice that can be read.*ospo evaluate"):
+        chosen.choose(own.root, "")
 
 
 def test_a_folder_with_its_card_needs_no_project_and_its_card_counts_before_params(layout, tmp_path):

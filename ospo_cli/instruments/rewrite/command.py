@@ -34,7 +34,7 @@ class Request:
     """What is asked for.
 
     Attributes:
-        policy: number, folder, or empty for the project's last.
+        policy: number, folder, or empty for the default (`chosen.by_default`).
         best: distinct rewrites per query.
         top: products per ranking; 0 ranks nothing.
         retriever: name; empty takes score_coalitions.retriever.

@@ -43,14 +43,16 @@ class Service:
 
     Args:
         answer: queries -> rewrites, called in `thread`.
-        policy: the policy's hash, for metrics and health.
+        policy: the policy's hash, for metrics and health, its name, and why it is this one.
         settings: limits.
         thread: one worker, in which the policy lives.
     """
 
-    def __init__(self, answer: Callable[[Sequence[Asked]], list[Rewrite]], policy: str, settings: Settings, thread: Executor) -> None:
+    def __init__(
+        self, answer: Callable[[Sequence[Asked]], list[Rewrite]], policy: tuple[str, str, str], settings: Settings, thread: Executor
+    ) -> None:
         self.policy, self.settings = policy, settings
-        self.metrics = counting.Metrics(policy, lambda: len(self.batcher.queue))
+        self.metrics = counting.Metrics(policy[0], lambda: len(self.batcher.queue))
         self.batcher = Batcher(answer, settings, self.metrics, thread, _say)
 
     def application(self) -> Starlette:
@@ -89,8 +91,9 @@ class Service:
     async def health(self, _: Request) -> Response:
         """Tell whether queries are rewritten."""
         is_alive = self.batcher.is_alive
-        content = {"status": "ok" if is_alive else "shutting down", "policy": self.policy, "waiting": len(self.batcher.queue)}
-        return JSONResponse(content, 200 if is_alive else 503)
+        told = dict(zip(("policy", "name", "chosen"), self.policy, strict=True))
+        content = {"status": "ok" if is_alive else "shutting down", "waiting": len(self.batcher.queue)}
+        return JSONResponse(content | told, 200 if is_alive else 503)
 
     async def metrics_text(self, request: Request) -> Response:
         """Give the counts to Prometheus."""

@@ -39,9 +39,10 @@ def execute(project: Path, policy: str, threads: int, settings: Settings) -> Non
 
     # One thread opens the policy and asks it: PyTorch keeps its number of threads for each thread apart.
     with ThreadPoolExecutor(1, thread_name_prefix="policy") as thread:
-        rewriter = thread.submit(Rewriter.opened, choose(project, policy, threads)).result()
+        chosen = choose(project, policy, threads)
+        rewriter = thread.submit(Rewriter.opened, chosen).result()
         thread.submit(rewriter.rewrite, [Asked("a")]).result()  # the first one takes longest
-        service = Service(rewriter.rewrite, rewriter.policy.content_hash, settings, thread)
+        service = Service(rewriter.rewrite, (rewriter.policy.content_hash, chosen.folder.name, chosen.why), settings, thread)
         sys.stderr.write(f"ospo serve: policy {rewriter.policy.folder} on http://{settings.host}:{settings.port}/rewrite\n")
         uvicorn.run(
             service.application(), host=settings.host, port=settings.port, log_level="warning", access_log=False,
