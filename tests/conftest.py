@@ -1,4 +1,5 @@
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from ospo_cli.policies.opening import load_policy
@@ -6,6 +7,11 @@ from tests.policies.tiny import write_tiny_policy
 
 # Longest first, so that no worker is left alone with one of them at the end.
 LONG = ("tests/pipeline/", "tests/instruments/audit/", "tests/executors/", "tests/training/", "tests/cli/", "tests/test_benchmarks.py")
+
+# The same examples in every run, and no limit of time: a loaded machine refutes nothing. `--hypothesis-profile fresh` draws anew.
+settings.register_profile("repeated", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fresh", settings.get_profile("repeated"), derandomize=False)
+settings.load_profile("repeated")
 
 
 class ByFile(LoadScopeScheduling):

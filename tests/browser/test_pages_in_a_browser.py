@@ -63,7 +63,7 @@ def opened(folder, source):
     path.write_text(source.replace("</body>", USE + "</body>"), encoding="utf-8")
     done = subprocess.run(
         [CHROMIUM, *FLAGS, "--virtual-time-budget=4000", f"--user-data-dir={folder / 'profile'}", "--dump-dom", path.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=600, check=True,
     )  # fmt: skip
     root = re.search(r"<html[^>]*>", done.stdout).group()
     assert "data-used" in root

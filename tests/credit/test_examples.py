@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ospo_cli.credit.examples import asks_for_made, check_made, preference_pairs, targets
@@ -75,7 +75,6 @@ def test_equal_completions_stand_once():
     assert preference_pairs(*tables(GROUPS, same), Attribute(pairs="all")).height == 3 + 3
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=5), min_size=1, max_size=4), st.integers(0, 99))
 def test_the_order_of_the_rows_changes_nothing_and_every_pair_is_of_one_prompt(groups, seed):
     rollouts, rewards = tables(groups)

@@ -164,7 +164,7 @@ def oracle_continuation(own: Said, point: int, other: Said, batch: Sequence[Said
 answers_of = st.lists(st.lists(st.sampled_from("abcdefg"), max_size=5).map(tuple), min_size=2, max_size=4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(answers_of, st.lists(st.lists(st.sampled_from("abcdefg"), max_size=5).map(tuple), max_size=4))
 def test_continuations_are_those_of_the_definition(answers: list[Said], batch: list[Said]) -> None:
     everything = [*answers, *batch]
@@ -177,7 +177,7 @@ def test_continuations_are_those_of_the_definition(answers: list[Said], batch: l
             assert np.flatnonzero(found[index][point][number]).tolist() == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(answers_of)
 def test_a_swap_takes_the_first_segment_that_the_other_says_there_and_the_answer_not_behind(answers: list[Said]) -> None:
     found = {
@@ -193,7 +193,7 @@ def test_a_swap_takes_the_first_segment_that_the_other_says_there_and_the_answer
         assert found[f"g{index}", len(own), f"g{number}"].split() == [*own, *goes_on]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(answers_of, st.sampled_from(["group", "index"]), st.floats(0, 1), st.integers(0, 2**32 - 1))
 def test_differences_and_stopping_sum_to_the_reward_over_the_mean_of_the_others(
     answers: list[Said], alignment: str, trace: float, seed: int
@@ -208,7 +208,7 @@ def test_differences_and_stopping_sum_to_the_reward_over_the_mean_of_the_others(
         assert total == pytest.approx(reward - sum(others) / len(others), abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(answers_of, st.randoms(use_true_random=False))
 def test_what_an_answer_says_after_a_point_changes_no_baseline_of_it(answers: list[Said], random: Any) -> None:
     worth, place = random_worth(7), random.randint(0, len(answers[0]))

@@ -108,7 +108,7 @@ def test_a_worker_that_sees_another_folder_under_the_same_path_is_refused(tmp_pa
 def test_workers_end_with_a_driver_that_is_killed_and_the_next_one_goes_on(alone, tmp_path):
     (tmp_path / "hang-4").write_text("1")
     driver = subprocess.Popen([sys.executable, "-m", "tests.executors.toy", str(tmp_path), "drive"], stderr=subprocess.DEVNULL)
-    give_up = time.monotonic() + 120
+    give_up = time.monotonic() + 300
     while (len(list(tmp_path.rglob("hashes.json"))) < 5 or (tmp_path / "hang-4").read_text() != "0") and time.monotonic() < give_up:
         time.sleep(0.05)
     os.kill(driver.pid, signal.SIGKILL)

@@ -68,11 +68,14 @@ def test_who_waits_goes_on_when_the_first_one_ends(layout, capsys):
     waiting = threading.Thread(target=second)
     with ProjectLock(layout, "ospo run"):
         waiting.start()
-        time.sleep(0.1)
+        said = ""
+        while "waiting for" not in said and waiting.is_alive():
+            time.sleep(0.01)
+            said += capsys.readouterr().err
         order.append("first")
-    waiting.join(10)
+    waiting.join(300)
     assert order == ["first", "second"]
-    assert capsys.readouterr().err.count("ospo report: waiting for `ospo run`, process ") == 1
+    assert (said + capsys.readouterr().err).count("ospo report: waiting for `ospo run`, process ") == 1
 
 
 def test_of_many_that_wait_one_at_a_time_goes_on(layout):
@@ -89,7 +92,7 @@ def test_of_many_that_wait_one_at_a_time_goes_on(layout):
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(30)
+        worker.join(300)
     assert seen == [1] * 12
 
 

@@ -34,7 +34,7 @@ def simulated(shards: int, seconds_each: float, devices: int) -> float:
     return max(free)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 60), st.integers(1, 12))
 def test_rollouts_take_what_devices_take_that_fetch_one_shard_after_another(shards, gpus):
     params = Params()
@@ -45,7 +45,7 @@ def test_rollouts_take_what_devices_take_that_fetch_one_shard_after_another(shar
     assert found["rollout"].devices == min(gpus, shards)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 5000), st.integers(1, 40), st.integers(1, 40))
 def test_one_more_device_never_takes_longer_and_steps_share_evenly(completions, gpus, cores):
     plan, params = planned(completions), Params()

@@ -43,7 +43,7 @@ def follow(name: str, games: list[Game], players: list[Players], budget: Budget 
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**32), n=st.integers(2, 7))
 def test_shares_sum_to_the_gain_and_the_budget_is_never_exceeded(name: str, seed: int, n: int) -> None:
     games = [random_game(n, seed + index) for index in range(3)]

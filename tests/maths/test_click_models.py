@@ -90,7 +90,7 @@ def test_the_result_is_a_maximum_of_the_likelihood():
 
 
 @pytest.mark.parametrize("model", MODELS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), prior=st.sampled_from([0.1, 1.0, 20.0]))
 def test_the_order_of_rows_and_how_they_are_summed_change_nothing(model, seed, prior):
     counts, _, _ = simulated(1.0, seed=seed, queries=4, sessions=12)

@@ -61,21 +61,21 @@ def test_golden_weights_of_the_released_code_at_five_segments() -> None:
 # Oracles
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(n=SIZES, seed=SEEDS)
 def test_myerson_is_the_shapley_value_of_the_game_restricted_to_the_line(n: int, seed: int) -> None:
     game = random_game(n, seed)
     assert shares("myerson", n, game) == pytest.approx(shapley_by_orders(n, restricted_to_path(game)), abs=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(n=SIZES, seed=SEEDS)
 def test_exact_shapley_is_the_mean_over_all_orders(n: int, seed: int) -> None:
     game, masks = random_game(n, seed), coalitions.powerset(n)
     assert exact_shapley(masks, values_of(game, masks)) == pytest.approx(shapley_by_orders(n, game), abs=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(n=st.integers(1, 8), seed=SEEDS, width=st.integers(1, 8))
 def test_contiguous_mean_is_the_mean_over_evaluated_marginals(n: int, seed: int, width: int) -> None:
     game, masks = random_game(n, seed), windows(n, width)
@@ -83,7 +83,7 @@ def test_contiguous_mean_is_the_mean_over_evaluated_marginals(n: int, seed: int,
     assert share == pytest.approx(mean_contiguous_marginal(n, game, width), abs=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(n=st.integers(2, 7), seed=SEEDS, width=st.integers(1, 6))
 def test_truncated_myerson_is_the_closed_form_with_the_remainder_in_equal_parts(n: int, seed: int, width: int) -> None:
     game, masks = random_game(n, seed), windows(n, width)
@@ -106,14 +106,14 @@ def test_truncated_myerson_is_the_closed_form_with_the_remainder_in_equal_parts(
 
 
 @pytest.mark.parametrize("name", ["myerson", "uniform", "random"])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(n=SIZES, seed=SEEDS)
 def test_efficient_estimators_share_out_the_whole_gain(name: str, n: int, seed: int) -> None:
     game = random_game(n, seed)
     assert shares(name, n, game).sum() == pytest.approx(game(frozenset(range(n))), abs=1e-9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(n=st.integers(2, 10), seed=SEEDS, cap=st.integers(2, 12))
 def test_myerson_stays_efficient_when_windows_are_sampled(n: int, seed: int, cap: int) -> None:
     full = windows(n)
@@ -128,7 +128,7 @@ def test_myerson_stays_efficient_when_windows_are_sampled(n: int, seed: int, cap
 
 
 @pytest.mark.parametrize("name", LINEAR)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(n=SIZES, seed=SEEDS, factor=st.floats(-3, 3))
 def test_shares_are_linear_in_the_game(name: str, n: int, seed: int, factor: float) -> None:
     first, second = random_game(n, seed), random_game(n, seed + 1)
@@ -137,7 +137,7 @@ def test_shares_are_linear_in_the_game(name: str, n: int, seed: int, factor: flo
 
 
 @pytest.mark.parametrize("name", ["contiguous-mean", "leave-one-out", "alone"])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(n=st.integers(2, 6), seed=SEEDS, data=st.data())
 def test_a_null_player_gets_nothing(name: str, n: int, seed: int, data: st.DataObject) -> None:
     null = data.draw(st.integers(0, n - 1))
@@ -145,7 +145,7 @@ def test_a_null_player_gets_nothing(name: str, n: int, seed: int, data: st.DataO
     assert shares(name, n, lambda members: inner(members - {null}))[null] == pytest.approx(0, abs=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(n=st.integers(2, 6), seed=SEEDS, at_end=st.booleans())
 def test_a_null_player_at_an_end_of_the_answer_gets_nothing_from_myerson(n: int, seed: int, at_end: bool) -> None:
     # In the middle it links its neighbours: the Myerson value pays for that, by design.
@@ -155,7 +155,7 @@ def test_a_null_player_at_an_end_of_the_answer_gets_nothing_from_myerson(n: int,
 
 
 @pytest.mark.parametrize("name", LINEAR)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(n=SIZES, seed=SEEDS)
 def test_reading_the_answer_backwards_reverses_the_shares(name: str, n: int, seed: int) -> None:
     game = random_game(n, seed)
@@ -164,7 +164,7 @@ def test_reading_the_answer_backwards_reverses_the_shares(name: str, n: int, see
 
 
 @pytest.mark.parametrize("name", ["myerson", "contiguous-mean", "leave-one-out", "alone", "uniform"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(n=st.integers(2, 6), seed=SEEDS)
 def test_segments_that_only_their_number_tells_apart_get_equal_shares_from_symmetric_estimators(name: str, n: int, seed: int) -> None:
     worth = np.concatenate([[0], np.cumsum(generator(seed).uniform(-1, 1, n))])
@@ -172,7 +172,7 @@ def test_segments_that_only_their_number_tells_apart_get_equal_shares_from_symme
     assert share == pytest.approx(share[::-1], abs=1e-9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(n=st.integers(2, 6), seed=SEEDS, data=st.data())
 def test_myerson_is_fair_since_cutting_a_link_costs_both_ends_the_same(n: int, seed: int, data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, n - 2))  # the link between cut and cut + 1
@@ -183,7 +183,7 @@ def test_myerson_is_fair_since_cutting_a_link_costs_both_ends_the_same(n: int, s
     assert whole[cut] - left[cut] == pytest.approx(whole[cut + 1] - right[0], abs=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(n=st.integers(1, 6), seed=SEEDS)
 def test_exact_shapley_is_efficient_and_gives_a_null_player_nothing(n: int, seed: int) -> None:
     inner, masks = random_game(n, seed), coalitions.powerset(n)
@@ -197,7 +197,7 @@ def test_exact_shapley_is_efficient_and_gives_a_null_player_nothing(n: int, seed
 
 
 @pytest.mark.parametrize("name", list(ESTIMATORS))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(n=SIZES, seed=SEEDS, shift=st.floats(-2, 2))
 def test_the_value_of_the_empty_coalition_does_not_matter(name: str, n: int, seed: int, shift: float) -> None:
     masks = needed_coalitions(ESTIMATORS[name], n, 1_000)

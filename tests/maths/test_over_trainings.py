@@ -79,7 +79,7 @@ def test_a_prompt_that_all_seeds_share_is_no_further_evidence():
 
 
 @given(st.integers(0, 10**6), st.integers(2, 6), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_interval_leaves_out_zero_where_p_is_small_and_nowhere_else(seed, seeds, same_prompts):
     rows = np.random.default_rng(seed).normal(0.1, 0.2, (seeds, 9))
     found = over_trainings(rows, same_prompts)

@@ -52,7 +52,7 @@ def test_ndcg_reciprocal_rank_and_recall_equal_those_of_ir_measures(seed, k):
 JUDGED = st.lists(st.integers(0, 4), min_size=1, max_size=25).filter(any)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(JUDGED, st.randoms(use_true_random=False), st.integers(1, 30), st.integers(0, 25))
 def test_every_metric_equals_that_of_ir_measures_on_any_judgments_and_ranking(grades, random, k, length):
     order = random.sample(range(len(grades)), min(length, len(grades)))

@@ -50,7 +50,7 @@ def problems(draw: st.DrawFn) -> tuple[TokenMap, Credit]:
 
 @pytest.mark.parametrize("rule", KEEPING)
 @pytest.mark.parametrize("how", SETTINGS, ids=lambda how: f"{how.outside}-{how.credit_unit}")
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(problem=problems())
 def test_rules_that_keep_the_sum_spend_exactly_tokens_times_advantage(rule: str, how: Settings, problem: tuple[TokenMap, Credit]) -> None:
     tokens, given_credit = problem
@@ -60,7 +60,7 @@ def test_rules_that_keep_the_sum_spend_exactly_tokens_times_advantage(rule: str,
 
 
 @pytest.mark.parametrize("rule", ["proportional", "rank", "signed", "group-additive", "share-only"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(problem=problems())
 def test_tokens_of_no_segment_keep_the_group_advantage_or_get_nothing(rule: str, problem: tuple[TokenMap, Credit]) -> None:
     tokens, given_credit = problem
@@ -210,7 +210,7 @@ def test_proportional_with_equal_shares_over_the_whole_completion_is_grpo_to_the
     assert all(np.array_equal(advantages, np.full(n, 0.3)) for advantages in for_all)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     share=st.lists(st.floats(0.01, 1), min_size=2, max_size=6),
     lengths=st.lists(st.integers(1, 4), min_size=6, max_size=6),
@@ -228,7 +228,7 @@ def test_proportional_agrees_with_the_obvious_loop(share: list[float], lengths: 
 
 
 @pytest.mark.parametrize("rule", [name for name in RULES if name != "potential"])  # there the place of a token counts
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(problem=problems(), seed=st.integers(0, 100))
 def test_shuffled_tokens_within_rows_change_nothing_else(rule: str, problem: tuple[TokenMap, Credit], seed: int) -> None:
     tokens, given_credit = problem

@@ -31,7 +31,7 @@ def test_what_is_far_below_the_bound_is_seen_with_a_hundred_queries():
     assert betting_p(np.zeros(60), 0.05) < 0.1
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.floats(0, 1), max_size=40), st.floats(0.01, 0.9))
 def test_a_p_value_is_a_probability_falls_with_the_bound_and_with_the_losses(losses, bound):
     values = np.array(losses)

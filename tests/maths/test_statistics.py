@@ -19,7 +19,7 @@ def rng(seed=0):
 
 
 @given(many)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_interval_of_many_values_lies_within_their_range(sample):
     mean, low, high = bootstrap_mean(sample, 200, rng())
     assert min(sample) - 1e-12 <= low <= high <= max(sample) + 1e-12
@@ -27,7 +27,7 @@ def test_the_interval_of_many_values_lies_within_their_range(sample):
 
 
 @given(values)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_interval_of_few_values_holds_their_mean_and_ends_at_the_bounds(sample):
     mean, low, high = Resamples(len(sample), 200, rng(), bounds=(0.0, 1.0)).mean(sample)
     assert 0 <= low <= mean + 1e-12
@@ -35,7 +35,7 @@ def test_the_interval_of_few_values_holds_their_mean_and_ends_at_the_bounds(samp
 
 
 @given(values | many, st.floats(-2, 2), st.floats(0.1, 5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_shifting_and_scaling_the_values_shifts_and_scales_the_interval(sample, shift, scale):
     plain = np.array(bootstrap_mean(sample, 100, rng()))
     moved = np.array(bootstrap_mean(np.array(sample) * scale + shift, 100, rng()))
@@ -132,7 +132,7 @@ def test_a_difference_as_large_as_the_detectable_one_is_shown_four_times_in_five
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_holm_rejects_what_its_step_down_definition_rejects(p_values):
     adjusted = holm(p_values)
     for level in (0.01, 0.05, 0.2):
@@ -172,7 +172,7 @@ def test_p_values_of_systems_that_do_not_differ_are_about_uniform():
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=12))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_swapping_the_systems_negates_the_difference_and_keeps_an_exact_p(pairs):
     a, b = np.array(pairs).T
     forth, back = paired_difference(a, b, 100, rng()), paired_difference(b, a, 100, rng())

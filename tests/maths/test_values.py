@@ -70,21 +70,21 @@ def test_shapley_banzhaf_and_dividends_are_those_of_shapiq(case: dict) -> None:
 # Brute force
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(players=partitions(), seed=SEEDS)
 def test_owen_is_the_mean_over_all_orders_that_keep_unions_together(players: Players, seed: int) -> None:
     game = random_game(players.n, seed)
     assert exact("owen", players, game) == pytest.approx(owen_by_orders(players.n, game, players.unions or ()), abs=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(n=st.integers(1, 7), seed=SEEDS)
 def test_banzhaf_is_the_mean_over_all_coalitions_of_the_others(n: int, seed: int) -> None:
     game = random_game(n, seed)
     assert exact("banzhaf", Players(n), game) == pytest.approx(banzhaf_by_coalitions(n, game), abs=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(n=st.integers(1, 6), seed=SEEDS)
 def test_window_dividends_are_the_dividends_of_the_game_restricted_to_the_line(n: int, seed: int) -> None:
     game = random_game(n, seed)
@@ -102,7 +102,7 @@ def test_window_dividends_are_the_dividends_of_the_game_restricted_to_the_line(n
 # Axioms
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(n=st.integers(1, 6), seed=SEEDS)
 def test_one_union_and_all_its_own_unions_are_the_shapley_value(n: int, seed: int) -> None:
     game = random_game(n, seed)
@@ -112,7 +112,7 @@ def test_one_union_and_all_its_own_unions_are_the_shapley_value(n: int, seed: in
     assert exact("owen", Players(n), game) == pytest.approx(shapley, abs=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(players=partitions(), seed=SEEDS)
 def test_unions_share_out_the_shapley_value_of_the_game_among_unions(players: Players, seed: int) -> None:
     game = random_game(players.n, seed)
@@ -124,7 +124,7 @@ def test_unions_share_out_the_shapley_value_of_the_game_among_unions(players: Pl
 
 
 @pytest.mark.parametrize("name", ["shapley", "owen", "banzhaf"])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(n=st.integers(2, 6), seed=SEEDS, data=st.data())
 def test_a_null_player_gets_nothing_and_twins_get_the_same(name: str, n: int, seed: int, data: st.DataObject) -> None:
     null, twin, other = data.draw(st.integers(0, n - 1)), data.draw(st.integers(0, n - 1)), data.draw(st.integers(0, n - 1))
@@ -142,7 +142,7 @@ def test_a_null_player_gets_nothing_and_twins_get_the_same(name: str, n: int, se
 @pytest.mark.parametrize(
     "name", ["shapley", "owen", "banzhaf", "myerson", "contiguous-mean", "contiguous-shapley", "leave-one-out", "alone"]
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(players=partitions(5), seed=SEEDS, weight=st.floats(-3, 3))
 def test_credit_of_a_weighted_sum_of_rewards_is_the_weighted_sum_of_credits(name: str, players: Players, seed: int, weight: float) -> None:
     first, second = random_game(players.n, seed), random_game(players.n, seed + 1)
@@ -150,7 +150,7 @@ def test_credit_of_a_weighted_sum_of_rewards_is_the_weighted_sum_of_credits(name
     assert together == pytest.approx(exact(name, players, first) + weight * exact(name, players, second), abs=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(n=st.integers(1, 6), seed=SEEDS)
 def test_shapley_is_each_coalition_s_dividend_in_equal_parts(n: int, seed: int) -> None:
     game = random_game(n, seed)
@@ -163,7 +163,7 @@ def test_shapley_is_each_coalition_s_dividend_in_equal_parts(n: int, seed: int) 
 # Two-level family
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(players=partitions(7))
 def test_the_two_level_family_is_all_coalitions_with_at_most_one_union_in_part(players: Players) -> None:
     blocks = players.blocks()
@@ -193,7 +193,7 @@ def test_unions_that_cross_or_do_not_fit_are_refused(unions: tuple[int, ...]) ->
 # Sampling
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(players=partitions(7), seed=SEEDS, orders=st.integers(1, 9))
 def test_sampled_orders_come_with_their_reverses_and_keep_unions_together(players: Players, seed: int, orders: int) -> None:
     blocks = players.blocks()
@@ -205,7 +205,7 @@ def test_sampled_orders_come_with_their_reverses_and_keep_unions_together(player
 
 
 @pytest.mark.parametrize("name", ["shapley", "owen"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=SEEDS, n=st.integers(2, 7))
 def test_sampled_orders_are_efficient_whatever_was_drawn(name: str, seed: int, n: int) -> None:
     game = random_game(n, seed)

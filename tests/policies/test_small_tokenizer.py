@@ -20,7 +20,7 @@ def pair(tiny_folder):
     return load_tokenizer(tiny_folder), AutoTokenizer.from_pretrained(tiny_folder, local_files_only=True)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(message=MESSAGES, opens=st.booleans())
 def test_ids_of_prompts_and_texts_are_those_of_transformers(pair, message, opens):
     own, theirs = pair

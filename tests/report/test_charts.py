@@ -14,7 +14,7 @@ from ospo_cli.report.charts import Frame, Level, Line, interval_bar, line_chart,
 numbers = st.floats(-100, 100, allow_nan=False).map(lambda value: round(value, 4))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(numbers, numbers)
 def test_ticks_enclose_the_range_evenly_and_are_few(a, b):
     low, high = min(a, b), max(a, b)
@@ -26,7 +26,7 @@ def test_ticks_enclose_the_range_evenly_and_are_few(a, b):
     assert 2 <= len(ticks) <= 8
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.floats(0, 300), min_size=1, max_size=8).map(sorted))
 def test_names_keep_their_distance_and_stay_inside(wanted):
     placed = spread_out(wanted, 15, 0, 300)

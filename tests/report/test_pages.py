@@ -44,7 +44,7 @@ def shown(template, **content):
     return ENVIRONMENT.from_string(template).render(**content)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.text() | st.sampled_from(HOSTILE))
 def test_a_text_in_a_template_holds_no_markup_and_reads_back_as_what_is_visible(text):
     escaped = shown("{{ text }}", text=text)
@@ -52,7 +52,7 @@ def test_a_text_in_a_template_holds_no_markup_and_reads_back_as_what_is_visible(
     assert html.unescape(escaped) == visible(text)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.recursive(st.text() | st.sampled_from(HOSTILE), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_a_data_block_cannot_end_its_script_element_and_keeps_the_data(content):
     block = shown("{{ content|tojson }}", content=content)

@@ -42,7 +42,7 @@ def draw(_):
     return np.random.default_rng(3)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.sampled_from(sorted(FAMILIES)), players(), BUDGETS)
 def test_no_family_has_more_coalitions_than_is_said_beforehand(name, own, budget):
     if name == "powerset" and own.n > coalitions.LARGEST_POWERSET:
@@ -50,7 +50,7 @@ def test_no_family_has_more_coalitions_than_is_said_beforehand(name, own, budget
     assert len(family(name, own, budget, draw)) <= most_coalitions(name, own, budget)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.sampled_from(["contiguous", "prefix", "leave-one-out", "two-level"]), players(), BUDGETS)
 def test_a_family_that_draws_nothing_has_as_many_as_is_said_but_for_doubled_ones(name, own, budget):
     said = most_coalitions(name, own, budget)
@@ -58,7 +58,7 @@ def test_a_family_that_draws_nothing_has_as_many_as_is_said_but_for_doubled_ones
     assert is_drawn(name, own, budget) or said - 2 <= found <= said or own.n < 3
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.sampled_from(sorted(ESTIMATORS)), players(), BUDGETS)
 def test_no_answer_has_more_cells_than_is_said_beforehand(name, own, budget):
     scoring = dataclasses.replace(ScoreCoalitions(), estimators=[name], families=["prefix"])

@@ -60,7 +60,7 @@ def test_a_kept_value_is_what_the_retriever_gives_bit_for_bit(tmp_path, retrieve
     assert second.tally.found == first.tally.computed
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 2), st.text(max_size=12)), max_size=12))
 def test_any_text_is_worth_the_same_with_and_without_the_store(tmp_path, rows):
     prompt_ids, texts = [f"p{index}" for index, _ in rows], [text for _, text in rows]

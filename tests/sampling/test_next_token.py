@@ -47,7 +47,7 @@ def test_draws_follow_the_distribution_that_is_declared(sampling):
     assert np.allclose(found.sampled_logprobs.exp(), [expected[int(token)] for token in found.token], atol=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 700), st.integers(0, 40), st.floats(0.05, 1.0), st.integers(0, 10_000))
 def test_cuts_keep_what_the_definition_keeps_at_any_size_of_vocabulary(size, top_k, top_p, seed):
     logits = np.random.default_rng(seed).permutation(size) / 50.0  # no ties
@@ -56,7 +56,7 @@ def test_cuts_keep_what_the_definition_keeps_at_any_size_of_vocabulary(size, top
     assert set(torch.nonzero(kept)[:, 0].tolist()) == set(slow_kept(logits, sampling))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 700), st.floats(0.0, 1.0, exclude_max=True), st.integers(0, 10_000))
 def test_a_draw_is_where_the_running_sum_passes_the_uniform(size, uniform, seed):
     logits = np.random.default_rng(seed).normal(size=size).astype(np.float32) * 3

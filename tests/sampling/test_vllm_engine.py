@@ -46,7 +46,7 @@ def worker(tmp_path):
 
 
 def engine(folder, path, **settings):
-    return VllmSampler(read_policy(folder), Vllm(**{"timeout_seconds": 20.0, "start_seconds": 20.0, **settings}), 64, 1, path)
+    return VllmSampler(read_policy(folder), Vllm(**{"timeout_seconds": 300.0, "start_seconds": 300.0, **settings}), 64, 1, path)
 
 
 def drawn(made, sampling=Sampling(), cap=4):  # noqa: B008  (frozen)
@@ -88,23 +88,25 @@ def test_an_adapter_is_drawn_from_at_temperature_1_without_cuts_alone(tiny_polic
 
 @pytest.mark.parametrize("place", ["the start", "2 completions from 001:p:00 on"])
 def test_an_engine_that_hangs_is_ended_and_named(tiny_folder, worker, place):
-    path = worker("import time\ntime.sleep(60)\n") if place == "the start" else worker("time.sleep(60)")
+    path = worker("import time\ntime.sleep(600)\n") if place == "the start" else worker("time.sleep(600)")
     began = time.monotonic()
     with pytest.raises(
         PolicyError, match=rf"the engine hangs: no answer to {place} within \d+(\.\d)? s, so it was ended.*_seconds.*finished shards"
     ):
         drawn(engine(tiny_folder, path, **({"start_seconds": 0.3} if place == "the start" else {"timeout_seconds": 0.3})))
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 300
 
 
 def test_what_the_engine_started_ends_with_it(tiny_folder, worker, tmp_path):
     note = tmp_path / "pid"
-    start = f"import subprocess; open({str(note)!r}, 'w').write(str(subprocess.Popen(['sleep', '60']).pid)); time.sleep(60)"
+    start = f"import subprocess; open({str(note)!r}, 'w').write(str(subprocess.Popen(['sleep', '600']).pid)); time.sleep(600)"
     with pytest.raises(PolicyError, match="hangs"):
         drawn(engine(tiny_folder, worker(start), timeout_seconds=3.0))
     state = Path(f"/proc/{note.read_text()}/stat")
-    time.sleep(0.1)
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+    end = time.monotonic() + 60
+    while state.exists() and state.read_text().split()[2] != "Z":
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_a_crash_is_an_error_with_exit_status_and_last_words(tiny_folder, worker):
@@ -198,7 +200,7 @@ def test_a_policy_read_without_weights_asks_the_same_prompts(tiny_folder, tiny_p
 def test_finished_shards_stay_when_the_engine_crashes_and_the_next_call_goes_on(tmp_path, worker, monkeypatch):
     layout = write_project(tmp_path / "p")
     params = tiny_params(rollout={"sampler": "vllm"})
-    params = dataclasses.replace(params, rollout=dataclasses.replace(params.rollout, vllm=Vllm(timeout_seconds=20.0)))
+    params = dataclasses.replace(params, rollout=dataclasses.replace(params.rollout, vllm=Vllm(timeout_seconds=300.0)))
     made = []
 
     class Counting(VllmSampler):

@@ -72,7 +72,7 @@ def test_noun_chunks_become_a_partition_of_all_words(answer: str, chunks: list[t
     assert phrases(answer, chunks) == expected
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(answer=ANSWERS)
 def test_any_chunks_make_segments_that_hold_every_letter_and_digit(answer: str) -> None:
     chunks = [(start, start + 3) for start in range(0, len(answer), 5)]
@@ -141,7 +141,7 @@ def test_noun_chunks_of_a_pipeline_are_the_phrases(answer: str, expected: list[s
 
 
 @needs_spacy
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(answer=ANSWERS)
 def test_spacys_chunks_of_hostile_texts_are_ordered_and_cover_all_words(answer: str) -> None:
     chunks = spacy_chunks.chunker(pipeline())(answer)

@@ -355,7 +355,7 @@ def jaccard(left, right):
     return len(left & right) / len(left | right)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.text("ab ", min_size=1, max_size=9), min_size=2, max_size=12), st.sampled_from([0.5, 0.6, 0.75, 0.9, 1.0]))
 def test_near_duplicates_are_those_of_a_slow_comparison_of_all_pairs(queries, similarity):
     spelled = [" ".join(query.split()) or "".join(query.split()) for query in queries]

@@ -101,7 +101,7 @@ def with_reference(rows, update):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1000))
 def test_layout_micro_batches_and_order_of_the_groups_change_rounding_alone(policy, name, seed):
     update = settings_of(**VARIANTS[name], tokens_per_micro_batch=10_000)

@@ -35,7 +35,7 @@ TITLES = ["navy wool coat for men", "red cotton shirt", "red wool dress", "linen
 
 
 @pytest.mark.parametrize("name", LINEAR)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(n=st.integers(1, 6), weights=st.lists(st.floats(-3, 3), min_size=2, max_size=4), seed=st.integers(0, 1000))
 def test_shares_of_the_weighted_game_are_the_weighted_sum_of_the_shares_of_its_parts(
     name: str, n: int, weights: list[float], seed: int

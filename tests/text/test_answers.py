@@ -120,8 +120,8 @@ def test_any_answer_between_tags_is_found_as_it_is(thought: str, answer: str) ->
 
 
 def test_a_very_long_completion_takes_no_time() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert find_answer("<think>" * 20_000 + "<answer>x</answer>").has_tags
     assert find_answer("<answer>" + "<a " * 50_000 + "b</answer>").problem == ""
     assert find_answer("<answer>" + ("<" + " " * 500) * 200 + "x</answer>").problem == ""
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2

@@ -49,7 +49,7 @@ def obvious(text: str, spans: list[tuple[int, int]], present: list[bool]) -> str
     return " ".join(text[spans[run[0]][0] : spans[run[-1]][1]] for run in runs)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="ab1 .,'-é", max_size=24), st.lists(st.integers(0, 24), max_size=10), st.randoms(use_true_random=False))
 def test_the_text_of_any_coalition_is_that_of_the_obvious_loop(text, cuts, random):
     places = sorted({min(cut, len(text)) for cut in cuts})
@@ -70,14 +70,14 @@ def test_duplicated_phrases_are_two_players() -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(answer=ANSWERS)
 def test_the_grand_coalition_has_all_words_of_the_answer(level: str, answer: str) -> None:
     spans = [(span.start, span.end) for span in segment(answer, level, 2)]
     assert words(coalition_text(answer, spans, [True] * len(spans))) == words(answer)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @example(answer="15.6 inch, Crème")
 @given(answer=ANSWERS)
 def test_words_cut_apart_are_the_words_that_retrievers_count(answer: str) -> None:
@@ -91,7 +91,7 @@ def test_marks_and_spans_must_match() -> None:
         coalition_text(ANSWER, SPANS, [True])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(alphabet="ab1 .,'-5", max_size=24), st.lists(st.integers(0, 24), max_size=10), st.randoms(use_true_random=False))
 def test_the_words_of_a_coalition_are_those_of_its_segments_wherever_segment_words_says_so(text, cuts, random):
     places = sorted({min(cut, len(text)) for cut in cuts})

@@ -77,7 +77,7 @@ def proportional(tokens: TokenMap, share: NDArray[np.float64], advantage: float 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=TEXTS, data=st.data(), finish=st.booleans(), level=st.sampled_from(["phrase", "word"]))
 def test_the_mass_given_to_segments_reaches_their_own_tokens(kind: str, text: str, data: st.DataObject, finish: bool, level: str) -> None:
     tokens, _, spans = token_map(kind, ids_of(kind, f"navy, {text} coat", finish), level)
@@ -91,7 +91,7 @@ def test_the_mass_given_to_segments_reaches_their_own_tokens(kind: str, text: st
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_sampled_ids_spell_their_completion(kind: str, data: st.DataObject) -> None:
     """Policies sample ids that no text is encoded to: half characters, special tokens in the middle, doubled marks."""
@@ -158,7 +158,7 @@ def test_words_that_a_word_piece_tokenizer_folds_are_spelled_as_the_vocabulary_h
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(text=TEXTS)
 def test_pieces_say_what_decode_says_but_for_blanks_and_special_tokens(kind: str, text: str) -> None:
     ids = ids_of(kind, text)

@@ -144,7 +144,7 @@ PAIRS = [(level, unions) for level in LEVELS for unions in UNIONS[level]]
 
 
 @pytest.mark.parametrize(("level", "unions"), PAIRS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(answer=ANSWERS)
 def test_unions_are_runs_of_neighbours_counted_from_zero(level: str, unions: str, answer: str) -> None:
     indices = [span.union_index for span in segment(answer, level, 2, unions)]
@@ -152,7 +152,7 @@ def test_unions_are_runs_of_neighbours_counted_from_zero(level: str, unions: str
     assert all(later - earlier in (0, 1) for earlier, later in pairwise([0, *indices]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(answer=ANSWERS)
 def test_coarser_unions_hold_whole_finer_ones(answer: str) -> None:
     by_unions = [[span.union_index for span in segment(answer, "word", 2, unions)] for unions in ("none", "phrase", "clause", "sentence")]
@@ -161,7 +161,7 @@ def test_coarser_unions_hold_whole_finer_ones(answer: str) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(answer=st.one_of(ANSWERS, st.text(max_size=80)), window=st.integers(1, 4))
 def test_every_character_of_every_word_belongs_to_exactly_one_segment(level: str, answer: str, window: int) -> None:
     owners = [0] * len(answer)
@@ -217,7 +217,7 @@ GRAMMAR_WORDS = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(GRAMMAR_WORDS, min_size=1, max_size=14).map(" ".join))
 def test_phrases_set_apart_by_commas_are_cut_as_before(answer: str) -> None:
     """What was cut by number of words alone has no such reason to stay as it is."""
@@ -226,7 +226,7 @@ def test_phrases_set_apart_by_commas_are_cut_as_before(answer: str) -> None:
     assert texts(", ".join(phrases)) == phrases
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(answer=ANSWERS)
 def test_the_text_around_the_first_and_last_segment_changes_nothing(answer: str) -> None:
     assert texts(f" ,; {answer} ;, ") == texts(answer)
@@ -237,7 +237,7 @@ def test_unions_of_words_are_phrases() -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(answer=ANSWERS, window=st.integers(1, 4))
 def test_segments_are_disjoint_ordered_and_hold_every_letter_and_digit_once(level: str, answer: str, window: int) -> None:
     spans = segment(answer, level, window)
@@ -249,7 +249,7 @@ def test_segments_are_disjoint_ordered_and_hold_every_letter_and_digit_once(leve
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(answer=ANSWERS)
 def test_segments_have_no_blank_ends_and_unions_count_from_zero_in_steps_of_one(level: str, answer: str) -> None:
     spans = segment(answer, level, 2)
@@ -259,7 +259,7 @@ def test_segments_have_no_blank_ends_and_unions_count_from_zero_in_steps_of_one(
     assert unions == sorted(unions)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     words=st.lists(st.sampled_from(["navy", "wool", "15.6", "inch", "for", "men", "under", "50", "usb-c"]), min_size=1, max_size=12),
     data=st.data(),
@@ -271,7 +271,7 @@ def test_commas_between_words_belong_to_no_segment(words: list[str], data: st.Da
         assert not [text for text in texts(answer, level) if "," in text]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(answer=ANSWERS)
 def test_every_word_lies_within_one_phrase(answer: str) -> None:
     phrases = segment(answer, "phrase")

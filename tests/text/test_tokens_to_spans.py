@@ -30,7 +30,7 @@ def spans_by_prefixes(byte_pieces: list[bytes], text: str) -> list[tuple[int, in
 
 
 @pytest.mark.parametrize("vocabulary_size", [257, 300, 500])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=TEXTS)
 def test_tokens_of_any_text_have_the_spans_of_their_bytes(vocabulary_size: int, text: str) -> None:
     ids = [*tokenizer(vocabulary_size).encode(text).ids, tokenizer(vocabulary_size).token_to_id(END)]
@@ -38,7 +38,7 @@ def test_tokens_of_any_text_have_the_spans_of_their_bytes(vocabulary_size: int, 
     assert [tuple(span) for span in token_spans(byte_pieces, text)] == spans_by_prefixes(byte_pieces, text)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.binary(max_size=24), cuts=st.lists(st.integers(0, 24), max_size=8))
 def test_bytes_that_are_no_utf8_agree_with_pythons_decoder(data: bytes, cuts: list[int]) -> None:
     borders = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
@@ -130,7 +130,7 @@ def check_token_mass(text: str, byte_pieces: list[bytes], spans: list[tuple[int,
 
 @pytest.mark.parametrize("vocabulary_size", [257, 500])
 @pytest.mark.parametrize("level", ["phrase", "word"])
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(text=TEXTS)
 def test_every_token_of_any_text_is_shared_by_its_visible_characters(vocabulary_size: int, level: str, text: str) -> None:
     byte_pieces = pieces(vocabulary_size).pieces(tokenizer(vocabulary_size).encode(text).ids)

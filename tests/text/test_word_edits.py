@@ -15,7 +15,7 @@ def additive(weight):
     return lambda indices, texts: np.array([sum(weight.get(word, 0.0) for word in text) for text in texts])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(weights, st.lists(st.sampled_from("abcdef"), max_size=3, unique=True))
 def test_words_that_add_up_give_the_best_set_of_all(weight, start):
     words = sorted(set(weight) | set(start))
@@ -24,7 +24,7 @@ def test_words_that_add_up_give_the_best_set_of_all(weight, start):
     assert abs(found.value - best) < 1e-9
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(weights, st.integers(0, 3))
 def test_no_more_edits_are_made_than_allowed_and_the_value_never_falls(weight, edits):
     found = greedy_edits([["z"]], [sorted(weight)], additive(weight), edits)[0]

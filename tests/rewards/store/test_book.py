@@ -39,7 +39,7 @@ def filled(path, count=500):
     return book, own, parts, products
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.dictionaries(st.text(max_size=9), st.tuples(st.floats(allow_nan=False, allow_infinity=False), st.floats(0, 1)), max_size=40),
     st.data(),
