@@ -104,8 +104,14 @@ def scan(path: Path) -> pl.LazyFrame:
 
 
 def _frame(rows: Any) -> pl.DataFrame:
+    import pyarrow as pa
+
+    if any(map(pa.types.is_fixed_size_list, rows.schema.types)):  # polars refuses a part of such lists where one of them is null
+        rows = (rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows, rows.slice(0, 0)])).combine_chunks()
     rows.validate(full=True)  # texts that are no UTF-8, lists that end before they begin
-    return pl.DataFrame(pl.from_arrow(rows.replace_schema_metadata(None)))  # where that is no text, polars panics
+    frame = pl.DataFrame(pl.from_arrow(rows.replace_schema_metadata(None)))  # where that is no text, polars panics
+    frame.columns = rows.schema.names  # a column without a name gets none
+    return frame
 
 
 def _opened(path: Path) -> Any:
@@ -113,6 +119,8 @@ def _opened(path: Path) -> Any:
 
     file = pq.ParquetFile(path, page_checksum_verification=True)
     _ = file.schema_arrow.to_string(show_schema_metadata=False)  # likewise for the names of columns
+    if any("decimal256" in str(kind) for kind in file.schema_arrow.types):  # polars panics
+        raise NotImplementedError("decimals of more than 38 digits")
     # Equal values pack without bound: a file of kilobytes can stand for 10¹² rows.
     values, size = file.metadata.num_rows * max(file.metadata.num_columns, 1), path.stat().st_size
     if values > max(LARGEST_VALUES, LARGEST_VALUES_PER_BYTE * size):

@@ -1,9 +1,13 @@
 """Tables are whole, checked on both sides, and equal bytes for equal rows."""
 
+import datetime
+import decimal
 import errno
 import os
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ospo_cli.errors import FileError, MissingInputError, TableError
@@ -162,3 +166,47 @@ def test_a_lazy_reader_ends_after_the_rows_that_are_wanted(tmp_path):
     path = tmp_path / "rows.parquet"
     pl.DataFrame({"a": range(200_000)}).write_parquet(path)
     assert parquet.scan(path).head(7).collect()["a"].to_list() == list(range(7))
+
+
+FOREIGN = {
+    "categories": pa.array(["x", None, "y"]).dictionary_encode(),
+    "long texts": pa.array(["é", None, ""], pa.large_string()),
+    "decimals": pa.array([decimal.Decimal("1.25"), None, decimal.Decimal(-3)], pa.decimal128(10, 2)),
+    "days": pa.array([datetime.date(2020, 2, 29), None, datetime.date(1, 1, 1)]),
+    "moments": pa.array([1, None, -1], pa.timestamp("ns", "Europe/Berlin")),
+    "bytes": pa.array([b"\xff\x00", None, b""]),
+    "maps": pa.array([[("k", 1)], None, []], pa.map_(pa.string(), pa.int32())),
+    "lists of structs": pa.array([[{"u": [1, 2], "v": "x"}], None, []]),
+    "vectors": pa.array([[1.0, 2.0], None, [0.0, float("nan")]], pa.list_(pa.float32(), 2)),
+    "nothing": pa.nulls(3),
+    "": pa.array([1, None, 3], pa.uint8()),
+}
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_columns_of_every_foreign_type_are_those_of_polars_own_reader(tmp_path, rows):
+    path = tmp_path / "rows.parquet"
+    pandas = {"pandas": '{"index_columns": [""], "columns": []}'}
+    pq.write_table(pa.table(FOREIGN).replace_schema_metadata(pandas).slice(0, rows), path, row_group_size=2)
+    expected = pl.read_parquet(path)
+    for found in (parquet.load(path), parquet.scan(path).collect(), parquet.scan(path).select(*FOREIGN).collect()):
+        assert found.schema == expected.schema
+        assert found.equals(expected)
+    assert parquet.schema(path) == expected.schema
+    assert parquet.scan(path).select("", "days").collect().equals(expected.select("", "days"))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [pa.table([pa.array([1]), pa.array([2])], names=["a", "a"]), pa.table({"a": pa.array([decimal.Decimal(1)], pa.decimal256(50, 2))})],
+    ids=["a name twice", "a type that polars lacks"],
+)
+def test_what_a_frame_cannot_hold_is_one_error_and_no_panic(tmp_path, rows, capfd):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(rows, path)
+    for read in (parquet.load, parquet.schema, parquet.scan):
+        with pytest.raises(parquet.UNREADABLE, match="once|unique|38 digits"):
+            read(path)
+    with pytest.raises(TableError, match="cannot be read as Parquet"):
+        parquet.read_undeclared(path, "rows")
+    assert capfd.readouterr().err == ""
