@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import polars as pl
@@ -17,14 +17,17 @@ from ospo_cli.tables.score_coalitions import RECOMBINED
 
 # A move that gains less is taken for rounding.
 IMPROVEMENT = 1e-9
+# Texts of a call, from which no further group's are added: a group of long answers has thousands a round.
+TEXTS = 1 << 16
 
 
-def recombined_answers(groups: Iterable[Sequence[Answer]], rewards: pl.DataFrame, scorer: TextScorer) -> pl.DataFrame:
-    """Return table recombined: of each rollout group the end of its search, where that is worth more than the best answer.
+def recombined_answers(groups: Iterable[Sequence[Answer]], rewards: pl.DataFrame, scorer: TextScorer) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return table recombined, of each rollout group the end of its search, where that is worth more than the best answer; and the
+    distinct texts that all searches scored (prompt_id, query).
 
     The search starts at the segments of the best well-formed answer, and takes the move that gains most (of equal ones the first: drop,
     swap, add) until none gains, or `score_coalitions.recombine` are taken. Texts are scored as answers are; groups go on side by side, so
-    that each round is one call.
+    that a round is few calls.
 
     Args:
         groups: whole rollout groups.
@@ -43,20 +46,21 @@ def recombined_answers(groups: Iterable[Sequence[Answer]], rewards: pl.DataFrame
             start = max(formed, key=lambda answer: known[answer.rollout_id][0])
             best = max(reward - weight * form for reward, form in map(known.__getitem__, (answer.rollout_id for answer in group)))
             searches.append(_Search(group, start, best))
-    for search, (value,) in zip(searches, _values(searches, [search.said[None, :] for search in searches], scorer), strict=True):
-        search.value = value
+    for search, _, (value,) in _values(searches, lambda search: search.said[None, :], scorer):
+        search.value = float(value)
     going = searches
     for _ in range(scorer.settings.recombine):
-        asked = [moves(search.said) for search in going]
         gained = []
-        for search, sets, values in zip(going, asked, _values(going, asked, scorer), strict=True):
+        for search, sets, values in _values(going, lambda search: moves(search.said), scorer):
             if len(values) and values.max() > search.value + IMPROVEMENT:
                 search.said, search.value, search.moves = sets[values.argmax()], float(values.max()), search.moves + 1
                 gained.append(search)
         if not (going := gained):
             break
     rows = [search.row() for search in searches if search.value > search.best + IMPROVEMENT]
-    return pl.DataFrame(rows, schema=RECOMBINED.schema, orient="row")
+    asked = [(search.start.prompt_id, query) for search in searches for query in search.queries]
+    schema = {"prompt_id": pl.String, "query": pl.String}
+    return pl.DataFrame(rows, schema=RECOMBINED.schema, orient="row"), pl.DataFrame(asked, schema=schema, orient="row")
 
 
 class _Search:
@@ -66,10 +70,11 @@ class _Search:
         said: [distinct segments of the group, in its order] those of the answer.
         value: v of it.
         best: v of the group's best answer.
+        queries: the distinct texts that were scored.
     """
 
     def __init__(self, group: Sequence[Answer], start: Answer, best: float) -> None:
-        self.start, self.best, self.value, self.moves = start, best, -np.inf, 0
+        self.start, self.best, self.value, self.moves, self.queries = start, best, -np.inf, 0, set[str]()
         text: dict[int, str] = {}
         joints: Counter[str] = Counter()
         for answer in group:
@@ -93,11 +98,21 @@ class _Search:
         return name, start.prompt_id, start.rollout_id, completion, self.value, self.best, self.moves
 
 
-def _values(searches: Sequence[_Search], asked: Sequence[Flags], scorer: TextScorer) -> list[NDArray[np.float64]]:
-    if not searches:
-        return []
-    texts = [[search.answer(said) for said in sets] for search, sets in zip(searches, asked, strict=True)]
-    prompt_ids = [search.start.prompt_id for search, own in zip(searches, texts, strict=True) for _ in own]
-    flat = [text for own in texts for text in own]
-    queries = [scorer.reward.compose(prompt_id, text) for prompt_id, text in zip(prompt_ids, flat, strict=True)]
-    return np.split(scorer.parts(prompt_ids, queries, flat).value, np.cumsum([len(own) for own in texts])[:-1])
+def _values(
+    searches: Sequence[_Search], sets_of: Callable[[_Search], Flags], scorer: TextScorer
+) -> Iterator[tuple[_Search, Flags, NDArray[np.float64]]]:
+    # Each search with the sets that it asks for and their values, a call for so many searches as have TEXTS of them.
+    held: list[tuple[_Search, Flags]] = []
+    for number, search in enumerate(searches, 1):
+        held.append((search, sets_of(search)))
+        if number < len(searches) and sum(len(sets) for _, sets in held) < TEXTS:
+            continue
+        prompt_ids = [search.start.prompt_id for search, sets in held for _ in sets]
+        texts = [search.answer(said) for search, sets in held for said in sets]
+        queries = [scorer.reward.compose(prompt_id, text) for prompt_id, text in zip(prompt_ids, texts, strict=True)]
+        ends = np.cumsum([len(sets) for _, sets in held])
+        values = np.split(scorer.parts(prompt_ids, queries, texts).value, ends[:-1])
+        for (asking, sets), own, end in zip(held, values, ends.tolist(), strict=True):
+            asking.queries.update(queries[end - len(sets) : end])
+            yield asking, sets, own
+        held = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -32,7 +32,7 @@ from ospo_cli.rewards.spliced_values import Answer, SplicedTable, answer_groups,
 from ospo_cli.rewards.unfound import say_unfound
 from ospo_cli.tables import files, parquet, placed
 from ospo_cli.tables.rollout import read_rollouts
-from ospo_cli.tables.score_coalitions import COALITION_VALUES, RECOMBINED, REWARDS, SPLICED_VALUES
+from ospo_cli.tables.score_coalitions import COALITION_VALUES, RECOMBINED, REWARDS, SEARCHED, SPLICED_VALUES
 from ospo_cli.tables.segment import SEGMENTS
 from ospo_cli.text.words import Reader
 
@@ -78,22 +78,29 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
             scorer = TextScorer(reward, settings)
             rewards, values, _ = score_coalitions(*payload, reward, params, scorer)
             spliced = score_spliced(*payload, rewards, scorer, batch)
-            made = recombine(*payload, rewards, scorer)
-        return {REWARDS.name: rewards, COALITION_VALUES.name: values, SPLICED_VALUES.name: spliced, RECOMBINED.name: made}
+            made, searched = recombine(*payload, rewards, scorer, (values, spliced))
+        found = (rewards, values, spliced, made, searched)
+        return dict(zip(tables, found, strict=True))
 
-    tables = {table.name: table for table in (REWARDS, COALITION_VALUES, SPLICED_VALUES, RECOMBINED)}
+    tables = {table.name: table for table in (REWARDS, COALITION_VALUES, SPLICED_VALUES, RECOMBINED, SEARCHED)}
     size = min(GROUPS_PER_QUICK_SHARD if is_quick else GROUPS_PER_SHARD, GROUPS_PER_SPLICED_SHARD if batch else GROUPS_PER_QUICK_SHARD)
+    if settings.recombine:  # each round of a group asks for as many texts as it has pairs of segments
+        size = min(size, GROUPS_PER_SHARD)
     shards = _shards(rollouts, segments, reward, params, size, batch)
     folder = ShardFolder(layout.cache / "score_coalitions")
     done = folder.map_shards(score_shard, shards, tables, "score-coalitions", "rollouts", reward.tally)
-    scored = sum(frame.height for number in folder.fresh for name, frame in done[number].items() if name != RECOMBINED.name)
     whole = {name: pl.concat([found[name] for found in done]) for name in tables}
+    searched, made = int(whole[SEARCHED.name]["texts"].sum()), whole[RECOMBINED.name]
     for name, table in tables.items():
-        placed.write(whole[name], table, layout, iteration)
-    rewards, made = whole[REWARDS.name], whole[RECOMBINED.name]
+        if table.place:
+            placed.write(whole[name], table, layout, iteration)
+    rewards = whole[REWARDS.name]
     metrics = _metrics(rollouts, rewards, whole[COALITION_VALUES.name], whole[SPLICED_VALUES.name], reward)
-    metrics |= {"recombined": made.height, "mean_recombined": made["recombined_value"].mean()}
-    asked, distinct = metrics["asked_values"], metrics["distinct_values"]
+    metrics |= {"recombined": made.height, "mean_recombined": made["recombined_value"].mean(), "searched": searched}
+    asked, distinct = (metrics[name] + searched for name in ("asked_values", "distinct_values"))
+    fresh = [done[number] for number in folder.fresh]
+    scored = sum(found[table.name].height for found in fresh for table in (REWARDS, COALITION_VALUES, SPLICED_VALUES))
+    scored += sum(int(found[SEARCHED.name]["texts"].sum()) for found in fresh)
     tally = dataclasses.replace(reward.tally, asked=asked, distinct=distinct, reused=asked - scored)
     metrics |= tally.metrics() | {"index_seconds": index_seconds, "seconds": time.monotonic() - start_seconds}
     files.write_json(layout.iteration(iteration, "score_metrics.json"), metrics)
@@ -145,16 +152,21 @@ def score_spliced(
     return table.frame()
 
 
-def recombine(rollouts: pl.DataFrame, segments: pl.DataFrame, rewards: pl.DataFrame, scorer: TextScorer) -> pl.DataFrame:
-    """Return table recombined of whole rollout groups; degenerate ones are left out as in `score_spliced`.
+def recombine(
+    rollouts: pl.DataFrame, segments: pl.DataFrame, rewards: pl.DataFrame, scorer: TextScorer, valued: Sequence[pl.DataFrame] = ()
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return table recombined of whole rollout groups, and table searched: how many texts that took which `valued` (tables of values) and
+    the answers themselves do not hold. Degenerate groups are left out as in `score_spliced`.
 
     Raises:
         RetrievalError: the retriever fails.
     """
     if not scorer.settings.recombine:
-        return RECOMBINED.empty()
+        return RECOMBINED.empty(), SEARCHED.empty()
     numbered = numbered_segments(rollouts, segments, scorer.reward.words)
-    return recombined_answers(_compared_groups(rollouts, numbered, rewards, scorer.settings), rewards, scorer)
+    made, asked = recombined_answers(_compared_groups(rollouts, numbered, rewards, scorer.settings), rewards, scorer)
+    new = asked.join(pl.concat(_scored_texts(rollouts, valued, scorer.reward)), on=["prompt_id", "query"], how="anti")
+    return made, new.group_by("prompt_id").agg(pl.len().cast(pl.Int64).alias("texts"))
 
 
 def _compared_groups(
@@ -336,14 +348,7 @@ def _check_segments(rollouts: pl.DataFrame, segments: pl.DataFrame, made_by: str
 def _metrics(
     rollouts: pl.DataFrame, rewards: pl.DataFrame, values: pl.DataFrame, spliced: pl.DataFrame, reward: JudgedReward
 ) -> dict[str, Any]:
-    answers = rollouts.select(
-        "prompt_id", pl.col("completion").str.slice(pl.col("answer_start"), pl.col("answer_end") - pl.col("answer_start"))
-    )
-    composed = [reward.compose(prompt_id, answer) for prompt_id, answer in answers.iter_rows()]
-    of_answers = answers.select("prompt_id", query=pl.Series(composed, dtype=pl.String))
-    of_tables = [
-        table.join(rollouts.select("rollout_id", "prompt_id"), on="rollout_id").select("prompt_id", "query") for table in (values, spliced)
-    ]
+    of_answers, *of_tables = _scored_texts(rollouts, (values, spliced), reward)
     groups = rewards.group_by("prompt_id").agg(pl.col("is_degenerate_group").first(), pl.col("reward").max())
     return {
         "asked_values": rewards.height + values.height + spliced.height,
@@ -356,6 +361,17 @@ def _metrics(
         "mean_best_of_group": groups["reward"].mean(),
         **{f"mean_{name}": rewards[name].mean() for name in rewards.columns if rewards.schema[name] == pl.Float64},
     }
+
+
+def _scored_texts(rollouts: pl.DataFrame, valued: Sequence[pl.DataFrame], reward: JudgedReward) -> list[pl.DataFrame]:
+    # Columns prompt_id and query: of the answers, then of each table of values.
+    answers = rollouts.select(
+        "prompt_id", pl.col("completion").str.slice(pl.col("answer_start"), pl.col("answer_end") - pl.col("answer_start"))
+    )
+    composed = [reward.compose(prompt_id, answer) for prompt_id, answer in answers.iter_rows()]
+    of_answers = answers.select("prompt_id", query=pl.Series(composed, dtype=pl.String))
+    prompts = rollouts.select("rollout_id", "prompt_id")
+    return [of_answers, *(table.join(prompts, on="rollout_id").select("prompt_id", "query") for table in valued)]
 
 
 def _distinct(pairs: list[pl.DataFrame]) -> int:

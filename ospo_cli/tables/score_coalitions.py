@@ -76,9 +76,16 @@ RECOMBINED = Table(
         Column("prompt_id", pl.String, "identity of the prompt"),
         Column("start_rollout_id", pl.String, "the best well-formed answer of the rollout group, which the search started from"),
         Column("completion", pl.String, "the made answer, with what stands around the start's"),
-        Column("recombined_value", pl.Float64, "v of the made answer: its reward, since it is well-formed"),
+        Column("recombined_value", pl.Float64, "v of its segments: its reward, unless words stand outside them"),
         Column("best_value", pl.Float64, "the highest v of an answer of the rollout group"),
         Column("moves", pl.Int32, "strictly improving moves taken"),
     ),
     place=SCORED,
+)
+# Beside a shard's tables, for the counts: not in the project's folder.
+SEARCHED = Table(
+    "searched",
+    "texts that were scored on the way to table recombined",
+    ("prompt_id",),
+    (Column("prompt_id", pl.String, "identity of the prompt"), Column("texts", pl.Int64, "distinct ones that no other table holds")),
 )

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from ospo_cli.maths.recombination import group_order
+from ospo_cli.rewards import recombined
 from ospo_cli.rewards.recombined import recombined_answers
 from ospo_cli.rewards.spliced_values import Answer
 from ospo_cli.tables.score_coalitions import RECOMBINED
@@ -74,24 +75,39 @@ def test_the_search_takes_the_best_strictly_improving_moves(seed: int, most: int
 
     group = ["".join(rng.permutation(list(WORDS))[: rng.integers(2, 5)]) for _ in range(4)]
     worths = {f"r{index}": value(", ".join(said)) for index, said in enumerate(group)}
-    found = recombined_answers([[answer(f"r{index}", said) for index, said in enumerate(group)]], rewards(worths), Scorer(value, most))  # type: ignore[arg-type]
+    scorer = Scorer(value, most)
+    found, asked = recombined_answers([[answer(f"r{index}", said) for index, said in enumerate(group)]], rewards(worths), scorer)  # type: ignore[arg-type]
     start = max(worths, key=lambda name: worths[name])
     text, worth, taken = by_hand(group, group[int(start[1])], value, most)
     wanted = [(f"{start}/recombined", "p0", start, f"<a>{text}</a>", worth, worths[start], taken)] if worth > worths[start] + 1e-9 else []
     assert found.rows() == wanted
     assert found.schema == RECOMBINED.schema
+    texts = sorted({text for round_of_texts in scorer.asked for text in round_of_texts})
+    assert asked.sort("query").rows() == [("p0", f"p0|{text}") for text in texts]
 
 
 def test_what_no_move_improves_is_no_recombined_answer() -> None:
     worth = {"a": 0.5, "b": 0.2}
     scorer = Scorer(lambda text: worth.get(text, 0.5))  # "a b" is worth no more than a: a neutral move
-    assert not recombined_answers([[answer("r0", "a"), answer("r1", "b")]], rewards({"r0": 0.5, "r1": 0.2}), scorer).height  # type: ignore[arg-type]
+    assert not recombined_answers([[answer("r0", "a"), answer("r1", "b")]], rewards({"r0": 0.5, "r1": 0.2}), scorer)[0].height  # type: ignore[arg-type]
+
+
+def test_a_call_takes_no_further_group_once_it_has_texts_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = [[answer(f"{prompt}:{word}", word, prompt=prompt) for word in "abcdef"] for prompt in ("p0", "p1", "p2")]
+    known = rewards({each.rollout_id: 0.1 for group in groups for each in group})
+    whole, cut = Scorer(len), Scorer(len)
+    expected = recombined_answers(groups, known, whole)  # type: ignore[arg-type]
+    monkeypatch.setattr(recombined, "TEXTS", 15)
+    found = recombined_answers(groups, known, cut)  # type: ignore[arg-type]
+    assert [frame.rows() for frame in found] == [frame.rows() for frame in expected]
+    assert max(map(len, whole.asked)) == 3 * 15
+    assert max(map(len, cut.asked)) == 2 * 14  # of 15 each
 
 
 def test_groups_go_on_side_by_side_and_each_stops_by_itself() -> None:
     scorer = Scorer(lambda text: len(text) / 10)
     groups = [[answer(f"{prompt}:{word}", word, prompt=prompt) for word in said] for prompt, said in (("p0", "abcd"), ("p1", "ef"))]
-    found = recombined_answers(groups, rewards({each.rollout_id: 0.1 for group in groups for each in group}), scorer)  # type: ignore[arg-type]
+    found, _ = recombined_answers(groups, rewards({each.rollout_id: 0.1 for group in groups for each in group}), scorer)  # type: ignore[arg-type]
     assert dict(found.select("prompt_id", "moves").iter_rows()) == {"p0": 3, "p1": 1}
     assert [sum("f" in text or "e" in text for text in asked) for asked in scorer.asked] == [1, 2, 2, 0, 0][: len(scorer.asked)]
 
@@ -100,15 +116,15 @@ def test_a_malformed_answer_starts_no_search_and_its_value_still_has_to_be_beate
     worth = {"a": 0.3, "b": 0.6, "a b": 0.5}
     group = [answer("r0", "a"), answer("r1", "b")]
     scorer = Scorer(lambda text: worth[text])
-    assert not recombined_answers([group], rewards({"r0": 0.3, "r1": 0.6}, ("r1",)), scorer).height  # type: ignore[arg-type]
+    assert not recombined_answers([group], rewards({"r0": 0.3, "r1": 0.6}, ("r1",)), scorer)[0].height  # type: ignore[arg-type]
     worth["a b"] = 0.7
-    found = recombined_answers([group], rewards({"r0": 0.3, "r1": 0.6}, ("r1",)), scorer)  # type: ignore[arg-type]
+    found, _ = recombined_answers([group], rewards({"r0": 0.3, "r1": 0.6}, ("r1",)), scorer)  # type: ignore[arg-type]
     assert found.select("start_rollout_id", "recombined_value", "best_value").rows() == [("r0", 0.7, pytest.approx(0.6))]
     none = [Answer("r0", "p0", "<a></a>", [], []), answer("r1", "b")]
-    assert not recombined_answers([none], rewards({"r0": 0.3, "r1": 0.6}, ("r1",)), scorer).height  # type: ignore[arg-type]
+    assert not recombined_answers([none], rewards({"r0": 0.3, "r1": 0.6}, ("r1",)), scorer)[0].height  # type: ignore[arg-type]
 
 
 def test_segments_are_joined_as_the_group_mostly_joins_them() -> None:
     group = [answer("r0", "ab", " "), answer("r1", "cd", "; "), answer("r2", "bd", "; ")]
-    found = recombined_answers([group], rewards(dict.fromkeys(("r0", "r1", "r2"), 0.1)), Scorer(lambda text: len(text)))  # type: ignore[arg-type]
+    found, _ = recombined_answers([group], rewards(dict.fromkeys(("r0", "r1", "r2"), 0.1)), Scorer(lambda text: len(text)))  # type: ignore[arg-type]
     assert found["completion"].to_list() == ["<a>a; c; b; d</a>"]

@@ -15,17 +15,18 @@ from ospo_cli.layout import Layout
 from ospo_cli.maths.group_game import GROUP_GAMES
 from ospo_cli.params import whole
 from ospo_cli.params.whole import Params
-from ospo_cli.rewards.answers import TextScorer
+from ospo_cli.rewards.answers import TextScorer, score_answers
 from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.stages import attribute, score_coalitions
 from ospo_cli.tables import parquet
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.tables.rollout import ROLLOUTS
+from ospo_cli.tables.score_coalitions import RECOMBINED, REWARDS
 from ospo_cli.tables.segment import SEGMENTS
 from tests.params.deletion import MYERSON, by_deletion
 from tests.stages.small_catalogue import frames, prepared, rollout, sampled_rows
 from tests.stages.test_score_then_attribute import VOCABULARY, with_ids
-from tests.tables.sampled import sampled_row
+from tests.tables.sampled import sampled_frame, sampled_row
 from tests.text.byte_level import pieces
 
 
@@ -268,6 +269,53 @@ def test_without_a_group_game_the_table_has_no_row(tmp_path) -> None:
     metrics = score_coalitions.execute(layout, by_deletion(), 1)
     assert metrics["spliced"] == pl.read_parquet(layout.iteration(1, "spliced_values.parquet")).height == 0
     assert json.loads(layout.iteration(1, "score_metrics.json").read_text())["distinct_spliced"] == 0
+
+
+# Recombined answers.
+
+
+def recombining(**scoring: Any) -> Params:
+    return changed({"recombine": 8, "estimators": ["uniform"]} | scoring, estimator="uniform", rule="uniform", targets="recombined")
+
+
+@pytest.mark.parametrize("scoring", [{}, {"composition": "append", "length_weight": 0.3, "length_limit": 2, "estimators": ["splice"]}])
+def test_a_made_answer_earns_what_the_table_says_and_every_text_of_its_search_is_counted(tmp_path, monkeypatch, scoring) -> None:
+    layout, params, asked = project(tmp_path), recombining(**scoring), set[tuple[str, str]]()
+    parts = TextScorer.parts
+
+    def noted(own: TextScorer, prompt_ids: list[str], queries: list[str], *others: Any) -> Any:
+        asked.update(zip(prompt_ids, queries, strict=True))
+        return parts(own, prompt_ids, queries, *others)
+
+    monkeypatch.setattr(TextScorer, "parts", noted)
+    metrics = score_coalitions.execute(layout, params, 1)
+    made = parquet.read(layout.iteration(1, "recombined.parquet"), RECOMBINED)
+    assert made.height == metrics["recombined"] > 0
+    assert metrics["distinct_values"] == len(asked)
+    assert 0 < metrics["searched"] < len(asked)
+    rewards = parquet.read(layout.iteration(1, "rewards.parquet"), REWARDS)
+    alone = sampled_frame(*made.select("rollout_id", "prompt_id", "completion").iter_rows())
+    alone = score_answers(alone, JudgedReward(prepared(), params), params.score_coalitions)
+    assert alone.sort("rollout_id")["reward"].to_list() == pytest.approx(made.sort("rollout_id")["recombined_value"].to_list(), abs=1e-12)
+    best = dict(rewards.group_by("prompt_id").agg(pl.col("reward").max()).iter_rows())
+    assert all(value > best[prompt] for prompt, value in made.select("prompt_id", "recombined_value").iter_rows())
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_searches_in_shards_of_any_size_give_equal_bytes_and_counts_and_are_not_done_again(tmp_path, monkeypatch, size: int) -> None:
+    params, outputs, counts = recombining(), [], []
+    for name, groups in (("whole", 64), ("cut", size)):
+        layout = project(tmp_path / name)
+        monkeypatch.setattr(score_coalitions, "GROUPS_PER_SHARD", groups)
+        metrics = score_coalitions.execute(layout, params, 1)
+        outputs.append(layout.iteration(1, "recombined.parquet").read_bytes())
+        counts.append([metrics[name] for name in ("asked_values", "distinct_values", "searched", "reused_values")])
+    assert outputs[0] == outputs[1]
+    assert counts[0] == counts[1]
+    again = score_coalitions.execute(layout, params, 1)
+    assert again["distinct_values"] == metrics["distinct_values"]
+    assert again["reused_values"] == again["asked_values"]
+    assert not layout.iteration(1, "searched.parquet").exists()
 
 
 # Special cases.

@@ -205,7 +205,7 @@ def test_what_a_frame_cannot_hold_is_one_error_and_no_panic(tmp_path, rows, capf
     path = tmp_path / "rows.parquet"
     pq.write_table(rows, path)
     for read in (parquet.load, parquet.schema, parquet.scan):
-        with pytest.raises(parquet.UNREADABLE, match="once|unique|38 digits"):
+        with pytest.raises(parquet.UNREADABLE, match=r"once|unique|38 digits"):
             read(path)
     with pytest.raises(TableError, match="cannot be read as Parquet"):
         parquet.read_undeclared(path, "rows")
