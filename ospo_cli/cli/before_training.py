@@ -137,7 +137,7 @@ def plan(
     def tell(runs: Mapping[str, int], exact: Counts) -> bool:
         planning.print_counts(runs, exact)
         if not counts:
-            typer.echo("Rates are sampled, since not all stages have run here; some tens of seconds. --counts leaves it out.\n")
+            typer.echo("Rates are sampled, since not all stages have run here; some ten seconds. --counts leaves it out.\n")
         return not counts
 
     if not layout.prepared("prompts.parquet").is_file():

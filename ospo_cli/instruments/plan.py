@@ -28,6 +28,7 @@ from ospo_cli.report.number_text import count, short
 from ospo_cli.report.plan_sections import HEADER, UNITS, cells, total
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.rewards.coalition_sizes import BYTES_PER_CELL, MOST_CELLS, largest_answer
+from ospo_cli.rewards.opening import open_reward
 from ospo_cli.tables import files, placed, unfinished
 from ospo_cli.tables.plan import PLAN
 from ospo_cli.tables.prepared import PROMPTS
@@ -187,18 +188,32 @@ def _sampled(layout: Layout, scratch: _Scratch, params: Params) -> dict[str, lis
     Policy 000 of the project is sampled where it is there. Else one that was trained for some steps is, which hardly ever stops: it may
     go on for as many tokens as the teacher's answers have in the mean.
     """
+    _begin(scratch, _few(params, 1))
     rounds: list[dict[str, Record]] = []
     batch = max(2, params.rollout.batch_size // params.rollout.group_size)
-    # The first round also pays for what is imported and compiled once.
-    for groups in (1, 1, min(batch, params.rollout.prompts_per_iteration)):
+    for groups in (1, min(batch, params.rollout.prompts_per_iteration)):
         own = _Scratch(scratch.root, scratch.folder / f"round-{len(rounds)}")
         shutil.copytree(scratch.prepared(""), own.prepared(""))
         seconds, cpu = (sum(record[name] for record in rounds[-1].values()) if rounds else 0.0 for name in ("seconds", "cpu_seconds"))
         rounds.append(_round(layout, own, _few(params, min(groups, 2) if seconds > SECONDS or cpu > CPU_SECONDS else groups)))
-    found: dict[str, list[Record]] = {stage: [each[stage] for each in rounds[-2:]] for stage in rounds[0]}
+    found: dict[str, list[Record]] = {stage: [each[stage] for each in rounds] for stage in rounds[0]}
     if declared.uses_raw_query_values(params):
         found["score-queries"] = [runner.measured(nodes.node("score-queries", None, params), scratch, _few(params, 1))[1]]
     return found
+
+
+def _begin(layout: Layout, params: Params) -> None:
+    """Pay what a process pays once, so that the first round does not: imports, a first step, the reward's compiled loops."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1)
+    )
+    model(torch.zeros((1, 2), dtype=torch.long)).logits.sum().backward()
+    torch.optim.AdamW(model.parameters()).step()
+    first = placed.read(PROMPTS, layout).head(1)
+    open_reward(layout, params).values(first["prompt_id"].to_list(), first["query"].to_list())
 
 
 def _few(params: Params, groups: int) -> Params:
@@ -230,11 +245,12 @@ def _round(layout: Layout, scratch: _Scratch, params: Params) -> dict[str, Recor
         elif made.stage == "warm-start" and "mean_completion_tokens" in result:
             most = min(params.rollout.max_new_tokens, math.ceil(result["mean_completion_tokens"]))
             params = _replaced(params, {"rollout": {"max_new_tokens": most}})
-    if params.evaluate.oracle_edits:
-        shutil.rmtree(scratch.cache, ignore_errors=True)
-        whole, params = records["evaluate"], _replaced(params, {"evaluate": {"oracle_edits": 0}})
-        records["evaluate"] = runner.measured(nodes.node("evaluate", None, params), scratch, params)[1]
-        records[ORACLE] = whole | {name: max(whole[name] - records["evaluate"][name], 0) for name in ("seconds", "cpu_seconds", "bytes")}
+        elif made.stage == "evaluate" and params.evaluate.oracle_edits:
+            whole = records["evaluate"]
+            share = result["parts"]["oracle"] / max(whole["cpu_seconds"], 1e-9)
+            times = {name: whole[name] * share for name in ("seconds", "cpu_seconds")}
+            records[ORACLE] = whole | times | {"bytes": 0}
+            records["evaluate"] = whole | {name: whole[name] - took for name, took in times.items()}
     return records
 
 

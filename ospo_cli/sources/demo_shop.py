@@ -145,11 +145,11 @@ def teacher_completion(product: np.ndarray, need: Need, query: str, random: np.r
             TEACHER_PUFFS,
         )
         said = [words[-1] for words in map(str.split, USER_WORDS[attribute][value(product, attribute)]) if words[-1] in asked]
-        wrong = str(random.choice(_VALUES[attribute]))
+        wrong = _one(_VALUES[attribute], random)
         if named:
             phrases.append(wrong if errs else said[0] if said and keeps else value(product, attribute))
         elif puffs:
-            phrases.append(str(random.choice(PUFFERY)))
+            phrases.append(_one(PUFFERY, random))
     return f"<answer>{', '.join(dict.fromkeys(phrases))}</answer>"
 
 
@@ -190,7 +190,7 @@ def _user(products: np.ndarray, prompt_id: str, seed: int, taken: set[frozenset[
         attributes = ["type", *TASTE, *(name for index, name in enumerate(STATED) if index in stated)]
         query = _query(products[target], attributes, random)
         wishes = _further_wishes(products.shape[1] - len(ATTRIBUTES), random)
-        query = " ".join([query, *(str(random.choice(USER_WORDS[name][value(products[target], name)])) for name in wishes)])
+        query = " ".join([query, *(_one(USER_WORDS[name][value(products[target], name)], random) for name in wishes)])
         history = _history(products, target, random)
         if history and frozenset(query.split()) not in taken:
             taken.add(frozenset(query.split()))
@@ -209,22 +209,27 @@ def _query(product: np.ndarray, attributes: Sequence[str], random: np.random.Gen
     """Return what the user types; the type stands in the catalogue's own word half of the time."""
 
     def said(attribute: str) -> str:
-        return str(random.choice(USER_WORDS[attribute][value(product, attribute)]))
+        return _one(USER_WORDS[attribute][value(product, attribute)], random)
 
-    words = [str(random.choice(OPENERS))]
+    words = [_one(OPENERS, random)]
     words += [said(attribute) for attribute in ("fit", "pattern") if attribute in attributes]
     words.append(value(product, "type") if random.random() < 1 / 2 else said("type"))
     if "occasion" in attributes:
-        words += [str(random.choice(JOINERS)), said("occasion")]
+        words += [_one(JOINERS, random), said("occasion")]
     if "season" in attributes:
-        words += [str(random.choice(SEASON_JOINERS)), said("season")]
+        words += [_one(SEASON_JOINERS, random), said("season")]
     return " ".join(words)
+
+
+def _one(words: Sequence[str], random: np.random.Generator) -> str:
+    """Return one of the words, that which `random.choice` gives, without an array of all."""
+    return words[int(random.integers(len(words)))]
 
 
 def _history(products: np.ndarray, target: int, random: np.random.Generator) -> list[int]:
     """Return 3-5 other products that share two or three of the taste's values; empty unless each of these leads by two."""
     taste = products[target, _TASTE_COLUMNS]
-    shared = (products[:, _TASTE_COLUMNS] == taste).sum(axis=1)
+    shared = np.add.reduce([products[:, column] == products[target, column] for column in _TASTE_COLUMNS], dtype=np.int8)
     shared[target] = 0
     candidates = np.flatnonzero((shared >= 2) & (products[:, 0] != products[target, 0]))
     count = int(random.integers(3, 6))

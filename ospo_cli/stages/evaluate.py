@@ -133,7 +133,7 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     for system, shares in summary["malformed"].items():
         if said := ", ".join(f"{share:.1%} of {decoding} answers" for decoding, share in shares.items() if share):
             sys.stderr.write(f"evaluate: {system}: {said} malformed; the raw query counts in their place\n")
-    return summary | {"completions": sum(frame.height for frame in (*decoded, *tried))}
+    return summary | {"completions": sum(frame.height for frame in (*decoded, *tried)), "parts": parts.seconds}
 
 
 def evaluate(
