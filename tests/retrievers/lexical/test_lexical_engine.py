@@ -121,6 +121,39 @@ def test_every_text_is_ranked_as_the_obvious_way_ranks_it(seed, count, k, distin
     assert found[0] == pairs(*index.rank_bags(bags[:1], None, k))[0]
 
 
+def close(postings):
+    """Weights that differ in their last bits alone."""
+    return 1.0 + 2.0**-25 * ((postings.documents * 31 + postings.terms * 7) % 5)
+
+
+def apart(postings):
+    """Weights of two scales, the smaller one of a few units."""
+    return np.where((postings.terms * 7 + postings.documents) % 5 == 0, 1.0, 2.0**-25 * (1 + postings.documents % 3))
+
+
+@pytest.mark.parametrize("distinct", [True, False])
+@pytest.mark.parametrize("weights", [close, apart])
+@pytest.mark.parametrize("count", [64, 65, 1023, 1025, 70_000])
+def test_bounds_hide_no_document_where_scores_nearly_tie_and_words_end_with_their_blocks(count, weights, distinct):
+    rng = np.random.default_rng(count)
+    rare = rng.integers(0, 80, count)
+    bags = [
+        [f"block{place // 64 % 7}", f"blocks{place // 1024 % 3}", "all", *["last"] * (place % 64 == 63), f"rare{rare[place]}"]
+        for place in range(count)
+    ]
+    index = InvertedIndex(lambda: [Field(bags)], weights, is_distinct=distinct)
+    starts, terms, integers = index.forward
+    owners, names = np.repeat(np.arange(count), np.diff(starts)), list(index.vocabulary)
+    for k in (1, 10, 128):
+        asked = [index.bag(rng.choice(names, size=rng.integers(1, 9)).tolist()) for _ in range(12)]
+        for bag, documents in zip(asked, index.rank_bags(asked, None, k)[0], strict=True):
+            times = np.bincount(bag, minlength=len(names))
+            times = np.minimum(times, 1) if distinct else times
+            totals = np.bincount(owners, weights=(times[terms] * integers.astype(np.int64)).astype(np.float64), minlength=count)
+            best = [document for document in np.argsort(-totals, kind="stable")[:k].tolist() if totals[document] > 0]
+            assert documents[documents >= 0].tolist() == best
+
+
 def test_texts_that_threads_share_are_ranked_as_one_thread_ranks_them(monkeypatch):
     index = InvertedIndex(lambda: [Field(zipf_bags(23, 1500))], uneven)
     bags = [index.bag(text) for text in zipf_bags(24, 150)]
