@@ -56,6 +56,37 @@ def test_the_bound_holds_on_fresh_queries_at_least_as_often_as_was_said():
     assert broken <= 0.2 * 120
 
 
+def at_the_bound(draw, size, bound):
+    """Return queries of which one in so many loses all that it has, whatever is known of it: no share is below the bound."""
+    loses = draw.random(size) < bound
+    raw = np.where(loses, 1.0, draw.random(size) / 2)
+    return Answered(draw.normal(size=(size, 6)), raw, np.where(loses, 0.0, raw + 0.2 * draw.random(size)), np.full(size, True))
+
+
+def best_of(draw, policies, size, has_chosen):
+    """Return the queries of the policy that gains most where `has_chosen`."""
+    found = [at_the_bound(draw, size, 0.1) for _ in range(policies)]
+    return dataclasses.replace(max(found, key=lambda each: each.gains[has_chosen].mean()), has_chosen=has_chosen)
+
+
+def test_where_the_mean_loss_is_the_bound_a_certificate_is_no_more_frequent_than_its_error_also_for_the_best_of_many_policies():
+    size = 120
+    has_chosen = np.arange(size) < 0.6 * size
+    found = [fit(best_of(np.random.default_rng(seed), 40, size, has_chosen), Wanted("p", "", 0.1, 0.9), seed)[1] for seed in range(200)]
+    assert not any(facts["certified_on_choosing"] for facts in found)
+    assert np.mean([bool(facts["certified"]) for facts in found]) < 0.1
+
+
+@pytest.mark.parametrize(("chosen", "fitted", "chosen_held"), [(0, 60, 0), (30, 60, 0), (80, 80, 0), (100, 60, 40), (120, 60, 60)])
+def test_queries_that_chose_the_policy_fit_the_gate_and_where_some_certify_it_is_said(chosen, fitted, chosen_held):
+    dev = queries(np.random.default_rng(1), 130)
+    dev = dataclasses.replace(dev, is_open=np.arange(130) < 120, has_chosen=np.arange(130) < chosen)
+    made, facts = fit(dev, Wanted("p", "", 0.1, 0.9), 3)
+    assert (facts["fitted_on"], facts["certified_on"], facts["certified_on_choosing"]) == (fitted, 120 - fitted, chosen_held)
+    said = in_words(dataclasses.replace(made, facts=facts | outcome(dev, made, 3)))
+    assert any(line.startswith(f"{chosen_held} of these queries also chose") for line in said) == (chosen_held > 0)
+
+
 @pytest.mark.parametrize(("loses", "is_certified"), [("fitted", True), ("certified", False)])
 def test_what_certifies_is_the_half_that_was_not_fitted(loses, is_certified):
     dev = queries(np.random.default_rng(0), 400)
