@@ -62,8 +62,13 @@ class Attribute:
         "best",
         "completions that are imitated (update.objective: sft, update.imitation_weight): the best of each rollout group (best-of-G), those "
         "above the group's mean, all, or recombined: what score_coalitions.recombine made of the group, else its best",
+        when="update.objective: sft, or where update.imitation_weight not 0",
     )
-    targets_above: float | None = parameter(0.0, "targets have a reward above this; null sets no bound")
+    targets_above: float | None = parameter(
+        0.0,
+        "targets have a reward above this; null sets no bound",
+        when="update.objective: sft, or where update.imitation_weight not 0",
+    )
     pairs: Literal["best-worst", "all", "recombined-worst"] = parameter(
         "best-worst",
         "pairs that objective dpo learns from: the best and the worst of each rollout group, all whose rewards differ, or the recombined "

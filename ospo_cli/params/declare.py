@@ -31,6 +31,11 @@ class Registered:
         return (name for name in self.found() if name not in self.without)
 
 
+def group(kind: type, when: str) -> Any:
+    """Declare settings that one mode alone reads; `when` as of `parameter`."""
+    return dataclasses.field(default_factory=kind, metadata={"when": when})
+
+
 def parameter(
     default: Any,
     meaning: str,
@@ -55,7 +60,8 @@ def parameter(
         parser: function that raises OspoError for a text that is not allowed, which the meaning tells.
         open_with: a parameter of the same section that adds choices where it is not empty; the stage checks these.
         when: the mode that reads it, if not every one does: `teacher: judgments`, `level: word or phrase`, `lora_rank not 0`, `own_reward
-            given`; of the same section, or of another by its dotted name. `unread` says so where the mode is another.
+            given`; of the same section, or of another by its dotted name; several joined by `, or where `. `unread` says so where the mode
+            is another.
     """
     metadata = {
         "meaning": meaning, "choices": choices, "minimum": minimum, "maximum": maximum, "pattern": pattern, "parser": parser,

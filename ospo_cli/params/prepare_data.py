@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from ospo_cli.params.declare import Registered, parameter
+from ospo_cli.params.declare import Registered, group, parameter
 
 
 @dataclass(frozen=True)
@@ -72,4 +71,4 @@ class PrepareData:
     small_version: bool = parameter(True, "keep only the reduced set of difficult queries, which task 1 is about (source: esci)")
     history_length: int = parameter(5, "past purchases in a prompt (source: hm)", minimum=1)
     cut_off_date: str = parameter("", "first day of the targets, YYYY-MM-DD; empty: the last seven days (source: hm)")
-    clicks: Clicks = dataclasses.field(default_factory=Clicks)
+    clicks: Clicks = group(Clicks, when="source: clicks")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from ospo_cli.params.declare import Registered, parameter
+from ospo_cli.params.declare import Registered, group, parameter
+
+_BM25 = "evaluate.retrievers: bm25, rank-bm25, bm25s or hybrid"
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,9 @@ class Http:
 class Retrieval:
     """How retrievers read text and rank."""
 
-    k1: float = parameter(1.2, "saturation of term frequency in BM25", minimum=0)
-    b: float = parameter(0.75, "length normalisation of BM25", minimum=0, maximum=1)
-    idf: Literal["lucene", "robertson", "atire"] = parameter("lucene", "inverse document frequency of BM25")
+    k1: float = parameter(1.2, "saturation of term frequency in BM25", minimum=0, when=_BM25)
+    b: float = parameter(0.75, "length normalisation of BM25", minimum=0, maximum=1, when=_BM25)
+    idf: Literal["lucene", "robertson", "atire"] = parameter("lucene", "inverse document frequency of BM25", when=_BM25)
     query_terms: Literal["distinct", "counted"] = parameter(
         "distinct", "distinct: a repeated query word counts once; counted: the textbook sum"
     )
@@ -92,6 +93,6 @@ class Retrieval:
         "case of letters in words: standard (Unicode's folding), or turkish (of Turkish and Azerbaijani: I is ı, İ is i)",
     )
     fields: list[str] = parameter([], "text fields that are indexed; empty: all; title^2 counts a field twice (bm25)")
-    dense: Dense = dataclasses.field(default_factory=Dense)
-    hybrid: Hybrid = dataclasses.field(default_factory=Hybrid)
-    http: Http = dataclasses.field(default_factory=Http)
+    dense: Dense = group(Dense, when="evaluate.retrievers: dense or hybrid")
+    hybrid: Hybrid = group(Hybrid, when="evaluate.retrievers: hybrid")
+    http: Http = group(Http, when="evaluate.retrievers: http or hybrid")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
 from ospo_cli.errors import ParameterError
-from ospo_cli.params.declare import Registered, parameter
+from ospo_cli.params.declare import Registered, group, parameter
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,8 @@ class Rollout:
         "sampler of the rollouts: transformers (this process), vllm (an engine; extra [vllm]) or openai (a server); docs/sampling.md",
         choices=Registered("sampling", "SAMPLERS"),
     )
-    vllm: Vllm = dataclasses.field(default_factory=Vllm)
-    server: Server = dataclasses.field(default_factory=Server)
+    vllm: Vllm = group(Vllm, when="sampler: vllm")
+    server: Server = group(Server, when="sampler: openai")
 
     def check(self, where: str) -> None:
         """Raise ParameterError where parameters of this section contradict each other; `where` names the section."""

@@ -15,48 +15,54 @@ _CONDITION = re.compile(r"(?P<name>[a-z_.]+)(?:: (?P<values>.+)| (?P<not_zero>no
 def unread(params: Params, sections: Collection[str] = tuple(SECTIONS)) -> str:
     """Return the parameters of these sections that differ from their defaults and are not read, each with the mode that reads it; as one
     line, empty where there is none."""
-    found: dict[str, list[str]] = {}
+    modes: dict[str, str] = {}
     for section in sections:
         for name, when in _walk(params, getattr(params, section), section):
-            found.setdefault(when, []).append(name)
-    said = [f"{', '.join(names)} (read where {when})" for when, names in found.items()]
-    return f"params.yaml: set, and not read: {'; '.join(said)}\n" if found else ""
+            modes.setdefault(name, when)
+    said = [f"{', '.join(name for name in modes if modes[name] == when)} (read where {when})" for when in dict.fromkeys(modes.values())]
+    return f"params.yaml: set, and not read: {'; '.join(said)}\n" if said else ""
 
 
 def conditions() -> Iterator[tuple[str, str, list[str]]]:
     """Yield (parameter, the one its mode hangs on, values of that one) for every declared condition; a test looks whether these exist."""
     for section, kind in SECTIONS.items():
-        for name, when in _declared(kind(), section):
-            other, values = _parsed(when, name)
-            yield name, other, values
+        for name, when, holder in _declared(kind(), section):
+            yield from ((name, other, values) for other, values in _parsed(when, holder))
 
 
 def _walk(params: Params, values: Any, section: str) -> Iterator[tuple[str, str]]:
     default = type(values)()
-    for name, when in _declared(values, section):
+    for name, when, holder in _declared(values, section):
         inner = name[len(section) + 1 :].split(".")
-        if _at(values, inner) != _at(default, inner):
-            other, allowed = _parsed(when, name)
-            value = _at(params, other.split("."))
-            chosen = {str(item) for item in value} if isinstance(value, list) else {str(value)}
-            if not (chosen & set(allowed) if allowed else value):
-                yield name, when
+        if _at(values, inner) != _at(default, inner) and not any(_holds(params, *mode) for mode in _parsed(when, holder)):
+            yield name, when
 
 
-def _declared(values: Any, section: str) -> Iterator[tuple[str, str]]:
+def _holds(params: Params, other: str, allowed: list[str]) -> bool:
+    value = _at(params, other.split("."))
+    chosen = {str(item) for item in value} if isinstance(value, list) else {str(value)}
+    return bool(chosen & set(allowed) if allowed else value)
+
+
+def _declared(values: Any, section: str) -> Iterator[tuple[str, str, str]]:
+    """Yield (parameter, its mode, the section that plain names in the mode are of); a group's mode is that of all within it."""
     for field in dataclasses.fields(values):
-        inner = getattr(values, field.name)
+        inner, name, when = getattr(values, field.name), f"{section}.{field.name}", field.metadata.get("when")
         if dataclasses.is_dataclass(inner):
-            yield from _declared(inner, f"{section}.{field.name}")
-        elif field.metadata["when"]:
-            yield f"{section}.{field.name}", field.metadata["when"]
+            yield from ((f"{name}.{each.name}", when, section) for each in dataclasses.fields(inner) if when)
+            yield from _declared(inner, name)
+        elif when:
+            yield name, when, section
 
 
-def _parsed(when: str, name: str) -> tuple[str, list[str]]:
-    match = _CONDITION.fullmatch(when)
-    assert match is not None, f"{name}: {when}"
-    other = match["name"] if "." in match["name"] else f"{name.rpartition('.')[0]}.{match['name']}"
-    return other, re.split(", | or ", match["values"]) if match["values"] else []
+def _parsed(when: str, section: str) -> list[tuple[str, list[str]]]:
+    found = []
+    for part in when.split(", or where "):
+        match = _CONDITION.fullmatch(part)
+        assert match is not None, f"{section}: {when}"
+        other = match["name"] if "." in match["name"] else f"{section}.{match['name']}"
+        found.append((other, re.split(", | or ", match["values"]) if match["values"] else []))
+    return found
 
 
 def _at(values: Any, path: list[str]) -> Any:

@@ -33,7 +33,9 @@ class Update:
         0.1, "β of objective dpo: how closely the policy is held to the reference", minimum=1e-6, when="objective: dpo"
     )
     dpo_reference: Literal["behavior", "warm-start"] = parameter(
-        "behavior", "reference of objective dpo: behavior (the policy that sampled, anew each iteration) or warm-start (policy 000)"
+        "behavior",
+        "reference of objective dpo: behavior (the policy that sampled, anew each iteration) or warm-start (policy 000)",
+        when="objective: dpo",
     )
     imitation_weight: float = parameter(
         0.0,

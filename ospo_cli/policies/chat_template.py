@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,13 +31,33 @@ def token_ids(tokenizer: Any, user_message: str) -> list[int]:
     """Return the ids of the template with a user's message, up to where the answer starts.
 
     Raises:
-        PolicyError: the template raises for this message.
+        PolicyError: the template raises for this message, or takes longer than any template should.
     """
     try:
-        found: list[int] = _applied(tokenizer, ("user", user_message), tokenize=True, add_generation_prompt=True)
+        with _deadline(template_trial.SECONDS):
+            found: list[int] = _applied(tokenizer, ("user", user_message), tokenize=True, add_generation_prompt=True)
     except Exception as error:  # templates raise what they like
         raise _refused(tokenizer, error, f"the user's message {shorten(repr(user_message), 80)}", tokenizer.name_or_path) from None
     return [int(token_id) for token_id in found]
+
+
+@contextlib.contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError after so much processor time within: the trial saw other messages. Only the main thread is told of signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"more than {seconds:g} s of the processor")
+
+    before = signal.signal(signal.SIGVTALRM, late)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def control_tokens(tokenizer: Any) -> dict[str, int]:
@@ -102,17 +126,35 @@ def tried(folder: Path, tokenizer: Any) -> dict[str, Any]:
 
 @cache
 def _excess(template: str) -> str:
-    """Return what a trial in another process takes too much of; empty where it comes to an end."""
+    """Return what a trial in another process takes too much of; empty where it comes to an end.
+
+    Raises:
+        PolicyError: there was no trial.
+    """
     turns = {"user": AWKWARD, "assistant": _ANSWER, "system": _SYSTEM}
     orders = (("user",), ("user", "assistant"), ("system", "user"), ("user", "assistant", "user"))
     conversations = [[{"role": role, "content": turns[role]} for role in roles] for roles in orders]
     further = {"date_string": DAY, "strftime_now": _NO_CLOCK}
     given = {"template": template, "conversations": conversations, "further": further, "seconds": template_trial.SECONDS}
     program = [sys.executable, "-I", template_trial.__file__]
-    status = subprocess.run(program, input=json.dumps(given), capture_output=True, text=True, check=False)
+    try:
+        status = subprocess.run(program, input=json.dumps(given), capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise _untried(error.strerror) from None
     if "memory" in status.stderr or "MemoryError" in status.stderr:
         return f"more than {template_trial.BYTES >> 20} MiB"
-    return f"more than {template_trial.SECONDS} s of the processor" if status.returncode < 0 else ""
+    if status.returncode > 0:
+        raise _untried((status.stderr.strip().splitlines() or [f"exit status {status.returncode}"])[-1])
+    return f"more than {template_trial.SECONDS} s of the processor" if status.returncode else ""
+
+
+def _untried(why: object) -> PolicyError:
+    return PolicyError(
+        f"{sys.executable} -I {template_trial.__file__}",
+        "the chat template cannot be tried in a process of its own, and is not used untried",
+        found=why,
+        remedy="mend what keeps that command from running",
+    )
 
 
 def _refused(tokenizer: Any, error: Exception, what: str, folder: object) -> PolicyError:

@@ -27,6 +27,7 @@ def alone(tmp_path_factory):
 
 
 def run(folder, settings=TWO, **mischief):
+    folder.mkdir(exist_ok=True)
     for name, times in mischief.items():
         (folder / name.replace("_", "-")).write_text(str(times))
     with engines.using(toy.pool(folder, settings)):
@@ -82,6 +83,14 @@ def test_a_worker_that_cannot_start_is_named_with_its_last_line(tmp_path):
 def test_workers_that_end_between_two_loops_each_time_are_given_up_after_so_many(tmp_path):
     with pytest.raises(OspoError, match=r"worker \d.*: ended before its first shard: found killed by SIGKILL"):
         run(tmp_path, dataclasses.replace(TWO, attempts=3), between=1)
+
+
+def test_failed_starts_with_finished_shards_between_them_are_no_row_of_failures(alone, tmp_path):
+    one = dataclasses.replace(TWO, workers=1)
+    run(tmp_path, one, exits="x-x-", die_3=1)  # the second process finishes shards and dies over one; the third does not start
+    assert folder_bytes(tmp_path / "shards") == alone
+    with pytest.raises(OspoError, match="ended before its first shard: found exit status 1; toy: cannot start"):
+        run(tmp_path / "again", one, exits="xx")
 
 
 def test_a_worker_with_another_list_of_shards_is_refused(tmp_path):

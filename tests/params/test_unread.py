@@ -10,6 +10,7 @@ from ospo_cli import presets
 from ospo_cli.params import whole
 from ospo_cli.params.unread import conditions, unread
 from ospo_cli.params.whole import Params
+from ospo_cli.retrievers import RETRIEVERS
 
 
 def _with(**sections: dict[str, object]) -> Params:
@@ -45,6 +46,36 @@ def test_a_mode_of_another_section_a_number_a_list_and_a_text_count() -> None:
     assert unread(_with(score_coalitions={"own_ranks": 3, "own_reward": "mine.py:reward"})) == ""
 
 
+@pytest.mark.parametrize(
+    ("group", "value", "name", "reads"),
+    [
+        ("dense", {"encoder": "./e5", "hnsw_links": 8}, "retrieval.dense.encoder, retrieval.dense.hnsw_links", {"evaluate": {"retrievers": ["bm25", "dense"]}}),
+        ("http", {"url": "http://localhost:9200"}, "retrieval.http.url", {"evaluate": {"retrievers": ["bm25", "http"]}}),
+        ("hybrid", {"depth": 5}, "retrieval.hybrid.depth", {"evaluate": {"retrievers": ["bm25", "hybrid"]}}),
+        ("vllm", {"eager": True}, "rollout.vllm.eager", {"rollout": {"sampler": "vllm"}}),
+        ("server", {"retries": 1}, "rollout.server.retries", {"rollout": {"sampler": "openai"}}),
+    ],
+)  # fmt: skip
+def test_settings_of_a_retriever_or_sampler_that_was_not_chosen_are_named(
+    group: str, value: dict[str, object], name: str, reads: dict[str, dict[str, object]]
+) -> None:
+    section = "rollout" if group in ("vllm", "server") else "retrieval"
+    inner = dataclasses.replace(getattr(getattr(Params(), section), group), **value)
+    mode = next(iter(next(iter(reads.values()))))
+    assert f"{name} (read where {'' if section == 'rollout' else 'evaluate.'}{mode}: " in unread(_with(**{section: {group: inner}}))
+    asked = {section: {group: inner}} | {each: reads[each] | ({group: inner} if each == section else {}) for each in reads}
+    assert name.partition(",")[0] not in unread(_with(**asked))
+
+
+def test_of_two_modes_either_one_reads() -> None:
+    targets = {"targets": "all"}
+    assert "attribute.targets (read where update.objective: sft, or where update.imitation_weight not 0)" in unread(
+        _with(attribute=targets)
+    )
+    assert unread(_with(attribute=targets, update={"objective": "sft"})) == ""
+    assert unread(_with(attribute=targets, update={"imitation_weight": 0.1})) == ""
+
+
 def test_only_the_sections_that_are_asked_for_are_named() -> None:
     params = _with(warm_start={"title_fields": ["brand"]}, policy={"lora_alpha": 2.0})
     assert "lora_alpha" not in unread(params, ["warm_start"])
@@ -58,7 +89,7 @@ def test_every_declared_mode_is_a_parameter_with_such_a_value() -> None:
     for name, other, values in found:
         assert name != other
         allowed = rows[other]["allowed"].split(", ")
-        free = {"policy.base": ["config"], "policy.lora_rank": []}  # a folder's name; a number
+        free = {"policy.base": ["config"], "evaluate.retrievers": list(RETRIEVERS)}  # a folder's name; a list of a registry's names
         assert set(values) <= set(free.get(other, allowed)), (name, other, values)
 
 

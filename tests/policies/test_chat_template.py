@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import shutil
+import signal
 
 import pytest
 from tokenizers import AddedToken
 
 from ospo_cli.errors import PolicyError
-from ospo_cli.policies import template_trial
+from ospo_cli.policies import chat_template, template_trial
 from ospo_cli.policies.folder import load_tokenizer, render_prompt
 from ospo_cli.policies.opening import read_policy
 from ospo_cli.policies.small_tokenizer import CHAT_TEMPLATE
@@ -57,6 +58,33 @@ def test_a_template_that_takes_time_or_memory_without_bound_is_refused(folder, t
     set_template(folder, template)
     with pytest.raises(PolicyError, match=f"the chat template does not come to an end: found {found}; mend the template"):
         read_policy(folder)
+
+
+@pytest.mark.parametrize(
+    ("program", "found"),
+    [("/nowhere/python", "No such file or directory"), ("/bin/false", "exit status 1")],
+)
+def test_a_template_whose_trial_cannot_run_does_not_pass_untried(folder, program, found, monkeypatch):
+    set_template(folder, CHAT_TEMPLATE + "{# tried by nobody #}")
+    monkeypatch.setattr(chat_template.sys, "executable", program)
+    with pytest.raises(PolicyError, match=f"cannot be tried in a process of its own, and is not used untried: found {found}"):
+        read_policy(folder)
+
+
+def test_a_template_that_hangs_at_one_query_alone_is_ended_there(folder, monkeypatch):
+    hangs = (
+        "{% if 'boots' in messages[0]['content'] %}{% for a in range(9999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
+    )
+    set_template(folder, hangs + CHAT_TEMPLATE)
+    policy = read_policy(folder)
+    monkeypatch.setattr(template_trial, "SECONDS", 0.5)
+    assert render_prompt(policy, "coat")
+    with pytest.raises(
+        PolicyError, match=r"cannot be rendered for the user's message 'red boots': found more than 0\.5 s of the processor"
+    ):
+        render_prompt(policy, "red boots")
+    assert signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0
+    assert render_prompt(policy, "coat")
 
 
 def test_a_template_whose_day_can_be_given_is_given_a_fixed_one(folder):

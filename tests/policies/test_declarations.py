@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ospo_cli.errors import ParameterError, PolicyError
+from ospo_cli.params.rollout import Vllm
 from ospo_cli.policies import declarations
 from ospo_cli.policies.folder import render_prompt
 from ospo_cli.policies.opening import load_policy, read_policy
@@ -139,11 +140,20 @@ def test_vllm_is_given_every_end_token_and_the_ids_that_can_be_drawn(padded):
             asked.append(content["settings"])
             return [[[70] * 3, [-1.0] * 3, "length"]] * count
 
-    from ospo_cli.params.rollout import Vllm
-
     Answering(padded, Vllm(), 64).sample(Request([[3, 4]], [["a", "b"]], 3, Sampling(), 7, 64))
     assert asked[0]["stop_token_ids"] == padded.end_token_ids
     assert asked[0]["allowed_token_ids"] == list(range(len(padded.drawn_ids)))
+
+
+def test_an_id_of_vllm_that_the_tokenizer_does_not_spell_is_refused_and_not_trained_on(padded):
+    beyond = len(padded.drawn_ids)
+
+    class Heedless(VllmSampler):  # an engine that does not keep to allowed_token_ids
+        def _ask(self, content, key, count, what):
+            return [[[70, beyond, 70], [-1.0] * 3, "length"]] * count
+
+    with pytest.raises(PolicyError, match=f"token id outside the policy's vocabulary: found {beyond}"):
+        Heedless(padded, Vllm(), 64).sample(Request([[3, 4]], [["a"]], 3, Sampling(), 7, 64))
 
 
 @pytest.mark.parametrize("sampling", [Sampling(0.7), Sampling(top_k=5)])
