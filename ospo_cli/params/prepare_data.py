@@ -58,7 +58,7 @@ class PrepareData:
     quoting: Literal["standard", "none", "backslash"] = parameter(
         "standard",
         "quotes in CSV and TSV: standard (doubled within a quoted field), none (text as it stands), or backslash (escaped by one) "
-        "(source: tables)",
+        "(source: tables, clicks, beir, wands)",
     )
     html_entities: Literal["keep", "decode"] = parameter(
         "keep", "entities such as &amp; and &#39; in texts of products, queries and histories: keep, or decode (once)"

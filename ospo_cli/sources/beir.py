@@ -30,7 +30,8 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     if not judged:
         raise SourceError(place / "qrels", "no judgments", expected="train.tsv, dev.tsv or test.tsv", remedy=REMEDY)
     documents, texts = _documents(paths[0]), _texts(paths[1])
-    rows = [(files.read(path, ["query-id", "corpus-id", "score"]), path) for path in judged]
+    left = [path.name for path in sorted((place / "qrels").iterdir()) if path not in judged and not path.name.startswith((".", "_"))]
+    rows = [(files.read(path, ["query-id", "corpus-id", "score"], quoting=params.quoting), path) for path in judged]
     parts = [_qrels(frame, path, params) for frame, path in rows]
     qrels = pl.concat([part for part, _ in parts])
     splits = _splits(qrels, texts, place / "qrels", paths[1])
@@ -44,7 +45,7 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
         "licence": "not stated in the files: see the collection's page",
         "inputs": files.hashes([*paths, *judged], place),
         "counts": counts,
-        "notes": columns.check_gains(rows, "score", params.gains),
+        "notes": columns.check_gains(rows, "score", params.gains) + [f"prepare_data.path: not read: qrels/{name}" for name in left],
     }
     qrels = qrels.filter(pl.col("prompt_id") != pl.col("doc_id")).select("prompt_id", "doc_id", "relevance")
     return SourceData(documents, prompts.select("prompt_id", "split", "query", "history"), qrels, excluded=itself, card=card)

@@ -11,7 +11,7 @@ from ospo_cli.errors import ParameterError, SourceError
 from ospo_cli.maths.click_models import MODELS, ClickCounts, Relevance, movement
 from ospo_cli.maths.seeding import uniforms
 from ospo_cli.params.prepare_data import PrepareData
-from ospo_cli.sources import files, tables
+from ospo_cli.sources import columns, files, tables
 from ospo_cli.sources.base import SourceData
 
 NEEDED = ("query", "product_id", "position", "clicked")
@@ -44,7 +44,7 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     summed = _summed(log, first_day, paths[1])
     _check(summed, paths[1])
     splits = _splits(summed, params, seed)
-    kept, counts = _kept(summed.join(splits, on="key"), documents, params, bool(first_day))
+    kept, counts = _kept(summed.join(splits, on="key", how="left"), documents, params, bool(first_day))
     if not kept.height:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
         raise SourceError(paths[1], "no product of any query is left to judge", found=reasons, expected="one at least")
@@ -68,7 +68,7 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
 
 def _log(path: Path, params: PrepareData) -> tuple[pl.LazyFrame, list[str]]:
     """Return key, query, doc_id, position, hit (a click or purchase that counts) and day of each impression, lazily."""
-    lazy, settings = files.scan(path), params.clicks
+    lazy, settings = files.scan(path, params.quoting), params.clicks
     present = lazy.collect_schema().names()
     own = {name: params.columns.get(name, name) for name in (*NEEDED, *OPTIONAL)}
     files.check_columns(present, [own[name] for name in NEEDED], path, "name your columns in prepare_data.columns: {query: your_name}")
@@ -81,7 +81,7 @@ def _log(path: Path, params: PrepareData) -> tuple[pl.LazyFrame, list[str]]:
         hit = hit & (pl.col("dwell").cast(pl.Float64, strict=False) >= settings.minimum_dwell).fill_null(False)
     query = pl.col("query").cast(pl.String).str.strip_chars().str.replace_all(r"\s+", " ")
     return lazy.select(
-        query.alias("query"), query.str.to_lowercase().alias("key"), pl.col("product_id").cast(pl.String).str.strip_chars().alias("doc_id"),
+        query.alias("query"), query.str.to_lowercase().alias("key"), columns.stripped(pl.col("product_id").cast(pl.String)).alias("doc_id"),
         pl.col("position").cast(pl.Int64, strict=False).alias("position"), hit.alias("hit"),
         (pl.col("day").cast(pl.String) if "day" in names else pl.lit("")).alias("day"),
     ), names  # fmt: skip
@@ -105,6 +105,9 @@ def _first_test_day(log: pl.LazyFrame, names: list[str], path: Path, params: Pre
     days = files.collect(log.group_by("day").agg(pl.len()), path).sort("day")
     if days["day"].null_count():
         raise SourceError(f"{path}: column day", "has empty rows", found=f"{days['len'][0]:,} of them", expected="a day in every row")
+    odd = days.filter(~pl.col("day").str.contains(r"^\d{4}-\d{2}-\d{2}"))
+    if odd.height:  # their order as text would be no order of time
+        raise SourceError(f"{path}: column day", "is no date", found=odd["day"][0], expected="YYYY-MM-DD")
     total = int(days["len"].sum())
     late = days.with_columns(share=pl.col("len").reverse().cum_sum().reverse() / total)
     if not given:
@@ -158,8 +161,11 @@ def _splits(summed: pl.DataFrame, params: PrepareData, seed: int) -> pl.DataFram
 
 def _kept(summed: pl.DataFrame, documents: pl.DataFrame, params: PrepareData, has_days: bool) -> tuple[pl.DataFrame, dict[str, int]]:
     """Return the rows that judge, and what was left out by reason."""
-    counts = {"impressions of products that are not in the catalogue": int(summed.join(documents, on="doc_id", how="anti")["shown"].sum())}
-    kept = summed.filter(pl.col("key") != "").join(documents.select("doc_id"), on="doc_id", how="semi")
+    counts = {
+        "impressions without a query": int(summed.filter(pl.col("key").fill_null("") == "")["shown"].sum()),
+        "impressions of products that are not in the catalogue": int(summed.join(documents, on="doc_id", how="anti")["shown"].sum()),
+    }
+    kept = summed.filter(pl.col("key").fill_null("") != "").join(documents.select("doc_id"), on="doc_id", how="semi")
     if has_days:
         own = pl.col("is_late") == (pl.col("split") != "train")
         counts["impressions outside of their query's days"] = int(kept.filter(~own)["shown"].sum())

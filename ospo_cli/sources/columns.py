@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from ospo_cli.errors import SourceError
+from ospo_cli.errors import ParameterError, SourceError, shorten
 
+_INVISIBLE = "".join(map(chr, (0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF)))
 _TRUTHS = ("yes", "no", "on", "off", "y", "n")  # YAML reads these as truth values
 _YES = "put labels such as yes and no in quotes in prepare_data.gains, where YAML reads them as true and false"
 _GRADE = "mend the row, or give its label a gain in prepare_data.gains"
 
 
 def ids(frame: pl.DataFrame, column: str, where: object, unique: bool = False) -> pl.Series:
-    """Return a column of identities as text, surrounding blanks removed.
+    """Return a column of identities as text, surrounding blanks and invisible marks (of byte order, direction, width zero) removed.
 
     Raises:
         SourceError: a null or blank identity, a type that is no identity, or one that occurs twice where `unique`.
@@ -24,7 +26,7 @@ def ids(frame: pl.DataFrame, column: str, where: object, unique: bool = False) -
         raise SourceError(
             f"{where}: column {column}", "wrong type", found=series.dtype, expected="text or whole numbers", remedy="store ids as text"
         )
-    series = series.cast(pl.String).str.strip_chars()
+    series = series.cast(pl.String).to_frame().select(stripped(pl.first())).to_series()
     empty = (series.is_null() | (series == "")).fill_null(True)
     if empty.any():
         raise SourceError(
@@ -46,6 +48,11 @@ def ids(frame: pl.DataFrame, column: str, where: object, unique: bool = False) -
                 remedy="keep one of the rows",
             )
     return series
+
+
+def stripped(text: pl.Expr) -> pl.Expr:
+    """Text without what surrounds it unseen: blanks, and marks of byte order, direction or width zero."""
+    return text.str.strip_chars().str.strip_chars(_INVISIBLE).str.strip_chars()
 
 
 def text(series: pl.Series, where: object) -> pl.Series:
@@ -87,7 +94,9 @@ def gains(frame: pl.DataFrame, column: str, where: object, labels: dict[str, flo
 
     Raises:
         SourceError: a value that is neither, null, NaN, infinite or negative; names the row.
+        ParameterError: a gain is no number ≥ 0, or two labels are one.
     """
+    _check_labels(labels)
     series = frame[column]
     if not (series.dtype.is_numeric() or series.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null)):
         raise SourceError(f"{where}: column {column}", "wrong type", found=series.dtype, expected="numbers ≥ 0 or labels")
@@ -115,6 +124,16 @@ def gains(frame: pl.DataFrame, column: str, where: object, labels: dict[str, flo
     return numbers
 
 
+def _check_labels(labels: Mapping[str, float]) -> None:
+    seen: dict[str, str] = {}
+    for label, gain in labels.items():
+        if not 0 <= gain < math.inf:
+            raise ParameterError("prepare_data.gains", f"the gain of label {label} is none", found=gain, expected="a number ≥ 0")
+        other = seen.setdefault(_canonical(label), label)
+        if other != label:
+            raise ParameterError("prepare_data.gains", "two of its labels are the same one", found=f"{other} and {label}", expected="one")
+
+
 def check_gains(frames: Sequence[tuple[pl.DataFrame, object]], column: str, given: Mapping[str, float]) -> list[str]:
     """Return notes that say to how many judgments each label of prepare_data.gains applied.
 
@@ -140,8 +159,9 @@ def check_gains(frames: Sequence[tuple[pl.DataFrame, object]], column: str, give
 
 
 def _as_labels(series: pl.Series) -> pl.Series:
-    """Return labels as text: numbers as short as they can be written, truth values as 1 and 0."""
+    """Return labels as text: numbers as short as they can be written, truth values (True, false in text files) as 1 and 0."""
     written = series.cast(pl.Int8 if series.dtype == pl.Boolean else series.dtype).cast(pl.String).str.strip_chars()
+    written = written.str.replace("^(?i:true)$", "1").str.replace("^(?i:false)$", "0")
     numbers = written.cast(pl.Float64, strict=False)
     is_whole = (numbers.is_finite() & (numbers == numbers.floor()) & (numbers.abs() < 1e15)).fill_null(False)
     whole = numbers.zip_with(is_whole, pl.Series([None], dtype=pl.Float64).new_from_index(0, len(numbers))).cast(pl.Int64).cast(pl.String)
@@ -154,8 +174,7 @@ def _canonical(label: str) -> str:
     >>> [_canonical(label) for label in ("3.0", "true", "Exact", "0.5")]
     ['3', '1', 'Exact', '0.5']
     """
-    text = {"true": "1", "false": "0"}.get(label.strip().casefold(), label.strip())
-    return str(_as_labels(pl.Series([text]))[0])
+    return str(_as_labels(pl.Series([label]))[0])
 
 
 def distinct_judgments(
@@ -176,6 +195,21 @@ def distinct_judgments(
             remedy="keep one row",
         )
     return distinct, {"equal judgments merged": frame.height - distinct.height}
+
+
+def other_spelling(missing: pl.Series, there: pl.Series) -> str:
+    """Return a remedy where ids that are missing are there in another spelling: leading zeros, 1.0 for 1, case, combining accents, marks
+    without width; empty where none is."""
+    plain = (
+        pl.col("id").str.normalize("NFKC").str.to_lowercase().str.replace_all(r"\p{Cf}", "").str.strip_chars_start("0")
+        .str.replace(r"\.0+$", "")
+    )  # fmt: skip
+    left, right = (pl.DataFrame({"id": ids}).unique().select("id", plain=plain) for ids in (missing, there))
+    both = left.join(right, on="plain").sort("id")
+    if not both.height:
+        return ""
+    ours, theirs = map(shorten, both.select("id", "id_right").row(0))
+    return f"{ours} is there as {theirs}: write the ids alike in both files, as text; "
 
 
 def first(mask: pl.Series) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import itertools
-import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,15 +13,19 @@ from typing import TextIO
 import polars as pl
 
 from ospo_cli.errors import SourceError, first_line
-from ospo_cli.sources import quoted_lines
+from ospo_cli.sources import json_lines, quoted_lines
 from ospo_cli.sources.opened import is_packed, kind, open_bytes, open_text, parts, stem
 from ospo_cli.tables import parquet
 from ospo_cli.tables.files import sha256_of
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
-_LOOKED_THROUGH = 1000  # lines
-_FIRST_ROWS = 100  # of JSON lines, in which objects within values are looked for before all are read
-STRAY = ("__index_level_0__", "Unnamed: 0", "")  # what pandas leaves behind
+_NO_TEXT = {
+    b"\x1f\x8b": "gzip, so .gz belongs to its name",
+    b"\x28\xb5\x2f\xfd": "Zstandard, so .zst belongs to its name",
+    b"PAR1": "Parquet",
+    b"PK\x03\x04": "a zip file or an Excel workbook",
+}
+_STRAY = re.compile(r"|__index_level_0__|Unnamed: 0(\.\d+)*")  # what pandas leaves behind, once for each time that it wrote the table
 
 
 def folder(root: Path, path: str, remedy: str) -> Path:
@@ -73,18 +77,34 @@ def hashes(paths: Iterable[Path], place: Path) -> dict[str, str]:
     return {path.relative_to(place).as_posix(): sha256_of(path) for path in sorted(paths)}
 
 
-def scan(path: Path) -> pl.LazyFrame:
-    """Return the rows of a Parquet or CSV file lazily, for files that do not fit in memory; every column of CSV is text."""
-    if path.is_dir() or is_packed(path) or kind(path) == ".jsonl":
-        return read(path).lazy()
+def scan(path: Path, quoting: str = "standard") -> pl.LazyFrame:
+    """Return the rows of a Parquet or CSV file lazily, for files that do not fit in memory; every column of CSV is text.
+
+    CSV with quotes or a second byte order mark is read as `read` does, which knows what they may be.
+    """
+    is_delicate = kind(path) != ".parquet" and (quoting == "backslash" or _is_delicate(path))
+    if path.is_dir() or is_packed(path) or kind(path) == ".jsonl" or is_delicate:
+        return read(path, quoting=quoting).lazy()
     try:
         if kind(path) == ".parquet":
             lazy = parquet.scan(path)
         else:
-            lazy = pl.scan_csv(path, infer_schema=False, glob=False)  # strips a byte order mark
-        return lazy.drop([name for name in lazy.collect_schema().names() if name in STRAY])
+            # Strips a byte order mark.
+            lazy = pl.scan_csv(path, infer_schema=False, glob=False, separator="\t" if kind(path) == ".tsv" else ",", null_values="\\N")
+        return lazy.drop([name for name in lazy.collect_schema().names() if _STRAY.fullmatch(name)])
     except parquet.UNREADABLE as error:
         raise unreadable(path, error) from None
+
+
+def _is_delicate(path: Path) -> bool:
+    # By pieces, so that a file of any length passes in a second or so per gigabyte.
+    held = b""
+    with contextlib.suppress(OSError), open(path, "rb") as stream:  # the reader says why
+        while piece := stream.read(1 << 24):
+            if b'"' in piece or b"\n\xef\xbb\xbf" in held[-3:] + piece:
+                return True
+            held = piece
+    return False
 
 
 def collect(lazy: pl.LazyFrame, path: Path) -> pl.DataFrame:
@@ -118,14 +138,14 @@ def read(
         raise unreadable(path, ValueError("no bytes"))
     try:
         if kind(path) == ".jsonl":
-            frame = _json_lines(path)
+            frame = json_lines.read(path)
         elif kind(path) == ".parquet":
             frame = parquet.load(path)
         else:
             return _delimited(path, columns, separator or ("\t" if kind(path) == ".tsv" else ","), remedy, quoting)
     except parquet.UNREADABLE as error:
         raise unreadable(path, error) from None
-    frame = frame.drop([name for name in frame.columns if name in STRAY])
+    frame = frame.drop([name for name in frame.columns if _STRAY.fullmatch(name)])
     check_columns(frame.columns, columns, path, remedy)
     return frame
 
@@ -162,93 +182,6 @@ def empty_values(path: Path) -> int:
 
 def _header(stream: TextIO, separator: str, quoting: str) -> list[str]:
     return next(csv.reader(stream, delimiter=separator, quoting=csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL), [])
-
-
-def _json_lines(path: Path) -> pl.DataFrame:
-    with open_text(path, errors="replace") as stream:  # an exporter that names a column twice does so in every row
-        for number, line in enumerate(itertools.islice(stream, _LOOKED_THROUGH), 1):
-            if doubled := _doubled_name(line):
-                raise SourceError(f"{path}: line {number}", "a name occurs twice in an object", found=doubled, expected="each name once")
-    content = _without_mark(path)
-    try:
-        if not _nests(pl.read_ndjson(_first_lines(path), infer_schema_length=None)):
-            frame = pl.read_ndjson(content, infer_schema_length=None)
-            if not _nests(frame):
-                return frame
-        return pl.read_ndjson(_flattened(path), infer_schema_length=None)
-    except pl.exceptions.PolarsError as error:
-        if "supertype" not in str(error):
-            raise
-    # One name stands for values of several shapes: those become JSON, as text.
-    rows = [json.loads(line) for line in open_text(path).read().split("\n") if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("a line that is no object")
-    found = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        values = [row.get(name) for row in rows]
-        is_mixed = len({type(value) for value in values if value is not None}) > 1 or any(isinstance(value, dict) for value in values)
-        as_text = [
-            value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True) for value in values
-        ]
-        found[name] = pl.Series(name, as_text if is_mixed else values, strict=not is_mixed)
-    return pl.DataFrame(list(found.values()))
-
-
-def _doubled_name(line: str) -> str:
-    doubled: list[str] = []
-
-    def note(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found = dict(pairs)
-        doubled.extend(name for name in found if len(found) < len(pairs) and sum(name == other for other, _ in pairs) > 1)
-        return found
-
-    try:
-        json.loads(line, object_pairs_hook=note)
-    except (ValueError, RecursionError):
-        return ""  # the reader says what is wrong
-    return doubled[0] if doubled else ""
-
-
-def _first_lines(path: Path) -> bytes:
-    # By hand: polars parses more than n_rows, under the types of these.
-    with open_bytes(path) as stream:
-        return b"".join(itertools.islice(stream, _FIRST_ROWS)).removeprefix(b"\xef\xbb\xbf")
-
-
-def _nests(frame: pl.DataFrame) -> bool:
-    return any("Struct" in str(dtype) for dtype in frame.dtypes)
-
-
-def _flattened(path: Path) -> bytes:
-    """Return the lines with each object within a value as JSON text: a product has few of the attributes that all products have together,
-    and as a struct it would hold a null for each of the others."""
-    lines = []
-    with open_text(path) as stream:
-        for line in stream:
-            try:
-                row = json.loads(line, parse_constant=_no_json) if line.strip() else None
-            except RecursionError:
-                raise ValueError("lists or objects nested too deep") from None
-            if isinstance(row, dict):
-                row = {name: _compact(value) if _holds_object(value) else value for name, value in row.items()}
-            lines.append("" if row is None else _compact(row))
-    return "\n".join(lines).encode()
-
-
-def _holds_object(value: object) -> bool:
-    return isinstance(value, dict) or (isinstance(value, list) and any(map(_holds_object, value)))
-
-
-def _compact(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _without_mark(path: Path) -> Path | bytes:
-    """Return the path, or bytes where polars cannot take it: packed, or with a byte order mark, which its JSON reader does not know."""
-    with open_bytes(path) as stream:
-        has_mark = stream.read(3) == b"\xef\xbb\xbf"
-        stream.seek(3 if has_mark else 0)
-        return stream.read() if has_mark or is_packed(path) else path
 
 
 def _delimited(path: Path, columns: Sequence[str], separator: str, remedy: str | None, quoting: str) -> pl.DataFrame:
@@ -291,9 +224,30 @@ def _delimited(path: Path, columns: Sequence[str], separator: str, remedy: str |
         raise SourceError(
             path, "rows were lost while it was read", found=f"{table.num_rows} rows", expected=f"{records - 1}", remedy=quoted_lines.REMEDY
         )
-    frame = pl.DataFrame(pl.from_arrow(table.select([name for name in names if name not in STRAY])))
+    frame = pl.DataFrame(pl.from_arrow(table.select([name for name in names if not _STRAY.fullmatch(name)])))
+    _check_joined(frame, path)
     # How MySQL writes NULL. Under `backslash` what reads \N now was written \\N, which is text.
     return frame.with_columns(pl.all().replace(quoted_lines.NULL if quoting == "backslash" else "\\N", None))
+
+
+def _check_joined(frame: pl.DataFrame, path: Path) -> None:
+    """Raise SourceError where a second file begins within this one: at a byte order mark, or at a copy of the header."""
+    if not frame.width:
+        return
+    first = frame.to_series(0)
+    begins = (first.str.strip_prefix("\ufeff") == frame.columns[0]).fill_null(False)
+    if begins.any():
+        begins = frame.select(pl.all_horizontal([pl.col(name).str.strip_prefix("\ufeff") == name for name in frame.columns])).to_series()
+    begins = (begins | first.str.starts_with("\ufeff")).fill_null(False)
+    if begins.any():
+        row = int(begins.arg_true()[0]) + 1
+        raise SourceError(
+            f"{path}: row {row}",
+            "another file begins here: files were joined end to end",
+            found="a byte order mark" if first[row - 1].startswith("\ufeff") else "the header once more",
+            expected="one header, in the first line",
+            remedy="join the files without their headers and marks, or put them into a folder of this name as part files",
+        )
 
 
 def check_columns(present: Sequence[str], needed: Sequence[str], path: Path, remedy: str | None = None) -> None:
@@ -333,14 +287,13 @@ def unreadable(path: Path, error: BaseException, separator: str | None = None) -
             )
     where, found = str(path), first_line(error)
     if kind(path) == ".jsonl":
-        where, found = _broken_json(path) or (where, found)
+        where, found = json_lines.broken(path) or (where, found)
     elif kind(path) in (".csv", ".tsv"):
         where, found = _broken_line(path, separator or ("\t" if kind(path) == ".tsv" else ",")) or (where, found)
     remedy = "the file was cut short or is of another kind: fetch or export it again"
     if kind(path) != ".parquet":
-        remedy = (
-            f"export it as UTF-8: it looks like {other}" if (other := _other_encoding(path)) else "mend the line or export the file again"
-        )
+        other = _other_encoding(path)
+        remedy = f"export it as text in UTF-8: it looks like {other}" if other else "mend the line or export the file again"
     elif "more than one" in found or "more than once" in found:
         remedy = "rename one of the columns"
     return SourceError(
@@ -349,9 +302,11 @@ def unreadable(path: Path, error: BaseException, separator: str | None = None) -
 
 
 def _other_encoding(path: Path) -> str:
-    """Return which encoding a text is in that is no UTF-8; an empty text where it cannot be told."""
+    """Return which encoding a text is in that is no UTF-8, or what it is in place of text; an empty text where it cannot be told."""
     with open_bytes(path) as stream:
         begin = stream.read(1 << 16)
+    if other := next((name for magic, name in _NO_TEXT.items() if begin.startswith(magic)), ""):
+        return other
     if begin.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "UTF-16"
     try:
@@ -359,26 +314,6 @@ def _other_encoding(path: Path) -> str:
     except UnicodeDecodeError as error:  # a letter that is cut at the end of what was read is none
         return "Latin-1 or Windows-1252" if error.start < len(begin) - 4 else ""
     return ""
-
-
-def _broken_json(path: Path) -> tuple[str, str] | None:
-    with open_bytes(path) as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                row = json.loads(line.decode("utf-8-sig"), parse_constant=_no_json) if line.strip() else {}
-            except UnicodeDecodeError as error:
-                return f"{path}: line {number}", f"bytes that are not UTF-8 ({error.reason})"
-            except ValueError as error:
-                return f"{path}: line {number}", str(error)
-            except RecursionError:
-                return f"{path}: line {number}", "lists or objects nested too deep"
-            if not isinstance(row, dict):
-                return f"{path}: line {number}", f"a JSON {type(row).__name__}, not an object"
-    return None
-
-
-def _no_json(constant: str) -> float:
-    raise ValueError(f"{constant}, which is no JSON")
 
 
 def _broken_line(path: Path, separator: str) -> tuple[str, str] | None:

@@ -11,7 +11,7 @@ from ospo_cli.sources import files
 from ospo_cli.sources.opened import read_bytes
 
 # MS MARCO and BEIR name their columns in a first line; BEIR has no second field.
-_HEADERS = ("query-id", "query_id", "qid", "topic")
+HEADERS = ("query-id", "query_id", "qid", "topic")
 _LETOR = r"^\s*(?<grade>\S+)\s+qid:(?<query_id>\S+)\s[^#]*#\s*(?:docid\s*=\s*)?(?<product_id>\S+)"
 
 
@@ -48,7 +48,7 @@ def _feature_lines(numbered: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 def _qrels(numbered: pl.DataFrame, path: Path) -> pl.DataFrame:
     fields = numbered.with_columns(pl.col("line").str.extract_all(r"\S+"))
-    if fields.height and fields["line"][0][0].lower() in _HEADERS:
+    if fields.height and fields["line"][0][0].lower() in HEADERS:
         fields = fields.slice(1)
     width = 3 if fields.height and len(fields["line"][0]) == 3 else 4
     wrong = fields.filter(pl.col("line").list.len() != width)

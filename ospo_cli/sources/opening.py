@@ -15,7 +15,7 @@ from ospo_cli.text.close_names import unknown_name
 # Parameters that some sources read; set for another they would have no effect.
 READ_BY = {
     "columns": ("tables", "clicks"),
-    "quoting": ("tables", "clicks"),
+    "quoting": ("tables", "clicks", "beir", "wands"),
     "gains": ("tables", "esci", "wands", "beir"),
     "locale": ("esci",),
     "small_version": ("esci",),

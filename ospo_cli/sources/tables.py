@@ -14,8 +14,16 @@ from ospo_cli.sources.opened import kind, open_text, read_bytes, stem
 
 SPLITS = ("train", "dev", "test")
 TREC = (".qrels", ".txt", ".tsv")
-OF_PRODUCTS = ("product_id", "title", "category")
-NAMES = ("product_id", "title", "category", "query_id", "query", "split", "history", "grade", "completion")
+# The names that each file has; of a file that is not here (a click log) any.
+OF_FILE = {
+    "products": ("product_id", "title", "category"),
+    "queries": ("query_id", "query", "split", "history"),
+    "judgments": ("query_id", "product_id", "grade"),
+    "teacher_pairs": ("query_id", "completion"),
+    "pools": ("query_id", "product_id"),
+}
+NAMES = tuple(dict.fromkeys(name for names in OF_FILE.values() for name in names))
+_LIST_AS_TEXT = r"""^\s*\[\s*(?:['"{].*['"}])?\s*,?\s*\]\s*$"""
 REMEDY = (
     "needed are products (product_id, title, any text columns), queries (query_id, query) and judgments (query_id, product_id, grade); "
     "docs/own-data.md has examples"
@@ -84,8 +92,8 @@ def _renamed(path: Path, params: PrepareData, needed: list[str]) -> pl.DataFrame
 
 def _meant(path: Path, params: PrepareData) -> dict[str, str]:
     """Return the part of `prepare_data.columns` that a file can mean: a product's column is no query because queries have one so named."""
-    is_catalogue = stem(path).lower() == "products"
-    return {ours: theirs for ours, theirs in params.columns.items() if not is_catalogue or ours in OF_PRODUCTS}
+    of_file = OF_FILE.get(stem(path).lower(), tuple(params.columns))
+    return {ours: theirs for ours, theirs in params.columns.items() if ours in of_file}
 
 
 def read_as(params: PrepareData, paths: list[Path]) -> list[str]:
@@ -100,7 +108,9 @@ def read_as(params: PrepareData, paths: list[Path]) -> list[str]:
     for ours, theirs in params.columns.items():
         if not any(theirs in names and ours in meant[name] for name, names in present.items()):
             found = "; ".join(f"{name}: {', '.join(names)}" for name, names in present.items())
-            raise SourceError(f"prepare_data.columns: {ours}", f"no file has a column {theirs}", found=found, expected=theirs)
+            raise SourceError(
+                f"prepare_data.columns: {ours}", f"no file that may have it has a column {theirs}", found=found, expected=theirs
+            )
     read = {ours: [name for name in present if theirs in present[name] and ours in meant[name]] for ours, theirs in params.columns.items()}
     return [
         f"prepare_data.columns: {ours} is read from {theirs} of {', '.join(read[ours])}" for ours, theirs in params.columns.items()
@@ -163,7 +173,13 @@ def _history(frame: pl.DataFrame, path: Path) -> pl.Series:
         return pl.Series("history", [[]] * frame.height, dtype=pl.List(pl.String))
     history = frame["history"]
     if history.dtype in (pl.String, pl.Null):
-        history = history.cast(pl.String).fill_null("").str.split("|")
+        texts = history.cast(pl.String).fill_null("")
+        if (listed := texts.str.contains(_LIST_AS_TEXT)).any():
+            raise SourceError(
+                f"{path}: row {columns.first(listed)}, column history", "is a list written as text", found=texts.filter(listed)[0],
+                expected="titles with | between them, or lists of texts (Parquet, JSON lines)",
+            )  # fmt: skip
+        history = texts.str.split("|")
     if history.dtype not in (pl.List(pl.String), pl.List(pl.Null)):
         raise SourceError(
             f"{path}: column history", "wrong type", found=history.dtype, expected="list of texts, or text with | between the titles"
@@ -192,7 +208,7 @@ def _trec(path: Path, params: PrepareData) -> tuple[pl.DataFrame, dict[str, int]
     frame = judgment_lines.read(path)
     # TREC writes -1 or -2 for "junk"; it is refused here like any negative grade, since what it means differs between collections
     graded = columns.gains(frame, "grade", path, params.gains)
-    judged, counts = columns.distinct_judgments(frame["query_id"], frame["product_id"], graded, path)
+    judged, counts = columns.distinct_judgments(columns.ids(frame, "query_id", path), columns.ids(frame, "product_id", path), graded, path)
     return judged, counts, columns.check_gains([(frame, path)], "grade", params.gains)
 
 
@@ -226,14 +242,14 @@ def _check_queries(frame: pl.DataFrame, prompts: pl.DataFrame, path: Path, queri
             "unknown query",
             found=f"{unknown['prompt_id'][0]} ({unknown['prompt_id'].n_unique()} such queries)",
             expected=f"ids of {queries.name}",
-            remedy="add the query or take the rows away",
+            remedy=columns.other_spelling(unknown["prompt_id"], prompts["prompt_id"]) + "add the query or take the rows away",
         )
 
 
 def _has_no_header(path: Path, params: PrepareData) -> bool:
     with open_text(path, errors="replace") as stream:
         cells = stream.readline().rstrip("\r\n").split("\t")
-    return len(cells) == 2 and params.columns.get("query_id", "query_id") not in cells
+    return len(cells) == 2 and params.columns.get("query_id", "query_id") not in cells and cells[0].lower() not in judgment_lines.HEADERS
 
 
 def _two_columns(path: Path) -> pl.DataFrame:

@@ -25,9 +25,11 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     del seed
     place = files.folder(root, params.path, REMEDY)
     paths = [files.require(place, stem, (".csv",), REMEDY) for stem in ("product", "query", "label")]
-    products = files.read(paths[0], ["product_id", "product_name", "product_class", "product_description", "product_features"], "\t")
-    queries = files.read(paths[1], ["query_id", "query"], "\t")
-    labels = files.read(paths[2], ["query_id", "product_id", "label"], "\t")
+    products = files.read(
+        paths[0], ["product_id", "product_name", "product_class", "product_description", "product_features"], "\t", None, params.quoting
+    )
+    queries = files.read(paths[1], ["query_id", "query"], "\t", None, params.quoting)
+    labels = files.read(paths[2], ["query_id", "product_id", "label"], "\t", None, params.quoting)
     hierarchy = [products["category hierarchy"].alias("category_hierarchy")] if "category hierarchy" in products.columns else []
     documents = pl.DataFrame(
         [

@@ -15,7 +15,7 @@ from ospo_cli.layout import Layout
 from ospo_cli.params.prepare_data import PrepareData
 from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.params.train import Train
-from ospo_cli.sources import opening
+from ospo_cli.sources import columns, opening
 from ospo_cli.sources.base import SourceData
 from ospo_cli.sources.pools import sampled_pools
 from ospo_cli.sources.query_text import query_text
@@ -27,6 +27,7 @@ from ospo_cli.text.words import STANDARD
 
 # Discounted sums of many such gains, and their ratios, are far from overflowing.
 LARGEST_GRADE = 1e12
+NOTHING = ("nan", "NaN", "None", "NULL", "null", "<NA>", "NaT", "undefined")
 
 
 class Reads(Protocol):
@@ -139,10 +140,21 @@ def prepare(data: SourceData, params: PrepareData, seed: int, folding: str = STA
         "pools": filled,
         **query_text(documents, prompts, qrels, pools, folding).card(),
     }
+    card["warnings"] += _words_for_nothing(documents, prompts)
     bare = int((documents["title"].str.strip_chars() == "").sum())
     if 0 < bare < documents.height / 2:  # some collections have no titles at all
         card["warnings"].append(f"{bare:,} of {documents.height:,} products have no title")
     return Prepared(documents, prompts.select(list(PROMPTS.schema)), qrels, pools, pairs, card)
+
+
+def _words_for_nothing(documents: pl.DataFrame, prompts: pl.DataFrame) -> list[str]:
+    # What pandas, Python and data bases write where nothing is meant, once it has become text.
+    frames = (documents, prompts.select("prompt_id", "query"))
+    texts = {name: frame[name] for frame in frames for name, dtype in frame.schema.items() if dtype == pl.String}
+    counts = {name: int(series.str.strip_chars().is_in(NOTHING).sum()) for name, series in texts.items()}
+    said = ", ".join(f"{count:,} of {name}" for name, count in counts.items() if count)
+    line = f"values that read {', '.join(NOTHING[:4])} or the like are text: {said}; leave a field empty where nothing is meant"
+    return [line] if said else []
 
 
 def _in_words(card: dict[str, Any]) -> str:
@@ -168,26 +180,12 @@ def _messages(prompts: pl.DataFrame, template: str) -> list[str]:
     ]
 
 
-def _other_spelling(missing: pl.DataFrame, documents: pl.DataFrame) -> str:
-    """Return a remedy where ids that are missing are there in another spelling: leading zeros, 1.0 for 1, case, combining accents."""
-    plain = pl.col("doc_id").str.normalize("NFKC").str.to_lowercase().str.strip_chars_start("0").str.replace(r"\.0+$", "")
-    both = (
-        missing.select("doc_id", plain=plain)
-        .unique()
-        .join(documents.select(pl.col("doc_id").alias("there"), plain=plain), on="plain")
-        .sort("doc_id")
-    )
-    if not both.height:
-        return ""
-    return f"{both['doc_id'][0]} is there as {both['there'][0]}: write the ids alike in both files, as text; "
-
-
 def _known_judgments(qrels: pl.DataFrame, documents: pl.DataFrame, source: str) -> tuple[pl.DataFrame, int]:
     strangers = qrels.join(documents.select("doc_id"), on="doc_id", how="anti")
     missing = strangers.filter(pl.col("relevance") > 0).sort("prompt_id", "doc_id")
     if missing.height:
         prompt, document = missing.select("prompt_id", "doc_id").row(0)
-        remedy = _other_spelling(missing, documents) + "add the product or take the judgments away"
+        remedy = columns.other_spelling(missing["doc_id"], documents["doc_id"]) + "add the product or take the judgments away"
         raise SourceError(
             f"source {source}, judgments of query {prompt}",
             "a relevant product is not in the catalogue",
@@ -228,7 +226,9 @@ def _judged_prompts(
             remedy = "change prepare_data.relevant_minimum or relevant_maximum"
         elif judged.height:
             remedy = "every grade is 0: check the grades, or give their labels gains (prepare_data.gains)"
-        elif not qrels.height and any(left_out.values()):
+        elif not qrels.height and not any(left_out.values()):
+            remedy = "there is no judgment at all: check the file of judgments"
+        elif not qrels.height:
             remedy = "every judgment was left out for the reason that is named"
         else:
             remedy = "check that query ids agree between the files"

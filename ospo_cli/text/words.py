@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from ospo_cli.text.scripts import EAST_ASIAN, SOUTH_EAST_ASIAN, marks
 
-VERSION = "words-2"
+VERSION = "words-3"
 STANDARD, TURKISH = "standard", "turkish"
 Reader = Callable[[str], list[str]]
 
@@ -29,6 +29,8 @@ _LETTER = f"[{EAST_ASIAN}{SOUTH_EAST_ASIAN}]"
 _MAY_HAVE_NO_BLANKS = re.compile("[\u0e01-\U0010ffff]")
 _HAS_NO_BLANKS = re.compile(_LETTER)
 _DIGIT = re.compile(r"[^\D0-9]")
+# The sign of Thai or Lao am typed before the tone and after it: no canonical order tells these two, which look alike.
+_AM_BEFORE_TONE = re.compile("([\u0e4d\u0ecd])([\u0e48-\u0e4b\u0ec8-\u0ecb])")
 
 
 def words(text: str, folding: str = STANDARD) -> list[str]:
@@ -75,6 +77,8 @@ def fold(text: str, folding: str = STANDARD) -> str:
     >>> fold("Ｃｒème"), fold("IŞIK", "turkish")
     ('creme', 'ısık')
     """
+    if not text.isascii():
+        text = text.replace("™", " ").replace("℠", " ")  # whose compatibility forms are letters: Nike™ is no word niketm
     if folding == TURKISH and ("I" in text or not text.isascii()):
         # Composed first: İ may be I and a dot, and Ｉ is I.
         text = unicodedata.normalize("NFKC", text).replace("İ", "i").replace("I", "ı")
@@ -83,7 +87,7 @@ def fold(text: str, folding: str = STANDARD) -> str:
     folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
     if "\u200c" in folded:
         folded = _viramas().sub("", folded)
-    folded = unicodedata.normalize("NFKC", _DROPPED.sub("", folded))
+    folded = unicodedata.normalize("NFKC", _AM_BEFORE_TONE.sub(r"\2\1", _DROPPED.sub("", folded)))
     return folded if folded.isascii() else _DIGIT.sub(lambda digit: str(unicodedata.decimal(digit[0])), folded)
 
 

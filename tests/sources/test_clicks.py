@@ -155,7 +155,7 @@ BROKEN = {
         r"leaves no day on one side",
     ),
     "one day": ({"day": ["2026-01-01"] * 60}, {}, r"leaves no day on one side"),
-    "a column that is nowhere": ({}, {"columns": {"query": "search"}}, r"no file has a column search"),
+    "a column that is nowhere": ({}, {"columns": {"query": "search"}}, r"no file that may have it has a column search"),
 }
 
 

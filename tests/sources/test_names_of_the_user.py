@@ -7,7 +7,7 @@ import pytest
 
 from ospo_cli.errors import ParameterError, SourceError
 from ospo_cli.params.prepare_data import PrepareData
-from ospo_cli.sources import files, opening
+from ospo_cli.sources import files, json_lines, opening
 from ospo_cli.sources.tables import read
 
 PRODUCTS = "product_id\ttitle\nA1\tteal coat\nA2\tnavy coat\n"
@@ -42,7 +42,8 @@ def test_one_column_stands_for_two_names(shop):
 
 def test_a_named_column_that_is_in_no_file_is_refused_with_what_is_there(shop):
     with pytest.raises(
-        SourceError, match=r"columns: category: no file has a column section: found products\.tsv: product_id, title; queries"
+        SourceError,
+        match=r"columns: category: no file that may have it has a column section: found products\.tsv: product_id, title; queries",
     ):
         source(shop, columns={"category": "section"})
 
@@ -176,7 +177,7 @@ def test_objects_within_json_lines_become_the_text_of_what_each_product_has(tmp_
 
 
 def test_objects_that_come_late_are_read_like_those_of_the_first_lines(tmp_path):
-    rows = [{"product_id": str(n), "price": n} for n in range(files._FIRST_ROWS + 5)]
+    rows = [{"product_id": str(n), "price": n} for n in range(json_lines._FIRST_ROWS + 5)]
     rows[-1] |= {"facts": {"a": 1}, "price": 2.5}
     (tmp_path / "products.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     found = files.read(tmp_path / "products.jsonl")

@@ -73,6 +73,9 @@ foldings = st.sampled_from(["standard", "turkish"])
         ("Hebrew", "שָׁלוֹם", ["שלום"]),
         ("Hindi", "हिन्दी क्‍षमा क्‌ष २", ["हिन्दी", "क्षमा", "क्ष", "2"]),
         ("Persian", "می\u200cخواهم", ["می", "خواهم"]),
+        ("Thai, am typed before its tone", "น\u0e4d\u0e49า", words("น\u0e49ำ")),
+        ("Lao, the same", "ນ\u0ecd\u0ec9າ", words("ນ\u0ec9ຳ")),
+        ("A trade mark", "Nike™ AIR℠ m²", ["nike", "air", "m2"]),
     ],
 )
 def test_known_words_of_a_language(language: str, text: str, expected: list[str]) -> None:
