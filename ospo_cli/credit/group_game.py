@@ -52,7 +52,7 @@ def estimate_group_game(
     """
     check_own(spliced_values, rows.rollout_ids, "spliced_values", method.iteration)
     others = np.bincount(rows.group)[rows.group] - 1
-    active = ~compared.is_degenerate & (others > 0)
+    active = ~compared.is_degenerate  # a group of one answer is
     game = method.game.name
     mean_value = _means(rows, spliced_values.filter(pl.col("game") == game), method, active, others)
     row_of_place = np.repeat(np.arange(len(rows.rollout_ids)), rows.segments + 1)

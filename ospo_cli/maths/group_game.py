@@ -91,7 +91,9 @@ class Precedence:
         return np.asarray(net - net.T)
 
 
-def continuations(answers: Sequence[Sequence[int]], precedence: Precedence | None) -> list[list[list[Flags]]]:
+def continuations(
+    answers: Sequence[Sequence[int]], precedence: Precedence | None, nearer: Precedence | None = None
+) -> list[list[list[Flags]]]:
     """Return, for each answer g, point j of it and answer h of a rollout group, which segments h says after that point: bool[n_h].
 
     Point j, from 0 to n_g, is behind the first j segments of g. With `precedence`, the answer h goes on with the segments that g has not
@@ -103,6 +105,7 @@ def continuations(answers: Sequence[Sequence[int]], precedence: Precedence | Non
     Args:
         answers: numbers of the segments of each answer of the group.
         precedence: of answers among which these are.
+        nearer: of fewer of them, these among them: two segments that stand in one order more often there stand in that order.
     """
     lengths = [len(answer) for answer in answers]
     ends = np.cumsum(lengths)
@@ -112,6 +115,7 @@ def continuations(answers: Sequence[Sequence[int]], precedence: Precedence | Non
         return [[np.split(index >= point, ends[:-1]) for point in range(length + 1)] for length in lengths]
     chosen, own = np.unique(flat, return_inverse=True)
     net, count, place = precedence.among(chosen), precedence.count[chosen], precedence.place_sum[chosen]
+    near = nearer.among(chosen) if nearer is not None else net
     begin = np.repeat(ends - lengths, lengths)
     found = []
     for length, end in zip(lengths, ends.tolist(), strict=True):
@@ -119,7 +123,10 @@ def continuations(answers: Sequence[Sequence[int]], precedence: Precedence | Non
         others = count - np.bincount(said, minlength=len(chosen))
         places = place - _summed(said, _places(length), len(chosen))
         mean_place = np.divide(places, others, out=np.zeros(len(chosen)), where=others > 0)
-        left = net - _own_net(said, len(chosen))
+        itself = _own_net(said, len(chosen))
+        left = net - itself
+        if nearer is not None:
+            left = np.where(near != itself, near - itself, left)
         is_new, anchor, since = np.ones(len(chosen), dtype=bool), -1, 0
         points = [np.split(is_new[own], ends[:-1])]
         for segment in said.tolist():

@@ -52,10 +52,11 @@ class ScoreCoalitions:
         "further coalitions that are evaluated (rule potential needs prefix)",
         choices=Registered("maths.coalitions", "FAMILIES"),
     )
-    alignment: Literal["batch", "group", "index"] = parameter(
+    alignment: Literal["batch", "group", "group-first", "index"] = parameter(
         "batch",
         "what another answer says after a point (splice, swap, stopping): what mostly stands behind the own last segment in the other "
-        "answers of the batch or of the rollout group, and is not said yet; or by index, whatever it is",
+        "answers of the batch or of the rollout group, and is not said yet; group-first: of the group where it has an order of the two "
+        "segments, else of the batch; or by index, whatever it is",
         when="estimators: splice, swap or stopping",
     )
     recombine: int = parameter(
@@ -69,7 +70,12 @@ class ScoreCoalitions:
     exact_coalitions: int = parameter(
         256, "shapley, owen and banzhaf are exact if they need at most this many coalitions, else sampled", minimum=2, maximum=4096
     )
-    orders: int = parameter(16, "sampled orders per rollout, an even number", minimum=4, maximum=4096)
+    orders: int = parameter(
+        16,
+        "sampled orders per rollout, an even number; below 8 standard errors can be half of the true errors (docs/maths.md, budget)",
+        minimum=4,
+        maximum=4096,
+    )
     budget: Literal["fixed", "adaptive"] = parameter(
         "fixed",
         "fixed, or adaptive: further orders where the ranking of segments is uncertain (sampled shapley, owen)",

@@ -75,13 +75,13 @@ class SplicedTable:
         self._groups: list[tuple[Sequence[Answer], int, int]] = []  # answers, first text and the one behind the last
         self._rows: list[tuple[str, str, int, str, int]] = []  # rollout, game, place, other, text
 
-    def ask(self, answers: Sequence[Answer], games: Sequence[str], precedence: Precedence | None) -> None:
-        """Add the texts of a rollout group; by index where there is no precedence."""
+    def ask(self, answers: Sequence[Answer], games: Sequence[str], precedence: Precedence | None, nearer: Precedence | None = None) -> None:
+        """Add the texts of a rollout group; by index where there is no precedence (`maths.group_game.continuations`)."""
         text_of: dict[str, int] = {}
         first = len(self._texts)
         begins = np.cumsum([0, *(len(answer.spans) for answer in answers)]).tolist()
         slices = [_Slices(answer, begin) for answer, begin in zip(answers, begins, strict=False)]
-        after = continuations([answer.said for answer in answers], precedence)
+        after = continuations([answer.said for answer in answers], precedence, nearer)
 
         def keep(game: str, place: int, own: _Slices, other: _Slices, *parts: _Part) -> None:
             text = " ".join(part.text for part in parts if part.text)

@@ -114,7 +114,7 @@ class Batch:
 
     Attributes:
         numbered: as from `numbered_segments`.
-        precedence: None where the alignment is not the batch's.
+        precedence: None where the alignment does not ask the batch.
         key: what the values of a shard depend on besides its own rows.
     """
 
@@ -145,10 +145,8 @@ def score_spliced(
         batch = batch or _batch(rollouts, segments, settings, scorer.reward.words)
         assert batch is not None
         for group in _compared_groups(rollouts, batch.numbered, rewards, settings):
-            precedence = batch.precedence
-            if settings.alignment == "group":
-                precedence = Precedence([answer.said for answer in group])
-            table.ask(group, games, precedence)
+            nearer = Precedence([answer.said for answer in group]) if settings.alignment.startswith("group") else None
+            table.ask(group, games, batch.precedence or nearer, nearer)
     return table.frame()
 
 
@@ -182,7 +180,7 @@ def _batch(rollouts: pl.DataFrame, segments: pl.DataFrame, settings: ScoreCoalit
     if not group_games(settings):
         return None
     numbered = numbered_segments(rollouts, segments, split)
-    if settings.alignment != "batch":
+    if settings.alignment in ("group", "index"):
         return Batch(numbered, None, "")
     lengths = numbered.group_by("rollout_id").len()["len"].cast(pl.Int64)
     if (pairs := int((lengths * (lengths - 1)).sum()) // 2) > MOST_CELLS:

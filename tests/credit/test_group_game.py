@@ -59,7 +59,8 @@ def spliced(answers: Sequence[Said], worth: Worth, game: str, alignment: str, ba
         spans = [(start, start + len(word)) for start, word in zip(starts, answer, strict=False)]
         group.append(Answer(f"g{index}", "p", " ".join(answer), spans, own))
     table = SplicedTable(Scorer(worth))  # type: ignore[arg-type]
-    table.ask(group, [game], None if alignment == "index" else Precedence(said))
+    nearer = Precedence(said[: len(answers)]) if alignment == "group-first" else None
+    table.ask(group, [game], None if alignment == "index" else Precedence(said), nearer)
     return table.frame()
 
 
@@ -78,7 +79,8 @@ def baselines(
 
 def credited(answers: Sequence[Said], worth: Worth, trace: float = 1.0, game: str = "splice", alignment: str = "group") -> Any:
     counts, rewards = np.array([len(answer) for answer in answers]), np.array([worth(answer) for answer in answers])
-    return group_credit(game, baselines(answers, worth, game, alignment), counts, rewards, trace)
+    batch = (("b", "a"), ("b", "a"), ("b", "b")) if alignment == "group-first" else ()
+    return group_credit(game, baselines(answers, worth, game, alignment, batch), counts, rewards, trace)
 
 
 WEIGHTS = {"a": 1.0, "b": 0.2, "c": 0.4, "d": 0.5}
@@ -131,15 +133,29 @@ def test_other_groups_of_the_batch_tell_what_stands_behind_a_segment() -> None:
     assert spliced((("c",), ("d", "a")), len, "splice", "group").filter(rollout_id="g0", place=1)["query"].to_list() == ["c a"]
 
 
+def test_an_order_of_the_group_goes_before_that_of_the_batch_which_tells_where_the_group_has_none() -> None:
+    answers = (("a",), ("b", "a", "c"), ("x",))
+    batch = (("a", "b"), ("a", "b"), ("a", "b"), ("x", "c"), ("x", "b"), ("x", "a"))
+    texts = {
+        alignment: spliced(answers, len, "splice", alignment, batch).filter(place=1, other_rollout_id="g1")["query"].to_list()
+        for alignment in ("batch", "group-first")
+    }
+    assert texts == {"batch": ["a b c", "x b a c"], "group-first": ["a c", "x b a c"]}
+
+
 # The definition, word for word, by counting in plain loops.
 
 
-def oracle_continuation(own: Said, point: int, other: Said, batch: Sequence[Said]) -> list[int]:
-    """Places of `other` that it says after the point; `batch` without the answer itself."""
+def oracle_continuation(own: Said, point: int, other: Said, batch: Sequence[Said], nearer: Sequence[Said] = ()) -> list[int]:
+    """Places of `other` that it says after the point; `batch` and `nearer` without the answer itself."""
     known = [word for answer in batch for word in answer]
 
-    def before(first: str, second: str) -> int:
-        return sum(answer[i] == first and answer[j] == second for answer in batch for j in range(len(answer)) for i in range(j))
+    def before(first: str, second: str, answers: Sequence[Said]) -> int:
+        return sum(answer[i] == first and answer[j] == second for answer in answers for j in range(len(answer)) for i in range(j))
+
+    def order(first: str, second: str) -> int:
+        nets = [before(first, second, answers) - before(second, first, answers) for answers in (nearer, batch)]
+        return nets[0] or nets[1]
 
     def mean_place(word: str) -> Fraction:
         places = [Fraction(((2 * place + 1) << 19) // len(answer)) for answer in batch for place, at in enumerate(answer) if at == word]
@@ -153,7 +169,7 @@ def oracle_continuation(own: Said, point: int, other: Said, batch: Sequence[Said
         since += 1
     kept = [place for place, word in enumerate(other) if word not in own[:point]]
     if anchor is not None:
-        net = {word: before(anchor, word) - before(word, anchor) for word in other}
+        net = {word: order(anchor, word) for word in other}
         kept = [
             place for place in kept
             if net[other[place]] > 0 or (net[other[place]] == 0 and mean_place(other[place]) > mean_place(anchor))
@@ -165,15 +181,15 @@ answers_of = st.lists(st.lists(st.sampled_from("abcdefg"), max_size=5).map(tuple
 
 
 @settings(max_examples=150)
-@given(answers_of, st.lists(st.lists(st.sampled_from("abcdefg"), max_size=5).map(tuple), max_size=4))
-def test_continuations_are_those_of_the_definition(answers: list[Said], batch: list[Said]) -> None:
+@given(answers_of, st.lists(st.lists(st.sampled_from("abcdefg"), max_size=5).map(tuple), max_size=4), st.booleans())
+def test_continuations_are_those_of_the_definition(answers: list[Said], batch: list[Said], has_nearer: bool) -> None:
     everything = [*answers, *batch]
     said = [[ord(word) - ord("a") for word in answer] for answer in everything]
-    found = continuations(said[: len(answers)], Precedence(said))
+    found = continuations(said[: len(answers)], Precedence(said), Precedence(said[: len(answers)]) if has_nearer else None)
     for index, own in enumerate(answers):
-        others = everything[:index] + everything[index + 1 :]
+        others, nearer = everything[:index] + everything[index + 1 :], (answers[:index] + answers[index + 1 :]) * has_nearer
         for point, number in product(range(len(own) + 1), set(range(len(answers))) - {index}):
-            expected = oracle_continuation(own, point, answers[number], others)
+            expected = oracle_continuation(own, point, answers[number], others, nearer)
             assert np.flatnonzero(found[index][point][number]).tolist() == expected
 
 
@@ -289,7 +305,7 @@ def gradients(
     return expected, np.asarray(exact)
 
 
-@pytest.mark.parametrize("alignment", ["group", "index"])
+@pytest.mark.parametrize("alignment", ["group", "group-first", "index"])
 def test_with_the_whole_trace_the_expected_gradient_is_the_exact_one(alignment: str) -> None:
     logits = np.array([[0.3, -0.2, 0.1], [-0.5, 0.9, 0.0], [0.4, 0.2, -0.7]])
     expected, exact = gradients(logits, random_worth(3), 1.0, alignment)

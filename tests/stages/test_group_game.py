@@ -59,7 +59,7 @@ def advantages(result: attribute.Attribution) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize("pooled", [False, True])
-@pytest.mark.parametrize("alignment", ["batch", "group", "index"])
+@pytest.mark.parametrize("alignment", ["batch", "group", "group-first", "index"])
 @pytest.mark.parametrize(
     "scoring", [{}, {"composition": "append", "length_weight": 0.3, "length_limit": 4, "further_metrics": {"recall@5": 0.5}}]
 )
@@ -97,7 +97,10 @@ def test_segments_and_texts_give_the_same_values_bit_for_bit(monkeypatch, scorin
     assert scored(params, rows).spliced_values.equals(quick)
 
 
-@pytest.mark.parametrize(("alignment", "text"), [("batch", "Belt coat"), ("group", "Belt coat"), ("index", "Belt blue, belt, coat")])
+@pytest.mark.parametrize(
+    ("alignment", "text"),
+    [("batch", "Belt coat"), ("group", "Belt coat"), ("group-first", "Belt coat"), ("index", "Belt blue, belt, coat")],
+)
 def test_what_the_other_answer_says_after_a_point_is_told_by_the_alignment(alignment: str, text: str) -> None:
     # Segments of equal words are equal however they are written.
     rows = [rollout("p0", 0, ["Belt"]), rollout("p0", 1, ["red", "blue", "belt", "coat"])]
@@ -227,7 +230,7 @@ def test_the_order_of_rollouts_changes_nothing(game: str) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 64])
-@pytest.mark.parametrize("alignment", ["batch", "group"])
+@pytest.mark.parametrize("alignment", ["batch", "group", "group-first"])
 def test_shards_of_any_size_give_equal_bytes(tmp_path, monkeypatch, size: int, alignment: str) -> None:
     outputs = []
     params = changed({"alignment": alignment})
@@ -251,7 +254,8 @@ def test_finished_shards_are_used_again_until_another_group_says_something_else(
     parquet.write(segments, layout.iteration(1, "segments.parquet"), SEGMENTS)
     again = score_coalitions.execute(layout, params, 1)
     assert again["reused_values"] == 0
-    assert score_coalitions.execute(layout, changed({"alignment": "group"}), 1)["reused_values"] == 0
+    for alignment in ("group", "group-first"):
+        assert score_coalitions.execute(layout, changed({"alignment": alignment}), 1)["reused_values"] == 0
 
 
 def project(folder) -> Layout:
@@ -360,12 +364,13 @@ def nothing(tables: attribute.Scored) -> pl.DataFrame:
     return tables.spliced_values.clear()
 
 
+@pytest.mark.parametrize("game", ["splice", "swap"])
 @pytest.mark.parametrize("cut", [missing_place, missing_member, nothing])
-def test_texts_that_were_not_evaluated_are_named_with_their_remedy(cut: Any) -> None:
-    params = changed()
+def test_texts_that_were_not_evaluated_are_named_with_their_remedy(cut: Any, game: str) -> None:
+    params = changed(estimator=game)
     tables = scored(params)
     with pytest.raises(
-        CreditError, match=r"rollout 001:p\d:\d\d: texts that estimator splice needs were not evaluated: found . values at place"
+        CreditError, match=rf"rollout 001:p\d:\d\d: texts that estimator {game} needs were not evaluated: found . values at place"
     ):
         credited(params, dataclasses.replace(tables, spliced_values=cut(tables)))
 
