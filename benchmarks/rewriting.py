@@ -1,4 +1,4 @@
-"""Queries per second of a rewriter, at several batch sizes.
+"""Queries per second and processor time of a rewriter, at several batch sizes; each batch with and without its gate, where it has one.
 
 python benchmarks/rewriting.py QUERIES.txt [--policy K|FOLDER] [--project FOLDER] [--queries 512] [--batches 1 16 64 256] [--threads 1]
 """
@@ -27,14 +27,19 @@ def main() -> None:
     lines = list(dict.fromkeys(filter(None, arguments.queries_file.read_text(encoding="utf-8").splitlines())))[: arguments.queries]
     rewriter = Rewriter.opened(choose(arguments.project, arguments.policy, arguments.threads))
     rewriter.rewrite([Asked(line) for line in lines[:4]])
+    gate = rewriter.gate
     for size in arguments.batches:
         rewriter.setup = type(rewriter.setup)(**vars(rewriter.setup) | {"batch_size": size})
-        began = time.monotonic()
-        parts = [lines[start : start + size] for start in range(0, len(lines), size)]
-        found = [one for part in parts for one in rewriter.rewrite([Asked(line) for line in part])]
-        seconds = time.monotonic() - began
-        used = Counter(one.why for one in found)["rewritten"]
-        print(f"batches of {size}: {len(found) / seconds:.4g} queries/s ({len(found)} queries, {used} rewritten)", flush=True)
+        took: dict[str, list[float]] = {name: [0.0, 0.0, 0.0] for name in (["with its gate", "without a gate"] if gate else ["without a gate"])}
+        for start in range(0, len(lines), size):
+            part = [Asked(line) for line in lines[start : start + size]]
+            for name, own in took.items():
+                rewriter.gate, began, before = gate if name == "with its gate" else None, time.monotonic(), time.process_time()
+                used = Counter(one.why for one in rewriter.rewrite(part))["rewritten"]
+                took[name] = [own[0] + time.monotonic() - began, own[1] + time.process_time() - before, own[2] + used]
+        for name, (seconds, cpu, used) in took.items():
+            told = f"{len(lines) / seconds:.4g} queries/s, {cpu * 1000 / len(lines):.2f} ms of the processor a query"
+            print(f"batches of {size}, {name}: {told} ({len(lines)} queries, {used:.0f} rewritten)", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 python benchmarks/serving.py QUERIES.txt [--policy K|FOLDER] [--project FOLDER] [--clients 1 16 64] [--seconds 10] [--deadline 200]
 
-Every client sends its next query when the last one is answered. Clients and service share the machine. Exit status 1 for an answer that
-is none.
+Every client sends its next query when the last one is answered. Clients and service share the machine: beside latencies stands what the
+service alone took of the processor (/proc), which other work changes less. Exit status 1 for an answer that is none.
 """
 
 from __future__ import annotations
@@ -51,9 +51,10 @@ def main() -> None:
         # No query twice: a number behind each, that goes on from one measurement to the next.
         fresh = (f"{line} {number}" for number in itertools.count() for line in lines)
         for clients in arguments.clients:
-            asyncio.run(measure("never asked before", url, fresh, clients, arguments.seconds))
+            asyncio.run(measure("never asked before", url, process.pid, fresh, clients, arguments.seconds))
         for clients in arguments.clients:
-            asyncio.run(measure("always asked before", url, itertools.repeat(f"{lines[0]} 0"), clients, min(arguments.seconds, 3.0)))
+            known = itertools.repeat(f"{lines[0]} 0")
+            asyncio.run(measure("always asked before", url, process.pid, known, clients, min(arguments.seconds, 3.0)))
     finally:
         process.terminate()
         process.wait(30)
@@ -70,7 +71,7 @@ def wait(url: str, process: subprocess.Popen[bytes]) -> None:
     sys.exit("the service ended")
 
 
-async def measure(kind: str, url: str, queries: Iterator[str], clients: int, seconds: float) -> None:
+async def measure(kind: str, url: str, service: int, queries: Iterator[str], clients: int, seconds: float) -> None:
     """Let so many clients ask for so long; print what they met."""
     latencies: list[float] = []
     why: Counter[str] = Counter()
@@ -93,13 +94,21 @@ async def measure(kind: str, url: str, queries: Iterator[str], clients: int, sec
         for http in opened:
             await stack.enter_async_context(http)
             await http.get("/health")
-        began = time.monotonic()
+        began, before = time.monotonic(), spent(service)
         end = began + seconds
         await asyncio.gather(*map(client, opened))
+    each = (spent(service) - before) * 1000 / len(latencies)
     rate = len(latencies) / (time.monotonic() - began)
     p50, p99 = np.quantile(np.array(latencies) * 1000, [0.5, 0.99])
     reasons = ", ".join(f"{count / len(latencies):.1%} {reason}" for reason, count in why.most_common())
-    print(f"{kind}, {clients} clients: p50 {p50:.1f} ms, p99 {p99:.1f} ms, {rate:.0f} queries/s; {reasons}", flush=True)
+    took = f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, {rate:.0f} queries/s, {each:.2f} ms of the processor a query"
+    print(f"{kind}, {clients} clients: {took}; {reasons}", flush=True)
+
+
+def spent(service: int) -> float:
+    """Return the seconds that a process took of the processor."""
+    fields = Path(f"/proc/{service}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ TOKEN = "OSPO_SERVE_TOKEN"  # noqa: S105  (the name of a variable)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # uvicorn answers 503 beyond so many connections: what holds back who opens them without end.
 _CONNECTIONS = 4096
+# Longer than uvicorn's 5 s, which are also httpx's: a client that takes a resting connection as the service closes it meets an error.
+_REST_SECONDS = 30
 
 
 def execute(project: Path, policy: str, threads: int, settings: Settings) -> None:
@@ -47,6 +49,7 @@ def execute(project: Path, policy: str, threads: int, settings: Settings) -> Non
         uvicorn.run(
             service.application(), host=settings.host, port=settings.port, log_level="warning", access_log=False,
             limit_concurrency=_CONNECTIONS, server_header=False, timeout_graceful_shutdown=5,
+            timeout_keep_alive=_REST_SECONDS,
         )  # fmt: skip
 
 
