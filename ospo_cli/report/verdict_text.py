@@ -101,7 +101,6 @@ def choice_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "label": system_label(system),
-                "decoding": "" if decoding == "none" else decoding_label(decoding),
                 "value": values[decoding],
                 "shown": cells,
                 "is_best": system == chosen["best"],
