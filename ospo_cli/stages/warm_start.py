@@ -63,8 +63,8 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
         temporary = Path(peers.told_by_first(str(own)))
         if metrics["steps"]:
             policy = cut(load_policy(temporary, params.policy.threads, trainable=True, project=layout.root))
-            look = _looker(layout, params, prompts) if settings.look_every else None
-            metrics |= warm_start(policy, prompts, pairs, params, layout.cache / "warm_start", look)
+            look, looked_at = _looker(layout, params, prompts) if settings.look_every else (None, "")
+            metrics |= warm_start(policy, prompts, pairs, params, layout.cache / "warm_start", look, looked_at)
             save_policy(policy, temporary)
         if is_first:
             # No durations in this file: it lies in the policy folder, and equal input is to give equal bytes there.
@@ -72,15 +72,21 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     return metrics
 
 
-def _looker(layout: Layout, params: Reads, prompts: pl.DataFrame) -> Look:
+def _looker(layout: Layout, params: Reads, prompts: pl.DataFrame) -> tuple[Look, str]:
     if peers.count() > 1:
         raise ParameterError("warm_start.look_every", "is of one process", found=f"{peers.count()} processes", expected="0")
-    made: Look = pkgutil.resolve_name(LOADED["looks"])(layout, params, prompts)
+    made: tuple[Look, str] = pkgutil.resolve_name(LOADED["looks"])(layout, params, prompts)
     return made
 
 
 def warm_start(
-    policy: LoadedPolicy, prompts: pl.DataFrame, pairs: pl.DataFrame, params: Reads, cache: Path, look: Look | None = None
+    policy: LoadedPolicy,
+    prompts: pl.DataFrame,
+    pairs: pl.DataFrame,
+    params: Reads,
+    cache: Path,
+    look: Look | None = None,
+    looked_at: str = "",
 ) -> dict[str, Any]:
     """Train the policy in place on (prompt, completion) pairs; return counts and the curves of the training.
 
@@ -91,6 +97,7 @@ def warm_start(
         params: sections warm_start and policy, and the seed.
         cache: folder of the checkpoint.
         look: measures the policy every `look_every` steps and at the end, None where it is not asked for.
+        looked_at: hash of what its numbers depend on, so that a cut-off run goes on with none of another reward.
 
     Raises:
         PolicyError: a pair does not fit the context.
@@ -106,7 +113,7 @@ def warm_start(
     examples = [texts.ids(prompt_id, text, f"teacher pair {index} of prompt {prompt_id}") for prompt_id, index, text in rows]
     run = Run(params.train.seed, 0, dropout=policy.is_adapter and params.policy.lora_dropout > 0)
     sections = [dataclasses.asdict(section) for section in (params.warm_start, run)]
-    key = content_key("warm start 3", policy.content_hash, examples, sections, params.policy.threads)
+    key = content_key("warm start 3", policy.content_hash, examples, sections, params.policy.threads, *([looked_at] if look else []))
     peers.check_alike("inputs", f"{__version__} {key}")
     checkpoint = Checkpoint(cache / key)
     training = Training(policy.model, settings.weight_decay, settings.max_gradient_norm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import polars as pl
 import torch
 
 from ospo_cli.errors import SourceError
+from ospo_cli.executors.shard_folder import content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.policies.folder import LoadedPolicy
@@ -19,19 +21,21 @@ from ospo_cli.sampling.causal_lm import Sampler
 from ospo_cli.sampling.held_out import rendered
 from ospo_cli.sampling.sampler import Request
 from ospo_cli.tables import placed
-from ospo_cli.tables.prepared import DOCUMENTS, POOLS, QRELS
+from ospo_cli.tables.files import sha256_of
+from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.text.composition import served
 
 if TYPE_CHECKING:
     from ospo_cli.params.whole import Params
 
-PROMPTS, SAMPLES = 64, 8
+FEW, SAMPLES = 64, 8
 
 
-def looker(layout: Layout, params: Params, prompts: pl.DataFrame) -> Callable[[LoadedPolicy], dict[str, float]]:
-    """Return what measures a policy: means over at most PROMPTS dev prompts (by seed) of the greedy answer, the samples and their best.
+def looker(layout: Layout, params: Params, prompts: pl.DataFrame) -> tuple[Callable[[LoadedPolicy], dict[str, float]], str]:
+    """Return what measures a policy, and a hash of what the numbers depend on besides it.
 
-    Every look draws with the same uniforms, so that looks differ by the policy alone.
+    They are means over at most FEW dev prompts (by seed) of the greedy answer, the samples and their best. Every look draws with
+    the same uniforms, so that looks differ by the policy alone.
 
     Raises:
         SourceError: there are no dev prompts.
@@ -40,7 +44,7 @@ def looker(layout: Layout, params: Params, prompts: pl.DataFrame) -> Callable[[L
     if not dev.height:
         remedy = "set warm_start.look_every: 0, or prepare_data.dev_share"
         raise SourceError("table prompts", "no prompt in split dev to look at", expected="some (warm_start.look_every)", remedy=remedy)
-    order = seeding.generator(params.train.seed, "warm start looks").permutation(dev.height)[:PROMPTS]
+    order = seeding.generator(params.train.seed, "warm start looks").permutation(dev.height)[:FEW]
     dev = dev[sorted(order.tolist())]
     own = [placed.read(table, layout).join(dev.select("prompt_id"), on="prompt_id", how="semi") for table in (QRELS, POOLS)]
     reward = JudgedReward(Prepared(placed.read(DOCUMENTS, layout), dev, *own), params, cache=layout.cache, store=Store(layout.store))
@@ -61,4 +65,5 @@ def looker(layout: Layout, params: Params, prompts: pl.DataFrame) -> Callable[[L
         drawn = values[:, 1:]
         return {"greedy": float(values[:, 0].mean()), "sampled": float(drawn.mean()), "best_of_8": float(drawn.max(axis=1).mean())}
 
-    return look
+    sections = [dataclasses.asdict(section) for section in (params.rollout, params.retrieval, params.score_coalitions)]
+    return look, content_key(sections, [sha256_of(table.path(layout)) for table in (DOCUMENTS, PROMPTS, QRELS, POOLS)])

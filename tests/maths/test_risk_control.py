@@ -31,6 +31,11 @@ def test_what_is_far_below_the_bound_is_seen_with_a_hundred_queries():
     assert betting_p(np.zeros(60), 0.05) < 0.1
 
 
+@pytest.mark.parametrize(("size", "bound"), [(128, 0.025), (64, 0.05)])
+def test_without_any_loss_so_many_queries_show_the_bound_that_the_page_says_and_none_below(size, bound):
+    assert betting_p(np.zeros(size), bound) <= 0.1 / 2 < betting_p(np.zeros(size), bound - 0.005)
+
+
 @settings(max_examples=60)
 @given(st.lists(st.floats(0, 1), max_size=40), st.floats(0.01, 0.9))
 def test_a_p_value_is_a_probability_falls_with_the_bound_and_with_the_losses(losses, bound):

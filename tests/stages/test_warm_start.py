@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -20,6 +21,7 @@ from ospo_cli.tables import parquet, placed
 from ospo_cli.tables.prepared import DOCUMENTS, PROMPTS, QRELS, TEACHER_PAIRS
 from ospo_cli.text.composition import served
 from ospo_cli.training import supervised
+from ospo_cli.training.dev_looks import looker
 from ospo_cli.training.training_state import Training
 from tests.policies.tiny import folder_bytes, tiny_params, write_prepared, write_tiny_policy
 
@@ -308,7 +310,7 @@ def test_it_stops_where_the_best_of_8_no_longer_rises_also_after_a_cut(tmp_path,
                 raise KeyboardInterrupt
             return {"best_of_8": values[len(seen)]}
 
-        monkeypatch.setattr(warm_start, "_looker", lambda *given: look)
+        monkeypatch.setattr(warm_start, "_looker", lambda *given: (look, ""))
         return warm_start.execute(layout, params)
 
     metrics = run(with_dev(tmp_path / "through"))
@@ -320,6 +322,39 @@ def test_it_stops_where_the_best_of_8_no_longer_rises_also_after_a_cut(tmp_path,
     values = {1: 0.5}
     assert run(cut) == metrics
     assert folder_bytes(cut.policy(0)) == folder_bytes(Layout(tmp_path / "through").policy(0))
+
+
+def test_a_run_that_was_cut_off_goes_on_with_no_look_at_another_reward(tmp_path, monkeypatch):
+    monkeypatch.setenv("OSPO_CHECKPOINT_SECONDS", "0")
+    layout, params, seen = with_dev(tmp_path), tiny_params(warm_start={"steps": 4, "look_every": 1}), []
+
+    def look(policy):
+        seen.append(policy)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return {"best_of_8": float(len(seen))}
+
+    monkeypatch.setattr(warm_start, "_looker", lambda *given: (look, "one reward"))
+    with pytest.raises(KeyboardInterrupt):
+        warm_start.execute(layout, params)
+    monkeypatch.setattr(warm_start, "_looker", lambda *given: (look, "another"))
+    assert [look["best_of_8"] for look in warm_start.execute(layout, params)["looks"]] == [4, 5, 6, 7]
+
+
+def test_what_looks_depend_on_is_the_reward_the_sampling_and_the_prepared_tables(tmp_path):
+    layout, params = with_dev(tmp_path), tiny_params()
+
+    def known(**sections):
+        changed = dataclasses.replace(params, **{name: dataclasses.replace(getattr(params, name), **own) for name, own in sections.items()})
+        return looker(layout, changed, placed.read(PROMPTS, layout))[1]
+
+    found = [known(), known(score_coalitions={"metric": "mrr"}), known(retrieval={"k1": 0.9}), known(rollout={"temperature": 0.7})]
+    qrels = placed.read(QRELS, layout)
+    placed.write(qrels.with_columns(relevance=pl.lit(0.5)), QRELS, layout)
+    found.append(known())
+    placed.write(qrels, QRELS, layout)
+    assert len(set(found)) == 5
+    assert known(warm_start={"steps": 7}) == found[0]
 
 
 def test_looks_without_dev_prompts_and_patience_without_looks_are_refused(tmp_path):
