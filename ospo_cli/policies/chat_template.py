@@ -31,14 +31,22 @@ def token_ids(tokenizer: Any, user_message: str) -> list[int]:
     """Return the ids of the template with a user's message, up to where the answer starts.
 
     Raises:
-        PolicyError: the template raises for this message, or takes longer than any template should.
+        PolicyError: the template raises for this message, takes longer than any template should, or does not hold the message.
     """
     try:
         with _deadline(template_trial.SECONDS):
-            found: list[int] = _applied(tokenizer, ("user", user_message), tokenize=True, add_generation_prompt=True)
+            text = _text(tokenizer, ("user", user_message), add_generation_prompt=True)
     except Exception as error:  # templates raise what they like
         raise _refused(tokenizer, error, f"the user's message {shorten(repr(user_message), 80)}", tokenizer.name_or_path) from None
-    return [int(token_id) for token_id in found]
+    if user_message.strip() not in text:
+        raise PolicyError(
+            tokenizer.name_or_path,
+            "the chat template loses or changes the user's message",
+            found=repr(text),
+            expected=f"{shorten(repr(user_message), 80)} within it",
+            remedy="mend the template, or leave the prompt out",
+        )
+    return [int(token_id) for token_id in tokenizer.encode(text, add_special_tokens=False)]
 
 
 @contextlib.contextmanager
@@ -182,9 +190,6 @@ def _behind(text: str, answer: str) -> str:
 
 
 def _text(tokenizer: Any, *turns: tuple[str, str], add_generation_prompt: bool = False) -> str:
-    return str(_applied(tokenizer, *turns, tokenize=False, add_generation_prompt=add_generation_prompt))
-
-
-def _applied(tokenizer: Any, *turns: tuple[str, str], **options: Any) -> Any:
     messages = [{"role": role, "content": content} for role, content in turns]
-    return tokenizer.apply_chat_template(messages, return_dict=False, date_string=DAY, strftime_now=_NO_CLOCK, **options)
+    further = {"date_string": DAY, "strftime_now": _NO_CLOCK, "add_generation_prompt": add_generation_prompt}
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, **further))

@@ -59,7 +59,8 @@ def read(folder: Path, base: Path, tokenizer: Any, pieces: TokenPieces, vocabula
         )
     ends = {int(tokenizer.eos_token_id): ["tokenizer_config.json"]}
     for token_id, place in end_ids_of(base):
-        ends.setdefault(token_id, []).append(place)
+        ends.setdefault(token_id, [])
+        ends[token_id] += [place] * (place not in ends[token_id])
     behind = _first_special(str(template["behind_answer"]), pieces)
     if behind is not None:
         ends.setdefault(behind, []).append("chat template")

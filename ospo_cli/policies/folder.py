@@ -156,12 +156,17 @@ def _check_weights(folder: Path, names: list[str]) -> None:
             )  # fmt: skip
     for name in names:
         try:
-            with safe_open(folder / name, framework="np"):
-                pass
+            with safe_open(folder / name, framework="np") as weights:
+                whole = [key for key in weights.keys() if key.endswith(".weight") and weights.get_slice(key).get_dtype()[0] in "IU"]  # noqa: SIM118
         except Exception as error:  # of its own kind
             raise PolicyError(
                 folder / name, "is no file of weights", found=first_line(error), expected="safetensors", remedy="fetch the whole file again"
             ) from None
+        if whole:
+            raise PolicyError(
+                folder / name, "holds weights in whole numbers: quantised, and not to be read without their scales",
+                found=whole[0], expected="floating point", remedy="fetch the model that was quantised, or convert it back",
+            )  # fmt: skip
 
 
 def load_model(folder: Path, **options: Any) -> Any:
@@ -191,6 +196,15 @@ def load_model(folder: Path, **options: Any) -> Any:
                 f"weights do not fit the configuration ({problem.replace('_', ' ')})",
                 found=", ".join(sorted(map(str, loading[problem]))),
             )
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    is_own = head is not None and head.weight is not embedding.weight and not torch.equal(head.weight, embedding.weight)
+    if is_own and model.config.get_text_config().tie_word_embeddings:
+        raise PolicyError(
+            folder,
+            "has an output embedding of its own, and config.json says that there is none",
+            found="tie_word_embeddings: true",
+            remedy="set tie_word_embeddings to what the model was trained with",
+        )
     return model.eval()
 
 

@@ -87,6 +87,19 @@ def test_a_template_that_hangs_at_one_query_alone_is_ended_there(folder, monkeyp
     assert render_prompt(policy, "coat")
 
 
+@pytest.mark.parametrize(
+    ("change", "query"),
+    [("replace('coat', 'hat')", "red coat"), ("split('</think>')[-1]", "red </think> coat"), ("[:100]", "coat " * 30)],
+)
+def test_a_message_that_the_template_changes_is_refused_at_its_own_query(folder, change, query):
+    changed = f"{{{{ (messages[0]['content']{'' if change[0] == '[' else '.'}{change}) }}}}"
+    set_template(folder, f"<|im_start|>{changed}<|im_end|>")
+    policy = read_policy(folder)
+    assert render_prompt(policy, " red boots ")
+    with pytest.raises(PolicyError, match=r"the chat template loses or changes the user's message: found '<\|im_start\|>"):
+        render_prompt(policy, query)
+
+
 def test_a_template_whose_day_can_be_given_is_given_a_fixed_one(folder):
     set_template(
         folder, "{% if date_string is defined %}{{ date_string }}{% else %}{{ strftime_now('%d') }}{% endif %}{{ messages[0]['content'] }}"

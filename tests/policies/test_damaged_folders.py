@@ -85,6 +85,14 @@ def _cut(folder):
             lambda folder: changed(folder, lambda weights: weights.update({"model.norm.weight": np.zeros(3, np.float32)})),
             r"mismatched keys\): found .*model.norm.weight",
         ),
+        (
+            lambda folder: changed(folder, lambda weights: weights.update({"model.norm.weight": np.ones(32, np.int8)})),
+            "holds weights in whole numbers: quantised, .*found model.norm.weight",
+        ),
+        (
+            lambda folder: changed(folder, lambda weights: weights.update({"lm_head.weight": weights["model.embed_tokens.weight"] + 1})),
+            "has an output embedding of its own, and config.json says that there is none",
+        ),
     ],
 )
 def test_what_is_wrong_with_the_weights_is_one_line_at_warm_start(policy, tmp_path, capfd, damage, said):
