@@ -14,6 +14,7 @@ from ospo_cli.errors import MissingInputError, OspoError, TableError
 from ospo_cli.exchange.credit_format import FORMAT, VERSION
 from ospo_cli.tables import parquet
 from ospo_cli.tables.exchange import FOREIGN_ROLLOUTS
+from ospo_cli.tables.rollout import NO_LOGPROB
 from ospo_cli.tables.rollout_rows import RolloutRow, rollouts_frame
 
 Pieces = Callable[[Sequence[int]], list[bytes]]
@@ -23,6 +24,7 @@ _OPTIONAL = tuple(column.name for column in FOREIGN_ROLLOUTS.columns if column.n
 # Rounding of a log-softmax in half precision may leave this much above 0 on a certain token.
 _ROUNDING = 1e-6
 _LARGEST_ID = 2**31 - 1
+TOKENIZER = "name its tokenizer: --tokenizer"
 
 
 def read(path: Path) -> pl.DataFrame:
@@ -61,7 +63,7 @@ def to_rollouts(
         TableError: an unknown prompt, an identity that occurs twice, numbers that differ, a log-probability that is none, padding among
             the ids, or ids that do not spell the text.
     """
-    known = set(prompt_ids)
+    known, prompts, ends = set(prompt_ids), dict[str, list[int]](), set(end_ids)
     next_index: dict[str, int] = {}
     first_row: dict[tuple[str, object], int] = {}
     rows = []
@@ -92,26 +94,38 @@ def to_rollouts(
         finish_reason = row.get("finish_reason") or ("stop" if ends_special else "length")
         if finish_reason not in ("stop", "length"):
             raise TableError(place, "unknown finish_reason", found=finish_reason, expected="stop or length")
+        ends |= {ids[-1]} if ends_special and finish_reason == "stop" else set()
         prompt = row.get("prompt_token_ids") or []
-        _check_prompt(place, prompt, pieces)
+        _check_prompt(place, prompt, pieces, prompts.setdefault(prompt_id, prompt) if prompt else prompt)
         rows.append(RolloutRow(rollout_id, prompt_id, sample_index, prompt, completion, ids, logprobs, finish_reason))
-    _check_ends(rows, where, end_ids)
+    _check_ends(rows, where, ends, end_ids)
     return rollouts_frame(rows).sort("rollout_id")
 
 
-def _check_prompt(place: str, ids: list[int], pieces: Pieces) -> None:
-    if len(ids) > 1 and ids[0] == ids[1] and not any(pieces(ids[:2])):
+def _check_prompt(place: str, ids: list[int], pieces: Pieces, of_group: list[int]) -> None:
+    try:
+        found = pieces(ids)
+    except OspoError as error:
         raise TableError(
-            place,
-            "begins with several equal special tokens: padding among prompt_token_ids",
-            found=f"id {ids[0]} twice",
-            expected="the prompt's ids alone, without what fills a batch up",
-        )
+            f"{place}, prompt_token_ids", error.problem, found=error.found, expected=error.expected, remedy=TOKENIZER
+        ) from None
+    for verb, pair in (("begins with", slice(0, 2)), ("ends in", slice(-2, None))):
+        if len(ids) > 1 and ids[pair][0] == ids[pair][1] and not any(found[pair]):
+            raise TableError(
+                place,
+                f"{verb} several equal special tokens: padding among prompt_token_ids",
+                found=f"id {ids[pair][0]} twice",
+                expected="the prompt's ids alone, without what fills a batch up",
+            )
+    if ids != of_group:
+        raise TableError(
+            place, "prompt_token_ids differ from those of its rollout group's first row: padding, or another prompt",
+            found=f"{len(ids)} ids", expected=f"those {len(of_group)}",
+        )  # fmt: skip
 
 
-def _check_ends(rows: list[RolloutRow], where: object, end_ids: Collection[int]) -> None:
-    """Raise where an end token, or an id that ends other rollouts, stands in the middle of one: what follows it was not the answer."""
-    ends = set(end_ids) | {row.token_ids[-1] for row in rows if row.finish_reason == "stop" and row.token_ids}
+def _check_ends(rows: list[RolloutRow], where: object, ends: Collection[int], end_ids: Collection[int]) -> None:
+    """Raise where an end token, or a special one that ends other rollouts, stands in the middle of one: what follows was not the answer."""
     for number, row in enumerate(rows, 1):
         behind = [position for position, token_id in enumerate(row.token_ids[:-1]) if token_id in ends]
         if behind:
@@ -129,7 +143,7 @@ def _check_numbers(place: str, ids: list[int], logprobs: list[float]) -> None:
             place, "token ids and log-probabilities differ in number", found=f"{len(ids)} and {len(logprobs)}", expected="one per token"
         )
     for position, value in enumerate(logprobs):
-        if value is None or not math.isfinite(value) or value > _ROUNDING:
+        if value is None or not math.isfinite(value) or not NO_LOGPROB < value <= _ROUNDING:
             raise TableError(
                 f"{place}, token {position}",
                 "old_logprobs is no log-probability",
@@ -143,9 +157,7 @@ def _check_spelling(place: str, ids: list[int], completion: str, pieces: Pieces)
     try:
         found = pieces(ids)
     except OspoError as error:
-        raise TableError(
-            place, error.problem, found=error.found, expected=error.expected, remedy="name its tokenizer: --tokenizer"
-        ) from None
+        raise TableError(place, error.problem, found=error.found, expected=error.expected, remedy=TOKENIZER) from None
     if len(found) > 1 and not found[-1] and not found[-2]:
         raise TableError(
             place,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from ospo_cli.errors import OspoError, shorten
 from ospo_cli.layout import Layout
 from ospo_cli.params.whole import Params
@@ -62,10 +64,12 @@ def attribute_file(layout: Layout, params: Params, source: Path, tokenizer: Path
     frame = foreign_rollouts.read(source)
     ends = recorded_end_ids(tokenizer, pieces)
     rollouts = foreign_rollouts.to_rollouts(frame, prompts["prompt_id"].to_list(), pieces.pieces, source, ends)
-    if not (rollouts["behavior_logprobs"].explode() != 0).any():
+    logprobs = pl.col("behavior_logprobs")
+    odd = rollouts.filter((logprobs.list.len() > 3) & (logprobs.list.n_unique() == 1)).height
+    if odd:
         sys.stderr.write(
-            f"ospo attribute: warning: {shorten(source)}: old_logprobs are 0 for every token, probability 1: an engine that did not return "
-            "them? ratios of an update would be those of no policy\n"
+            f"ospo attribute: warning: {shorten(source)}: old_logprobs are one number for all tokens in {odd:,} of {rollouts.height:,} "
+            "rollouts (0 is probability 1): an engine that did not return them? ratios of an update would be those of no policy\n"
         )
     sizes = rollouts.group_by("prompt_id").len()["len"]
     with files.replacing_folder(out.resolve()) as temporary:

@@ -11,6 +11,7 @@ from ospo_cli.errors import PolicyError
 from ospo_cli.params.rollout import Rollout
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.sampling.next_token import Sampling
+from ospo_cli.tables.rollout import NO_LOGPROB
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,7 @@ def checked_logprobs(name: str, values: Any, count: int, who: str) -> list[float
         raise PolicyError(where, "log-probabilities of the sampled tokens", found=found, expected=f"{count}, one per token id")
     for position, value in enumerate(values):
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        # vLLM's server writes -9999 in place of minus infinity.
-        if not is_number or not math.isfinite(value) or value <= -9999.0 or value > 1e-3:
+        if not is_number or not math.isfinite(value) or not NO_LOGPROB < value <= 1e-3:
             raise PolicyError(
                 where,
                 f"log-probability of the sampled token at position {position}",

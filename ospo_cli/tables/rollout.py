@@ -9,6 +9,7 @@ from ospo_cli.layout import Layout
 from ospo_cli.tables import placed
 from ospo_cli.tables.declare import Column, Place, Table
 
+NO_LOGPROB = -9999.0  # what vLLM's server writes in place of minus infinity: this and less is none
 SAMPLED = Place("ospo rollout --iter {iteration}", "iteration")
 ROLLOUTS = Table(
     "rollouts",

@@ -53,6 +53,16 @@ def test_the_required_columns_are_enough(shop, tmp_path):
     assert (card["rollouts"], card["rollout_groups"], card["degenerate_groups"], card["single_rollout_groups"]) == (12, 3, 1, 0)
 
 
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_log_probabilities_that_are_one_number_are_said_with_how_many_rollouts(shop, tmp_path, capsys, value):
+    rows = foreign_rows()
+    rows[0]["old_logprobs"] = [value] * len(rows[0]["old_logprobs"])
+    attributed(shop, write_json_lines(tmp_path / "x.jsonl", rows), tmp_path / "out")
+    assert "old_logprobs are one number for all tokens in 1 of 12 rollouts" in capsys.readouterr().err
+    attributed(shop, write_json_lines(tmp_path / "x.jsonl", foreign_rows()), tmp_path / "out")
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_the_order_of_the_file_changes_no_credit(shop, tmp_path):
     rows = [row | {"rollout_id": f"r{index:02d}", "sample_index": index} for index, row in enumerate(foreign_rows())]
     attributed(shop, write_json_lines(tmp_path / "x.jsonl", rows), tmp_path / "a")
@@ -137,6 +147,8 @@ BROKEN = {
     "NaN": ([*foreign_rows()[:2], NAN], r"row 3, token 0: old_logprobs is no log-probability: found nan"),
     "minus infinity": (changed(old_logprobs=[*LOGPROBS[:-1], -math.inf]), r"row 3, token \d+: old_logprobs is no log-probability"),
     "a positive log-probability": (changed(old_logprobs=[0.5, *LOGPROBS[1:]]), r"row 3, token 0: .*found 0.5, expected a finite"),
+    "what vLLM writes for none": (changed(old_logprobs=[-9999.0, *LOGPROBS[1:]]), r"row 3, token 0: .*found -9999.0"),
+    "a prompt's id outside the vocabulary": (changed(prompt_token_ids=[5, 9999]), r"row 3, prompt_token_ids: token id outside .* 9999"),
     "a log-probability beyond any number": (
         changed(old_logprobs=[-(10**400), *LOGPROBS[1:]]),
         r"line 3, old_logprobs: is of the wrong type",
