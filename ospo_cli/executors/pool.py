@@ -99,9 +99,10 @@ class Pool:
         """End all workers."""
         for member in self._members.values():
             member.worker.kill()
+        give_up = time.monotonic() + _LAST_SECONDS
         for member in self._members.values():  # before what they read from is released
             assert member.listener is not None
-            member.listener.join(_LAST_SECONDS)
+            member.listener.join(max(0.0, give_up - time.monotonic()))
         self._members.clear()
         self.release()
 
@@ -171,15 +172,17 @@ class Pool:
         member.at = current
 
     def release_waiting(self) -> None:
-        """Let workers that wait at an earlier job go on."""
+        """Let workers that wait at an earlier job go on; what the driver did meanwhile is not theirs to answer for."""
         for member in self._members.values():
+            if not member.at or member.at in self._passed:
+                member.since = time.monotonic()
             if member.at in self._passed:
-                member.at, member.since = "", time.monotonic()
+                member.at = ""
                 member.worker.send('{"go on": true}\n')
 
     def idle(self, current: str) -> list[_Member]:
-        """Workers that wait for work of a job."""
-        return [member for member in self._members.values() if member.at == current and member.doing is None]
+        """Workers that wait for work of a job, but for those that have been ended."""
+        return [member for member in self._members.values() if member.at == current and member.doing is None and not member.why]
 
     @property
     def count(self) -> int:

@@ -73,6 +73,8 @@ class ProjectLock:
     def __exit__(self, kind: type[BaseException] | None, *trace: object) -> None:
         if kind is not None:  # Ctrl-C may come between the making of a temporary file and what would remove it
             unfinished.remove_left_over(self.layout.data, is_deep=True, of_own=True)
+        else:  # of this command's workers, which are ended wherever they stand
+            self._remove_readers_left_over()
         self._give_back()
 
     def _give_back(self) -> None:
@@ -154,12 +156,15 @@ class ProjectLock:
 
     def _clear(self, was_killed: bool) -> None:
         places = [self.layout.data] if was_killed else []
-        # What readers write, who need no lock.
-        readers = [self.layout.cache, self.layout.cache / "index", self.layout.cache / "dense", self.layout.cache / "dense" / "shards"]
         gone = [path for place in places for path in unfinished.remove_left_over(place, is_deep=True)]
-        gone += [path for place in readers for path in unfinished.remove_left_over(place)]
-        if gone:
+        if gone := gone + self._remove_readers_left_over():
             sys.stderr.write(f"{self.command}: removed what a killed command left half written ({len(gone)})\n")
+
+    def _remove_readers_left_over(self) -> list[Path]:
+        """What readers and workers write, who need no lock."""
+        cache = self.layout.cache
+        places = (cache, cache / "index", cache / "dense", cache / "dense" / "shards")
+        return [path for place in places for path in unfinished.remove_left_over(place)]
 
     def _write(self, record: dict[str, Any]) -> None:
         assert self._file is not None

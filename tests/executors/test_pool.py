@@ -1,16 +1,20 @@
 """Workers that die, hang, fail or differ: named, retried with a bound, no shard lost or doubled, bytes as without workers."""
 
 import dataclasses
+import json
 import os
+import queue
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from ospo_cli.errors import OspoError, ParameterError
-from ospo_cli.executors import engines, pool, processes, worker
+from ospo_cli.executors import engines, pool, processes, ray_actors, worker
+from ospo_cli.executors.base import Job, Shard
 from ospo_cli.params.execution import Execution
 from tests.executors import toy
 from tests.policies.tiny import folder_bytes
@@ -56,10 +60,14 @@ def test_a_shard_over_which_every_worker_ends_is_given_up_after_so_many_and_the_
     assert folder_bytes(tmp_path / "shards") == alone
 
 
-def test_a_shard_that_takes_too_long_is_ended_and_goes_to_another(alone, tmp_path, capsys):
-    run(tmp_path, dataclasses.replace(TWO, shard_seconds=20.0), hang_0=1)
+def test_a_shard_that_takes_too_long_is_ended_and_goes_to_another(alone, tmp_path, capsys, monkeypatch):
+    began, hanging = time.monotonic, tmp_path / "hang-0"
+    # An hour passes as soon as the shard hangs.
+    passed = SimpleNamespace(monotonic=lambda: began() + 3600 * (hanging.read_text() == "0"), sleep=time.sleep)
+    monkeypatch.setattr(pool, "time", passed)
+    run(tmp_path, dataclasses.replace(TWO, shard_seconds=1800.0), hang_0=1)
     assert folder_bytes(tmp_path / "shards") == alone
-    assert "a shard took longer than 20 s (execution.shard_seconds); attempt 2 of 2" in capsys.readouterr().err
+    assert "a shard took longer than 1800 s (execution.shard_seconds); attempt 2 of 2" in capsys.readouterr().err
 
 
 def test_a_defect_is_tried_again_and_said(alone, tmp_path, capsys):
@@ -82,7 +90,7 @@ def test_a_worker_that_cannot_start_is_named_with_its_last_line(tmp_path):
 
 def test_workers_that_end_between_two_loops_each_time_are_given_up_after_so_many(tmp_path):
     with pytest.raises(OspoError, match=r"worker \d.*: ended before its first shard: found killed by SIGKILL"):
-        run(tmp_path, dataclasses.replace(TWO, attempts=3), between=1)
+        run(tmp_path, between=1)
 
 
 def test_failed_starts_with_finished_shards_between_them_are_no_row_of_failures(alone, tmp_path):
@@ -132,6 +140,89 @@ def test_workers_end_with_a_driver_that_is_killed_and_the_next_one_goes_on(alone
     assert len([name for name in before if name.endswith("hashes.json")]) == 5
 
 
+class Scripted:
+    """A worker that does what a test says: what `answer` returns for a line are its next lines."""
+
+    def __init__(self, answer, *lines):
+        self.answer, self.lines, self.is_ended = answer, queue.Queue(), False
+        self.say(*lines)
+
+    def say(self, *messages):
+        for message in messages:
+            self.lines.put(json.dumps(message) + "\n" if message else "")
+
+    def send(self, line):
+        self.say(*self.answer(json.loads(line)))
+
+    def read(self):
+        return self.lines.get()
+
+    def kill(self):
+        if not self.is_ended:
+            self.is_ended = True
+            self.say(*self.answer({"kill": True}), "")
+
+    def last_words(self):
+        return "has ended"
+
+
+def scripted_job(folder, label, count):
+    """A job whose shards are done by `done.add`."""
+    done = set()
+    shards = [Shard(f"{label}-{number}", 1, number) for number in range(count)]
+    return Job(shards, done.__contains__, done.add, label, "shards", folder), done
+
+
+def at(job):
+    return {"at": worker.name_of(job), "versions": worker.versions(), "place": "a script"}
+
+
+def conducted(workers, settings, *jobs, between=lambda: None):
+    hired = iter(workers)
+    engine = pool.Pool(lambda place: next(hired), settings)
+    with engines.using(engine):
+        for job in jobs:
+            engines.run(job)
+            between()
+
+
+def test_a_worker_that_is_ended_while_its_shard_arrives_is_given_no_other(tmp_path):
+    job, done = scripted_job(tmp_path, "late", 2)
+
+    def late(message):  # the shard was written when its time was over
+        return [{"done": 0, "counts": {}}] if "kill" in message and not done.add(0) else []
+
+    def prompt(message):
+        return [{"done": message["do"], "counts": {}}] if "do" in message and not done.add(message["do"]) else []
+
+    workers = [Scripted(late, at(job)), Scripted(prompt, at(job))]
+    conducted(workers, Execution(workers=1, attempts=1, shard_seconds=0.3), job)
+    assert done == {0, 1}
+    assert workers[0].is_ended
+
+
+def test_what_the_driver_does_between_two_loops_is_not_counted_as_a_workers_start(tmp_path):
+    (first, one), (second, two) = scripted_job(tmp_path, "first", 2), scripted_job(tmp_path, "second", 2)
+
+    def follow(message):
+        if "do" in message:
+            (two if one >= {0, 1} else one).add(message["do"])
+            return [{"done": message["do"], "counts": {}}]
+        return [at(second)] if "go on" in message else []
+
+    slow = Scripted(follow)
+    ended = []
+
+    def between():
+        ended.append(slow.is_ended)
+        if len(ended) == 1:
+            slow.say(at(first))
+            time.sleep(0.6)
+
+    conducted([Scripted(follow, at(first)), slow], Execution(workers=2, attempts=1, shard_seconds=0.5), first, second, between=between)
+    assert (two, ended) == ({0, 1}, [False, False])
+
+
 def working(folder):
     """Return the processes that run the toy of a folder."""
     listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
@@ -153,7 +244,7 @@ def test_fewer_gpus_than_asked_is_refused(monkeypatch):
 
 
 def test_ray_that_is_not_installed_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr(ray_actors.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("OSPO_ENGINE", "ray")
     with pytest.raises(ParameterError) as caught, engines.engaged(Execution(), ()):
         pass

@@ -143,6 +143,13 @@ def test_what_a_reader_is_writing_is_left_alone(layout):
             assert list((layout.cache / "index").iterdir()) == [alive]
 
 
+def test_what_a_worker_was_making_when_its_command_ended_goes_with_the_command(layout):
+    with ProjectLock(layout, "ospo audit"):
+        killed(unfinished.folder(layout.cache, "gradient-audit").__enter__)
+        assert len(list(layout.cache.glob(".*.tmp"))) == 1
+    assert list(layout.cache.iterdir()) == []
+
+
 def test_a_file_of_another_machine_is_left_alone_for_a_day(layout):
     place = layout.cache / "index"
     place.mkdir(parents=True)
@@ -270,4 +277,4 @@ def test_an_interrupted_command_removes_its_own_half_written_files(layout):
     assert list(layout.data.rglob("*.tmp")) == []
     with ProjectLock(layout, "ospo run"):
         written = files.replacing(layout.data / "b.json").__enter__()
-    assert written.exists()  # an orderly end looks for nothing
+    assert written.exists()  # an orderly end looks for nothing of its own

@@ -100,9 +100,12 @@ if __name__ == "__main__":
         with engines.using(pool(where, Execution(workers=2))):
             jobs(where)
     elif sys.argv[2:] == ["drive on ray"]:
-        ray_actors.PROGRAM = PROGRAM
-        with engines.using(ray_actors.actors(Execution(workers=2), [str(where)])):
-            jobs(where)
+        ray_actors.PROGRAM, ray_actors.LOOK_SECONDS = PROGRAM, 1.0
+        try:
+            with engines.using(ray_actors.actors(Execution(workers=2), [str(where)])):
+                jobs(where)
+        except OspoError as error:
+            sys.exit(error.line())
     else:
         with engines.engaged(Execution(), ()), contextlib.suppress(Finished):
             jobs(where)

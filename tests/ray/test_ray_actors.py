@@ -40,9 +40,17 @@ def run(cluster, monkeypatch):
     return run
 
 
-def test_actors_give_the_bytes_of_one_process(run, alone, tmp_path):
+def test_actors_give_the_bytes_of_one_process_and_sigterm_stays_ours(run, alone, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
     run(tmp_path)
     assert folder_bytes(tmp_path / "shards") == alone
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_nothing_is_connected_to_where_every_shard_is_finished(run, tmp_path, monkeypatch):
+    toy.jobs(tmp_path)
+    monkeypatch.setattr(ray_actors.Cluster, "hire", lambda *_: pytest.fail("hired"))
+    run(tmp_path)
 
 
 def test_a_worker_that_is_killed_is_named_and_its_shard_goes_to_another(run, alone, tmp_path, capsys):
@@ -92,22 +100,51 @@ def test_each_worker_sees_the_gpu_that_ray_gave_it_and_no_other(run, alone, tmp_
         run(tmp_path, gpus=2)
 
 
+def driven(folder, cluster):
+    """Start a driver, and return it when every other shard of its first loop is done and one hangs."""
+    (folder / "hang-4").write_text("1")
+    program, give_up = [sys.executable, *toy.PROGRAM, str(folder), "drive on ray"], time.monotonic() + 240
+    driver = subprocess.Popen(program, env=os.environ | {"RAY_ADDRESS": cluster}, stderr=subprocess.PIPE, text=True)
+    while (len(list(folder.rglob("hashes.json"))) < 5 or (folder / "hang-4").read_text() != "0") and time.monotonic() < give_up:
+        time.sleep(0.1)
+    return driver
+
+
+def all_end(folder):
+    give_up = time.monotonic() + 120
+    while working(folder) and time.monotonic() < give_up:
+        time.sleep(0.1)
+    return working(folder) == []
+
+
 def test_workers_end_with_a_driver_that_is_killed_and_the_next_one_goes_on(run, cluster, alone, tmp_path):
-    (tmp_path / "hang-4").write_text("1")
-    program = [sys.executable, *toy.PROGRAM, str(tmp_path), "drive on ray"]
-    driver = subprocess.Popen(program, env=os.environ | {"RAY_ADDRESS": cluster}, stderr=subprocess.DEVNULL)
-    give_up = time.monotonic() + 240
-    while (len(list(tmp_path.rglob("hashes.json"))) < 5 or (tmp_path / "hang-4").read_text() != "0") and time.monotonic() < give_up:
-        time.sleep(0.1)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
-    while working(tmp_path) and time.monotonic() < give_up:
-        time.sleep(0.1)
-    assert working(tmp_path) == []
+    driver = driven(tmp_path, cluster)
+    driver.kill()
+    driver.communicate()
+    assert all_end(tmp_path)
     assert len(list(tmp_path.rglob("hashes.json"))) == 5
     run(tmp_path)
     after = folder_bytes(tmp_path / "shards")
     assert {name: content for name, content in after.items() if not name.endswith(".tmp")} == alone
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("gcs_server", "does not answer: Connection refused"), ("raylet", "Ray's process on this machine has ended")]
+)
+def test_a_cluster_that_is_killed_is_one_line_and_another_goes_on(kind, said, run, alone, tmp_path):
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    driver = driven(tmp_path, made.address)
+    made.head_node.all_processes[kind][0].process.kill()
+    errors = driver.communicate(timeout=120)[1]
+    assert driver.returncode == 1
+    assert errors.strip().splitlines()[-1].startswith("execution.address: the Ray cluster is gone: found ")
+    assert said in errors
+    assert all_end(tmp_path)
+    made.shutdown()
+    run(tmp_path)
+    assert folder_bytes(tmp_path / "shards") == alone
 
 
 def test_more_workers_than_the_cluster_has_processors_are_refused(run, tmp_path):
@@ -121,11 +158,4 @@ def test_an_address_without_a_cluster_is_refused():
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(ParameterError, match=f"execution.address: no Ray cluster there: found {address}: "):
-        ray_actors.actors(Execution(address=address), ["rollout"])
-
-
-@pytest.mark.parametrize("address", ["nonsense", "ray://", "host:port", "127.0.0.1:99999"])
-def test_an_address_that_is_none_is_refused(address):
-    pytest.importorskip("ray", reason="Ray is not installed: make test-ray")
-    with pytest.raises(ParameterError, match="no Ray cluster there"):
         ray_actors.actors(Execution(address=address), ["rollout"])
