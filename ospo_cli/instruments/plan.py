@@ -41,6 +41,8 @@ FREE = {
 }  # fmt: skip
 _SUMMED = (("seconds", 1.0), ("cpu_seconds", 1.0), ("bytes", 1e6))
 SECONDS, CPU_SECONDS = 60.0, 10.0  # where a round of one rollout group takes longer, the last one is of two
+MOST_STEPS = 4  # of the warm start in a round
+WARM_SECONDS = 5.0  # of the processor, which the warm start's further sample may take
 EVALUATED = 16  # most prompts of a round's evaluation
 ORACLE = "evaluate: oracle"
 Record = dict[str, Any]
@@ -197,6 +199,11 @@ def _sampled(layout: Layout, scratch: _Scratch, params: Params) -> dict[str, lis
         seconds, cpu = (sum(record[name] for record in rounds[-1].values()) if rounds else 0.0 for name in ("seconds", "cpu_seconds"))
         rounds.append(_round(layout, own, _few(params, min(groups, 2) if seconds > SECONDS or cpu > CPU_SECONDS else groups)))
     found: dict[str, list[Record]] = {stage: [each[stage] for each in rounds] for stage in rounds[0]}
+    if steps := _further_steps(*(record["cpu_seconds"] for record in found["warm-start"]), params.warm_start.steps):
+        own = _Scratch(scratch.root, scratch.folder / "warm-start")
+        shutil.copytree(scratch.prepared(""), own.prepared(""))
+        more = _replaced(_few(params, 1), {"warm_start": {"steps": steps}})
+        found["warm-start"][1] = runner.measured(nodes.node("warm-start", None, more), own, more)[1]
     if declared.uses_raw_query_values(params):
         found["score-queries"] = [runner.measured(nodes.node("score-queries", None, params), scratch, _few(params, 1))[1]]
     return found
@@ -216,10 +223,19 @@ def _begin(layout: Layout, params: Params) -> None:
     open_reward(layout, params).values(first["prompt_id"].to_list(), first["query"].to_list())
 
 
+def _further_steps(one: float, four: float, planned: int) -> int:
+    """Return how many steps of the warm start are worth a further sample, from the processor seconds of one and of four; 0: none.
+
+    Few short steps differ by less than the machine's noise, so that their difference says little; a tenth of all is taken for the least.
+    """
+    steps = min(planned, int(3 * WARM_SECONDS / max(four - one, four / 10, 1e-9)))
+    return steps if steps > MOST_STEPS else 0
+
+
 def _few(params: Params, groups: int) -> Params:
     wanted: dict[str, dict[str, Any]] = {
         "train": {"iterations": 1},
-        "warm_start": {"steps": min(1 if groups == 1 else 4, params.warm_start.steps), "max_epochs": 0.0},
+        "warm_start": {"steps": min(1 if groups == 1 else MOST_STEPS, params.warm_start.steps), "max_epochs": 0.0},
         "rollout": {"prompts_per_iteration": groups, "prompts": "all", "further_rounds": 0},
         # How many rollout groups will be degenerate, or hold a target, is not known: all count.
         "score_coalitions": {"degenerate_groups": "evaluate"},

@@ -177,6 +177,21 @@ def test_two_sizes_give_a_fixed_cost_and_one_of_a_unit_and_equal_sizes_a_median(
     assert planning._cost("rollout", [few, slow, few], 8)[1:] == pytest.approx([2.0, 20.0])
 
 
+@pytest.mark.parametrize(
+    ("one", "four", "planned", "steps"),
+    [
+        (0.30, 0.42, 60, 60),  # 40 ms a step: all of them
+        (0.40, 0.38, 1000, 394),  # noise: a tenth of the time is taken for three steps
+        (5.0, 6.5, 1000, 10),  # half a second a step
+        (10.0, 20.0, 1000, 0),  # no more than were sampled
+        (0.1, 0.1, 4, 0),
+        (0.0, 0.0, 0, 0),  # a policy that is copied
+    ],
+)
+def test_short_steps_of_the_warm_start_are_sampled_for_longer(one: float, four: float, planned: int, steps: int) -> None:
+    assert planning._further_steps(one, four, planned) == steps
+
+
 def test_an_iteration_takes_no_more_prompts_than_there_are(run: Layout) -> None:
     many = dataclasses.replace(values(), rollout=dataclasses.replace(values().rollout, prompts_per_iteration=500))
     found = planning.counts(run, many)
