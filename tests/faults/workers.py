@@ -2,7 +2,8 @@
 
 The commands are `ospo rollout`, `score-coalitions`, `evaluate` and `audit --gradients` of the miniature with two workers. Drivers and
 workers are forked from processes that have loaded the libraries; engine, pool, worker and shards are what the command line has.
-`python -m tests.faults.workers 100` kills without the rest of the campaign, `… 10 ray` on a Ray cluster of this machine.
+`python -m tests.faults.workers 100` kills without the rest of the campaign, `… 20 ray` on a Ray cluster of this machine, whose head is
+killed too; then another one is started.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -28,7 +29,9 @@ from ospo_cli.tables.unfinished import remove
 from tests.faults import commands, project
 from tests.faults.found import Found, Place
 
-LONGEST_SECONDS = 300.0
+LONGEST_SECONDS = 900.0
+# Why a command may end with 1 when so many are killed.
+REASONS = ("workers ended over it", "ended before its first shard", "the Ray cluster is gone", "no Ray cluster there")
 # Each with the stage whose results go before it, and what it writes that is compared, below data/.
 COMMANDS = {
     "rollout --iter 1": "iterations/001/rollouts.parquet",
@@ -88,9 +91,9 @@ def _nurse(request: Mapping[str, Any], given: Sequence[int]) -> None:
         commands.become(tuple(request["arguments"]), Path(request["folder"]))
     for descriptor in streams:
         os.close(descriptor)
-    os.write(told, f"{pid}\n".encode())
-    _, status = os.waitpid(pid, 0)
-    with contextlib.suppress(BrokenPipeError):  # the driver is gone
+    with contextlib.suppress(BrokenPipeError):  # the driver is gone, and so the worker will be
+        os.write(told, f"{pid}\n".encode())
+        _, status = os.waitpid(pid, 0)
         os.write(told, f"{os.waitstatus_to_exitcode(status)}\n".encode())
     os._exit(0)
 
@@ -117,33 +120,61 @@ class Popen:
         return self.returncode
 
 
-def kills(place: Place, found: Found, random: Random) -> None:
-    """Kill `found.count` processes, three in four of them workers, command by command, over as many runs as that takes."""
-    whole, forking = _several_shards(place), Forking()
+class Engine(Protocol):
+    """How a command is started with its engine."""
 
-    def before() -> None:
-        from ospo_cli.executors import processes
+    def start(self, folder: Path, asked: tuple[str, ...], output: Path) -> commands.Command:
+        """Start it with two workers."""
+        ...
 
-        os.environ.update({"OSPO_ENGINE": "processes", "OSPO_WORKERS": "2"})
-        Popen.forking = forking
-        processes.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": Popen})
-
-    try:
-        _killed(place.root, whole, found, random, lambda folder, asked, output: commands.start(folder, asked, output, before))
-    finally:
-        forking.end()
+    def head(self) -> list[int]:
+        """Return what else may be killed: processes that the cluster does not survive."""
+        ...
 
 
-def kills_on_ray(place: Place, found: Found, random: Random) -> None:
-    """Kill drivers, actors' worker processes and actors of Ray, whose cluster is started once."""
-    import ray
+class ByForking:
+    """Drivers and workers that are forked."""
 
-    whole = _several_shards(place)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    address = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR").address_info["address"]
-    environment = os.environ | {"OSPO_ENGINE": "ray", "OSPO_WORKERS": "2", "RAY_ADDRESS": address, "OSPO_CHECKPOINT_SECONDS": "0"}
+    def __init__(self) -> None:
+        self.forking = Forking()
 
-    def start(folder: Path, asked: tuple[str, ...], output: Path) -> commands.Command:
+    def start(self, folder: Path, asked: tuple[str, ...], output: Path) -> commands.Command:
+        """Start a command in a child."""
+
+        def before() -> None:
+            from ospo_cli.executors import processes
+
+            os.environ.update({"OSPO_ENGINE": "processes", "OSPO_WORKERS": "2"})
+            Popen.forking = self.forking
+            processes.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": Popen})
+
+        return commands.start(folder, asked, output, before)
+
+    def head(self) -> list[int]:
+        """Nothing."""
+        return []
+
+
+class OnRay:
+    """Commands on a Ray cluster of this machine; a new one where it was killed."""
+
+    def __init__(self) -> None:
+        os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"})
+        self.cluster: Any = None
+
+    def start(self, folder: Path, asked: tuple[str, ...], output: Path) -> commands.Command:
+        """Start a command as a user does."""
+        if not self.head():
+            from ray.cluster_utils import Cluster
+
+            self.end()
+            self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+        environment = os.environ | {
+            "OSPO_ENGINE": "ray",
+            "OSPO_WORKERS": "2",
+            "RAY_ADDRESS": self.cluster.address,
+            "OSPO_CHECKPOINT_SECONDS": "0",
+        }
         output.mkdir(parents=True, exist_ok=True)
         with (output / "stdout").open("wb") as out, (output / "stderr").open("wb") as errors:
             program = [sys.executable, "-m", "ospo_cli", *asked]
@@ -151,10 +182,33 @@ def kills_on_ray(place: Place, found: Found, random: Random) -> None:
         running.returncode = 0  # Command waits for it
         return commands.Command(asked, running.pid, output)
 
+    def head(self) -> list[int]:
+        """Return the process that keeps the cluster's books, as long as it is there."""
+        process = self.cluster.head_node.all_processes["gcs_server"][0].process if self.cluster else None
+        return [process.pid] if process and process.poll() is None else []
+
+    def end(self) -> None:
+        """End the cluster."""
+        if self.cluster:
+            self.cluster.shutdown()
+
+
+def kills(place: Place, found: Found, random: Random) -> None:
+    """Kill `found.count` processes, three in four of them workers, command by command, over as many runs as that takes."""
+    whole, engine = _several_shards(place), ByForking()
     try:
-        _killed(place.root, whole, found, random, start)
+        _killed(place.root, whole, found, random, engine)
     finally:
-        ray.shutdown()
+        engine.forking.end()
+
+
+def kills_on_ray(place: Place, found: Found, random: Random) -> None:
+    """Kill drivers, actors' worker processes, actors, and the cluster's head."""
+    whole, engine = _several_shards(place), OnRay()
+    try:
+        _killed(place.root, whole, found, random, engine)
+    finally:
+        engine.end()
 
 
 def _several_shards(place: Place) -> Path:
@@ -169,7 +223,7 @@ def _several_shards(place: Place) -> Path:
     return folder
 
 
-def _killed(root: Path, whole: Path, found: Found, random: Random, start: Callable[..., commands.Command]) -> None:
+def _killed(root: Path, whole: Path, found: Found, random: Random, engine: Engine) -> None:
     number, asked = 0, list(COMMANDS)
     for _ in found.trials():
         if number >= found.count:
@@ -181,7 +235,7 @@ def _killed(root: Path, whole: Path, found: Found, random: Random, start: Callab
         for path in (folder / "data").glob(COMMANDS[command]):
             path.unlink()
         most = min(found.count - number, random.randint(1, 4))
-        number += _until_it_ends(folder, tuple(command.split()), most, random, found, start)
+        number += _until_it_ends(folder, tuple(command.split()), most, random, found, engine)
         for path in sorted((whole / "data").glob(COMMANDS[command])):
             own = folder / path.relative_to(whole)
             if not own.is_file() or own.read_bytes() != path.read_bytes():
@@ -191,29 +245,23 @@ def _killed(root: Path, whole: Path, found: Found, random: Random, start: Callab
         found.counts["runs compared"] += 1
 
 
-def _until_it_ends(
-    folder: Path, command: tuple[str, ...], most: int, random: Random, found: Found, start: Callable[..., commands.Command]
-) -> int:
+def _until_it_ends(folder: Path, command: tuple[str, ...], most: int, random: Random, found: Found, engine: Engine) -> int:
     """Run the command again and again until it ends well; return the number of kills."""
     done, give_up = 0, time.monotonic() + LONGEST_SECONDS
     while time.monotonic() < give_up:
-        running = start(folder, command, folder.parent / "output")
+        running = engine.start(folder, command, folder.parent / "output")
         while not running.poll():
             time.sleep(random.random() * 0.3)
             hired = workers_of(folder)
             if not hired or done >= most or running.poll() or time.monotonic() > give_up:
                 continue
-            is_driver = random.random() < 0.25
+            kind, victim = _victim(random, running.pid, hired, engine.head())
             try:
-                victim = running.pid if is_driver else random.choice(hired)
-                if not is_driver and random.random() < 1 / 3 and "ray::" in Path(f"/proc/{parent_of(victim)}/cmdline").read_text():
-                    victim = parent_of(victim)
-                    found.counts["… of them an actor"] += 1
                 os.kill(victim, signal.SIGKILL)
-            except (ProcessLookupError, FileNotFoundError):
+            except ProcessLookupError:
                 continue
             done += 1
-            found.counts["driver killed" if is_driver else "worker killed"] += 1
+            found.counts[f"{kind} killed"] += 1
         while (left := workers_of(folder)) and time.monotonic() < give_up:
             time.sleep(0.02)
         if left:
@@ -223,10 +271,23 @@ def _until_it_ends(
             return done
         if complaint := running.complaint():
             found.faults.append(f"{' '.join(command)}: {complaint}")
-        if running.status == 1 and not any(text in running.errors for text in ("workers ended over it", "ended before its first shard")):
+        if running.status == 1 and not any(text in running.errors for text in REASONS):
             found.faults.append(f"status 1 without a reason: {running.errors[-600:]}")
     found.faults.append(f"{' '.join(command)}: has not ended")
     return done
+
+
+def _victim(random: Random, driver: int, hired: Sequence[int], head: Sequence[int]) -> tuple[str, int]:
+    """Draw what is killed: a worker mostly, a driver in four, and with Ray in place of a worker its actor or the head."""
+    drawn, worker = random.random(), random.choice(hired)
+    if drawn < 0.25:
+        return "driver", driver
+    if head and drawn < 0.4:
+        return "head", head[0]
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        if drawn < 0.6 and b"ray::" in Path(f"/proc/{parent_of(worker)}/cmdline").read_bytes():
+            return "actor", parent_of(worker)
+    return "worker", worker
 
 
 def workers_of(folder: Path) -> list[int]:
