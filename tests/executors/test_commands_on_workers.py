@@ -1,5 +1,6 @@
 """Commands with workers write the tables that they write without, to the byte."""
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -8,9 +9,12 @@ import sys
 import pytest
 import yaml
 
-from ospo_cli.graph import runner
+from ospo_cli.executors import engines
+from ospo_cli.graph import nodes, runner
+from ospo_cli.instruments.audit import gradients
 from ospo_cli.layout import Layout
 from ospo_cli.params import whole
+from ospo_cli.params.execution import Execution
 from tests.faults import project
 
 
@@ -26,21 +30,29 @@ def made(tmp_path_factory):
     return folder
 
 
+def with_workers(folder, stage):
+    """Run a stage of iteration 1 in this process, which need not load the libraries, with two workers."""
+    layout, params = Layout(folder), whole.load(folder / "params.yaml")
+    params = dataclasses.replace(params, execution=Execution(engine="processes", workers=2))
+    runner.execute(nodes.node(stage, 1, params), layout, params)
+
+
 def on_workers(folder, *arguments):
-    """Run a command with two workers; return what it says."""
+    """Run a command with two workers as a user does; return what it says."""
     command = [sys.executable, "-m", "ospo_cli", "--engine", "processes", "--workers", "2", *arguments]
     done = subprocess.run(command, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
 
-def test_rollouts_and_scores_of_two_workers_are_those_of_one_process(made, tmp_path):
+def test_rollouts_and_scores_of_two_workers_are_those_of_one_process(made, tmp_path, capsys):
     folder = project.copied(made, tmp_path / "project")
     project.undo_from(folder, "rollout --iter 1")
-    said = on_workers(folder, "rollout", "--iter", "1")
+    with_workers(folder, "rollout")
+    said = capsys.readouterr().err
     assert "rollout 1: 12/12 completions" in said
     assert " workers" in said
-    on_workers(folder, "segment", "--iter", "1")
+    with_workers(folder, "segment")
     said = on_workers(folder, "score-coalitions", "--iter", "1")
     assert "dense: 40/40 documents" in said
     expected = {path: digest for path, digest in project.outputs(made).items() if path.startswith("iterations/")}
@@ -50,12 +62,15 @@ def test_rollouts_and_scores_of_two_workers_are_those_of_one_process(made, tmp_p
     assert project.leftovers(folder) == []
 
 
-def test_the_gradient_audit_of_two_workers_is_that_of_one_process(made, tmp_path):
-    audit = ("audit", "--iter", "1", "--gradients", "--prompts", "4")
+def test_the_gradient_audit_of_two_workers_is_that_of_one_process(made, tmp_path, capsys):
+    params, request = whole.load(made / "params.yaml"), gradients.Request(4)
     alone, folder = (project.copied(made, tmp_path / name) for name in ("alone", "project"))
-    subprocess.run([sys.executable, "-m", "ospo_cli", *audit], cwd=alone, capture_output=True, check=True)
-    said = on_workers(folder, *audit)
-    assert re.search(r"gradients 1: \d/\d rollout groups, .*, 2 workers", said)
+    gradients.execute(Layout(alone), params, 1, request)
+    capsys.readouterr()
+    audit = ["audit", "--iter", "1", "--gradients", "--prompts", "4", "--project", str(folder)]
+    with engines.engaged(Execution(engine="processes", workers=2), audit):
+        gradients.execute(Layout(folder), params, 1, request)
+    assert re.search(r"gradients 1: \d/\d rollout groups, .*, 2 workers", capsys.readouterr().err)
     path = "data/iterations/001/gradient_audit.parquet"
     assert (folder / path).read_bytes() == (alone / path).read_bytes()
     assert project.leftovers(folder) == []

@@ -4,6 +4,9 @@ import os
 import subprocess
 import sys
 
+from ospo_cli.graph import nodes, runner
+from ospo_cli.layout import Layout
+from ospo_cli.params import whole
 from tests.executors.test_commands_on_workers import made  # noqa: F401
 from tests.faults import project
 
@@ -17,14 +20,22 @@ def on_ray(folder, cluster, *arguments):
     return done.stderr
 
 
+def made_alone(folder, stage):
+    """Run a stage without shards in this process."""
+    params = whole.load(folder / "params.yaml")
+    runner.execute(nodes.node(stage, 1, params), Layout(folder), params)
+
+
 def test_rollouts_scores_and_evaluation_are_those_of_one_process(made, cluster, tmp_path):  # noqa: F811
     folder = project.copied(made, tmp_path / "project")
     project.undo_from(folder, "rollout --iter 1")
     said = on_ray(folder, cluster, "rollout", "--iter", "1")
     assert "rollout 1: 12/12 completions" in said
     assert " workers" in said
-    for command in ("segment", "score-coalitions", "attribute", "update"):
-        on_ray(folder, cluster, command, "--iter", "1")
+    made_alone(folder, "segment")
+    on_ray(folder, cluster, "score-coalitions", "--iter", "1")
+    for stage in ("attribute", "update"):
+        made_alone(folder, stage)
     on_ray(folder, cluster, "evaluate")
     assert project.outputs(folder) == project.outputs(made)
     assert project.leftovers(folder) == []

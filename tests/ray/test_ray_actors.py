@@ -97,7 +97,7 @@ def test_each_worker_sees_the_gpu_that_ray_gave_it_and_no_other(run, alone, tmp_
     assert {path.read_text() for path in tmp_path.glob("devices-*")} == {"0", "1"}
     assert folder_bytes(tmp_path / "shards") == alone
     with pytest.raises(ParameterError, match=r"fewer GPUs than asked: found 2 in the cluster, expected 4"):
-        run(tmp_path, gpus=2)
+        run(tmp_path / "shards", gpus=2)  # where nothing is finished
 
 
 def driven(folder, cluster):
