@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -123,6 +124,8 @@ def plan(
     if cluster is not None:
         _plan_cluster(project, cluster)
         return
+    from ospo_cli.executors import engines
+    from ospo_cli.instruments import cluster_plan
     from ospo_cli.instruments import plan as planning
     from ospo_cli.stages.report import plan_and_actual
 
@@ -147,6 +150,8 @@ def plan(
     if made is None:
         return
     planning.print_plan(*made)
+    if (execution := engines.chosen(parameters.execution, os.environ)).engine != "local":
+        cluster_plan.print_workers(made[0], execution.workers, parameters)
     say("plan", f"wrote {layout.plan('plan.parquet')}, plan.json")
 
 

@@ -19,7 +19,8 @@ from ospo_cli.report.plan_sections import UNITS
 from ospo_cli.report.terminal import Terminal
 
 # Stages whose shards, or whose steps' rows, are shared among devices; the others run on one core.
-SHARED = ("rollout", "score-coalitions", "evaluate", "update", "warm-start")
+SHARDED = ("rollout", "score-coalitions", "evaluate")
+SHARED = (*SHARDED, "update", "warm-start")
 GROUPS_PER_SHARD, PROMPTS_PER_SHARD = 64, 64
 _NUMBERS = {"gpus": 0.0, "cores": 1.0, "gpu_hour": 0.0, "core_hour": 0.0}
 
@@ -83,8 +84,8 @@ def read(path: Path) -> Cluster:
     return made
 
 
-def expected(plan: pl.DataFrame, cluster: Cluster, params: Params) -> list[Expected]:
-    """Return what each stage of table plan takes on the cluster.
+def expected(plan: pl.DataFrame, cluster: Cluster, params: Params, shared: Sequence[str] = SHARED) -> list[Expected]:
+    """Return what each stage of table plan takes on the cluster; stages that are not `shared` take one device.
 
     A loop over s equal shards on n devices takes ⌈s/n⌉ rounds: more devices than shards have nothing to do. Update and warm start share
     each step's rows among the devices, without a loss for their exchange. A rate that is not given is the plan's: that of one core here.
@@ -96,7 +97,7 @@ def expected(plan: pl.DataFrame, cluster: Cluster, params: Params) -> list[Expec
         rate = cluster.rates.get(stage) or Rate(max(units, 1.0) / max(cpu, 1e-9), "units", "core")
         planned = tokens if rate.of == "tokens" else units
         work = cluster.work.get(stage, planned)
-        available = (cluster.gpus if rate.on == "gpu" else cluster.cores) if stage in SHARED else 1
+        available = (cluster.gpus if rate.on == "gpu" else cluster.cores) if stage in shared else 1
         grown = work / planned if planned else 1.0
         shards = _shards(stage, units * grown / rows.height, params)
         rounds = math.ceil(shards / available) / shards if math.isfinite(shards) else 1.0 / available
@@ -135,6 +136,14 @@ def print_cluster(found: Sequence[Expected], plan: pl.DataFrame, cluster: Cluste
         then = total_hours(expected(plan, more, params))
         cost = then * more.hourly() - hours * cluster.hourly()
         output.line(f"One more {name[:-1].upper() if name == 'gpus' else 'core'}: {short(hours - then)} h less, {cost:+.3g} in cost.")
+
+
+def print_workers(plan: pl.DataFrame, workers: int, params: Params, stream: TextIO | None = None) -> None:
+    """Print what the stages that are to do take on so many workers of a core each; update and warm start are one process's."""
+    todo = plan.filter(~pl.col("is_current"))
+    alone, together = (total_hours(expected(todo, Cluster(0, cores, 0, 0, {}, {}), params, SHARDED)) for cores in (1, workers))
+    line = f"On {workers} workers of a core each: {short(3600 * together)} s in place of {short(3600 * alone)}, without their start."
+    Terminal(stream if stream is not None else sys.stdout).line(line)
 
 
 def total_hours(found: Sequence[Expected]) -> float:

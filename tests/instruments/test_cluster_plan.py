@@ -1,5 +1,6 @@
 """A plan on a cluster: against a simulation of devices that take one shard after another, and bad files."""
 
+import dataclasses
 import heapq
 import io
 
@@ -53,6 +54,20 @@ def test_one_more_device_never_takes_longer_and_steps_share_evenly(completions, 
     assert total_hours(expected(plan, Cluster(gpus + 1, cores, 1, 1, RATES, {}), params)) <= total_hours(now) * (1 + 1e-12)
     assert total_hours(expected(plan, Cluster(gpus, cores + 1, 1, 1, RATES, {}), params)) <= total_hours(now) * (1 + 1e-12)
     assert {each.stage: each for each in now}["update"].seconds == pytest.approx(3 * 32 * completions / 500.0 / gpus)
+
+
+def test_workers_share_shards_and_leave_the_update_to_one_process():
+    # Three runs of four stages, 2 s each; four shards of rollouts, two of scores.
+    params = dataclasses.replace(
+        Params(), rollout=dataclasses.replace(Params().rollout, prompts_per_iteration=128, group_size=8, batch_size=256)
+    )
+    output, plan = io.StringIO(), planned(4 * 256)
+    cluster_plan.print_workers(plan, 3, params, output)
+    seconds = 3 * simulated(4, 0.5, 3) + 3 * simulated(2, 1.0, 3) + 2 * 6.0
+    assert output.getvalue() == f"On 3 workers of a core each: {seconds} s in place of 24.0, without their start.\n"
+    output = io.StringIO()
+    cluster_plan.print_workers(plan.with_columns(is_current=pl.col("stage") != "update"), 3, params, output)
+    assert "6.00 s in place of 6.00," in output.getvalue()
 
 
 def test_a_rate_that_is_not_given_is_the_plans_and_given_work_takes_its_place():
