@@ -199,7 +199,8 @@ def _sampled(layout: Layout, scratch: _Scratch, params: Params) -> dict[str, lis
         seconds, cpu = (sum(record[name] for record in rounds[-1].values()) if rounds else 0.0 for name in ("seconds", "cpu_seconds"))
         rounds.append(_round(layout, own, _few(params, min(groups, 2) if seconds > SECONDS or cpu > CPU_SECONDS else groups)))
     found: dict[str, list[Record]] = {stage: [each[stage] for each in rounds] for stage in rounds[0]}
-    if steps := _further_steps(*(record["cpu_seconds"] for record in found["warm-start"]), params.warm_start.steps):
+    one, four = (record["cpu_seconds"] for record in found["warm-start"])
+    if steps := _further_steps(one, four, params.warm_start.steps):
         own = _Scratch(scratch.root, scratch.folder / "warm-start")
         shutil.copytree(scratch.prepared(""), own.prepared(""))
         more = _replaced(_few(params, 1), {"warm_start": {"steps": steps}})
