@@ -282,7 +282,13 @@ def recombining(**scoring: Any) -> Params:
     return changed({"recombine": 8, "estimators": ["uniform"]} | scoring, estimator="uniform", rule="uniform", targets="recombined")
 
 
-@pytest.mark.parametrize("scoring", [{}, {"composition": "append", "length_weight": 0.3, "length_limit": 2, "estimators": ["splice"]}])
+@pytest.mark.parametrize(
+    "scoring",
+    [
+        {},
+        {"composition": "append", "length_weight": 0.3, "length_limit": 2, "estimators": ["splice"], "further_metrics": {"recall@5": 0.5}},
+    ],
+)
 def test_a_made_answer_earns_what_the_table_says_and_every_text_of_its_search_is_counted(tmp_path, monkeypatch, scoring) -> None:
     layout, params, asked = project(tmp_path), recombining(**scoring), set[tuple[str, str]]()
     parts = TextScorer.parts
