@@ -18,7 +18,7 @@ TREC = (".qrels", ".txt", ".tsv")
 OF_FILE = {
     "products": ("product_id", "title", "category"),
     "queries": ("query_id", "query", "split", "history"),
-    "judgments": ("query_id", "product_id", "grade"),
+    "judgments": ("query_id", "product_id", "grade", "query"),
     "teacher_pairs": ("query_id", "completion"),
     "pools": ("query_id", "product_id"),
 }
@@ -42,7 +42,8 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     if unknown:
         raise ParameterError("prepare_data.columns", "unknown column of the layout", found=unknown[0], expected=", ".join(NAMES))
     place = files.folder(root, params.path, REMEDY)
-    paths = [files.require(place, "products", remedy=REMEDY), files.require(place, "queries", remedy=REMEDY), _judgments_path(place)]
+    judgments = _judgments_path(place)
+    paths = [files.require(place, "products", remedy=REMEDY), _queries_path(place, judgments, params), judgments]
     documents = read_documents(paths[0], params)
     prompts = _prompts(paths[1], params)
     judged, counts, notes = (_trec if stem(paths[2]).lower() == "qrels" else _judgments)(paths[2], params)
@@ -76,9 +77,19 @@ def _judgments_path(place: Path) -> Path:
     return found
 
 
+def _queries_path(place: Path, judgments: Path, params: PrepareData) -> Path:
+    """Return the file of the queries: judgments that hold them (Quepid's export) where there is no other."""
+    if (found := files.find(place, "queries")) is not None:
+        return found
+    holds_them = stem(judgments).lower() == "judgments" and params.columns.get("query", "query") in files.names(judgments, params.quoting)
+    return judgments if holds_them else files.require(place, "queries", remedy=REMEDY)
+
+
 def _renamed(path: Path, params: PrepareData, needed: list[str]) -> pl.DataFrame:
     """Return a file's rows under the layout's names; `params.columns` says what the file calls them."""
-    own = [params.columns.get(name, name) for name in needed]
+    present = files.names(path, params.quoting) if params.columns else []
+    # One file may have a name of the user's and another the layout's own.
+    own = [name if name in present and params.columns.get(name) not in present else params.columns.get(name, name) for name in needed]
     frame = files.read(
         path, own, remedy="rename it, or say in prepare_data.columns what it is called: {title: your_name}", quoting=params.quoting
     )
@@ -149,6 +160,8 @@ def _prompts(path: Path, params: PrepareData) -> pl.DataFrame:
         frame = _two_columns(path)
     else:
         frame = _renamed(path, params, ["query_id", "query"])
+    if stem(path).lower() == "judgments":  # a query in each of its judgments
+        frame = frame.unique(["query_id", "query"], keep="first", maintain_order=True)
     if not frame.height:
         raise SourceError(path, "no queries", found="0 rows", expected="at least one")
     key = columns.ids(frame, "query_id", path, unique=True)

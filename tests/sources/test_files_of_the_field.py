@@ -178,3 +178,32 @@ def test_a_parquet_file_of_kilobytes_that_stands_for_far_more_values_is_refused(
             reader(path)
     pl.DataFrame({"product_id": range(2_000_000)}).write_parquet(path)
     assert files.read(path).height == 2_000_000
+
+
+QUEPID = 'query,docid,rating\nwool coat,a,2\nwool coat,b,0\n"lamp, small",c,3\n'
+QUEPID_COLUMNS = {"query_id": "query", "query": "query", "product_id": "docid", "grade": "rating"}
+
+
+def quepid(folder, content=QUEPID, **settings):
+    write(folder / "products.csv", {"product_id": ["a", "b", "c"], "title": ["wool coat", "coat", "lamp"]})
+    (folder / "judgments.csv").write_text(content)
+    return read(folder, columns=QUEPID_COLUMNS, **settings)
+
+
+def test_a_quepid_export_holds_queries_and_judgments(tmp_path):
+    found = quepid(tmp_path)
+    assert found.prompts["query"].to_list() == ["wool coat", "lamp, small"]
+    assert found.prompts["prompt_id"].to_list() == found.prompts["query"].to_list()
+    assert sorted(found.qrels.select("prompt_id", "doc_id", "gain").rows()) == [
+        ("lamp, small", "c", 3.0), ("wool coat", "a", 2.0), ("wool coat", "b", 0.0),
+    ]  # fmt: skip
+
+
+def test_a_query_of_quepid_that_nobody_judged_is_named_by_its_line(tmp_path):
+    with pytest.raises(SourceError, match=r"judgments.csv: line 3: .*1 fields where the header has 3"):
+        quepid(tmp_path, "query,docid,rating\ncoat,a,1\nunjudged\n")
+
+
+def test_judgments_without_their_queries_still_need_a_file_of_them(tmp_path):
+    with pytest.raises(SourceError, match="queries is missing"):
+        quepid(tmp_path, "text,docid,rating\ncoat,a,1\n")
