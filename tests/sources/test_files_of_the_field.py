@@ -194,7 +194,7 @@ def test_a_quepid_export_holds_queries_and_judgments(tmp_path):
     found = quepid(tmp_path)
     assert found.prompts["query"].to_list() == ["wool coat", "lamp, small"]
     assert found.prompts["prompt_id"].to_list() == found.prompts["query"].to_list()
-    assert sorted(found.qrels.select("prompt_id", "doc_id", "gain").rows()) == [
+    assert sorted(found.qrels.select("prompt_id", "doc_id", "relevance").rows()) == [
         ("lamp, small", "c", 3.0), ("wool coat", "a", 2.0), ("wool coat", "b", 0.0),
     ]  # fmt: skip
 
