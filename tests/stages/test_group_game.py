@@ -109,6 +109,19 @@ def test_what_the_other_answer_says_after_a_point_is_told_by_the_alignment(align
     assert found["query"].to_list() == [text]
 
 
+@pytest.mark.parametrize(("alignment", "text"), [("batch", "red blue"), ("group", "red coat"), ("group-first", "red blue")])
+def test_an_order_that_the_group_does_not_have_is_that_of_the_batch_where_the_alignment_asks_it(alignment: str, text: str) -> None:
+    rows = [
+        rollout("p0", 0, ["red"]),
+        rollout("p0", 1, ["blue", "coat"]),
+        rollout("p1", 0, ["red", "blue"]),
+        rollout("p1", 1, ["coat", "red"]),
+    ]
+    params = changed({"alignment": alignment, "degenerate_groups": "evaluate"})
+    found = scored(params, rows).spliced_values.filter(game="splice", rollout_id="001:p0:00", place=1)
+    assert found["query"].to_list() == [text]
+
+
 @pytest.mark.parametrize(("degenerate", "groups"), [("skip", {"p0"}), ("evaluate", {"p0", "p1"})])
 def test_groups_of_equal_rewards_are_evaluated_only_where_that_is_asked(degenerate: str, groups: set[str]) -> None:
     rows = [row for row in sampled_rows() if row[0].prompt_id == "p0"] + [rollout("p1", index, ["wool", "coat"]) for index in range(3)]

@@ -171,12 +171,17 @@ def _chosen(rollouts: pl.DataFrame, prompts: int, seed: int) -> pl.DataFrame:
     return rollouts.filter(pl.col("prompt_id").is_in(names.implode())).sort("prompt_id", "sample_index")
 
 
+def _halves(rollouts: pl.DataFrame) -> list[pl.DataFrame]:
+    """Return the two halves of each rollout group, alike in size: an odd one's last rollout is in neither."""
+    rank, size = pl.int_range(pl.len()).over("prompt_id"), pl.len().over("prompt_id") // 2
+    return [rollouts.filter(rank < size), rollouts.filter((rank >= size) & (rank < 2 * size))]
+
+
 def _judged(here: _Elsewhere, params: Params, iteration: int, methods: Sequence[Method], rollouts: pl.DataFrame, is_fresh: bool) -> Judged:
     """Return the token advantages of every method: of the rollout groups, and of both halves of them."""
     from ospo_cli.policies.token_pieces import TokenPieces
 
-    rank, size = pl.int_range(pl.len()).over("prompt_id"), pl.len().over("prompt_id") // 2
-    halves = [rollouts.filter(rank < size), rollouts.filter((rank >= size) & (rank < 2 * size))]
+    halves = _halves(rollouts)
     wholes = halves if is_fresh else [rollouts]
     smallest = int(rollouts.group_by("prompt_id").len()["len"].to_numpy().min())
     apart = halves if not is_fresh and smallest >= SMALLEST_HALVED else []

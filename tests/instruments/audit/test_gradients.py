@@ -226,6 +226,12 @@ def test_groups_too_small_to_halve_have_no_floor(project):
     assert reading(table, "uniform", "signal")["value"] is not None
 
 
+def test_the_halves_of_a_group_are_alike_in_size_and_an_odd_rollout_is_in_neither():
+    rollouts = pl.DataFrame({"prompt_id": ["p"] * 5 + ["q"] * 4, "sample_index": [*range(5), *range(4)]})
+    halves = gradient_audit._halves(rollouts)
+    assert [half.rows() for half in halves] == [[("p", 0), ("p", 1), ("q", 0), ("q", 1)], [("p", 2), ("p", 3), ("q", 2), ("q", 3)]]
+
+
 def test_a_prompt_asked_for_by_seed_is_the_same_each_time_and_fewer_are_a_part(project):
     layout, values = project
     few = gradient_audit._chosen(placed.read(ROLLOUTS, layout, 1), 5, values.train.seed)
