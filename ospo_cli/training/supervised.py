@@ -113,9 +113,8 @@ def train(
             curves[name].append(number)
         if look and ((step + 1) % settings.look_every == 0 or step + 1 == settings.steps):
             looks.append({"step": step + 1} | look(policy))
-            sys.stderr.write(
-                "warm-start: " + ", ".join(f"{name.replace('_', ' ')} {found:.3g}" for name, found in looks[-1].items()) + "\n"
-            )
+            shown = (f"{name.replace('_', ' ')} {found:{',' if name == 'step' else '.3f'}}" for name, found in looks[-1].items())
+            sys.stderr.write("warm-start: " + ", ".join(shown) + "\n")
         checkpoint.offer(training, step + 1, {"curves": curves, "looks": looks})
         progress(f"loss {value:.3f}", False)
     policy.model.eval()

@@ -270,7 +270,7 @@ def test_looks_are_those_of_the_policies_that_shorter_warm_starts_write(tmp_path
     layout, params = with_dev(tmp_path / "whole"), tiny_params(warm_start={**LOOKING, "schedule": "constant"})
     metrics = warm_start.execute(layout, params)
     assert [look["step"] for look in metrics["looks"]] == [4, 8, 9]
-    assert "warm-start: step 4, greedy " in capsys.readouterr().err
+    assert "warm-start: step 4, greedy 0." in capsys.readouterr().err
     reward = JudgedReward(read_prepared(layout), params)
     dev = placed.read(PROMPTS, layout).filter(split="dev").sort("prompt_id")
     for look in metrics["looks"]:

@@ -151,10 +151,7 @@ def _task(where: str, named: tuple[str, Mapped], shared: Mapped, root: Path, doo
             params["prepare_data"]["path"] = str((project / params["prepare_data"]["path"]).resolve())
     _lay(params, shared)
     _lay(params, _changes(f"{where}.params", given.get("params", {})))
-    inputs = root / str(given["inputs"]) if "inputs" in given else None
-    if inputs is not None and not inputs.is_dir():
-        raise ParameterError(f"{where}.inputs", "no such folder", found=inputs)
-    return Task(name, params, inputs)
+    return Task(name, params, root / str(given["inputs"]) if "inputs" in given else None)
 
 
 def _method(where: str, given: Mapped, doors: Doors) -> Mapped:

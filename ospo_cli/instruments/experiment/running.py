@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ospo_cli.errors import OspoError, first_line, shorten
+from ospo_cli.errors import OspoError, ParameterError, first_line, shorten
 from ospo_cli.instruments.experiment import outcomes
 from ospo_cli.instruments.experiment.plan import Plan, Training
 from ospo_cli.layout import Layout
@@ -55,8 +55,14 @@ def run_missing(plan: Plan, folders: Folders, jobs: int) -> list[tuple[Training,
 
     The first of each task and seed runs before the others of it, which start from links to what it has: shop, warm start, first rollouts.
     A training that was killed goes on where it was.
+
+    Raises:
+        ParameterError: a task's inputs are not there; the tables of what was trained elsewhere need none.
     """
     missing = [training for training in plan.trainings() if not is_done(plan, folders, training)]
+    for task in {training.task: plan.tasks[training.task] for training in missing}.values():
+        if task.inputs is not None and not task.inputs.is_dir():
+            raise ParameterError(f"tasks.{task.name}.inputs", "no such folder", found=task.inputs)
     heads: dict[tuple[str, int], Training] = {}
     for training in missing:
         place = (training.task, training.seed)

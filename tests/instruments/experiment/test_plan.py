@@ -58,7 +58,6 @@ BROKEN = {
     "a section that is none": ({"params": {"updates.epochs": 1}}, r"updates"),
     "a name without a section": ({"params": {"epochs": 1}}, r"params: is no mapping of dotted names"),
     "a value out of range": ({"methods": {"a": {"params": {"update.epochs": 0}}}}, r"shop, a: update\.epochs"),
-    "inputs that are not there": ({"tasks": {"a": {"preset": "demo", "inputs": "gone"}}}, r"tasks\.a\.inputs: no such folder"),
 }
 
 

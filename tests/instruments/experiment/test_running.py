@@ -104,6 +104,21 @@ def test_what_has_an_outcome_of_the_same_parameters_is_not_run_again(file, tmp_p
     assert "experiment: 1/1" in capsys.readouterr().err
 
 
+def test_inputs_are_needed_for_what_is_trained_and_not_for_tables(file, tmp_path, monkeypatch):
+    asked = stand_in(monkeypatch)
+    given = yaml.safe_load(file.read_text())
+    given["tasks"]["shop"]["inputs"] = "catalogues"
+    file.write_text(yaml.safe_dump(given))
+    with pytest.raises(OspoError, match=r"tasks\.shop\.inputs: no such folder: found .*catalogues"):
+        command.execute(file, tmp_path / "own", DOORS)
+    assert not asked
+    (tmp_path / "catalogues").mkdir()
+    command.execute(file, tmp_path / "own", DOORS)
+    (tmp_path / "catalogues").rmdir()
+    command.execute(file, tmp_path / "own", DOORS, runs=False)
+    assert len(asked) == 2
+
+
 def test_an_outcome_tells_what_made_it_after_a_default_has_changed(file):
     params = read(file, DOORS).params(Training("shop", "grpo", 0, 5e-4))
     kept = running.settings(params)
