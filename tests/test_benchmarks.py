@@ -1,5 +1,7 @@
 """Benchmarks run to their end on little, and end as they say: what they measure is not looked at here."""
 
+import contextlib
+import io
 import re
 import runpy
 import subprocess
@@ -19,6 +21,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(name, *arguments):
+    """Return the lines that a benchmark prints, run in this process: what it imports takes longer than what it does here."""
+    script = ROOT / "benchmarks" / name
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+        patch.syspath_prepend(script.parent)
+        runpy.run_path(str(script), run_name="__main__")
+    return printed.getvalue().strip().splitlines()
+
+
+def run_alone(name, *arguments):
     done = subprocess.run([sys.executable, ROOT / "benchmarks" / name, *map(str, arguments)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.strip().splitlines()
@@ -161,7 +173,7 @@ def test_the_service_answers_under_load_and_ends_well(tmp_path):
     setup.write_card(folder, setup.Setup("{query}", "replace", 12))
     (tmp_path / "queries.txt").write_text("navy coat\nred boots\n")
     queries = ["--policy", folder, "--project", tmp_path]
-    lines = run("serving.py", tmp_path / "queries.txt", *queries, "--clients", 1, 8, "--seconds", 1)
+    lines = run_alone("serving.py", tmp_path / "queries.txt", *queries, "--clients", 1, 8, "--seconds", 1)
     assert [line.split(": p50")[0] for line in lines] == [
         *(
             "never asked before, 1 clients",
@@ -170,12 +182,12 @@ def test_the_service_answers_under_load_and_ends_well(tmp_path):
             "always asked before, 8 clients",
         )
     ]
-    lines = run("rewriting.py", tmp_path / "queries.txt", *queries, "--batches", 1, 2)
+    lines = run_alone("rewriting.py", tmp_path / "queries.txt", *queries, "--batches", 1, 2)
     assert [line.split(": ")[0] for line in lines] == ["batches of 1", "batches of 2"]
 
 
 @pytest.mark.slow
 def test_processes():
-    lines = run("processes.py", "--steps", 1, "--groups", 1)
+    lines = run_alone("processes.py", "--steps", 1, "--groups", 1)
     ways = ["1 process, 1 thread", "1 process, 2 threads", "2 processes, 1 thread each", "2 processes, weights cut"]
     assert [line.partition(" processor ")[0].rstrip() for line in lines] == ways

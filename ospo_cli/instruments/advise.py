@@ -26,6 +26,7 @@ from ospo_cli.maths.step_advice import (
     rollouts_over_least,
     steps_over_exact,
 )
+from ospo_cli.params.attribute import Attribute
 from ospo_cli.params.whole import Params
 from ospo_cli.report import staleness
 from ospo_cli.report.number_text import plain, short
@@ -48,7 +49,7 @@ def is_measured(layout: Layout, params: Params, iteration: int) -> bool:
     metrics = json.loads(path.read_text(encoding="utf-8"))
     if staleness.changed(layout, params, metrics["tables"] | metrics["inputs"]):
         return False
-    return not _own(placed.read(GRADIENT_AUDIT, layout, iteration), params).is_empty()
+    return not _own(placed.read(GRADIENT_AUDIT, layout, iteration), params.attribute).is_empty()
 
 
 def check(layout: Layout, params: Params, iteration: int) -> None:
@@ -81,7 +82,7 @@ def execute(layout: Layout, params: Params, iteration: int) -> tuple[pl.DataFram
             "no gradients of this policy and method under these parameters",
             remedy=f"run `ospo audit --iter {iteration} --gradients`",
         )
-    noise, now = _noise(_own(placed.read(GRADIENT_AUDIT, layout, iteration), params), iteration), _now(params)
+    noise, now = _noise(_own(placed.read(GRADIENT_AUDIT, layout, iteration), params.attribute), iteration), _now(params)
     wanted = advised(noise, now)
     rates = [factor * wanted.learning_rate for factor in TRIED]
     gains = held_out(layout, params, iteration, wanted, rates)
@@ -96,8 +97,7 @@ def execute(layout: Layout, params: Params, iteration: int) -> tuple[pl.DataFram
     return table, searched
 
 
-def _own(table: pl.DataFrame, params: Params) -> pl.DataFrame:
-    own = params.attribute
+def _own(table: pl.DataFrame, own: Attribute) -> pl.DataFrame:
     return table.filter(
         pl.col("estimator").is_in([own.estimator, "any"]),
         rule=own.rule,

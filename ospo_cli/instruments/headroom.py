@@ -84,7 +84,7 @@ def execute(layout: Layout, params: Params, request: Request) -> tuple[pl.DataFr
         rollouts = parquet.read(path, ROLLOUTS, made_by=command)
         prompts = prompts.filter(pl.col("prompt_id").is_in(rollouts["prompt_id"].unique().to_list()))
         chosen = _chosen(prompts, request.prompts, params.train.seed)
-        answers: Answers | None = _saved(rollouts, chosen, params, request.iteration)
+        answers: Answers | None = _saved(rollouts, chosen, params.score_coalitions.composition, request.iteration)
     else:
         in_split = prompts.filter(pl.col("split") == request.split)
         if not in_split.height:
@@ -245,12 +245,12 @@ def _chosen(prompts: pl.DataFrame, most: int, seed: int) -> pl.DataFrame:
     return prompts[sorted(order[:most].tolist())]
 
 
-def _saved(rollouts: pl.DataFrame, chosen: pl.DataFrame, params: Params, iteration: int) -> Answers:
+def _saved(rollouts: pl.DataFrame, chosen: pl.DataFrame, composition: str, iteration: int) -> Answers:
     raw = dict(chosen.select("prompt_id", "query").iter_rows())
     queries: dict[str, list[str]] = {}
     for prompt_id, completion in rollouts.sort("rollout_id").select("prompt_id", "completion").iter_rows():
         if prompt_id in raw:
-            query = served(raw[prompt_id], completion, params.score_coalitions.composition).query
+            query = served(raw[prompt_id], completion, composition).query
             queries.setdefault(prompt_id, []).append(query)
     return Answers(f"rollouts {iteration:03d}", queries)
 

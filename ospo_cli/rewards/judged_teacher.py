@@ -33,13 +33,13 @@ def teacher_pairs(layout: Layout, params: Params, prompts: pl.DataFrame) -> pl.D
     order = seeding.generator(params.train.seed, "warm start prompts").permutation(train.height)[:needed]
     train = train[order.tolist()]
     reward = JudgedReward(Prepared(documents, prompts, qrels, pools), params, cache=layout.cache, store=Store(layout.store))
-    answers = judged_answers(train, documents, known, reward, params)
+    answers = judged_answers(train, documents, known, reward, params.warm_start)
     reward.tally.report("warm-start")
     return answers
 
 
 def judged_answers(
-    prompts: pl.DataFrame, documents: pl.DataFrame, qrels: pl.DataFrame, reward: JudgedReward, params: Params
+    prompts: pl.DataFrame, documents: pl.DataFrame, qrels: pl.DataFrame, reward: JudgedReward, settings: WarmStart
 ) -> pl.DataFrame:
     """Return teacher pairs that name a relevant document: its title, then the first entries of `warm_start.title_fields`.
 
@@ -53,9 +53,8 @@ def judged_answers(
         documents: table documents.
         qrels: judgments of train prompts alone: how often a document is relevant is counted over all of them.
         reward: composes an answer with the query and scores it.
-        params: section warm_start.
+        settings: section warm_start.
     """
-    settings = params.warm_start
     answers = _answers(documents, settings)
     relevant = qrels.filter(pl.col("relevance") > 0)
     counts = dict(relevant.group_by("doc_id").len().iter_rows())

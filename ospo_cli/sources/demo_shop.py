@@ -8,6 +8,8 @@ many attributes more per product, of which a user states a third to two thirds, 
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,19 +66,20 @@ class Need:
 def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     """Return the generated shop; equal seeds give equal tables. `root` is not used, and of `params` the number of attributes is."""
     products = catalogue(seed, params.attributes)
-    documents = _documents(products, seed)
+    documents, taste = _documents(products, seed), _Taste(products)
+    doc_ids = documents["doc_id"].to_list()
     titles = [title(row) for row in products]
     prompts, qrels, pools, pairs = [], [], [], []
     taken: set[frozenset[str]] = set()
     for split, count in PROMPTS_OF_SPLIT.items():
         for number in range(count):
             prompt_id = f"{split}-{number:05d}"
-            need, query, history = _user(products, prompt_id, seed, taken)
+            need, query, history = _user(products, taste, prompt_id, seed, taken)
             prompts.append((prompt_id, split, query, [titles[item] for item in history]))
             distance = (products[:, need.columns] != products[need.target, need.columns]).sum(axis=1)
             relevant = np.flatnonzero(distance == 0)
-            qrels += [(prompt_id, documents["doc_id"][int(row)], 1.0) for row in relevant]
-            pools += [(prompt_id, int(row)) for row in _pool(distance, relevant, generator(seed, f"pool|{prompt_id}"))]
+            qrels += [(prompt_id, doc_ids[row], 1.0) for row in relevant.tolist()]
+            pools += [(prompt_id, row) for row in _pool(distance, relevant, generator(seed, f"pool|{prompt_id}")).tolist()]
             if split == "train":
                 pairs += [
                     (
@@ -181,7 +184,7 @@ def _documents(products: np.ndarray, seed: int) -> pl.DataFrame:
     )
 
 
-def _user(products: np.ndarray, prompt_id: str, seed: int, taken: set[frozenset[str]]) -> tuple[Need, str, list[int]]:
+def _user(products: np.ndarray, taste: _Taste, prompt_id: str, seed: int, taken: set[frozenset[str]]) -> tuple[Need, str, list[int]]:
     """Draw users until the query's set of words is new and the history shows the taste; deterministic in (seed, prompt_id)."""
     random = generator(seed, f"user|{prompt_id}")
     while True:
@@ -191,7 +194,7 @@ def _user(products: np.ndarray, prompt_id: str, seed: int, taken: set[frozenset[
         query = _query(products[target], attributes, random)
         wishes = _further_wishes(products.shape[1] - len(ATTRIBUTES), random)
         query = " ".join([query, *(_one(USER_WORDS[name][value(products[target], name)], random) for name in wishes)])
-        history = _history(products, target, random)
+        history = taste.history(target, random)
         if history and frozenset(query.split()) not in taken:
             taken.add(frozenset(query.split()))
             return Need(target, tuple(_COLUMN[name] for name in (*attributes, *wishes))), query, history
@@ -221,26 +224,35 @@ def _query(product: np.ndarray, attributes: Sequence[str], random: np.random.Gen
     return " ".join(words)
 
 
-def _one(words: Sequence[str], random: np.random.Generator) -> str:
-    """Return one of the words, that which `random.choice` gives, without an array of all."""
-    return words[int(random.integers(len(words)))]
+class _Taste:
+    """What past purchases show: products by the taste's values."""
 
+    def __init__(self, products: np.ndarray) -> None:
+        self.types, self.values = products[:, 0], products[:, _TASTE_COLUMNS]
+        self.rows = [tuple(row) for row in self.values.tolist()]
+        self.near = functools.cache(self._near)
 
-def _history(products: np.ndarray, target: int, random: np.random.Generator) -> list[int]:
-    """Return 3-5 other products that share two or three of the taste's values; empty unless each of these leads by two."""
-    taste = products[target, _TASTE_COLUMNS]
-    shared = np.add.reduce([products[:, column] == products[target, column] for column in _TASTE_COLUMNS], dtype=np.int8)
-    shared[target] = 0
-    candidates = np.flatnonzero((shared >= 2) & (products[:, 0] != products[target, 0]))
-    count = int(random.integers(3, 6))
-    if len(candidates) < count:
-        return []
-    history = [int(item) for item in random.choice(candidates, size=count, replace=False)]
-    for column, wanted in zip(_TASTE_COLUMNS, taste, strict=True):
-        frequency = np.bincount(products[history, column], minlength=wanted + 1)
-        if frequency[wanted] < max(frequency[:wanted].max(initial=0), frequency[wanted + 1 :].max(initial=0)) + 2:
+    def _near(self, target: int) -> np.ndarray:
+        """Return the products of another type that share two or three of the taste's values."""
+        shared = (self.values == self.values[target]).sum(axis=1)
+        return np.flatnonzero((shared >= 2) & (self.types != self.types[target]))
+
+    def history(self, target: int, random: np.random.Generator) -> list[int]:
+        """Return 3-5 products near the target; empty unless each of its taste's values leads by two."""
+        candidates, count = self.near(target), int(random.integers(3, 6))
+        if len(candidates) < count:
             return []
-    return history
+        history: list[int] = random.choice(candidates, size=count, replace=False).tolist()
+        for column, wanted in enumerate(self.rows[target]):
+            found = Counter(self.rows[item][column] for item in history)
+            if found.pop(wanted, 0) < max(found.values(), default=0) + 2:
+                return []
+        return history
+
+
+def _one(words: Sequence[str], random: np.random.Generator) -> str:
+    """Draw a word; the same as `random.choice`, which takes ten times as long."""
+    return words[int(random.integers(len(words)))]
 
 
 def _pool(distance: np.ndarray, relevant: np.ndarray, random: np.random.Generator) -> np.ndarray:

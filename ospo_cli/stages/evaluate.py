@@ -130,10 +130,14 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     files.write_json(layout.evaluation("score_metrics.json"), tally.metrics())
     tally.report("evaluate")
     parts.report()
-    for system, shares in summary["malformed"].items():
+    _say_malformed(summary["malformed"])
+    return summary | {"completions": sum(frame.height for frame in (*decoded, *tried)), "parts": parts.seconds}
+
+
+def _say_malformed(malformed: dict[str, dict[str, float]]) -> None:
+    for system, shares in malformed.items():
         if said := ", ".join(f"{share:.1%} of {decoding} answers" for decoding, share in shares.items() if share):
             sys.stderr.write(f"evaluate: {system}: {said} malformed; the raw query counts in their place\n")
-    return summary | {"completions": sum(frame.height for frame in (*decoded, *tried)), "parts": parts.seconds}
 
 
 def evaluate(

@@ -90,19 +90,7 @@ def prepare(data: SourceData, params: PrepareData, seed: int, folding: str = STA
     documents = data.documents.sort("doc_id")
     if not documents.height:
         raise SourceError(f"source {params.source}", "the catalogue is empty", found="0 documents", expected="at least one")
-    texts = [name for name, dtype in documents.schema.items() if dtype == pl.String and name not in ("doc_id", "category")]
-    if not any(documents[name].str.contains(r"[\p{L}\p{N}]").any() for name in texts):
-        raise SourceError(
-            f"source {params.source}", "no product has a text", found=f"{documents.height:,} documents without a letter or digit",
-            expected="a title or another text", remedy="check which columns hold the products' texts",
-        )  # fmt: skip
-    large = data.qrels.filter(pl.col("relevance") > LARGEST_GRADE)
-    if large.height:
-        prompt, document, grade = large.select("prompt_id", "doc_id", "relevance").row(0)
-        raise SourceError(
-            f"source {params.source}, judgments of query {prompt}", f"a grade is too large for sums of gains, that of product {document}",
-            found=grade, expected=f"at most {LARGEST_GRADE:g}", remedy="mend the grade, or give labels gains (prepare_data.gains)",
-        )  # fmt: skip
+    _check_contents(documents, data.qrels, f"source {params.source}")
     qrels, unknown = _known_judgments(data.qrels, documents, params.source)
     prompts, unusable = _judged_prompts(data.prompts, qrels, params, data.card.get("counts", {}))
     prompts, splits = assign_splits(prompts, params, seed, folding)
@@ -155,6 +143,22 @@ def _words_for_nothing(documents: pl.DataFrame, prompts: pl.DataFrame) -> list[s
     said = ", ".join(f"{count:,} of {name}" for name, count in counts.items() if count)
     line = f"values that read {', '.join(NOTHING[:4])} or the like are text: {said}; leave a field empty where nothing is meant"
     return [line] if said else []
+
+
+def _check_contents(documents: pl.DataFrame, qrels: pl.DataFrame, where: str) -> None:
+    texts = [name for name, dtype in documents.schema.items() if dtype == pl.String and name not in ("doc_id", "category")]
+    if not any(documents[name].str.contains(r"[\p{L}\p{N}]").any() for name in texts):
+        raise SourceError(
+            where, "no product has a text", found=f"{documents.height:,} documents without a letter or digit",
+            expected="a title or another text", remedy="check which columns hold the products' texts",
+        )  # fmt: skip
+    large = qrels.filter(pl.col("relevance") > LARGEST_GRADE)
+    if large.height:
+        prompt, document, grade = large.select("prompt_id", "doc_id", "relevance").row(0)
+        raise SourceError(
+            f"{where}, judgments of query {prompt}", f"a grade is too large for sums of gains, that of product {document}",
+            found=grade, expected=f"at most {LARGEST_GRADE:g}", remedy="mend the grade, or give labels gains (prepare_data.gains)",
+        )  # fmt: skip
 
 
 def _in_words(card: dict[str, Any]) -> str:

@@ -92,7 +92,7 @@ def report(layout: Layout, params: Params) -> dict[str, Any]:
         "shown_estimator": shown_estimator(params.attribute.estimator, params.score_coalitions.estimators),
         "audits": _audits(layout, params),
         "colour_scale": colour_scale(groups),
-        "queries": _queries(layout, params, prepared["prompts"], summary) if summary else [],
+        "queries": _queries(layout, params.report.queries, prepared["prompts"], summary) if summary else [],
         "kept": comparison(layout, params),
         "plan": plan_and_actual(layout, params),
     }
@@ -117,7 +117,7 @@ def plan_and_actual(layout: Layout, params: Params) -> dict[str, Any] | None:
     return {"rows": compared(planned.iter_rows(named=True), actual), "changed": changed}
 
 
-def _queries(layout: Layout, params: Params, prompts: pl.DataFrame, summary: dict[str, Any]) -> list[dict[str, Any]]:
+def _queries(layout: Layout, most: int, prompts: pl.DataFrame, summary: dict[str, Any]) -> list[dict[str, Any]]:
     final = final_policy(summary)
     bases = ["raw-query"] if final == "policy-000" else ["policy-000", "raw-query"]
     metrics = placed.read(QUERY_METRICS, layout)
@@ -128,7 +128,7 @@ def _queries(layout: Layout, params: Params, prompts: pl.DataFrame, summary: dic
         & pl.col("system").is_in(["raw-query", "policy-000", final])
     )
     completions = placed.read(COMPLETIONS, layout)
-    values, shown = chosen.select("prompt_id", "system", "metric_value"), max(1, params.report.queries // (2 * len(bases)))
+    values, shown = chosen.select("prompt_id", "system", "metric_value"), max(1, most // (2 * len(bases)))
     return [wins_and_losses(values, completions, prompts, final, base, shown) for base in bases]
 
 

@@ -1,5 +1,6 @@
 """The layout is the architecture: floors, names and lightness are proved, not remembered."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -38,6 +39,31 @@ def test_an_import_that_goes_up_is_caught(tmp_path):
 def test_no_file_has_a_name_that_says_nothing():
     empty = {"utils", "util", "common", "helpers", "core", "manager", "misc", "base_utils"}
     assert [path for path in ROOT.glob("ospo_cli/**/*.py") if path.stem in empty] == []
+
+
+# More than seven parameters, and why.
+MANY_PARAMETERS = {
+    "parameter": "those of dataclasses.field and what a section declares",
+    "forward": "torch.autograd hands over all of them",
+    "train": "two of them call back",
+}
+
+
+def test_files_and_functions_are_short():
+    long = []
+    for path in ROOT.glob("ospo_cli/**/*.py"):
+        text = path.read_text(encoding="utf-8")
+        long += [f"{path}: {text.count(chr(10))} lines"] * (text.count("\n") > 450)
+        for found in ast.walk(ast.parse(text)):
+            if isinstance(found, ast.FunctionDef):
+                taken = [
+                    name for name in (*found.args.posonlyargs, *found.args.args, *found.args.kwonlyargs) if name.arg not in ("self", "cls")
+                ]
+                is_command = any(ast.unparse(one).startswith("app.command") for one in found.decorator_list)
+                is_free = is_command or found.name in MANY_PARAMETERS
+                long += [f"{path}: {found.name}: {len(taken)} parameters"] * (len(taken) > 7 and not is_free)
+                long += [f"{path}: {found.name}: {found.end_lineno - found.lineno + 1} lines"] * (found.end_lineno - found.lineno >= 60)
+    assert long == []
 
 
 HEAVY = ["torch", "transformers", "peft", "faiss", "bm25s", "polars", "dvc", "scipy", "numba", "rich.table"]

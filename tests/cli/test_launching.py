@@ -46,7 +46,7 @@ def begun(layout, *arguments, **environment):
 def ended(layout, *arguments, **environment):
     """Return exit status, stdout and the lines of stderr."""
     process = begun(layout, *arguments, **environment)
-    stdout, stderr = process.communicate(timeout=300)
+    stdout, stderr = process.communicate(timeout=1800)
     return process.returncode, stdout, stderr.splitlines()
 
 
@@ -90,7 +90,7 @@ def test_a_killed_process_ends_all_within_a_minute_and_the_same_command_goes_on(
         time.sleep(0.02)
     os.kill(int(children(process.pid)[number]), signal.SIGKILL)
     began = time.monotonic()
-    _, stderr = process.communicate(timeout=300)
+    _, stderr = process.communicate(timeout=1800)
     assert time.monotonic() - began < 60
     assert process.returncode == 1
     assert stderr.splitlines()[-1] == (

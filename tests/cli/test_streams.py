@@ -119,7 +119,7 @@ def test_ctrl_c_and_a_polite_end_say_how_to_go_on_and_leave_no_lock(tmp_path):
             time.sleep(0.01)
         running.send_signal(number)
         assert (
-            running.communicate(timeout=300)[1] == f"ospo: {word}; run the same command again; finished shards and checkpoints are kept\n"
+            running.communicate(timeout=1800)[1] == f"ospo: {word}; run the same command again; finished shards and checkpoints are kept\n"
         )
         assert running.returncode == status
         assert not (folder / "data/project.lock").exists()

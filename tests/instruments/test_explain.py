@@ -4,12 +4,12 @@ import dataclasses
 import io
 import json
 import re
-import subprocess
-import sys
 
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from ospo_cli.cli import app
 from ospo_cli.errors import OspoError
 from ospo_cli.instruments.explain.command import Request, execute, execute_all, explain
 from ospo_cli.layout import Layout
@@ -279,13 +279,11 @@ def test_the_command_needs_the_prepared_tables_alone_and_says_what_makes_them(pr
         folder.mkdir(exist_ok=True)
         defaults = whole.to_mapping(Params())
         (folder / "params.yaml").write_text(json.dumps(defaults), encoding="utf-8")
-    command = [sys.executable, "-m", "ospo_cli", "explain", "--query", "navy wool coat", "-p"]
-    good = subprocess.run([*command, str(project.root)], capture_output=True, text=True)
-    bad = subprocess.run([*command, str(empty)], capture_output=True, text=True)
-    assert (good.returncode, bad.returncode) == (0, 1), good.stderr
+    good, bad = (CliRunner().invoke(app, ["explain", "--query", "navy wool coat", "-p", str(at)]) for at in (project.root, empty))
+    assert (good.exit_code, bad.exit_code) == (0, 1), good.stderr
     assert "judgments of prompt q1" in good.stdout
-    assert "run `ospo prepare-data`" in bad.stderr
-    assert len(bad.stderr.splitlines()) == 1
+    assert "run `ospo prepare-data`" in bad.exception.line()
+    assert bad.stderr == ""
 
 
 def test_the_projects_estimator_is_taken_where_none_is_named(tmp_path):

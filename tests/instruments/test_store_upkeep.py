@@ -6,14 +6,14 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
 from ospo_cli import presets
+from ospo_cli.cli import app
 from ospo_cli.errors import OspoError, StoreError
 from ospo_cli.instruments import store_upkeep as store
 from ospo_cli.params.evaluate import Evaluate
@@ -211,10 +211,8 @@ def test_the_commands_print_and_fail_in_one_line(scored):
     (layout.root / "params.yaml").write_text(presets.render(KEPT))
 
     def command(*arguments):
-        done = subprocess.run(
-            [sys.executable, "-m", "ospo_cli", "store", *arguments, "-p", str(layout.root)], capture_output=True, text=True, check=False
-        )
-        return done.returncode, done.stdout, done.stderr
+        done = CliRunner().invoke(app, ["store", *arguments, "-p", str(layout.root)])
+        return done.exit_code, done.stdout, done.exception
 
     assert f"{count}" in command("stats")[1]
     assert "all equal" in command("verify", "--recompute", "5")[1]
@@ -223,5 +221,5 @@ def test_the_commands_print_and_fail_in_one_line(scored):
     break_a_book(layout, "bm25")
     code, _, error = command("verify")
     assert code == 1
-    assert len(error.splitlines()) == 1
-    assert "delete its folder: what it held is computed again" in error
+    assert len(error.line().splitlines()) == 1
+    assert "delete its folder: what it held is computed again" in error.line()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -370,14 +370,15 @@ STEPS: tuple[Callable[[Any], None], ...] = (
 )
 
 
-def failures(code: Any) -> list[str]:
-    """Return the names of the checks that the code does not pass."""
-    failed = []
+def failures(code: Any) -> Iterator[str]:
+    """Give the names of the checks that the code does not pass."""
+    for check in STEPS:
+        if not _passes(lambda check=check: check(code)):
+            yield check.__name__
     for rule in redistribution.RULES:
-        failed += [
-            f"{rule}: {check.__name__}" for check in checks_of(rule) if not _passes(lambda check=check, rule=rule: check(code, rule))
-        ]
-    return failed + [check.__name__ for check in STEPS if not _passes(lambda check=check: check(code))]
+        for check in checks_of(rule):
+            if not _passes(lambda check=check, rule=rule: check(code, rule)):
+                yield f"{rule}: {check.__name__}"
 
 
 def _passes(check: Callable[[], None]) -> bool:

@@ -69,7 +69,7 @@ def test_a_spoilt_rule_fails_a_check(rule: str, spoil: Callable[..., Any], monke
     monkeypatch.setitem(
         redistribution.RULES, rule, dataclasses.replace(real, formula=lambda tokens, credit, how: spoil(real, tokens, credit, how))
     )
-    assert [check.__name__ for check in checks_of(rule) if _raises(check, rule)]
+    assert any(_raises(check, rule) for check in checks_of(rule))
 
 
 @pytest.mark.parametrize("rule", ["uniform"])
@@ -199,9 +199,9 @@ def _copy(module: ModuleType, old: str, new: str) -> ModuleType:
     indirect=True,
 )
 def test_a_broken_copy_fails_a_named_check(broken: SimpleNamespace) -> None:
-    assert failures(broken)
+    assert next(failures(broken), "")
 
 
 @pytest.mark.parametrize("broken", [(module, "", "") for module in MUTANTS], indirect=True, ids=list(MUTANTS))
 def test_a_copy_with_nothing_changed_fails_none(broken: SimpleNamespace) -> None:
-    assert failures(broken) == []
+    assert list(failures(broken)) == []

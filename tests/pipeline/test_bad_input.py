@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from tests.pipeline import miniature
-from tests.pipeline.conftest import command
+from tests.pipeline.conftest import BIN, command
 
 # One project for all cases: it takes a minute to make.
 PREPARED = "data/prepared"
@@ -184,7 +184,7 @@ def test_bad_input_is_one_line_and_changes_nothing(name, project):
 def test_a_folder_that_cannot_be_written_is_named_and_what_was_there_stays(project):
     target = project / FIRST / "segments.parquet"
     before = target.read_bytes()
-    done = command(project, "bash", "-c", "ulimit -f 1; trap '' XFSZ; exec ospo segment --iter 1", check=False)
+    done = command(project, "bash", "-c", f"ulimit -f 1; trap '' XFSZ; exec {BIN}/ospo segment --iter 1", check=False)
     assert done.returncode == 1
     assert "segments.parquet: cannot be written" in done.stderr
     assert target.read_bytes() == before

@@ -347,7 +347,7 @@ print(peak_bytes() - before, memory_plan.needed_bytes(policy, groups, settings))
 @pytest.mark.parametrize("completion_tokens", [14, pytest.param(200, marks=pytest.mark.slow)])
 def test_the_plan_is_not_below_what_an_update_takes_nor_twice_of_it(tmp_path, completion_tokens):
     command = [sys.executable, "-c", MEASURED, str(tmp_path), str(completion_tokens)]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=1800)
     taken, planned = map(int, run.stdout.split())
     assert 0.95 * taken <= planned <= 2 * taken
 

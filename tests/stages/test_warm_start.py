@@ -159,7 +159,9 @@ def answers_for(titles, wanted, also_relevant=(), **settings):
     judged = [("p", f"d{i}", 1.0) for i in range(len(titles))] + [("other", f"d{i}", 1.0) for i in also_relevant]
     qrels = pl.DataFrame(judged, schema=QRELS.schema, orient="row")
     prompts = pl.DataFrame([("p", "train", "query", [], "query")], schema=PROMPTS.schema, orient="row")
-    return judged_answers(prompts, documents, qrels, WordOverlap(wanted), tiny_params(warm_start=settings))["completion"].to_list()
+    return judged_answers(prompts, documents, qrels, WordOverlap(wanted), tiny_params(warm_start=settings).warm_start)[
+        "completion"
+    ].to_list()
 
 
 def test_the_teacher_names_the_title_that_earns_most():

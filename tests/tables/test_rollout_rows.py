@@ -4,9 +4,10 @@ import polars as pl
 
 from ospo_cli.tables import parquet
 from ospo_cli.tables.rollout import ROLLOUTS
-from ospo_cli.tables.rollout_rows import RolloutRow, rollouts_frame
+from ospo_cli.tables.rollout_rows import rollouts_frame
+from tests.tables.sampled import sampled_row
 
-ROW = RolloutRow("001:p:00", "p", 0, [1, 2], "<answer> navy coat </answer>", [3, 4], [-0.5, -0.25], "stop")
+ROW = sampled_row("001:p:00", "p", "<answer> navy coat </answer>", [3, 4], behavior_logprobs=[-0.5, -0.25])
 
 
 def test_rows_make_the_declared_table():
@@ -27,6 +28,6 @@ def test_the_answers_place_is_that_of_the_words_between_the_tags():
 
 def test_rows_keep_their_order_and_no_rows_make_an_empty_table():
     names = ["002:b:00", "001:a:00"]
-    rows = [RolloutRow(name, "p", 0, [], "x", [], [], "length") for name in names]
+    rows = [sampled_row(name, "p", "x", []) for name in names]
     assert rollouts_frame(rows)["rollout_id"].to_list() == names
     assert rollouts_frame([]).equals(ROLLOUTS.empty())

@@ -84,7 +84,7 @@ def compare_rewards(rollouts: pl.DataFrame, a: Scored, b: Scored, params: Params
     names = list(REWARD_COMPARISON_GROUPS.schema)
     frame = pl.DataFrame(dict(zip(names, (list(column) for column in zip(*rows, strict=True)), strict=True)), strict=False)
     frame = frame.cast(REWARD_COMPARISON_GROUPS.schema).with_columns(pl.col(pl.Float64).fill_nan(None))  # type: ignore[arg-type]
-    return _overview(frame, params), frame
+    return _overview(frame, params.evaluate.bootstrap, params.train.seed), frame
 
 
 def page_data(
@@ -192,15 +192,15 @@ def _mean(values: tuple[float, ...]) -> float:
     return float(np.mean(known)) if known else _NOTHING
 
 
-def _overview(groups: pl.DataFrame, params: Params) -> pl.DataFrame:
+def _overview(groups: pl.DataFrame, resamples: int, seed: int) -> pl.DataFrame:
     rows: list[tuple[str, float | None, float | None, float | None, int]] = []
     for name, column in MEASURES.items():
         known = groups[column].drop_nulls().cast(pl.Float64).to_numpy()
         if not len(known):
             rows.append((name, None, None, None, 0))
             continue
-        generator = seeding.generator(params.train.seed, f"compare-rewards/{column}")
-        mean, low, high = Resamples(len(known), params.evaluate.bootstrap, generator).mean(known)
+        generator = seeding.generator(seed, f"compare-rewards/{column}")
+        mean, low, high = Resamples(len(known), resamples, generator).mean(known)
         rows.append((name, mean, low, high, len(known)))
     return pl.DataFrame(rows, schema=REWARD_COMPARISON.schema, orient="row")
 

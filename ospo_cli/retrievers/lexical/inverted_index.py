@@ -302,8 +302,7 @@ def _build(
     documents, weights = np.empty(len(terms), dtype=np.int32), np.empty(len(terms), dtype=np.int32)
     building.invert((forward_starts, terms, rounded), catalogue_of, starts, documents, weights)
     # Whole super-blocks: blocks behind the last document are empty.
-    supers = -(-count // (BLOCK * SUPER))
-    blocks = supers * SUPER
+    blocks = (supers := -(-count // (BLOCK * SUPER))) * SUPER
     frequent = np.flatnonzero(term_counts > count / FREQUENT_SHARE)
     frequent_row = np.full(len(vocabulary), -1, dtype=np.int32)
     frequent_row[frequent] = np.arange(len(frequent))

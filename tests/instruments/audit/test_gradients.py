@@ -291,7 +291,7 @@ def test_advice_on_a_new_project_audits_the_own_method_alone_and_then_reads_it(p
 def test_splice_is_judged_under_the_asked_discount(project):
     layout, values = project
     half = dataclasses.replace(values, attribute=dataclasses.replace(values.attribute, splice_trace=0.25))
-    table, _ = gradient_audit.execute(layout, half, 1, Request(estimators=["splice", "splice(0.25)", "splice(1)", "swap"]))
+    table, _ = gradient_audit.execute(layout, half, 1, Request(prompts=8, estimators=["splice", "splice(0.25)", "splice(1)", "swap"]))
     lengths = {name: reading(table, "none", "squared length", name)["value"] for name in ("splice", "splice(0.25)", "splice(1)", "swap")}
     assert lengths["splice"] == lengths["splice(0.25)"]
     assert len({*lengths.values()}) == 3

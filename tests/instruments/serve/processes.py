@@ -25,7 +25,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def until(holds, process, seconds=300):
+def until(holds, process, seconds=1800):
     """Wait until something holds, as long as the process lives."""
     end = time.monotonic() + seconds
     while not holds():

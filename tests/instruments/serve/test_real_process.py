@@ -73,7 +73,7 @@ def test_a_service_that_is_asked_to_end_ends_without_a_traceback(serving):
     process, port = serving()
     posted(port, "navy coat")
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=1800)
     assert b"Traceback" not in err
 
 
@@ -93,13 +93,13 @@ def test_a_killed_rewrite_goes_on_where_it_was_and_writes_the_same_bytes(project
         assert out.exists() or [path.name for path in tmp_path.iterdir() if path.suffix == ".csv"] == []
     assert kills
     done = started("rewrite", source, "--out", out, "--project", project.root)
-    _, err = done.communicate(timeout=300)
+    _, err = done.communicate(timeout=1800)
     assert done.returncode == 0, err
     resumed = out.read_bytes()
     for path in shards.rglob("answered.parquet"):
         path.unlink()
     whole = started("rewrite", source, "--out", out, "--project", project.root)
-    whole.communicate(timeout=300)
+    whole.communicate(timeout=1800)
     assert out.read_bytes() == resumed
     assert resumed.count(b"\n") == 1501
 
@@ -166,7 +166,7 @@ def test_no_bytes_of_a_stranger_end_the_service_or_get_an_error_of_its_own(servi
     assert wrong == {}
     assert posted(port, "coat")["query"] == "coat"
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=1800)
     assert b"Traceback" not in err
     assert b"coat" not in out + err
 
