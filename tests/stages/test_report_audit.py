@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import polars as pl
 import pytest
@@ -10,18 +11,24 @@ from ospo_cli import presets
 from ospo_cli.graph import runner
 from ospo_cli.graph.nodes import node
 from ospo_cli.instruments.audit import estimators as audit
+from ospo_cli.layout import Layout
 from ospo_cli.stages import report
 from ospo_cli.tables import parquet, reference
 from ospo_cli.tables.audit import AUDIT, AUDIT_CURVES, GRADIENT_AUDIT
 from tests.report import small_project
 
 
-@pytest.fixture
-def project(tmp_path):
-    layout, values = small_project.write_project(tmp_path, iterations=2)
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory):
+    layout, values = small_project.write_project(tmp_path_factory.mktemp("audited"), iterations=2)
     audit.execute(layout, values, 1, 6, ["myerson", "shapley", "leave-one-out"])
     write_gradients(layout, values)
     return layout, values
+
+
+@pytest.fixture
+def project(audited, tmp_path):
+    return Layout(shutil.copytree(audited[0].root, tmp_path / "project")), audited[1]
 
 
 def write_gradients(layout, values):
