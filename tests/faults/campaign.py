@@ -52,7 +52,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # also in the background, where a shell ignores the first
         signal.signal(number, signal.default_int_handler)
     commands.load()
-    with tempfile.TemporaryDirectory(prefix="ospo-faults-") as folder:
+    with tempfile.TemporaryDirectory(prefix="ospo-faults-", ignore_cleanup_errors=True) as folder:
         root = Path(folder)
         whole = commands.run(project.make(root / "whole"), ("run",), root / "output")
         if whole.status != 0:

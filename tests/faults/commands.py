@@ -88,12 +88,15 @@ class Command:
     def wait(self, seconds: float = LONGEST_SECONDS) -> int:
         """Return its status; end it, and raise, where it takes too long."""
         give_up = time.monotonic() + seconds
-        while not self.poll():
-            if time.monotonic() > give_up:
-                os.killpg(self.pid, signal.SIGKILL)
-                os.waitpid(self.pid, 0)
-                raise AssertionError(f"{' '.join(self.arguments)[:200]}: has not ended after {seconds:.0f} s: {self.errors[-2000:]}")
-            time.sleep(0.002)
+        try:
+            while not self.poll():
+                if time.monotonic() > give_up:
+                    raise AssertionError(f"{' '.join(self.arguments)[:200]}: has not ended after {seconds:.0f} s: {self.errors[-2000:]}")
+                time.sleep(0.002)
+        except BaseException:  # an interrupted campaign too leaves nothing that runs
+            os.killpg(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            raise
         assert self.status is not None
         return self.status
 
