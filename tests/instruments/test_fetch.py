@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -13,12 +15,15 @@ from ospo_cli.executors import wheels
 from ospo_cli.executors.wheels import Wheel
 from ospo_cli.instruments import fetch
 from ospo_cli.layout import Layout
+from ospo_cli.params import written
 from ospo_cli.params.retrieval import Dense
-from ospo_cli.policies.opening import read_policy
+from ospo_cli.policies.opening import load_policy, read_policy
 from ospo_cli.retrievers.dense import encoders, packaged
+from ospo_cli.rewriting.rewriter import Asked, Rewriter
+from ospo_cli.rewriting.setup import of_project
 from tests.executors.fake_hub import COMMIT, NAME, Hub, serving
 from tests.executors.test_hub import reach
-from tests.policies.tiny import write_tiny_policy
+from tests.policies.tiny import tiny_params, write_tiny_policy
 from tests.retrievers.dense import tiny_encoder
 
 
@@ -208,3 +213,20 @@ def test_an_encoder_folder_that_cannot_be_written_is_one_line(layout, encoder):
     (layout.root / "data").write_text("a file where a folder should be")
     with pytest.raises(FileError, match="cannot be written"):
         fetch.execute(layout, fetch.ENCODER, str(encoder))
+
+
+@pytest.mark.slow
+def test_a_policy_that_the_command_fetched_rewrites_in_a_project(tmp_path, policy):
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "params.yaml").write_text(written.render(tiny_params()), encoding="utf-8")
+    command = [sys.executable, "-m", "ospo_cli"]
+    fetched = subprocess.run([*command, "fetch-policy", str(policy), "--project", project], capture_output=True, text=True, check=False)
+    assert fetched.returncode == 0, fetched.stderr
+    folder = project / "data" / "pretrained" / policy.name
+    asked = [*command, "rewrite", "-", "--as", "jsonl", "--policy", str(folder), "--project", str(project)]
+    found = subprocess.run(asked, input="navy wool coat\n\n", capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    own = Rewriter(load_policy(policy, 1), of_project(tiny_params())).rewrite([Asked("navy wool coat"), Asked("")])
+    rows = [json.loads(line) for line in found.stdout.splitlines()]
+    assert [(row["rewrite"], row["why"]) for row in rows] == [(one.rewrite, one.why) for one in own]
