@@ -128,3 +128,9 @@ def test_segments_are_joined_as_the_group_mostly_joins_them() -> None:
     group = [answer("r0", "ab", " "), answer("r1", "cd", "; "), answer("r2", "bd", "; ")]
     found, _ = recombined_answers([group], rewards(dict.fromkeys(("r0", "r1", "r2"), 0.1)), Scorer(lambda text: len(text)))  # type: ignore[arg-type]
     assert found["completion"].to_list() == ["<a>a; c; b; d</a>"]
+
+
+def test_a_segment_that_is_written_in_two_ways_stands_as_the_first_answer_writes_it() -> None:
+    other = Answer("r1", "p0", "<a>B, c</a>", [(3, 4), (6, 7)], [1, 2])
+    found, _ = recombined_answers([[answer("r0", "ab"), other]], rewards({"r0": 0.2, "r1": 0.1}), Scorer(len))  # type: ignore[arg-type]
+    assert found["completion"].to_list() == ["<a>a, b, c</a>"]
