@@ -14,6 +14,7 @@ from ospo_cli.errors import MissingInputError, PolicyError, SourceError
 from ospo_cli.layout import Layout
 from ospo_cli.report import trec_files
 from ospo_cli.report.evaluation_summary import best_of_group, curves, summarise
+from ospo_cli.rewriting.chosen import by_default
 from ospo_cli.stages import evaluate
 from ospo_cli.tables import parquet
 from ospo_cli.tables.evaluate import CHOICE_VALUES, COMPLETIONS, QUERY_METRICS, RUN
@@ -401,6 +402,13 @@ def test_no_more_prompts_are_chosen_on_than_asked_and_the_verdict_stands_first_i
     assert summary["choice"]["prompts"] == 2
     assert next(iter(json.loads(layout.evaluation("summary.json").read_text()))) == "against_raw_query"
     assert [gap["decoding"] for gap in summary["gaps"]][:1] == ["own best"]
+
+
+def test_what_is_chosen_is_what_serves_while_its_weights_are_those_that_were_evaluated(project):
+    layout, _, summary = choosing(project, choose_on="train")
+    number, why = by_default(layout)
+    assert f"policy-{number:03d}" == summary["choice"]["best_policy"]
+    assert why.startswith(f"the best on {summary['choice']['prompts']} train queries")
 
 
 def test_wins_and_losses_name_every_evaluated_prompt_once_the_worst_first(evaluated):
