@@ -101,8 +101,8 @@ class Pool:
             member.worker.kill()
         give_up = time.monotonic() + _LAST_SECONDS
         for member in self._members.values():  # before what they read from is released
-            assert member.listener is not None
-            member.listener.join(max(0.0, give_up - time.monotonic()))
+            if member.listener is not None:  # else Ctrl-C came before it was there
+                member.listener.join(max(0.0, give_up - time.monotonic()))
         self._members.clear()
         self.release()
 

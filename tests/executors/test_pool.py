@@ -122,13 +122,14 @@ def test_a_worker_that_sees_another_folder_under_the_same_path_is_refused(tmp_pa
     assert list((tmp_path / "shards").iterdir()) == []
 
 
-def test_workers_end_with_a_driver_that_is_killed_and_the_next_one_goes_on(alone, tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_a_driver_that_is_killed_or_interrupted_and_the_next_one_goes_on(how, alone, tmp_path):
     (tmp_path / "hang-4").write_text("1")
     driver = subprocess.Popen([sys.executable, "-m", "tests.executors.toy", str(tmp_path), "drive"], stderr=subprocess.DEVNULL)
     give_up = time.monotonic() + 300
     while (len(list(tmp_path.rglob("hashes.json"))) < 5 or (tmp_path / "hang-4").read_text() != "0") and time.monotonic() < give_up:
         time.sleep(0.05)
-    os.kill(driver.pid, signal.SIGKILL)
+    os.kill(driver.pid, how)
     driver.wait()
     while working(tmp_path) and time.monotonic() < give_up:
         time.sleep(0.05)

@@ -168,7 +168,10 @@ class OnRay:
             from ray.cluster_utils import Cluster
 
             self.end()
-            self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+            for _ in range(5):  # Ray waits for its own start for half a minute, which a busy machine may not keep
+                with contextlib.suppress(Exception):
+                    self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+                    break
         environment = os.environ | {
             "OSPO_ENGINE": "ray",
             "OSPO_WORKERS": "2",
