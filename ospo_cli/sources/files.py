@@ -19,6 +19,7 @@ from ospo_cli.tables import parquet
 from ospo_cli.tables.files import sha256_of
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
+_PIECE = 1 << 24
 _NO_TEXT = {
     b"\x1f\x8b": "gzip, so .gz belongs to its name",
     b"\x28\xb5\x2f\xfd": "Zstandard, so .zst belongs to its name",
@@ -100,7 +101,7 @@ def _is_delicate(path: Path) -> bool:
     # By pieces, so that a file of any length passes in a second or so per gigabyte.
     held = b""
     with contextlib.suppress(OSError), open(path, "rb") as stream:  # the reader says why
-        while piece := stream.read(1 << 24):
+        while piece := stream.read(_PIECE):
             if b'"' in piece or b"\n\xef\xbb\xbf" in held[-3:] + piece:
                 return True
             held = piece

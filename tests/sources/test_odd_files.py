@@ -8,6 +8,7 @@ import pytest
 
 from ospo_cli.errors import OspoError, ParameterError, SourceError
 from ospo_cli.params.prepare_data import PrepareData
+from ospo_cli.sources import files
 from ospo_cli.stages.prepare_data import prepare
 from tests.sources.own_data import JUDGMENTS, PRODUCTS, QUERIES, lines, read, shop
 
@@ -211,6 +212,13 @@ def test_a_click_log_is_read_through_the_door_of_the_other_tables(tmp_path):
 def test_a_click_log_that_would_be_misread_is_refused(tmp_path, text, message):
     with pytest.raises(OspoError, match=message):
         read(clicks_of(tmp_path / "shop", text), "clicks")
+
+
+@pytest.mark.parametrize("piece", range(3, 12))
+def test_a_mark_between_two_pieces_of_a_long_log_is_seen(tmp_path, monkeypatch, piece):
+    monkeypatch.setattr(files, "_PIECE", piece)
+    with pytest.raises(SourceError, match="row 97: another file begins here"):
+        read(clicks_of(tmp_path / "shop", log() + MARK + log(ROWS).split("\n", 1)[1]), "clicks")
 
 
 def test_impressions_without_a_query_are_counted(tmp_path):
