@@ -144,10 +144,11 @@ def test_lists_of_two_shapes_in_json_lines_become_text(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (gzip.compress(b"product_id,title\n1,\xc3\xa9\n"), "gzip, so .gz belongs to its name"),
+        (gzip.compress(b"product_id,title\n1,\xc3\xa9\n", mtime=0), "gzip, so .gz belongs to its name"),
         (b"PAR1\xff\xfe", "Parquet"),
         (b"PK\x03\x04\xff\xfe", "a zip file or an Excel workbook"),
     ],
+    ids=["gzip", "Parquet", "zip"],
 )
 def test_what_is_no_text_at_all_is_called_by_its_name(tmp_path, content, said):
     folder = csv_shop(tmp_path / "shop")
