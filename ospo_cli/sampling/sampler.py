@@ -11,7 +11,6 @@ from ospo_cli.errors import PolicyError
 from ospo_cli.params.rollout import Rollout
 from ospo_cli.policies.folder import LoadedPolicy
 from ospo_cli.sampling.next_token import Sampling
-from ospo_cli.tables.rollout import NO_LOGPROB
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,8 @@ def checked_logprobs(name: str, values: Any, count: int, who: str) -> list[float
         raise PolicyError(where, "log-probabilities of the sampled tokens", found=found, expected=f"{count}, one per token id")
     for position, value in enumerate(values):
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or not NO_LOGPROB < value <= 1e-3:
+        # vLLM's server writes -9999 in place of minus infinity (tables.rollout.NO_LOGPROB, which evaluate would depend on).
+        if not is_number or not math.isfinite(value) or not -9999.0 < value <= 1e-3:
             raise PolicyError(
                 where,
                 f"log-probability of the sampled token at position {position}",

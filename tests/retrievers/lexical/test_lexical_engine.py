@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from unittest import mock
 
 import numpy as np
@@ -160,6 +161,16 @@ def test_texts_that_threads_share_are_ranked_as_one_thread_ranks_them(monkeypatc
     monkeypatch.setattr(inverted_index, "_cores", lambda: 1)
     expected = index.rank_bags(bags, None, 10)
     monkeypatch.setattr(inverted_index, "_cores", lambda: 4)
+    # A first share may be done before a second thread has begun: each waits until another has memory of its own too.
+    both, borrow, waits = threading.Barrier(2), index._borrow, iter([True, True])
+
+    def borrowed():
+        slots = borrow()
+        if next(waits, False):
+            both.wait(60)
+        return slots
+
+    monkeypatch.setattr(index, "_borrow", borrowed)
     found = index.rank_bags(bags, None, 10)
     assert pairs(*found) == pairs(*expected)
     assert len(index._buffers) > 1
