@@ -12,6 +12,7 @@ MOST_CHARACTERS = 4096
 REWRITTEN = "rewritten"
 EMPTY = "empty"
 TOO_LONG = "too long"
+REFUSED = "refused by the chat template"
 MALFORMED = "malformed"
 ANOTHER_SCRIPT = "another script"
 SAME = "same as the query"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ospo_cli.errors import PolicyError
 from ospo_cli.policies.folder import render_prompt
 from ospo_cli.policies.opening import load_policy
 from ospo_cli.rewriting import decision
@@ -150,10 +151,13 @@ class Rewriter:
         ]
 
     def _unfit(self, query: str, history: Sequence[str], prompts: list[list[int]]) -> str:
-        """Add the prompt's token ids to `prompts`, or return that it is too long."""
+        """Add the prompt's token ids to `prompts`, or return why the policy cannot be asked."""
         if sum(map(len, history)) > 16 * decision.MOST_CHARACTERS:
             return decision.TOO_LONG
-        ids = render_prompt(self.policy, user_message(self.setup.template, query, [one_line(title) for title in history]))
+        try:  # one query's fault: the trial of the folder has seen the template render others
+            ids = render_prompt(self.policy, user_message(self.setup.template, query, [one_line(title) for title in history]))
+        except PolicyError:
+            return decision.REFUSED
         if too_long(self.policy, [ids], self.setup.max_new_tokens):
             return decision.TOO_LONG
         prompts.append(ids)

@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+import shutil
 
 import pytest
 
 from ospo_cli.policies.folder import render_prompt
+from ospo_cli.policies.opening import load_policy
 from ospo_cli.rewriting.rewriter import Asked, Rewriter, likeliest, samples_for
 from ospo_cli.sampling.sampler import SampledRow
 from ospo_cli.text.answers import find_answer
@@ -32,6 +34,17 @@ def test_no_query_whatever_it_holds_stops_the_others(tiny_policy):
     assert all(one.engine_query == one.query for one in found if not one.is_used)
     why = dict(zip(HOSTILE, (one.why for one in found), strict=True))
     assert (why[""], why["\x00"], why["🔥"], why["word " * 10_000], why["a" * 5000]) == ("empty", "empty", "empty", "too long", "too long")
+
+
+def test_a_query_that_the_template_refuses_stays_as_typed_and_stops_no_other(tiny_folder, tiny_policy, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "picky")
+    template = tmp_path / "picky" / "chat_template.jinja"
+    refusal = "{% if 'odd' in messages[0]['content'] %}{{ raise_exception('odd') }}{% endif %}"
+    template.write_text(refusal + template.read_text())
+    found = Rewriter(load_policy(tmp_path / "picky", threads=1), SETUP).rewrite([Asked("odd coat"), Asked("coat")])
+    assert (found[0].why, found[0].engine_query) == ("refused by the chat template", "odd coat")
+    alone = Rewriter(tiny_policy, SETUP).rewrite([Asked("coat")])[0]
+    assert (found[1].rewrite, found[1].why) == (alone.rewrite, alone.why)
 
 
 def test_a_prompt_longer_than_the_context_is_too_long_in_tokens(tiny_policy):
