@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from pathlib import Path
 
 from ospo_cli.params import whole
 from tests.pipeline import miniature
@@ -60,6 +61,18 @@ def test_one_process_gives_the_same_bytes_as_dvc_and_skips_what_is_up_to_date(re
         "ospo evaluate",
         "ospo report",
     ]
+
+
+def test_what_one_process_computed_is_recorded_and_then_up_to_date_for_dvc(project):
+    """What `make repro` does: all stages without DVC, then a record of them."""
+    recipe = Path("Makefile").read_text().partition("\nrepro:")[2].partition("\n\n")[0]
+    record = "ospo graph --code && dvc commit --force --quiet"
+    assert recipe.index("ospo run") < recipe.index(record)
+    change(project, "attribute", splice_trace=0.9)
+    assert "attribute@1" in command(project, "dvc", "status").stdout
+    command(project, "ospo", "run")
+    command(project, "sh", "-c", record)
+    assert ran(command(project, "dvc", "repro")) == []
 
 
 def test_another_discount_reruns_attribute_and_what_follows_but_not_sampling_or_scoring(project):
