@@ -95,9 +95,8 @@ class Cluster:
 
     def _connect(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        if (
-            TOKEN.expanduser().is_file()
-        ):  # of which Ray makes use, of itself, for a cluster of its own alone; to be said before it is imported
+        # Of itself Ray makes use of the token for a cluster of its own alone; it has to be told before it is imported.
+        if TOKEN.expanduser().is_file():
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         import ray
 
