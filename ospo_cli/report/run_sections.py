@@ -12,17 +12,17 @@ from ospo_cli.report.system_names import metric_label
 
 
 def header(data: dict[str, Any]) -> dict[str, Any]:
-    """Return `claim`, `tiles` (label, cell, whether it is the final policy's) and `facts` (name, text)."""
+    """Return `claim`, `tiles` (label, cell, whether it is the claim's policy) and `facts` (name, text)."""
     summary = data["summary"]
     if summary is None:
         return {"claim": "Nothing is evaluated yet.", "tiles": [], "facts": _facts(data)}
     rows = {row["system"]: row for row in result_rows(summary)}
-    final, tiles = final_policy(summary), []
-    for system in dict.fromkeys(["raw-query", "policy-000", final, "oracle"]):
+    judged, final, chosen, tiles = summary["against_raw_query"]["system"], final_policy(summary), summary["choice"], []
+    notes = {final: ", the last policy", judged: f", chosen on {chosen['split']}" if "best" in chosen else ", judged", "policy-000": ""}
+    for system in dict.fromkeys(["raw-query", "policy-000", judged, final, "oracle"]):
         if system in rows:
-            is_final = system == final
-            label = rows[system]["label"] + (", the final policy" if is_final and system != "policy-000" else "")
-            tiles.append((label, rows[system]["greedy"] or rows[system]["sampled"], is_final))
+            row = rows[system]
+            tiles.append((row["label"] + notes.get(system, ""), row["greedy"] or row["sampled"], system == judged))
     return {"claim": verdict_text.claim(summary), "tiles": tiles, "facts": _facts(data)}
 
 

@@ -91,6 +91,22 @@ def test_the_page_begins_with_the_verdict_against_the_raw_query_whatever_the_war
     assert [shown.index(text) for text in order] == sorted(shown.index(text) for text in order)
 
 
+def test_the_number_that_stands_out_above_is_that_of_the_policy_in_the_claim(ordinary):
+    _, data, _ = ordinary
+    changed = json.loads(json.dumps(data["summary"]))
+    changed["against_raw_query"]["system"] = "policy-002"
+    shown = render(data | {"summary": changed}).split('<dl class="facts">')[0]
+    tiles = re.findall(r"<div( class=\"final\")?><dt>(.*?)</dt>", shown)
+    assert [name for _, name in tiles] == [
+        "raw query",
+        "warm start",
+        "iteration 2, chosen on dev",
+        "iteration 3, the last policy",
+        "oracle",
+    ]
+    assert [name for marked, name in tiles if marked] == ["iteration 2, chosen on dev"]
+
+
 def test_wins_are_sorted_and_agree_with_query_metrics(ordinary):
     layout, data, _ = ordinary
     metrics = parquet.read(layout.evaluation("query_metrics.parquet"), QUERY_METRICS)
