@@ -157,11 +157,13 @@ def plan(
 
 def _plan_cluster(project: Path, path: Path) -> None:
     from ospo_cli.instruments import cluster_plan
+    from ospo_cli.instruments import plan as planning
     from ospo_cli.tables import placed
     from ospo_cli.tables.plan import PLAN
 
     layout, parameters = opened(project)
-    cluster, planned = cluster_plan.read(path), placed.read(PLAN, layout)
+    cluster = cluster_plan.read(path)
+    planned = planning.on_paper(parameters, cluster.prompts) if cluster.prompts else placed.read(PLAN, layout)
     cluster_plan.print_cluster(cluster_plan.expected(planned, cluster, parameters), planned, cluster, parameters)
 
 

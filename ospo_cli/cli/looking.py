@@ -115,7 +115,7 @@ def audit(
     from ospo_cli.instruments.audit import estimators as stage
     from ospo_cli.instruments.audit.measures import print_result
 
-    with alone(project, "audit", wait):
+    with alone(project, "audit", wait), spread(parameters):
         table, metrics = stage.execute(layout, parameters, iteration, rollouts, names, examples)
     print_result(table, metrics)
     _audit_written(layout.iteration(iteration, "audit.parquet"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,6 +17,7 @@ from ospo_cli.params.whole import Params
 from ospo_cli.report.number_text import count, short
 from ospo_cli.report.plan_sections import UNITS
 from ospo_cli.report.terminal import Terminal
+from ospo_cli.tables.plan import PAPER
 
 # Stages whose shards, or whose steps' rows, are shared among devices; the others run on one core.
 SHARDED = ("rollout", "score-coalitions", "evaluate")
@@ -36,7 +37,10 @@ class Rate:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Devices, what an hour of one costs, and rates; work of a stage in place of the plan's, all its runs together."""
+    """Devices, what an hour of one costs, and rates; work of a stage in place of the plan's, all its runs together.
+
+    `prompts`, split -> how many, is a data set that is not here: the counts then are those of the parameters on it, not the plan's.
+    """
 
     gpus: int
     cores: int
@@ -44,6 +48,7 @@ class Cluster:
     core_hour: float
     rates: Mapping[str, Rate]
     work: Mapping[str, float]
+    prompts: Mapping[str, int] = field(default_factory=dict)
 
     def hourly(self) -> float:
         """Return what an hour of all of it costs."""
@@ -71,14 +76,15 @@ def read(path: Path) -> Cluster:
         ParameterError: it is none, names what is unknown, or a number is none.
     """
     content = whole.read(path)
-    known = (*_NUMBERS, "rates", "work")
+    known = (*_NUMBERS, "rates", "work", "prompts")
     if not isinstance(content, dict) or set(content) - set(known):
         found = type(content).__name__ if not isinstance(content, dict) else ", ".join(sorted(map(str, set(content) - set(known))))
         raise ParameterError(path, "is no cluster", found=found, expected=", ".join(known))
     numbers = {name: _number(path, name, content.get(name, least), least) for name, least in _NUMBERS.items()}
     rates = {stage: _rate(path, stage, own) for stage, own in _mapping(path, "rates", content).items()}
     work = {stage: _number(path, f"work.{stage}", value, 1.0) for stage, value in _mapping(path, "work", content).items()}
-    made = Cluster(int(numbers["gpus"]), int(numbers["cores"]), numbers["gpu_hour"], numbers["core_hour"], rates, work)
+    prompts = {split: int(_number(path, f"prompts.{split}", value, 1.0)) for split, value in _mapping(path, "prompts", content).items()}
+    made = Cluster(int(numbers["gpus"]), int(numbers["cores"]), numbers["gpu_hour"], numbers["core_hour"], rates, work, prompts)
     if not made.gpus and (lacking := [stage for stage, rate in rates.items() if rate.on == "gpu"]):
         raise ParameterError(path, f"a rate of {lacking[0]} is that of a GPU", found="gpus: 0", expected="1 or more")
     return made
@@ -88,18 +94,26 @@ def expected(plan: pl.DataFrame, cluster: Cluster, params: Params, shared: Seque
     """Return what each stage of table plan takes on the cluster; stages that are not `shared` take one device.
 
     A loop over s equal shards on n devices takes ⌈s/n⌉ rounds: more devices than shards have nothing to do. Update and warm start share
-    each step's rows among the devices, without a loss for their exchange. A rate that is not given is the plan's: that of one core here.
+    each step's rows among the devices, without a loss for their exchange. A rate that is not given is the plan's: that of one core here;
+    on paper there is none, and the stage is left out. Work in tokens makes answers longer, and not more of them or of their shards.
+
+    Raises:
+        ParameterError: on paper, the distinct texts that are scored are not given.
     """
     found = []
     for stage in (name for name in UNITS if name in plan["stage"].to_list()):
         rows = plan.filter(pl.col("stage") == stage)
+        if stage not in cluster.rates and rows["rate_from"][0] == PAPER:
+            continue
         units, tokens, cpu = (float(rows[name].sum()) for name in ("units", "tokens", "cpu_seconds"))
         rate = cluster.rates.get(stage) or Rate(max(units, 1.0) / max(cpu, 1e-9), "units", "core")
         planned = tokens if rate.of == "tokens" else units
         work = cluster.work.get(stage, planned)
+        if stage == "score-coalitions" and not work:
+            raise ParameterError(f"work.{stage}", "is not given", expected="distinct texts of all answers, which no parameter tells")
         available = (cluster.gpus if rate.on == "gpu" else cluster.cores) if stage in shared else 1
         grown = work / planned if planned else 1.0
-        shards = _shards(stage, units * grown / rows.height, params)
+        shards = _shards(stage, units * (grown if rate.of == "units" else 1.0) / rows.height, params)
         rounds = math.ceil(shards / available) / shards if math.isfinite(shards) else 1.0 / available
         written = float(rows["bytes"].sum()) * grown
         seconds = work / rate.per_second * rounds
@@ -115,7 +129,7 @@ def print_cluster(found: Sequence[Expected], plan: pl.DataFrame, cluster: Cluste
     header = [*words, "runs", "work", "per second", "devices", "hours", "cost", "GB written", "GB memory"]
     for each in found:
         hours = each.seconds / 3600
-        sizes = [short(each.bytes / 1e9), short(each.peak_bytes / 1e9)]
+        sizes = [short(each.bytes / 1e9), short(each.peak_bytes / 1e9)] if each.peak_bytes else ["–", "–"]
         told = [
             each.stage,
             each.rate.of,
@@ -126,9 +140,12 @@ def print_cluster(found: Sequence[Expected], plan: pl.DataFrame, cluster: Cluste
             str(each.devices),
         ]
         rows.append([*told, short(hours), short(hours * cluster.hourly()), *sizes])
-    hours = total_hours(found)
-    rows.append(["all", *[""] * 6, short(hours), short(hours * cluster.hourly()), short(sum(each.bytes for each in found) / 1e9), ""])
+    hours = total_hours(found)  # on paper nothing was written, and no process was looked at
+    written = short(sum(each.bytes for each in found) / 1e9) if any(each.peak_bytes for each in found) else "–"
+    rows.append(["all", *[""] * 6, short(hours), short(hours * cluster.hourly()), written, ""])
     output.grid(header, rows, numbers=[name for name in header if name not in words])
+    if left_out := [name for name in UNITS if name in plan["stage"].to_list() and name not in [each.stage for each in found]]:
+        output.line(f"Without a rate, left out: {', '.join(left_out)}.")
     worst = max(found, key=lambda each: each.seconds)
     output.line(f"Bottleneck: {worst.stage}, {worst.seconds / 36 / max(hours, 1e-12):.0f} % of the time.")
     for name in ("gpus", "cores"):
@@ -167,10 +184,13 @@ def _shards(stage: str, units: float, params: Params) -> float:
 
 
 def _mapping(path: Path, name: str, content: Mapping[str, Any]) -> dict[str, Any]:
-    found = content.get(name, {})
-    if not isinstance(found, dict) or (unknown := [str(stage) for stage in found if stage not in UNITS]):
+    found, known = content.get(name, {}), ("train", "dev", "test") if name == "prompts" else UNITS
+    if not isinstance(found, dict) or (unknown := [str(own) for own in found if own not in known]):
         raise ParameterError(
-            f"{path}: {name}", "names no stage", found=unknown[0] if isinstance(found, dict) else found, expected=", ".join(UNITS)
+            f"{path}: {name}",
+            f"names no {'split' if name == 'prompts' else 'stage'}",
+            found=unknown[0] if isinstance(found, dict) else found,
+            expected=", ".join(known),
         )
     return found
 

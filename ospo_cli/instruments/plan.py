@@ -30,7 +30,7 @@ from ospo_cli.report.terminal import Terminal
 from ospo_cli.rewards.coalition_sizes import BYTES_PER_CELL, MOST_CELLS, largest_answer
 from ospo_cli.rewards.opening import open_reward
 from ospo_cli.tables import files, placed, unfinished
-from ospo_cli.tables.plan import PLAN
+from ospo_cli.tables.plan import PAPER, PLAN
 from ospo_cli.tables.prepared import PROMPTS
 
 # Parameters that change how many units a stage has, and hardly what one of them takes.
@@ -89,17 +89,34 @@ def plan(
 
 def counts(layout: Layout, params: Params) -> dict[str, tuple[int, int, int]]:
     """Return stage -> what its time grows with, its units, and its tokens: exact, but for tokens and steps of update, which are at most."""
+    from ospo_cli.stages.warm_start import teacher_pairs
+
+    prompts, warm = placed.read(PROMPTS, layout), params.warm_start
+    return _counted(prompts, params, None if warm.teacher == "judgments" else teacher_pairs(layout, params, prompts).height)
+
+
+def on_paper(params: Params, prompts: Mapping[str, int]) -> pl.DataFrame:
+    """Return table plan for a data set that is not here: counts alone, of so many prompts in each split; distinct texts are not known."""
+    rows = [(f"{split}{number}", split) for split, size in prompts.items() for number in range(size)]
+    frame = pl.DataFrame(rows, schema={"prompt_id": pl.String, "split": pl.String}, orient="row")
+    exact = _counted(frame, params, 0 if params.warm_start.teacher == "none" else None)
+    exact["score-coalitions"] = (0, 0, 0)
+    found = [
+        (made.stage, made.iteration or 0, exact[made.stage][1], UNITS[made.stage][0], exact[made.stage][2], 0.0, 0.0, 0, 0, PAPER, False)
+        for made in nodes.plan(params)
+    ]
+    return pl.DataFrame(found, schema=PLAN.schema, orient="row")
+
+
+def _counted(prompts: pl.DataFrame, params: Params, pairs: int | None) -> dict[str, tuple[int, int, int]]:
+    """Return the counts on these prompts; without a number of teacher pairs there is one a prompt, and no more than training can see."""
     from ospo_cli.sampling.held_out import passes
     from ospo_cli.stages.evaluate import choosing_prompts
-    from ospo_cli.stages.warm_start import planned_steps, teacher_pairs
+    from ospo_cli.stages.warm_start import planned_steps
 
-    prompts = placed.read(PROMPTS, layout)
     train, held_out = (prompts.filter(pl.col("split") == split) for split in ("train", params.evaluate.split))
     rollout, warm, update = params.rollout, params.warm_start, params.update
-    if warm.teacher == "judgments":  # one pair a prompt, and no more prompts than the training can see
-        pairs = min(train.height, warm.steps * warm.batch_size)
-    else:
-        pairs = teacher_pairs(layout, params, prompts).height
+    pairs = min(train.height, warm.steps * warm.batch_size) if pairs is None else pairs
     steps, groups = planned_steps(pairs, warm), min(rollout.prompts_per_iteration, train.height)
     completions, most = groups * rollout.group_size, rollout.max_new_tokens
     evaluated = min(held_out.height, params.evaluate.max_prompts or held_out.height)

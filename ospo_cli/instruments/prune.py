@@ -13,7 +13,7 @@ from ospo_cli.report.evaluation_summary import read_summary
 from ospo_cli.tables import files, unfinished
 
 # Folders of the cache that hold finished shards; indexes and vectors of the catalogue stay.
-SHARDS = ("rollouts", "score_coalitions", "evaluate", "headroom", "rewrite")
+SHARDS = ("rollouts", "score_coalitions", "evaluate", "headroom", "rewrite", "audit", "gradients")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import polars as pl
 
 from ospo_cli.tables.declare import Column, Place, Table
 
+PAPER = "paper"  # in `rate_from` of counts that `ospo plan --cluster` makes and does not write
 PLAN = Table(
     "plan",
     "what each stage is expected to take (`ospo plan`)",

@@ -11,7 +11,7 @@ import yaml
 
 from ospo_cli.executors import engines
 from ospo_cli.graph import nodes, runner
-from ospo_cli.instruments.audit import gradients
+from ospo_cli.instruments.audit import estimators, gradients
 from ospo_cli.layout import Layout
 from ospo_cli.params import whole
 from ospo_cli.params.execution import Execution
@@ -73,6 +73,22 @@ def test_the_gradient_audit_of_two_workers_is_that_of_one_process(made, tmp_path
     assert re.search(r"gradients 1: \d/\d rollout groups, .*, 2 workers", capsys.readouterr().err)
     path = "data/iterations/001/gradient_audit.parquet"
     assert (folder / path).read_bytes() == (alone / path).read_bytes()
+    assert project.leftovers(folder) == []
+
+
+def test_the_audit_of_estimators_of_two_workers_is_that_of_one_process(made, tmp_path, capsys):
+    params = whole.load(made / "params.yaml")
+    alone, folder = (project.copied(made, tmp_path / name) for name in ("alone", "project"))
+    _, counts = estimators.execute(Layout(alone), params, 1, examples=2)
+    capsys.readouterr()
+    audit = ["audit", "--iter", "1", "--project", str(folder)]
+    with engines.engaged(Execution(engine="processes", workers=2), audit):
+        _, found = estimators.execute(Layout(folder), params, 1, examples=2)
+    assert re.search(r"audit: \d+/\d+ rollouts, .*, 2 workers", capsys.readouterr().err)
+    for path in ("data/iterations/001/audit.parquet", "data/iterations/001/audit_curves.parquet"):
+        assert (folder / path).read_bytes() == (alone / path).read_bytes()
+    differing = {name for name in counts if found[name] != counts[name]}
+    assert differing <= {"seconds", "look_up_seconds", "compute_seconds"}
     assert project.leftovers(folder) == []
 
 

@@ -1,6 +1,6 @@
 """Kills of workers and of their driver: whatever dies, and whenever, the same command then leaves the bytes of one process.
 
-The commands are `ospo rollout`, `score-coalitions`, `evaluate` and `audit --gradients` of the miniature with two workers. Drivers and
+The commands are `ospo rollout`, `score-coalitions`, `evaluate` and both audits of the miniature with two workers. Drivers and
 workers are forked from processes that have loaded the libraries; engine, pool, worker and shards are what the command line has.
 `python -m tests.faults.workers 100` kills without the rest of the campaign, `… 20 ray` on a Ray cluster of this machine, whose head is
 killed too; then another one is started.
@@ -37,6 +37,7 @@ COMMANDS = {
     "rollout --iter 1": "iterations/001/rollouts.parquet",
     "score-coalitions --iter 1": "iterations/001/*values.parquet",
     "evaluate": "evaluation/*.parquet",
+    "audit --iter 1": "iterations/001/audit*.parquet",
     "audit --iter 1 --gradients --prompts 4": "iterations/001/gradient_audit.parquet",
 }
 

@@ -3,18 +3,25 @@
 import dataclasses
 import heapq
 import io
+from pathlib import Path
 
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ospo_cli import presets
 from ospo_cli.errors import ParameterError
 from ospo_cli.instruments import cluster_plan
+from ospo_cli.instruments import plan as plans
 from ospo_cli.instruments.cluster_plan import Cluster, Rate, expected, print_cluster, total_hours
+from ospo_cli.layout import Layout
 from ospo_cli.params.whole import Params
+from ospo_cli.tables import parquet
 from ospo_cli.tables.plan import PLAN
+from ospo_cli.tables.prepared import PROMPTS
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples" / "scale"
 RATES = {"rollout": Rate(1000.0, "tokens", "gpu"), "update": Rate(500.0, "tokens", "gpu")}
 
 
@@ -78,6 +85,51 @@ def test_a_rate_that_is_not_given_is_the_plans_and_given_work_takes_its_place():
     assert found["segment"].bytes == pytest.approx(3000 * 960 / (3 * 96))
 
 
+@settings(max_examples=20)
+@given(st.integers(1, 40), st.integers(1, 12), st.floats(0.1, 100))
+def test_longer_answers_are_no_further_shards_and_more_answers_are(shards, gpus, times):
+    params, runs = Params(), 3
+    completions = shards * (params.rollout.batch_size // params.rollout.group_size) * params.rollout.group_size
+    plan = planned(completions, runs)
+    tokens = Cluster(gpus, 1, 0, 0, RATES, {"rollout": times * runs * 32 * completions})
+    longer = {each.stage: each for each in expected(plan, tokens, params)}["rollout"]
+    assert longer.devices == min(gpus, shards)
+    assert longer.seconds == pytest.approx(runs * simulated(shards, times * 32 * completions / 1000.0 / shards, gpus))
+    rates = {"rollout": Rate(10.0, "units", "gpu")}
+    more = {each.stage: each for each in expected(plan, Cluster(gpus, 1, 0, 0, rates, {"rollout": 4.0 * runs * completions}), params)}
+    assert more["rollout"].devices == min(gpus, 4 * shards)
+
+
+def test_counts_on_paper_are_those_of_a_data_set_of_so_many_prompts(tmp_path):
+    layout, params = Layout(tmp_path), presets.load("tables")
+    sizes = {"train": 70, "dev": 30, "test": 20}
+    names = [(f"{split}-{number}", split) for split, size in sizes.items() for number in range(size)]
+    rows = [{"prompt_id": name, "split": split, "query": name, "history": [], "prompt": name} for name, split in names]
+    parquet.write(pl.DataFrame(rows, schema=PROMPTS.schema), PROMPTS.path(layout), PROMPTS)
+    params = dataclasses.replace(params, warm_start=dataclasses.replace(params.warm_start, teacher="judgments"))
+    known, found = plans.counts(layout, params), plans.on_paper(params, sizes)
+    assert {"warm-start", "rollout", "update", "evaluate", "report"} <= set(found["stage"])
+    for stage, units, tokens in found.select("stage", "units", "tokens").iter_rows():
+        assert (units, tokens) == (known[stage][1:] if stage != "score-coalitions" else (0, 0))
+
+
+def test_a_plan_on_paper_needs_texts_and_leaves_out_what_has_no_rate():
+    params = presets.load("esci-qwen7b")
+    cluster = cluster_plan.read(EXAMPLES / "esci.yaml")
+    plan = plans.on_paper(params, cluster.prompts)
+    found = {each.stage: each for each in expected(plan, cluster, params)}
+    # 1,000 iterations of 128 answers of at most 356 tokens, in two batches of 64; 11 policies answer 1,038 prompts six times.
+    assert (found["rollout"].work, found["rollout"].devices) == (1000 * 128 * 356, 2)
+    assert found["rollout"].seconds == pytest.approx(1000 * 64 * 356 / 2500)
+    assert found["update"].seconds == pytest.approx(1000 * 128 * 356 / 2500 / 8)
+    assert found["evaluate"].work == 11 * 1038 * 6 * 356
+    output = io.StringIO()
+    print_cluster(list(found.values()), plan, cluster, params, output)
+    assert "Without a rate, left out: prepare-data, warm-start, segment, report." in output.getvalue()
+    with pytest.raises(ParameterError, match="score-coalitions: is not given: expected distinct texts"):
+        expected(plan, dataclasses.replace(cluster, work={}), params)
+
+
 def test_the_page_names_the_bottleneck_and_what_one_more_gpu_buys():
     plan, params, cluster = planned(9600), Params(), Cluster(1, 4, 2.0, 0.5, RATES, {})
     output = io.StringIO()
@@ -103,6 +155,8 @@ def test_the_page_names_the_bottleneck_and_what_one_more_gpu_buys():
         ("rates: {segment: {per_second: 1, of: tokens, device: core}}", "rates.segment: has no tokens"),
         ("rates: {rollout: {per_second: .nan, of: units, device: core}}", "per_second: is no such number: found nan"),
         ("rates: {rollout: {per_second: 1, of: units, device: gpu}}", "a rate of rollout is that of a GPU: found gpus: 0"),
+        ("prompts: {all: 3}", "prompts: names no split: found all, expected train, dev, test"),
+        ("prompts: {train: 0}", "prompts.train: is no such number: found 0"),
         ("work: {rollout: 0}", "work.rollout: is no such number: found 0"),
     ],
 )

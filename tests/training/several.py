@@ -24,7 +24,7 @@ from ospo_cli.tables.rollout import ROLLOUTS
 from tests.policies.tiny import copy_project, tiny_params, write_advantages, write_prepared, write_tiny_policy
 
 # Section update of each case; the rest of the parameters is tiny_params'.
-KL, NARROW = {"kl_weight": 0.3}, "bfloat16"
+KL, NARROW, ALONE = {"kl_weight": 0.3}, "bfloat16", "one group a step"
 UPDATES = {
     "mean over rows": {},
     "mean over tokens": {"aggregation": "token_mean"},
@@ -43,14 +43,14 @@ UPDATES = {
     "preference": {"objective": "dpo"},
     "preference to the warm start": {"objective": "dpo", "dpo_reference": "warm-start"},
     "recomputed layers": {"gradient_checkpointing": True},
-    "one group a step": {"groups_per_step": 1},
-    "one group a step, cut": {"groups_per_step": 1, "tokens_per_micro_batch": 32},
+    ALONE: {"groups_per_step": 1},
+    f"{ALONE} in parts": {"groups_per_step": 1, "tokens_per_micro_batch": 32},
     "adapter": {**KL},
     NARROW: {"precision": "bfloat16", "max_logprob_mismatch": 1.0},
 }
 SECTIONS = {"adapter": {"policy": {"lora_rank": 3}}}
 WARM_START, INFINITE, KILLED, CUT = "warm start", "infinite in one process", "killed", "cut weights in "
-CASES = (*(case for case in UPDATES if case not in (NARROW, "one group a step, cut")), WARM_START)
+CASES = (*(case for case in UPDATES if case not in (NARROW, f"{ALONE} in parts")), WARM_START)
 
 
 def params_of(case):
@@ -103,7 +103,25 @@ def work(layout, case):
             return step(self, rate) if left[0] >= 0 else os.kill(os.getpid(), signal.SIGKILL)
 
         Training.step = killing
+    if case.startswith(ALONE) and peers.rank() == 0 and not peers.cuts_weights():
+        _keep_gradients(layout.root / "gradients")
     update.execute(layout, params_of(case), 1)
+
+
+def _keep_gradients(folder):
+    """Have every optimiser step write the gradient that it takes, clipped, by its number."""
+    from safetensors.torch import save_file
+
+    from ospo_cli.training.training_state import Training
+
+    take = Training._adamw
+    folder.mkdir()
+
+    def keeping(self, rate):
+        save_file({name: weight.grad for name, weight in self.weights.items()}, folder / f"{self.finished_steps:02d}.safetensors")
+        take(self, rate)
+
+    Training._adamw = keeping
 
 
 def forked(folder, count, function, cuts=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from itertools import combinations
@@ -12,9 +13,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ospo_cli.errors import CreditError
-from ospo_cli.executors.progress import Progress
 from ospo_cli.instruments.audit.games import Auditor, Vocabulary
 from ospo_cli.instruments.audit.measures import audit_table, measures_of
+from ospo_cli.instruments.audit.shards import Methods, measured
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.audit_measures import spearman
@@ -22,9 +23,9 @@ from ospo_cli.maths.estimators import ESTIMATORS, Estimator
 from ospo_cli.maths.group_game import GROUP_GAMES
 from ospo_cli.params.whole import Params
 from ospo_cli.report import staleness
+from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.judgments import read_prepared
 from ospo_cli.rewards.opening import open_reward
-from ospo_cli.rewards.remembered import Tally
 from ospo_cli.tables import files, placed
 from ospo_cli.tables.attribute import ATTRIBUTIONS
 from ospo_cli.tables.audit import AUDIT, AUDIT_CURVES
@@ -66,27 +67,24 @@ def execute(
     rollouts, segments, rewards = (placed.read(table, layout, iteration) for table in (ROLLOUTS, SEGMENTS, REWARDS))
     drawn, counts = _drawn(rollouts, segments, rewards, rollout_count, params.train.seed, iteration)
     auditor = _auditor(layout, params)
-    found, seconds = _measured(auditor, drawn, chosen, game, credit)
-    table = audit_table(found, measures_of(list(auditor.others)), params.train.seed, params.evaluate.bootstrap)
+    found = measured(auditor, drawn, Methods(chosen, game, credit), layout.cache / "audit")
+    table = audit_table(found.found, measures_of(list(auditor.others)), params.train.seed, params.evaluate.bootstrap)
     written = [layout.iteration(iteration, f"{name}.parquet") for name in (AUDIT.name, AUDIT_CURVES.name)]
     placed.write(table, AUDIT, layout, iteration)
-    placed.write(auditor.curves(), AUDIT_CURVES, layout, iteration)
+    placed.write(found.curves, AUDIT_CURVES, layout, iteration)
     read = [layout.prepared(f"{name.name}.parquet") for name in (DOCUMENTS, PROMPTS, QRELS, POOLS)]
     read += [layout.iteration(iteration, f"{name.name}.parquet") for name in (ROLLOUTS, SEGMENTS, REWARDS, *[ATTRIBUTIONS] * bool(game))]
-    tally = Tally()
-    for reward in (auditor.reward, *auditor.others.values()):
-        tally += reward.tally
+    tally = dataclasses.replace(auditor.reward.tally, asked=found.asked, reused=found.asked - auditor.reward.tally.asked)
     tally.report("audit")
     metrics = counts | {
         **tally.metrics(),
         "tables": staleness.fingerprints(layout, params, written, []),
         "inputs": staleness.fingerprints(layout, params, read, SECTIONS),
-        "evaluated_texts": auditor.evaluated,
-        "estimator_seconds": seconds,
+        "evaluated_texts": found.texts,
         "seconds": time.monotonic() - start_seconds,
     }
     if examples:
-        metrics["examples"] = disagreements(auditor, drawn, examples)
+        metrics["examples"] = disagreements(auditor.reward, found.shares, drawn, examples)
     files.write_json(layout.iteration(iteration, "audit_metrics.json"), metrics)
     return table, metrics
 
@@ -95,6 +93,8 @@ def _auditor(layout: Layout, params: Params) -> Auditor:
     tables = read_prepared(layout)
     others = {name: open_reward(layout, params, tables, name) for name in unseen_retrievers(params)}
     reward = open_reward(layout, params, tables)
+    for other in others.values():  # one count of all: what workers counted is brought to one
+        other.tally = reward.tally
     vocabulary = Vocabulary(tables.documents, params.retrieval.fields, params.retrieval.folding)
     return Auditor(reward, others, vocabulary, params.score_coalitions, params.train.seed)
 
@@ -117,48 +117,25 @@ def _credit(layout: Layout, params: Params, iteration: int, asked: Sequence[str]
     return game, {name: np.array(credit) for name, credit in rows.agg("credit").iter_rows() if None not in credit}
 
 
-def disagreements(auditor: Auditor, drawn: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+def disagreements(
+    reward: JudgedReward, shares_of: dict[str, dict[str, NDArray[np.float64]]], drawn: Sequence[dict[str, Any]], count: int
+) -> list[dict[str, Any]]:
     """Return the answers whose methods order their segments least alike: those of the lowest mean rank correlation over pairs of methods.
 
     The controls (uniform, random) count as no method; nor does one whose shares are constant.
     """
     found = []
     for rollout in drawn:
-        shares = {name: share for name, share in auditor.shares[rollout["rollout_id"]].items() if name not in CONTROLS}
+        shares = {name: share for name, share in shares_of[rollout["rollout_id"]].items() if name not in CONTROLS}
         agreed = [spearman(first, second) for first, second in combinations(shares.values(), 2)]
         agreed = [value for value in agreed if not np.isnan(value)]
         if agreed:
             segments = [rollout["completion"][start:end] for start, end in zip(rollout["start"], rollout["end"], strict=True)]
             found.append({
-                "rollout_id": rollout["rollout_id"], "query": auditor.reward.raw_query(rollout["prompt_id"]), "segments": segments,
+                "rollout_id": rollout["rollout_id"], "query": reward.raw_query(rollout["prompt_id"]), "segments": segments,
                 "agreement": float(np.mean(agreed)), "shares": {name: share.tolist() for name, share in shares.items()},
             })  # fmt: skip
     return sorted(found, key=lambda each: (each["agreement"], each["rollout_id"]))[:count]
-
-
-def _measured(
-    auditor: Auditor,
-    drawn: Sequence[dict[str, Any]],
-    chosen: Sequence[Estimator],
-    game: str,
-    credit: dict[str, NDArray[np.float64]],
-) -> tuple[dict[str, list[dict[str, float]]], dict[str, float]]:
-    """Return, per estimator and for the group game, its measures on each rollout and the seconds that they took."""
-    names = [*(estimator.name for estimator in chosen), *[game] * bool(game)]
-    seconds = dict.fromkeys(names, 0.0)
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    progress = Progress("audit", len(drawn), "rollouts")
-    for rollout in drawn:
-        case = auditor.case(rollout)
-        for estimator in chosen:
-            before = time.monotonic()
-            found[estimator.name].append(auditor.measured(estimator, case))
-            seconds[estimator.name] += time.monotonic() - before
-        if rollout["rollout_id"] in credit:
-            found[game].append(auditor.importance(game, credit[rollout["rollout_id"]], case))
-        progress.advance()
-    progress.close()
-    return found, seconds
 
 
 def _chosen_estimators(names: Sequence[str] | None) -> list[Estimator]:

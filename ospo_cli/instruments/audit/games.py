@@ -18,7 +18,6 @@ from ospo_cli.params.score_coalitions import ScoreCoalitions
 from ospo_cli.retrievers.base import Catalogue
 from ospo_cli.rewards.answers import TextScorer
 from ospo_cli.rewards.judged_reward import JudgedReward
-from ospo_cli.tables.audit import AUDIT_CURVES
 from ospo_cli.text.coalition_text import coalition_text
 from ospo_cli.text.words import STANDARD, reader
 
@@ -36,7 +35,7 @@ class Vocabulary:
     """The words of the catalogue's indexed text, and one that no document holds."""
 
     def __init__(self, documents: pl.DataFrame, fields: list[str], folding: str = STANDARD) -> None:
-        self.words = reader(folding)
+        self.folding, self.words = folding, reader(folding)
         self.texts = Catalogue.from_documents(documents, fields).texts
         self.known = {word for text in self.texts for word in self.words(text)}
         self.null_word = "zzqx"
@@ -97,7 +96,7 @@ class Auditor:
         self.reward, self.others, self.vocabulary, self.settings, self.seed = reward, others, vocabulary, settings, seed
         self.evaluated = 0
         self.shares: dict[str, dict[str, Values]] = {}  # rollout -> method -> share of each segment
-        self._curves: dict[str, list[Values]] = {}
+        self.curves: dict[str, dict[str, Values]] = {}  # rollout -> method, or random orders -> as from `_at_parts`
         self._needed: dict[tuple[str, Players], Masks] = {}
 
     def case(self, rollout: dict[str, Any]) -> Case:
@@ -115,7 +114,7 @@ class Auditor:
 
         random = np.argsort(self._draw(rollout_id, "control").random((CONTROL_ORDERS, n)), axis=1)
         curves = np.array([_curves(base, order) for order in random])
-        self._keep_curves(RANDOM_ORDERS, curves.mean(axis=0))
+        self.curves[rollout_id] = {RANDOM_ORDERS: _at_parts(curves.mean(axis=0))}
         control = np.array([[audit_measures.curve_area(curve) for curve in pair] for pair in curves]).mean(axis=0)
         near = np.concatenate([np.ones((1, n), dtype=bool), ~np.eye(n, dtype=bool)])
         texts = [coalition_text(completion, spans, mask) for mask in near]
@@ -173,7 +172,7 @@ class Auditor:
         ties = self._draw(case.rollout_id, "ties").permutation(len(share))
         order = ties[np.argsort(-np.round(share[ties], 12), kind="stable")]
         deletion, insertion = _curves(case.base, order)
-        self._keep_curves(name, np.array([deletion, insertion]))
+        self.curves[case.rollout_id][name] = _at_parts(np.array([deletion, insertion]))
         self.shares.setdefault(case.rollout_id, {})[name] = share
         areas = {"deletion": audit_measures.curve_area(deletion), "insertion": audit_measures.curve_area(insertion)}
         return areas | {
@@ -182,22 +181,6 @@ class Auditor:
             "rank": _rank_correlation(share, case.shapley),
             **{f"unseen {other}": _rank_correlation(share, values) for other, values in case.unseen.items()},
         }
-
-    def curves(self) -> pl.DataFrame:
-        """Return table audit_curves: means over the rollouts that were measured."""
-        rows = [
-            (name, curve, step / CURVE_PARTS, float(value), len(kept))
-            for name, kept in self._curves.items()
-            for curve, values in zip(("deletion", "insertion"), np.mean(kept, axis=0), strict=True)
-            for step, value in enumerate(values)
-        ]
-        return pl.DataFrame(rows, schema=AUDIT_CURVES.schema, orient="row")
-
-    def _keep_curves(self, name: str, curves: Values) -> None:
-        """Keep [2, n + 1] values at the same parts of all answers, by straight lines between segments."""
-        at = np.arange(CURVE_PARTS + 1) / CURVE_PARTS
-        steps = np.linspace(0, 1, curves.shape[1])
-        self._curves.setdefault(name, []).append(np.array([np.interp(at, steps, curve) for curve in curves]))
 
     def _calibrated(self, estimator: Estimator, game: Game, rollout_id: str, exact: Values) -> dict[str, float]:
         scoring = self.settings
@@ -275,6 +258,13 @@ def _curves(game: Game, order: NDArray[np.int64]) -> tuple[Values, Values]:
     """Return [n + 1] values while segments leave in that order, and while they enter."""
     inserted = chains(order)
     return game.value(~inserted), game.value(inserted)
+
+
+def _at_parts(curves: Values) -> Values:
+    """Return [2, n + 1] values at the same parts of all answers, by straight lines between segments."""
+    at = np.arange(CURVE_PARTS + 1) / CURVE_PARTS
+    steps = np.linspace(0, 1, curves.shape[1])
+    return np.array([np.interp(at, steps, curve) for curve in curves])
 
 
 def _rank_correlation(share: Values, reference: Values) -> float:

@@ -1,6 +1,7 @@
 """The audit tells a right estimator from a broken one, twice with equal bytes, and says what it cannot do."""
 
 import dataclasses
+import functools
 import io
 import json
 import re
@@ -14,7 +15,7 @@ from ospo_cli import presets
 from ospo_cli.cli import app
 from ospo_cli.errors import CreditError, MissingInputError, ParameterError
 from ospo_cli.instruments.audit import estimators as audit
-from ospo_cli.instruments.audit import games, measures
+from ospo_cli.instruments.audit import games, measures, shards
 from ospo_cli.layout import Layout
 from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.params.evaluate import Evaluate
@@ -29,6 +30,7 @@ from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.tables.score_coalitions import COALITION_VALUES, REWARDS
 from ospo_cli.tables.segment import SEGMENTS
+from ospo_cli.tables.unfinished import remove
 from tests.stages.small_catalogue import frames, prepared, rollout, sampled_rows
 
 
@@ -174,8 +176,62 @@ def test_two_runs_write_equal_bytes(layout):
     chosen = ["shapley", "random"]
     audit.execute(layout, settings(), 1, 6, chosen)
     first = layout.iteration(1, "audit.parquet").read_bytes()
+    remove(layout.cache)
     audit.execute(layout, settings(), 1, 6, chosen)
     assert layout.iteration(1, "audit.parquet").read_bytes() == first
+
+
+def test_an_audit_that_was_ended_goes_on_with_what_is_finished(layout, tmp_path, monkeypatch):
+    table, metrics = audit.execute(layout, settings(), 1, 20, ["myerson", "random"], 3)
+    curves = layout.iteration(1, "audit_curves.parquet").read_bytes()
+    other, case, cases = project(tmp_path), games.Auditor.case, []
+
+    def counted(self, rollout, ends_at=None):
+        if len(cases) == ends_at:
+            raise KeyboardInterrupt
+        cases.append(rollout["rollout_id"])
+        return case(self, rollout)
+
+    monkeypatch.setattr(games.Auditor, "case", functools.partialmethod(counted, ends_at=11))
+    with pytest.raises(KeyboardInterrupt):
+        audit.execute(other, settings(), 1, 20, ["myerson", "random"], 3)
+    assert not other.iteration(1, "audit.parquet").exists()
+    monkeypatch.setattr(games.Auditor, "case", counted)
+    del cases[:]
+    resumed, found = audit.execute(other, settings(), 1, 20, ["myerson", "random"], 3)
+    assert len(cases) == 10  # five shards of two are there
+    assert resumed.equals(table)
+    assert other.iteration(1, "audit_curves.parquet").read_bytes() == curves
+    assert (found["examples"], found["evaluated_texts"]) == (metrics["examples"], metrics["evaluated_texts"])
+    assert 0 < found["reused_values"] < found["asked_values"] == metrics["asked_values"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"score_coalitions": {"length_weight": 0.5}},
+        {"score_coalitions": {"retriever": "tfidf-char"}},
+        {"retrieval": {"folding": "turkish"}},
+        {"evaluate": {"retrievers": ["bm25"]}},
+        {"train": {"seed": 1}},
+    ],
+)
+def test_what_an_audit_depends_on_names_its_shards(layout, changed):
+    params = settings()
+    for section, fields in changed.items():
+        params = dataclasses.replace(params, **{section: dataclasses.replace(getattr(params, section), **fields)})
+    rollouts, segments = frames(*sampled_rows())
+    drawn, _ = audit._drawn(rollouts, segments, parquet.read(layout.iteration(1, "rewards.parquet"), REWARDS), 8, 0, 1)
+    methods = shards.Methods([ESTIMATORS["myerson"]], "", {})
+
+    def name(own, methods):
+        return next(shards._shards(audit._auditor(layout, own), drawn, methods)).key
+
+    assert name(settings(), methods) == name(settings(), methods)
+    assert name(params, methods) != name(settings(), methods)
+    credited = shards.Methods(methods.estimators, "splice", {drawn[0]["rollout_id"]: np.ones(len(drawn[0]["start"]))})
+    doubled = shards.Methods(methods.estimators, "splice", {name: 2 * credit for name, credit in credited.credit.items()})
+    assert len({name(settings(), each) for each in (methods, credited, doubled)}) == 3
 
 
 def test_what_other_estimators_are_chosen_changes_no_number(layout):
@@ -194,7 +250,6 @@ def test_the_grid_has_a_line_for_each_estimator_and_says_what_each_column_is(lay
     assert [line.partition(":")[0] for line in lines[5:]] == columns
     stored = json.loads(layout.iteration(1, "audit_metrics.json").read_text())
     assert stored["audited"] == 5
-    assert set(stored["estimator_seconds"]) == {"myerson", "alone"}
     assert parquet.read(layout.iteration(1, "audit.parquet"), AUDIT).equals(table.sort(AUDIT.key))
 
 
