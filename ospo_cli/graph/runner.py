@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ospo_cli.errors import OspoError
-from ospo_cli.executors import engines
+from ospo_cli.executors import engines, kept
 from ospo_cli.executors.usage import Usage
 from ospo_cli.graph import before_training, code
 from ospo_cli.graph.declared import Node
@@ -110,7 +110,12 @@ def _manifest(layout: Layout, wanted: Node) -> Path:
 
 
 def run(layout: Layout, params: Params, force: bool = False) -> tuple[int, int]:
-    """Run what is not up to date; return (stages run, stages skipped)."""
+    """Run what is not up to date; return (stages run, stages skipped). What the next stage needs stays in memory (`executors/kept.py`)."""
+    with kept.between_stages():
+        return _run(layout, params, force)
+
+
+def _run(layout: Layout, params: Params, force: bool) -> tuple[int, int]:
     hashes = _Hashes(layout.root)
     ran = skipped = 0
     nodes = plan(params)
@@ -124,6 +129,8 @@ def run(layout: Layout, params: Params, force: bool = False) -> tuple[int, int]:
             continue
         sys.stderr.write(f"[{position}/{len(nodes)}] {wanted.command}\n")
         start_seconds = time.monotonic()
+        if wanted.iteration is None:  # evaluate opens more than an iteration does
+            kept.clear()
         execute(wanted, layout, params, hashes)
         sys.stderr.write(f"[{position}/{len(nodes)}] {wanted.command}: {time.monotonic() - start_seconds:.1f} s\n")
         ran += 1

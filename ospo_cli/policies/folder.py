@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from ospo_cli.errors import PolicyError, first_line
 from ospo_cli.policies import chat_template, small_tokenizer
 from ospo_cli.policies.declarations import CARD as CARD
 from ospo_cli.policies.token_pieces import TokenPieces
-from ospo_cli.tables.files import read_json, sha256_of
+from ospo_cli.tables.files import file_hash as file_hash
+from ospo_cli.tables.files import read_json
 
 OPTIMIZER = "optimizer.safetensors"
 WEIGHTS = "model.safetensors"
@@ -257,14 +257,3 @@ def content_hash(folder: Path) -> str:
 
 
 _DECIDING = ("config.json", "generation_config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", CARD)
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file; read once per process as long as the file stays the same."""
-    state = path.stat()
-    return _file_hash(path, state.st_ino, state.st_size, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=256)
-def _file_hash(path: Path, inode: int, size: int, modified: int) -> str:
-    return sha256_of(path)

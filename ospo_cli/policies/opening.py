@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ospo_cli.errors import PolicyError, first_line
-from ospo_cli.executors import peers
+from ospo_cli.executors import kept, peers
 from ospo_cli.policies import chat_template, declarations, lora, plain_llama
 from ospo_cli.policies.folder import (
     CARD,
@@ -22,6 +25,62 @@ from ospo_cli.policies.folder import (
 )
 from ospo_cli.policies.token_pieces import TokenPieces
 from ospo_cli.tables.files import read_json, write_json
+
+# Of a policy that is kept from stage to stage: a larger one takes memory that other stages may need, and its steps take so long that
+# loading is nothing beside them.
+MOST_KEPT_BYTES = 1 << 28
+
+
+def open_policy(folder: Path, threads: int, *, trainable: bool = False, made_by: str = "", project: Path | None = None) -> LoadedPolicy:
+    """Return the policy of a folder as `load_policy` does; within `ospo run`, the one that an earlier stage left (`keep`).
+
+    One that is to be trained belongs to the caller alone: its weights are about to move.
+    """
+    check_folder(folder, made_by)
+    policy: LoadedPolicy | None = kept.take("policy", _origin(folder)) if kept.is_on() else None
+    if policy is None:
+        policy = load_policy(folder, threads, trainable=trainable, made_by=made_by, project=project)
+    torch.set_num_threads(threads)
+    if is_kept(policy):
+        policy.model.requires_grad_(trainable)
+        if not trainable:
+            keep(policy)
+    return policy
+
+
+def is_kept(policy: LoadedPolicy) -> bool:
+    """Tell whether `ospo run` keeps a policy for the next stage: a small plain one, which rollout and update load alike.
+
+    Adapters are not: rollout has them merged into their base, update beside it, so that both would be held.
+    """
+    if not kept.is_on() or not isinstance(policy.model, plain_llama.PlainLlama) or peers.count() > 1:
+        return False
+    return sum(weight.nbytes for weight in policy.model.parameters()) <= MOST_KEPT_BYTES
+
+
+def keep(policy: LoadedPolicy) -> None:
+    """Keep a policy for the next stage, and one other: the reference that updates compare with."""
+    kept.put("policy", _origin(policy.folder), policy, most=2)
+
+
+@contextlib.contextmanager
+def keeping(policy: LoadedPolicy, folder: Path) -> Iterator[None]:
+    """Keep a policy that has just been written to a folder as a stage would read it from there, wherever the block moves its weights."""
+    if not is_kept(policy):
+        yield
+        return
+    weights = {name: weight.detach().clone() for name, weight in policy.model.named_parameters()}
+    yield
+    with torch.no_grad():
+        for name, weight in policy.model.named_parameters():
+            weight.copy_(weights[name])
+    policy.tokenizer.name_or_path = str(folder)
+    policy.model.model.is_recomputed = False
+    keep(dataclasses.replace(policy, folder=folder, content_hash=content_hash(folder)))
+
+
+def _origin(folder: Path) -> tuple[Path, str]:
+    return folder.resolve(), content_hash(folder)
 
 
 def load_policy(folder: Path, threads: int, *, trainable: bool = False, made_by: str = "", project: Path | None = None) -> LoadedPolicy:

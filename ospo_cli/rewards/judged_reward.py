@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
 from collections.abc import Sequence
@@ -87,6 +88,12 @@ class JudgedReward(Judgments):
         self.store = store if store is not None and is_kept(self.retriever, candidates, params.store.values) else None
         self._products = params.store.products
         self._memories: dict[tuple[str, ...], Memory] = {}
+
+    def afresh(self) -> JudgedReward:
+        """Return the same reward over the same tables and index, of which nothing has been asked."""
+        found = copy.copy(self)
+        found.tally, found._memories = Tally(), {}
+        return found
 
     def compose(self, prompt_id: str, text: str) -> str:
         """Return what the retriever is given for a text of this prompt, under `score_coalitions.composition`."""

@@ -14,6 +14,8 @@ from ospo_cli.layout import Layout
 from ospo_cli.tables import parquet, placed
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 
+PREPARED = (DOCUMENTS, PROMPTS, QRELS, POOLS)
+
 
 class Prepared(NamedTuple):
     """What `ospo prepare-data` wrote."""
@@ -26,8 +28,7 @@ class Prepared(NamedTuple):
 
 def read_prepared(layout: Layout) -> Prepared:
     """Return the prepared tables of a project."""
-    tables = (DOCUMENTS, PROMPTS, QRELS, POOLS)
-    return Prepared(*(placed.read(table, layout) for table in tables))
+    return Prepared(*(placed.read(table, layout) for table in PREPARED))
 
 
 class Judgments:

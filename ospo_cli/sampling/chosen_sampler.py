@@ -10,7 +10,7 @@ from pathlib import Path
 from ospo_cli.executors import engines
 from ospo_cli.params.rollout import Rollout
 from ospo_cli.policies.folder import LoadedPolicy
-from ospo_cli.policies.opening import load_policy, read_policy
+from ospo_cli.policies.opening import open_policy, read_policy
 from ospo_cli.sampling import SAMPLERS
 from ospo_cli.sampling.next_token import Sampling
 from ospo_cli.sampling.sampler import CompletionSampler
@@ -26,7 +26,7 @@ def kind_of(settings: Rollout) -> type[CompletionSampler]:
 def load_for(folder: Path, settings: Rollout, threads: int, made_by: str) -> LoadedPolicy:
     """Return a folder's policy, with weights where they are needed in this process; refuse settings that the sampler cannot draw."""
     kind = kind_of(settings)
-    policy = load_policy(folder, threads, made_by=made_by) if kind.needs_weights and engines.works_here() else read_policy(folder, made_by)
+    policy = open_policy(folder, threads, made_by=made_by) if kind.needs_weights and engines.works_here() else read_policy(folder, made_by)
     kind.check(Sampling.of(settings), policy)
     return policy
 

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from ospo_cli.errors import ParameterError, PolicyError, shorten
+from ospo_cli.executors import kept
 from ospo_cli.executors.base import Shard
 from ospo_cli.executors.shard_folder import ShardFolder, content_key
 from ospo_cli.layout import Layout
@@ -93,7 +94,7 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
 
 def _asked(layout: Layout, settings: Rollout, seed: int, iteration: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the prompts of the iteration, and those of further rounds; say where there are fewer than were asked for."""
-    prompts = placed.read(PROMPTS, layout)
+    prompts = kept.read(PROMPTS, layout)
     values = None
     if settings.prompts == "headroom":
         values = placed.read(RAW_QUERY_VALUES, layout)

@@ -78,7 +78,7 @@ class Learned:
 def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     """Read rollouts, what is learned from them, and policy k-1; write policy k and the metrics of its training."""
     from ospo_cli.policies.folder import OPTIMIZER, content_hash, file_hash
-    from ospo_cli.policies.opening import load_policy
+    from ospo_cli.policies.opening import keeping, open_policy
     from ospo_cli.policies.starting_point import adapted
     from ospo_cli.training import optimiser_steps, taken_move, update_metrics, update_sizes
     from ospo_cli.training.cut_weights import cut
@@ -88,7 +88,7 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     settings, seed, began = params.update, params.train.seed, time.monotonic()
     objective, predecessor = objective_of(settings), layout.policy(iteration - 1)
     learned = read(layout, objective, iteration)
-    loaded = load_policy(predecessor, params.policy.threads, trainable=True, made_by=made_by(iteration), project=layout.root)
+    loaded = open_policy(predecessor, params.policy.threads, trainable=True, made_by=made_by(iteration), project=layout.root)
     policy = cut(adapted(loaded, layout.root, params.policy, seed), settings.precision)
     rows, metrics = build(layout, params, iteration, objective, learned, policy)
     training = Training(policy.model, settings.weight_decay, settings.max_gradient_norm)
@@ -112,7 +112,8 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     metrics = update_metrics.over_steps(taken, rows, settings.epochs) | metrics
     sizes = update_sizes.update_sizes(start, training.weights)
     _write_policy(layout.policy(iteration), policy, training)
-    metrics |= taken_move.after_the_steps(policy, rows, settings, (start, training.weights))  # moves the weights
+    with keeping(policy, layout.policy(iteration)):  # the block moves the weights
+        metrics |= taken_move.after_the_steps(policy, rows, settings, (start, training.weights))
     metrics |= {
         "moments_carried": carried,
         "loading_seconds": loading_seconds,
@@ -196,7 +197,7 @@ def build(
         TableError: the tables do not fit each other.
         PolicyError: token ids do not spell their completions, or the update needs more memory than is free.
     """
-    from ospo_cli.policies.opening import load_policy
+    from ospo_cli.policies.opening import open_policy
     from ospo_cli.training import row_building
     from ospo_cli.training.cut_weights import cut
     from ospo_cli.training.memory_plan import check_memory
@@ -222,7 +223,7 @@ def build(
     }
     reference, is_measured = None, settings.reference_groups > 0 and iteration > 1
     if objective.needs_reference or is_measured:
-        reference = load_policy(layout.policy(0), params.policy.threads, made_by="ospo warm-start", project=layout.root)
+        reference = open_policy(layout.policy(0), params.policy.threads, made_by="ospo warm-start", project=layout.root)
         reference = cut(reference, settings.precision)
     is_sampler = learned.is_sampled and temperature == params.rollout.temperature
     rows = row_building.prepared(sampled, groups, policy, reference if objective.needs_reference else None, settings, is_sampler)

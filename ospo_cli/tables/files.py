@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,22 @@ def sha256_of(path: Path) -> str:
         return ABSENT
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file; read once per process as long as the file stays the same."""
+    return _file_hash(path, *state_of(path))
+
+
+def state_of(path: Path) -> tuple[int, int, int]:
+    """Return what changes when a file is replaced or written to: its inode, size and time of change, ns."""
+    state = path.stat()
+    return state.st_ino, state.st_size, state.st_mtime_ns
+
+
+@lru_cache(maxsize=256)
+def _file_hash(path: Path, inode: int, size: int, modified: int) -> str:
+    return sha256_of(path)
 
 
 def as_json(content: object, ensure_ascii: bool = True) -> str:
