@@ -14,7 +14,7 @@ from ospo_cli.cli.options import HERE, Project, Wait, alone, names_of, opened, s
 from ospo_cli.errors import OspoError
 
 if TYPE_CHECKING:
-    from ospo_cli.instruments.plan import Counts
+    from ospo_cli.instruments.plan.command import Counts
 
 
 @app.command("init", rich_help_panel=BEFORE_TRAINING)
@@ -113,20 +113,23 @@ def graph(
 @app.command("plan", rich_help_panel=BEFORE_TRAINING)
 def plan(
     actual: Annotated[bool, typer.Option("--actual", help="Count nothing: print the last plan against what the stages took.")] = False,
-    counts: Annotated[bool, typer.Option("--counts", help="Count the work, in seconds of time; sample no rates, write nothing.")] = False,
+    counts: Annotated[bool, typer.Option("--counts", help="Count the work and say no times; write no plan.")] = False,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Time a few prompts, half a minute, where no run recorded rates: none by a rule of thumb.")
+    ] = False,
     cluster: Annotated[
         Path | None, typer.Option("--cluster", help="Instead: the last plan on GPUs, cores and rates of a YAML file (docs/scale.md).")
     ] = None,
     project: Project = HERE,
     wait: Wait = False,
 ) -> None:
-    """Estimate what a run will take, before anything runs: completions, texts, steps, seconds, bytes, memory (docs/planning.md)."""
+    """Estimate what a run will take, before it runs: completions, texts, steps, seconds, bytes, memory (docs/planning.md)."""
     if cluster is not None:
         _plan_cluster(project, cluster)
         return
     from ospo_cli.executors import engines
     from ospo_cli.instruments import cluster_plan
-    from ospo_cli.instruments import plan as planning
+    from ospo_cli.instruments.plan import command as planning
     from ospo_cli.stages.report import plan_and_actual
 
     layout, parameters = opened(project)
@@ -137,16 +140,17 @@ def plan(
         planning.print_actual(found)
         return
 
-    def tell(runs: Mapping[str, int], exact: Counts) -> bool:
-        planning.print_counts(runs, exact)
-        if not counts:
-            typer.echo("Rates are sampled, since not all stages have run here; some ten seconds. --counts leaves it out.\n")
+    def tell(runs: Mapping[str, int], exact: Counts, why: str | None) -> bool:
+        if counts or why:
+            planning.print_counts(runs, exact)
+        if why and not counts:
+            typer.echo(f"Rates are sampled, since not all stages have run here and {why}; half a minute. --counts leaves it out.\n")
         return not counts
 
     if not layout.prepared("prompts.parquet").is_file():
-        say("plan", "reads the data set first, as `ospo prepare-data` does")
+        say("plan", "reads the data set first, as `ospo prepare-data` does, and keeps what it reads")
     with alone(project, "plan", wait):
-        made = planning.plan(layout, parameters, tell)
+        made = planning.plan(layout, parameters, tell, sample)
     if made is None:
         return
     planning.print_plan(*made)
@@ -157,7 +161,7 @@ def plan(
 
 def _plan_cluster(project: Path, path: Path) -> None:
     from ospo_cli.instruments import cluster_plan
-    from ospo_cli.instruments import plan as planning
+    from ospo_cli.instruments.plan import command as planning
     from ospo_cli.tables import placed
     from ospo_cli.tables.plan import PLAN
 

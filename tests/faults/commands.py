@@ -31,7 +31,7 @@ FORBIDDEN = ("Traceback (most recent call last)", "ospo: unexpected:", "panicked
 
 LOADED = (
     "faiss", "numba", "polars", "scipy.stats", "torch", "transformers.models.llama.modeling_llama", "ospo_cli.cli",
-    "ospo_cli.instruments.foreign_credit", "ospo_cli.instruments.plan", "ospo_cli.instruments.audit.estimators",
+    "ospo_cli.instruments.foreign_credit", "ospo_cli.instruments.plan.command", "ospo_cli.instruments.audit.estimators",
     "ospo_cli.stages.evaluate", "ospo_cli.stages.prepare_data", "ospo_cli.stages.report", "ospo_cli.stages.update", "ospo_cli.stages.warm_start",
 )  # fmt: skip
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from ospo_cli import presets
 from ospo_cli.errors import ParameterError
 from ospo_cli.instruments import cluster_plan
-from ospo_cli.instruments import plan as plans
 from ospo_cli.instruments.cluster_plan import Cluster, Rate, expected, print_cluster, total_hours
+from ospo_cli.instruments.plan import command as plans
 from ospo_cli.layout import Layout
 from ospo_cli.params.whole import Params
 from ospo_cli.tables import parquet

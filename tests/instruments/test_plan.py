@@ -10,8 +10,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from ospo_cli.errors import OspoError
 from ospo_cli.graph import nodes, runner
-from ospo_cli.instruments import plan as planning
+from ospo_cli.instruments.plan import command as planning
+from ospo_cli.instruments.plan import rules
 from ospo_cli.layout import Layout
 from ospo_cli.params.whole import Params
 from ospo_cli.report.page import render
@@ -62,23 +64,27 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, pl.DataFr
     """A project of which nothing but the data set is there, and its plan."""
     layout = Layout(tmp_path_factory.mktemp("plan"))
     shop(layout.root / "catalogue")
-    return layout, *planning.plan(layout, values())
+    return layout, *planning.plan(layout, values(), sample=True)
 
 
-def test_every_stage_has_a_cost_from_the_sample_and_nothing_is_up_to_date(planned: tuple[Layout, pl.DataFrame, dict]) -> None:
+def test_every_stage_has_a_cost_from_the_sample_and_only_the_data_is_up_to_date(planned: tuple[Layout, pl.DataFrame, dict]) -> None:
     _, table, _ = planned
     assert set(table.select("stage", "iteration").rows()) == {(made.stage, made.iteration or 0) for made in nodes.plan(values())}
     assert (table["seconds"] > 0).all()
     assert (table["peak_bytes"] > 50_000_000).all()
     assert (table["bytes"] > 0).all()
-    assert not table["is_current"].any()
-    assert set(table["rate_from"]) == {"sample"}
+    assert table.filter("is_current")["stage"].to_list() == ["prepare-data"]
+    assert set(table.filter(~pl.col("is_current"))["rate_from"]) == {"sample"}
 
 
-def test_the_plan_leaves_nothing_behind_but_itself(planned: tuple[Layout, pl.DataFrame, dict]) -> None:
+def test_the_plan_leaves_nothing_behind_but_itself_and_the_prepared_data(planned: tuple[Layout, pl.DataFrame, dict]) -> None:
     layout, table, _ = planned
     found = {path.relative_to(layout.root).as_posix() for path in layout.data.rglob("*") if path.is_file()}
-    assert found == {"data/plan/plan.parquet", "data/plan/plan.json", "data/cache/code.json"}  # the last: hashes of the code
+    prepared = {path for path in found if path.startswith("data/prepared/")}
+    code = "data/cache/code.json"  # hashes of the code
+    kept = {"data/plan/plan.parquet", "data/plan/plan.json", "data/plan/actual/prepare-data.json", "data/manifests/prepare-data.json", code}
+    assert found == prepared | kept
+    assert "data/prepared/prompts.parquet" in prepared
     assert parquet.read(layout.plan("plan.parquet"), PLAN).equals(table.sort("stage", "iteration"))
 
 
@@ -94,7 +100,7 @@ def test_counts_come_before_any_sample_and_can_be_all(planned: tuple[Layout, pl.
     monkeypatch.setattr(planning, "_sampled", lambda *_: pytest.fail("sampled though the counts were all that was asked"))
     before = layout.plan("plan.parquet").read_bytes()
     stream = io.StringIO()
-    assert planning.plan(layout, values(), lambda runs, exact: planning.print_counts(runs, exact, stream) or False) is None
+    assert planning.plan(layout, values(), lambda runs, exact, why: planning.print_counts(runs, exact, stream) or False) is None
     assert layout.plan("plan.parquet").read_bytes() == before
     found = {line.split("  ")[0]: line.split() for line in stream.getvalue().splitlines()[1:] if line}
     for stage in ("warm-start", "rollout", "update", "evaluate"):
@@ -254,7 +260,75 @@ def test_other_objectives_are_planned_by_the_rollouts_that_they_choose_from(
 ) -> None:
     layout, whole = Layout(tmp_path), planned[1]
     shop(tmp_path / "catalogue")
-    found, _ = planning.plan(layout, dataclasses.replace(values(), update=dataclasses.replace(values().update, objective=objective)))
+    other = dataclasses.replace(values(), update=dataclasses.replace(values().update, objective=objective))
+    found, _ = planning.plan(layout, other, sample=True)
     rows = [table.filter((pl.col("stage") == "update") & (pl.col("iteration") == 1)).row(0, named=True) for table in (whole, found)]
     assert rows[0]["units"] == rows[1]["units"]
     assert rows[1]["seconds"] > 0
+
+
+def test_a_rule_of_thumb_plans_every_stage_and_says_how_far_it_may_be_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "_sampled", lambda *_: pytest.fail("sampled though nobody asked for it"))
+    layout, stream = Layout(tmp_path), io.StringIO()
+    shop(tmp_path / "catalogue")
+    table, facts = planning.plan(layout, values())
+    todo = table.filter(~pl.col("is_current"))
+    assert set(todo["rate_from"]) == {"rule"}
+    assert (todo["seconds"] > 0).all()
+    assert (todo["bytes"] > 0).all()
+    assert parquet.read(layout.plan("plan.parquet"), PLAN).equals(table.sort("stage", "iteration"))
+    again, _ = planning.plan(layout, values())
+    assert again.equals(table)  # a rule, not a clock
+    planning.print_plan(table, facts, stream)
+    total = todo["seconds"].sum()
+    assert f"likely {total / rules.FACTOR / 60:.1f} to {total * rules.FACTOR / 60:.1f} min in all" in " ".join(stream.getvalue().split())
+
+
+def seconds_by_rule(run: Layout, **sections: dict) -> dict[str, float]:
+    params = planning._replaced(values(), sections)
+    return {stage: found["seconds"] for stage, found in rules.expected(run, params, planning.counts(run, params)).items()}
+
+
+def test_a_rule_grows_with_the_work_and_with_the_model(run: Layout) -> None:
+    base = seconds_by_rule(run)
+    more = seconds_by_rule(run, rollout={"group_size": 8})
+    assert {stage for stage in base if more[stage] > base[stage]} == {"rollout", "segment", "score-coalitions", "attribute", "update"}
+    assert more["rollout"] == pytest.approx(2 * base["rollout"])
+    wide = seconds_by_rule(run, policy={"hidden_size": 512, "intermediate_size": 2048, "layers": 12})
+    assert {stage for stage in base if wide[stage] > base[stage]} == {"warm-start", "rollout", "update", "evaluate"}
+
+
+def test_a_record_goes_before_a_rule(run: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "_sampled", lambda *_: pytest.fail("sampled though nobody asked for it"))
+    longer = planning._replaced(values(), {"rollout": {"temperature": 0.5}})
+    rates = dict(planning.plan(run, longer)[0].select("stage", "rate_from").iter_rows())
+    assert {stage for stage, rate in rates.items() if rate == "run"} >= {"prepare-data", "warm-start", "score-coalitions"}
+    assert rates["rollout"] == "rule"
+
+
+@pytest.mark.parametrize(
+    ("sections", "why"),
+    [
+        ({"rollout": {"sampler": "vllm"}}, "rollout.sampler is vllm"),
+        ({"score_coalitions": {"own_reward": "mine.py:reward"}}, "score_coalitions.own_reward is your own code"),
+        ({"score_coalitions": {"retriever": "http"}}, "retriever http runs a model or asks a server"),
+        ({"policy": {"base": "nowhere"}}, "nowhere is not there"),
+    ],
+)
+def test_what_no_rule_knows_is_sampled(planned: tuple[Layout, pl.DataFrame, dict], sections: dict, why: str) -> None:
+    heard = []
+    params = planning._replaced(values(), sections)
+    assert planning.plan(planned[0], params, lambda runs, exact, reason: heard.append(reason) or False) is None
+    assert heard == [why]
+
+
+def test_a_pretrained_model_is_known_by_its_config(run: Layout, tmp_path: Path) -> None:
+    params = planning._replaced(values(), {"policy": {"base": "base", "lora_rank": 4}})
+    sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152}
+    (tmp_path / "config.json").write_text(json.dumps(sizes), encoding="utf-8")
+    weights, trained = rules._weights(params, tmp_path)
+    assert weights == pytest.approx(135e6, rel=0.15)
+    assert 0 < trained < weights / 50
+    (tmp_path / "config.json").write_text(json.dumps(sizes | {"num_hidden_layers": None}), encoding="utf-8")
+    with pytest.raises(OspoError, match=r"config.json: no rule for this model: found no num_hidden_layers.*--sample"):
+        rules._weights(params, tmp_path)

@@ -1,4 +1,4 @@
-"""What a run will take: exact counts of its work, times what a unit took in the last run here, or in a small sample where there is none."""
+"""What a run will take: exact counts of its work, times what a unit took in the last run here; else by a rule of thumb or in a sample."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ import polars as pl
 from ospo_cli.errors import OspoError
 from ospo_cli.graph import declared, nodes, runner
 from ospo_cli.graph.standing import standing
+from ospo_cli.instruments.plan import rules
+from ospo_cli.instruments.plan.rules import ORACLE
 from ospo_cli.layout import Layout
 from ospo_cli.maths.coalitions import Budget
 from ospo_cli.params.whole import Params, to_mapping
@@ -44,22 +46,30 @@ SECONDS, CPU_SECONDS = 60.0, 10.0  # where a round of one rollout group takes lo
 MOST_STEPS = 4  # of the warm start in a round
 WARM_SECONDS = 5.0  # of the processor, which the warm start's further sample may take
 EVALUATED = 16  # most prompts of a round's evaluation
-ORACLE = "evaluate: oracle"
 Record = dict[str, Any]
 Counts = Mapping[str, tuple[int, int, int]]  # stage -> what its time grows with, its units, and its tokens
 
 
 def plan(
-    layout: Layout, params: Params, tell: Callable[[Mapping[str, int], Counts], bool] = lambda *_: True
+    layout: Layout,
+    params: Params,
+    tell: Callable[[Mapping[str, int], Counts, str | None], bool] = lambda *_: True,
+    sample: bool = False,
 ) -> tuple[pl.DataFrame, dict[str, Any]] | None:
-    """Return table plan and the facts behind it; write both to data/plan, and nothing else of the project.
+    """Return table plan and the facts behind it; write both to data/plan, and the prepared tables where there are none.
 
-    `tell` is given the runs of each stage and the counts as soon as they are known, if rates are still to be sampled; where it returns
-    False nothing is sampled or written, and None is returned.
+    If not all stages have recorded rates, `tell` is given the runs of each stage, the counts, and why rates will be sampled (None: a rule
+    gives them), as soon as these are known; where it returns False nothing is sampled or written, and None is returned.
+
+    Args:
+        sample: sample the rates that no run recorded, also where there is a rule for them.
     """
+    if not layout.prepared("prompts.parquet").is_file():
+        runner.execute(nodes.plan(params)[0], layout, params)
     made_by = list(standing(layout, params))
     records = {made.stage: recorded(layout, made, params) for made, _ in made_by}
     runs = Counter(made.stage for made, _ in made_by)
+    ruled: dict[str, Record] = {}
     with unfinished.folder(layout.cache, "plan") as folder, contextlib.redirect_stderr(io.StringIO()):
         scratch = _Scratch(layout.root, layout.cache / folder.name)
         missing, found = [stage for stage, runs in records.items() if not runs], dict[str, list[Record]]()
@@ -69,14 +79,19 @@ def plan(
             found["prepare-data"] = [runner.measured(made_by[0][0], scratch, params)[1]]
         exact = counts(scratch, params)
         if set(missing) - {"prepare-data"}:
-            if not tell(runs, exact):
+            why = "--sample asks for it" if sample else rules.refusal(params, layout.root) or None
+            if not tell(runs, exact, why):
                 return None
-            found |= _sampled(layout, scratch, params)
+            if why is None:
+                ruled = rules.expected(scratch, params, exact)
+            else:
+                found |= _sampled(layout, scratch, params)
         records |= {stage: runs for stage, runs in found.items() if stage in missing or (stage == ORACLE and "evaluate" in missing)}
-    rows = [
-        (made.stage, made.iteration or 0, *_expected(made.stage, exact, records), "sample" if made.stage in missing else "run", bool(by))
-        for made, by in made_by
-    ]
+    rows = []
+    for made, by in made_by:
+        rate = "run" if made.stage not in missing else "rule" if made.stage in ruled else "sample"
+        took = _by_rule(made.stage, exact, ruled) if rate == "rule" else _expected(made.stage, exact, records)
+        rows.append((made.stage, made.iteration or 0, *took, rate, bool(by)))
     table = pl.DataFrame(rows, schema=PLAN.schema, orient="row")
     placed.write(table, PLAN, layout)
     owners = [by for _, by in made_by if by]
@@ -163,6 +178,11 @@ def _expected(stage: str, exact: Mapping[str, tuple[int, int, int]], records: Ma
     if stage == "score-coalitions":
         units = round(work * sum(each["counts"]["distinct_values"] for each in own) / sum(_work(stage, each) for each in own))
     return (units, UNITS[stage][0], tokens, *took[:2], round(took[2]), max(record["peak_bytes"] for record in own))
+
+
+def _by_rule(stage: str, exact: Counts, ruled: Mapping[str, Record]) -> tuple[Any, ...]:
+    own = ruled[stage]
+    return (own["units"], UNITS[stage][0], exact[stage][2], *(own[name] for name in ("seconds", "cpu_seconds", "bytes", "peak_bytes")))
 
 
 def _work(stage: str, record: Record) -> float:
@@ -315,6 +335,10 @@ def print_plan(table: pl.DataFrame, facts: dict[str, Any], stream: TextIO | None
     rows.append(["to do", str(todo.height), *[""] * 6, *_sums(todo), short(max([0, *todo["peak_bytes"]]) / 1e6)])
     output.grid(header, rows, numbers=[name for name in header if name not in words])
     output.line()
+    if ruled := float(todo.filter(pl.col("rate_from") == "rule")["seconds"].sum()):
+        known, factor = float(todo["seconds"].sum()) - ruled, rules.FACTOR
+        span = " to ".join(f"{(known + took) / 60:.1f}" for took in (ruled / factor, ruled * factor))
+        output.line(f"Rates from a rule of thumb, not from runs here: likely {span} min in all. `ospo plan --sample` times a few prompts.")
     memory, segments = short(MOST_CELLS * BYTES_PER_CELL / 1e9), count(facts["most_segments"])
     output.line(f"Answers of up to {segments} segments are scored, a rollout group at a time in {memory} GB; longer ones are refused.")
     if facts["made_by"]:
