@@ -139,6 +139,22 @@ def test_the_move_is_taken_from_where_the_steps_began_and_the_divergence_from_th
     assert moved["after_kl"] == pytest.approx(np.expm1(0.1) - 0.1, rel=1e-2)
 
 
+def test_targets_are_imitated_whatever_the_ratio_so_no_clip_reaches_their_tokens(layout):
+    rollouts = read(ROLLOUTS, layout, 1)
+    rows = to_rows(rollouts, rollouts.select("rollout_id", advantages=rollouts["behavior_logprobs"]), tiny_params().rollout, 1)
+    is_given = np.arange(len(rows.lengths)) % 2 == 1
+    of_given = is_given[rows.owner]
+    behind = np.where(of_given, rows.behavior_logprobs - 1, rows.behavior_logprobs)  # the targets' tokens have a ratio of e, all others of 1
+    rows = dataclasses.replace(rows, behavior_logprobs=behind.astype(np.float32), advantages=np.ones_like(rows.advantages))
+    settings, policy = dataclasses.replace(CLIPPED, imitation_weight=1.0), load_policy(layout.policy(0), 1)
+    alike = taken_move.after_the_steps(policy, rows, settings)
+    apart = taken_move.after_the_steps(policy, dataclasses.replace(rows, is_given=is_given), settings)
+    assert alike["after_clipped_fraction"] > 0.2
+    assert apart["after_clipped_fraction"] == 0
+    every = taken_move.after_the_steps(policy, dataclasses.replace(rows, is_given=np.ones_like(is_given)), settings)
+    assert every["after_clipped_fraction"] is None
+
+
 @pytest.mark.parametrize(("learning_rate", "factor"), [(2e-5, 2.0), (8e-2, 0.0)])
 def test_the_line_through_the_move_is_that_of_policies_moved_by_hand(layout, learning_rate, factor):
     metrics = updated(layout, objective="mirror-descent", mirror_beta=1.0, learning_rate=learning_rate)
