@@ -22,12 +22,14 @@ class GameMethod:
     Attributes:
         game: which.
         trace: λ of splice.
+        is_asked: whether the parameters ask score-coalitions for its texts.
         is_checked: whether V_0 must be the mean reward of the others.
         iteration: named in remedies.
     """
 
     game: GroupGame
     trace: float
+    is_asked: bool
     is_checked: bool
     iteration: int
 
@@ -130,14 +132,15 @@ def _means(rows: Rows, found: pl.DataFrame, method: GameMethod, active: NDArray[
     is_short = is_read & active[row_of_place] & (count != others[row_of_place])
     if is_short.any():
         short = int(np.flatnonzero(is_short)[0])
-        row_of = int(row_of_place[short])
+        row_of, command = int(row_of_place[short]), f"run `ospo score-coalitions --iter {method.iteration}`"
         raise CreditError(
             f"rollout {rows.rollout_ids[row_of]}",
             f"texts that estimator {method.game.name} needs were not evaluated",
-            found=f"{count[short]} values at place {short - int(np.flatnonzero(row_of_place == row_of)[0])}, "
-            f"for {others[row_of]} other answers of its rollout group",
-            expected=f"score_coalitions.estimators: [{method.game.name}]",
-            remedy=f"set that in params.yaml and run `ospo score-coalitions --iter {method.iteration}`",
+            found=f"{count[short]} values at place {short - int(np.flatnonzero(row_of_place == row_of)[0])}",
+            expected=f"{others[row_of]}, one for each other answer of its rollout group",
+            remedy=f"{command} again"
+            if method.is_asked
+            else f"add {method.game.name} to score_coalitions.estimators in params.yaml, and {command}",
         )
     total = np.bincount(at, weights=named["spliced_value"].to_numpy(), minlength=size)
     return np.where(active[row_of_place], total / np.maximum(count, 1), 0.0)

@@ -146,7 +146,7 @@ def attribute(
     credit = _credit(rows, tokens, compared, estimate, rule, params.train.seed)
     names = [f"rollout {rollout_id}" for rollout_id in rows.rollout_ids]
     if game is not None:
-        played = GameMethod(game, settings.splice_trace, is_reward, iteration)
+        played = GameMethod(game, settings.splice_trace, game.name in scoring.estimators, is_reward, iteration)
         estimate, earned = estimate_group_game(rows, compared, scored.spliced_values, played, estimate)
         if shown is None:
             estimate = replace(

@@ -388,10 +388,13 @@ def nothing(tables: attribute.Scored) -> pl.DataFrame:
 def test_texts_that_were_not_evaluated_are_named_with_their_remedy(cut: Any, game: str) -> None:
     params = changed(estimator=game)
     tables = scored(params)
-    with pytest.raises(
-        CreditError, match=rf"rollout 001:p\d:\d\d: texts that estimator {game} needs were not evaluated: found . values at place"
-    ):
-        credited(params, dataclasses.replace(tables, spliced_values=cut(tables)))
+    what = rf"rollout 001:p\d:\d\d: texts that estimator {game} needs were not evaluated: found \d values at place \d, expected 3, one for each"
+    short = dataclasses.replace(tables, spliced_values=cut(tables))
+    with pytest.raises(CreditError, match=rf"{what}.*; run `ospo score-coalitions --iter 1` again$"):
+        credited(params, short)
+    unasked = changed({"estimators": ["uniform"]}, estimator=game)
+    with pytest.raises(CreditError, match=rf"{what}.*; add {game} to score_coalitions\.estimators in params\.yaml, and run `ospo"):
+        credited(unasked, short)
 
 
 def test_values_of_another_reward_are_refused() -> None:

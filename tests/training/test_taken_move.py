@@ -144,7 +144,9 @@ def test_targets_are_imitated_whatever_the_ratio_so_no_clip_reaches_their_tokens
     rows = to_rows(rollouts, rollouts.select("rollout_id", advantages=rollouts["behavior_logprobs"]), tiny_params().rollout, 1)
     is_given = np.arange(len(rows.lengths)) % 2 == 1
     of_given = is_given[rows.owner]
-    behind = np.where(of_given, rows.behavior_logprobs - 1, rows.behavior_logprobs)  # the targets' tokens have a ratio of e, all others of 1
+    behind = np.where(
+        of_given, rows.behavior_logprobs - 1, rows.behavior_logprobs
+    )  # the targets' tokens have a ratio of e, all others of 1
     rows = dataclasses.replace(rows, behavior_logprobs=behind.astype(np.float32), advantages=np.ones_like(rows.advantages))
     settings, policy = dataclasses.replace(CLIPPED, imitation_weight=1.0), load_policy(layout.policy(0), 1)
     alike = taken_move.after_the_steps(policy, rows, settings)

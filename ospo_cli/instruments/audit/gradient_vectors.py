@@ -248,9 +248,14 @@ def _in_steps(rows: Rows, true: Floats, wanted: str, iteration: int) -> list[Gro
     alive = [group for group in rows.groups if true[:, rows.tokens_of([group])].any(axis=1).all()]
     where = f"gradient audit of iteration {iteration}"
     if not alive:
+        is_single = all(len(group.completions) == 1 for group in rows.groups)
         raise CreditError(
-            where, "no rollout group has a gradient", found=f"{len(rows.groups)} groups of equal rewards", expected="rewards that differ"
-        )  # fmt: skip
+            where,
+            "no rollout group has a gradient",
+            found=f"{len(rows.groups)} groups of {'one rollout' if is_single else 'equal rewards'}",
+            expected="rewards that differ",
+            remedy="set rollout.group_size to 2 or more and roll out again" if is_single else None,
+        )
     chosen = alive if wanted == "alive" else rows.groups
     if len(chosen) < FEWEST_PROMPTS:
         raise CreditError(

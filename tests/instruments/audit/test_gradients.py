@@ -357,6 +357,17 @@ def test_rewards_that_never_differ_are_an_error_that_says_so(project):
         gradient_audit.execute(layout, flat, 1)
 
 
+def test_a_rollout_alone_in_its_group_has_nothing_to_be_compared_with(project):
+    layout, values = project
+    rollouts = placed.read(ROLLOUTS, layout, 1)
+    try:
+        placed.write(rollouts.filter(pl.col("sample_index") == 0), ROLLOUTS, layout, 1)
+        with pytest.raises(CreditError, match=r"found 24 groups of one rollout.*; set rollout\.group_size to 2 or more"):
+            gradient_audit.execute(layout, values, 1, Request(rules=["uniform"]))
+    finally:
+        placed.write(rollouts, ROLLOUTS, layout, 1)
+
+
 def test_an_iteration_of_two_prompts_is_an_error_that_says_what_to_do(project):
     layout, values = project
     rollouts = placed.read(ROLLOUTS, layout, 1)
