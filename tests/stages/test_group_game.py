@@ -341,6 +341,17 @@ def test_searches_in_shards_of_any_size_give_equal_bytes_and_counts_and_are_not_
     assert not layout.iteration(1, "searched.parquet").exists()
 
 
+@pytest.mark.parametrize(("degenerate", "searched"), [("skip", {"p0"}), ("evaluate", {"p0", "p1"})])
+def test_groups_of_equal_rewards_are_searched_only_where_that_is_asked(degenerate: str, searched: set[str]) -> None:
+    rows = [row for row in sampled_rows() if row[0].prompt_id == "p0"] + [rollout("p1", index, ["wool", "coat"]) for index in range(3)]
+    params = recombining(degenerate_groups=degenerate)
+    tables = scored(params, rows)
+    scorer = TextScorer(JudgedReward(prepared(), params), params.score_coalitions)
+    made, counted = score_coalitions.recombine(tables.rollouts, tables.segments, tables.rewards, scorer)
+    assert set(counted["prompt_id"]) == searched
+    assert set(made["prompt_id"]) <= searched
+
+
 # Special cases.
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -13,6 +14,7 @@ from ospo_cli import presets
 from ospo_cli.cli import app
 from ospo_cli.credit.token_kinds import KINDS
 from ospo_cli.errors import CreditError, MissingInputError, ParameterError, PolicyError
+from ospo_cli.instruments.audit import gradient_vectors
 from ospo_cli.instruments.audit import gradients as gradient_audit
 from ospo_cli.instruments.audit.gradient_print import print_result
 from ospo_cli.instruments.audit.gradient_vectors import Vectors
@@ -28,6 +30,7 @@ from ospo_cli.tables.audit import GRADIENT_AUDIT
 from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.training.group_gradient import GroupGradient, inner_product
 from ospo_cli.training.row_building import to_rows
+from ospo_cli.training.token_batches import Group
 from tests.pipeline import miniature
 
 OWN_RULE = """
@@ -164,6 +167,75 @@ def test_a_rule_that_silences_the_noisy_tokens_saves_rollouts_and_each_kind_has_
     assert reading(table, "uniform", "floor")["value"] is None
 
 
+def test_each_measure_is_against_the_gradient_that_its_name_says(project):
+    """Without noise: the true gradient is e1 (segments) + e2 (stop), GRPO's e1 + e3, the rule's the true one under both normalisations."""
+    e1, e2, e3 = np.eye(4)[:3]
+    rule = [gradient_audit.Method("myerson", "signed", normalize) for normalize in ("none", "std")]
+    exact = np.stack([[e1, e2], [e1, e3], [e1, e2], [e1, e2]]).astype(np.float32)
+    vectors = Vectors(np.repeat(exact[:, None, None], 10, axis=2), None, ("segments", "stop"))
+    table = gradient_audit._table([gradient_audit.TRUE, gradient_audit.GRPO, *rule], vectors, project[1])
+    for normalize, own in (("none", 1.0), ("std", 0.5)):
+        assert reading(table, "signed", "direction", "myerson", normalize)["value"] == pytest.approx(1)
+        assert reading(table, "signed", "direction, own normalisation", "myerson", normalize)["value"] == pytest.approx(own)
+        assert reading(table, "signed", "progress", "myerson", normalize, groups=4)["value"] == pytest.approx(1)
+        assert reading(table, "signed", "saving", "myerson", normalize, groups=4)["value"] == pytest.approx(0.75)
+        for tokens in ("segments", "stop"):
+            part = reading(table, "signed", "direction", "myerson", normalize, tokens)
+            assert part["value"] == pytest.approx(np.sqrt(0.5))
+
+
+@pytest.mark.parametrize(("wanted", "chosen"), [("alive", [0, 4, 6, 8]), ("all", [0, 2, 4, 6, 8, 10])])
+def test_a_group_is_alive_where_each_of_its_sets_has_an_advantage(wanted, chosen):
+    groups = [Group([1], [[2], [3]], first) for first in range(0, 12, 2)]
+    true = np.ones((2, 12))
+    true[0, 2:4] = 0  # of the second group the rewards of one set are equal, of the last those of both
+    true[:, 10:] = 0
+    rows = SimpleNamespace(groups=groups, tokens_of=lambda some: np.concatenate([np.arange(own.first, own.first + 2) for own in some]))
+    assert [group.first for group in gradient_vectors._in_steps(rows, true, wanted, 1)] == chosen
+
+
+def test_groups_of_equal_rewards_are_counted_and_left_out_where_only_live_ones_train(project):
+    layout, values = project
+    rollouts = placed.read(ROLLOUTS, layout, 1)
+    name = rollouts["prompt_id"][0]
+    said = pl.exclude("rollout_id", "prompt_id", "sample_index").first().over("prompt_id")
+    alike = pl.concat([rollouts.filter(prompt_id=name).with_columns(said), rollouts.filter(pl.col("prompt_id") != name)])
+    try:
+        placed.write(alike, ROLLOUTS, layout, 1)
+        segment.execute(layout, values, 1)
+        silent = score_coalitions.execute(layout, values, 1)["degenerate_groups"]
+        for groups, left_out in (("all", 0), ("alive", silent)):
+            own = dataclasses.replace(values, update=dataclasses.replace(values.update, groups=groups))
+            _, metrics = gradient_audit.execute(layout, own, 1, Request(rules=["uniform"]))
+            assert (metrics["silent_prompts"], metrics["left_out_prompts"]) == (silent - left_out, left_out)
+            assert metrics["prompts"] == 24 - left_out
+    finally:
+        placed.write(rollouts, ROLLOUTS, layout, 1)
+    assert silent > 0
+
+
+def test_log_probabilities_that_are_not_the_policys_are_measured_over_all_groups_and_refused(project):
+    layout, values = project
+    rollouts = placed.read(ROLLOUTS, layout, 1)
+    judged = gradient_audit._chosen(rollouts, 4, values.train.seed)
+    first = judged["prompt_id"][0]  # keeps its own; of the others each token is said to have been half as unlikely, in the logarithm
+    halved = pl.col("behavior_logprobs").list.eval(0.5 * pl.element())
+    said = rollouts.with_columns(behavior_logprobs=pl.when(pl.col("prompt_id") == first).then("behavior_logprobs").otherwise(halved))
+    largest = -0.5 * judged.filter(pl.col("prompt_id") != first)["behavior_logprobs"].explode().min()
+
+    def measured_with(most):
+        own = dataclasses.replace(values, update=dataclasses.replace(values.update, max_logprob_mismatch=most))
+        return gradient_audit.execute(layout, own, 1, Request(prompts=4, rules=["uniform"]))[1]["logprob_mismatch"]
+
+    try:
+        placed.write(said, ROLLOUTS, layout, 1)
+        assert measured_with(2 * largest) == pytest.approx(largest, rel=1e-3)
+        with pytest.raises(PolicyError, match=r"log-probabilities are not those of the policy.*found largest difference .*at most"):
+            measured_with(0.1)
+    finally:
+        placed.write(rollouts, ROLLOUTS, layout, 1)
+
+
 def test_progress_grows_with_the_groups_of_a_step(measured):
     table, _ = measured
     found = table.filter(rule="uniform", normalize="std", tokens="all", measure="progress").sort("groups")
@@ -238,6 +310,8 @@ def test_a_prompt_asked_for_by_seed_is_the_same_each_time_and_fewer_are_a_part(p
     assert few["prompt_id"].n_unique() == 5
     assert few.height == 20
     assert few.equals(gradient_audit._chosen(placed.read(ROLLOUTS, layout, 1), 5, values.train.seed))
+    drawn = [gradient_audit._chosen(placed.read(ROLLOUTS, layout, 1), 5, seed)["prompt_id"].unique().to_list() for seed in range(8)]
+    assert len(set().union(*drawn)) > 15
 
 
 def test_without_names_the_projects_own_rule_and_the_shipped_ones_are_judged(project):
@@ -310,8 +384,9 @@ def test_the_command_prints_a_line_for_each_method_and_names_the_file(project):
 
 def test_the_inputs_are_named_by_their_content(measured):
     stored = measured[1]
-    named = {"data/policies/000", "data/prepared/qrels.parquet", "data/iterations/001/rollouts.parquet", "params.yaml: score_coalitions"}
-    assert named <= set(stored["inputs"])
+    named = {"data/policies/000", "data/prepared/qrels.parquet", "data/iterations/001/rollouts.parquet"}
+    sections = ("train.seed", "rollout", "segment", "retrieval", "score_coalitions", "attribute", "policy", "update.aggregation")
+    assert named | {f"params.yaml: {name}" for name in sections} <= set(stored["inputs"])
     assert all(len(content) == 64 for content in stored["inputs"].values())
 
 
