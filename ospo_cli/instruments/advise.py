@@ -207,11 +207,12 @@ def _searched(rates: list[float], gains: NDArray[np.float64], found: Rate | None
 
 
 def print_result(table: pl.DataFrame, searched: pl.DataFrame, stream: TextIO | None = None) -> None:
-    """Print what was measured, what steps of other sizes would cost, what learning rates gain, and the advice."""
+    """Print what was measured, what steps of other sizes would cost, what learning rates gain, the advice, and what to write down."""
     output = Terminal(stream if stream is not None else sys.stdout)
     first: dict[str, Any] = table.row(0, named=True)
     scale, error, floor = first["noise_scale"], first["noise_scale_error"], first["floor"]
     output.line(f"noise scale {short(scale)} ± {short(error)} rollout groups (one standard error)", style="bold")
+    output.line("a step of so many groups has as much signal as noise; smaller ones waste no rollouts, much larger ones do")
     if error > scale / 2:
         output.line("known to a factor of two at best: `ospo audit --gradients --prompts` with more groups tells it better")
     if floor is not None:
@@ -219,6 +220,7 @@ def print_result(table: pl.DataFrame, searched: pl.DataFrame, stream: TextIO | N
     grid = [[str(b), f"{rollouts_over_least(b, scale):.2f}", f"{steps_over_exact(b, scale):.2f}"] for b in STEPS]
     header = ["groups per step", "rollouts, over the least", "steps, over exact ones"]
     output.line()
+    output.line("what the same progress takes, in steps of so many groups", style="bold")
     output.grid(header, grid, numbers=header)
     output.line()
     names = ["learning rate", "gain of other groups", "of proportional"]
@@ -230,14 +232,15 @@ def print_result(table: pl.DataFrame, searched: pl.DataFrame, stream: TextIO | N
         ]
         for row in searched.iter_rows(named=True)
     ]
+    output.line("what groups gain that were not trained on, after an update on others at this rate", style="bold")
     output.grid(names, tried, numbers=names)
     output.line()
     rows = [[row["setting"], _number(row["now"]), _number(row["advised"]), row["reason"]] for row in table.iter_rows(named=True)]
     output.grid(["setting", "now", "to try", "because"], rows, numbers=["now", "to try"])
-
-
-def _share(kept: float | None) -> str:
-    return "" if kept is None else f"{kept:.0%}"
+    output.line()
+    changes = [f"{setting}: {value}" for setting, now, value, _ in rows if value != now]
+    then = ", then `ospo graph`" if any(change.startswith("train.iterations") for change in changes) else ""
+    output.line(f"in params.yaml: {', '.join(changes)}{then}" if changes else "nothing to change", style="bold")
 
 
 def _number(value: float) -> str:

@@ -91,6 +91,13 @@ def test_the_text_says_what_was_measured_what_sizes_cost_and_why(tmp_path):
     assert ["16", "1.16", "7.06"] in [line.split() for line in text.splitlines()]
     assert "rollout.prompts_per_iteration" in text
     assert "factor of two" not in text
+    assert text.splitlines()[-1] == "in params.yaml: rollout.prompts_per_iteration: 96, train.iterations: 16, then `ospo graph`"
+
+
+def test_settings_that_are_as_advised_are_said_to_need_no_change(tmp_path):
+    params = Params()
+    many = dataclasses.replace(params.rollout, prompts_per_iteration=96)
+    assert told(*audited(tmp_path, params=dataclasses.replace(params, rollout=many))).splitlines()[-1] == "nothing to change"
 
 
 def test_a_scale_that_is_hardly_known_is_said_to_be_so_and_a_floor_that_is_not_is_left_out(tmp_path):
