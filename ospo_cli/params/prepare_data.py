@@ -72,3 +72,8 @@ class PrepareData:
     history_length: int = parameter(5, "past purchases in a prompt (source: hm)", minimum=1)
     cut_off_date: str = parameter("", "first day of the targets, YYYY-MM-DD; empty: the last seven days (source: hm)")
     clicks: Clicks = group(Clicks, when="source: clicks")
+
+    @property
+    def folds_spellings(self) -> bool:
+        """Whether spellings of a query that differ in capitals or blanks are one, which alone the policy sees."""
+        return self.source == "clicks"

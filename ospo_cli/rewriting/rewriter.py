@@ -119,18 +119,19 @@ class Rewriter:
         """
         began = time.monotonic()
         queries = [one_line(one.query) if len(one.query) <= decision.MOST_CHARACTERS else one.query for one in asked]
+        prompted = self.setup.spelt(queries)
         found: list[Rewrite | None] = [None] * len(asked)
         places: list[int] = []
         prompts: list[list[int]] = []
-        for place, (one, query) in enumerate(zip(asked, queries, strict=True)):
-            why = decision.refused(query) or self._unfit(query, one.history, prompts)
+        for place, (one, query) in enumerate(zip(asked, prompted, strict=True)):
+            why = decision.refused(queries[place]) or self._unfit(query, one.history, prompts)
             if why:
                 found[place] = raw(one, why)
             else:
                 places.append(place)
-        groups = self._sampled(prompts, [(queries[place], asked[place].history) for place in places], best)
+        groups = self._sampled(prompts, [(prompted[place], asked[place].history) for place in places], best)
         for place, group in zip(places, groups, strict=True):
-            found[place] = self._read(asked[place], queries[place], group, best)
+            found[place] = self._read(asked[place], (queries[place], prompted[place]), group, best)
         trusted = self._gated([one for one in found if one is not None])
         each = (time.monotonic() - began) * 1000 / max(1, len(asked))
         return [replace(one, milliseconds=each) for one in trusted]
@@ -171,13 +172,14 @@ class Rewriter:
         request = Request(prompts, names, setup.max_new_tokens, Sampling(), setup.seed, max(setup.batch_size, count))
         return self.sampler.sample(request, greedy_rows=1)
 
-    def _read(self, asked: Asked, query: str, group: list[SampledRow], best: int) -> Rewrite:
+    def _read(self, asked: Asked, spellings: tuple[str, str], group: list[SampledRow], best: int) -> Rewrite:
+        query, prompted = spellings  # the engine is given the one, the policy was asked for the other
         read = partial(served, query, composition=self.setup.composition)
         greedy = read(group[0].text)
         rewrite = one_line(greedy.answer)
         logprob = sum(group[0].policy_logprobs)
         candidate = Candidate(
-            query, rewrite, greedy.problem, logprob / len(group[0].policy_logprobs), math.exp(logprob),
+            prompted, rewrite, greedy.problem, logprob / len(group[0].policy_logprobs), math.exp(logprob),
             likeliest([(one_line(read(row.text).answer), row) for row in group], best) if best > 1 else [],
         )  # fmt: skip
         why = decision.decide(candidate)

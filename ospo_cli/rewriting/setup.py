@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ospo_cli.errors import PolicyError
 from ospo_cli.layout import Layout
 from ospo_cli.tables import files
+from ospo_cli.tables.spellings import fold
 from ospo_cli.text.prompt_template import check_template
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class Setup:
         composition: replace or append.
         max_new_tokens: cap of a completion, end token included.
         seed: of further samples.
+        folds: whether the policy is asked for queries without capitals and repeated blanks, as it was in training (`tables.spellings`).
         threads, batch_size: of this machine; no part of the card.
     """
 
@@ -39,6 +42,7 @@ class Setup:
     composition: str
     max_new_tokens: int
     seed: int = 0
+    folds: bool = False
     threads: int = 1
     batch_size: int = 64
 
@@ -46,7 +50,11 @@ class Setup:
     def card(self) -> dict[str, Any]:
         """Return what is written beside the weights."""
         named = ("template", "composition", "max_new_tokens", "seed")
-        return {"format": FORMAT} | {name: getattr(self, name) for name in named}
+        return {"format": FORMAT} | {name: getattr(self, name) for name in named} | ({"folds": True} if self.folds else {})
+
+    def spelt(self, queries: Sequence[str]) -> list[str]:
+        """Return queries, each in one line, in the spelling that the policy is asked in."""
+        return fold(queries) if self.folds else list(queries)
 
 
 class Sections(Protocol):
@@ -71,6 +79,7 @@ def of_project(params: Sections) -> Setup:
         params.score_coalitions.composition,
         params.rollout.max_new_tokens,
         params.train.seed,
+        params.prepare_data.folds_spellings,
         params.policy.threads,
         params.rollout.batch_size,
     )
@@ -82,7 +91,8 @@ def of_card(folder: Path) -> Setup:
     card = files.read_json(path)
     if card.get("format") != FORMAT:
         raise PolicyError(path, "is of another format", found=card.get("format"), expected=FORMAT, remedy="run `ospo merge` again")
-    kinds: dict[str, type] = {"template": str, "composition": str, "max_new_tokens": int, "seed": int}
+    card.setdefault("folds", False)
+    kinds: dict[str, type] = {"template": str, "composition": str, "max_new_tokens": int, "seed": int, "folds": bool}
     for name, kind in kinds.items():
         if type(card.get(name)) is not kind:
             raise PolicyError(path, f"{name} is no {kind.__name__}", found=card.get(name), remedy="run `ospo merge` again")

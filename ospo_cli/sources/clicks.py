@@ -13,6 +13,7 @@ from ospo_cli.maths.seeding import uniforms
 from ospo_cli.params.prepare_data import PrepareData
 from ospo_cli.sources import columns, files, tables
 from ospo_cli.sources.base import SourceData
+from ospo_cli.tables import spellings
 
 NEEDED = ("query", "product_id", "position", "clicked")
 OPTIONAL = ("purchased", "dwell", "day")
@@ -29,7 +30,8 @@ LITTLE_MOVEMENT = 0.05
 def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     """Read products and clicks; a query's judgments come from the model of `prepare_data.clicks`.
 
-    Queries are equal where they agree without capitals and repeated blanks; they are shown as they are written most often. A query is of
+    Queries are equal where they agree without capitals and repeated blanks; the search engine is given the spelling that is most
+    frequent, the policy the one without capitals. A query is of
     test, dev or train by seed. Train queries are judged by the days before the first test day alone, the others by the days from it on.
 
     Raises:
@@ -79,9 +81,10 @@ def _log(path: Path, params: PrepareData) -> tuple[pl.LazyFrame, list[str]]:
     hit = _truth(settings.event)
     if settings.minimum_dwell:
         hit = hit & (pl.col("dwell").cast(pl.Float64, strict=False) >= settings.minimum_dwell).fill_null(False)
-    query = pl.col("query").cast(pl.String).str.strip_chars().str.replace_all(r"\s+", " ")
+    query = pl.col("query").cast(pl.String)
     return lazy.select(
-        query.alias("query"), query.str.to_lowercase().alias("key"), columns.stripped(pl.col("product_id").cast(pl.String)).alias("doc_id"),
+        spellings.in_line(query).alias("query"), spellings.folded(query).alias("key"),
+        columns.stripped(pl.col("product_id").cast(pl.String)).alias("doc_id"),
         pl.col("position").cast(pl.Int64, strict=False).alias("position"), hit.alias("hit"),
         (pl.col("day").cast(pl.String) if "day" in names else pl.lit("")).alias("day"),
     ), names  # fmt: skip

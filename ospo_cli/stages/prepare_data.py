@@ -20,7 +20,7 @@ from ospo_cli.sources.base import SourceData
 from ospo_cli.sources.pools import sampled_pools
 from ospo_cli.sources.query_text import query_text
 from ospo_cli.sources.splits import assign_splits
-from ospo_cli.tables import files, parquet
+from ospo_cli.tables import files, parquet, spellings
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS, TEACHER_PAIRS
 from ospo_cli.text.prompt_template import check_template, user_message
 from ospo_cli.text.words import STANDARD
@@ -94,7 +94,7 @@ def prepare(data: SourceData, params: PrepareData, seed: int, folding: str = STA
     qrels, unknown = _known_judgments(data.qrels, documents, params.source)
     prompts, unusable = _judged_prompts(data.prompts, qrels, params, data.card.get("counts", {}))
     prompts, splits = assign_splits(prompts, params, seed, folding)
-    prompts = prompts.with_columns(pl.Series("prompt", _messages(prompts, params.prompt_template), dtype=pl.String))
+    prompts = prompts.with_columns(pl.Series("prompt", _messages(prompts, params), dtype=pl.String))
     qrels = qrels.join(prompts, on="prompt_id", how="semi").sort("prompt_id", "doc_id")
     pools, filled = _pools(data, documents, prompts, qrels, params, seed)
     pairs, foreign = _train_pairs(data.teacher_pairs, prompts)
@@ -177,11 +177,12 @@ def _in_words(card: dict[str, Any]) -> str:
     return "".join(f"prepare-data: {shorten(line, 1000)}\n" for line in lines)
 
 
-def _messages(prompts: pl.DataFrame, template: str) -> list[str]:
-    return [
-        user_message(template, query, history)
-        for query, history in zip(prompts["query"].to_list(), prompts["history"].to_list(), strict=True)
-    ]
+def _messages(prompts: pl.DataFrame, params: PrepareData) -> list[str]:
+    queries = prompts["query"].to_list()
+    if params.folds_spellings:
+        queries = spellings.fold(queries)
+    histories = prompts["history"].to_list()
+    return [user_message(params.prompt_template, query, history) for query, history in zip(queries, histories, strict=True)]
 
 
 def _known_judgments(qrels: pl.DataFrame, documents: pl.DataFrame, source: str) -> tuple[pl.DataFrame, int]:

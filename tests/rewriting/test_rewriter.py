@@ -74,6 +74,32 @@ def test_a_raw_query_comes_back_as_it_was_not_as_it_was_cleaned(tiny_policy):
     assert (found.engine_query, found.is_used) == ("  oak \t lamp ", False)
 
 
+SPELLINGS = ["black skillet", "BLACK SKILLET", "  Black \t Skillet "]
+
+
+def test_of_one_spelling_the_policy_is_asked_alike_and_the_engine_is_given_what_was_typed(tiny_policy):
+    answers = {"black skillet": ["<answer>iron pan</answer>"], "iron pan": ["<answer>iron pan</answer>"], "odd": ["no<answer>"]}
+    setup = dataclasses.replace(SETUP, composition="append", folds=True)
+    rewriter = scripted(tiny_policy, answers, setup)
+    found = rewriter.rewrite([Asked(query) for query in [*SPELLINGS, "IRON Pan", " ODD"]])
+    assert {tuple(prompt) for prompt in rewriter.sampler.requests[0].prompts[:3]} == {
+        tuple(render_prompt(tiny_policy, "black skillet\nbought: "))
+    }
+    assert [one.engine_query for one in found] == [
+        "black skillet iron pan", "BLACK SKILLET iron pan", "Black Skillet iron pan", "IRON Pan", " ODD",
+    ]  # fmt: skip
+    assert [one.why for one in found] == ["rewritten"] * 3 + ["same as the query", "malformed: unclosed"]
+    real = Rewriter(tiny_policy, setup).rewrite([Asked(query) for query in SPELLINGS], best=2)
+    assert len({(one.rewrite, one.why, one.mean_logprob, one.probability, tuple(one.best)) for one in real}) == 1
+
+
+def test_elsewhere_the_policy_is_asked_in_the_spelling_that_was_typed(tiny_policy):
+    rewriter = scripted(tiny_policy)
+    rewriter.rewrite([Asked(query) for query in SPELLINGS])
+    messages = [f"{query}\nbought: " for query in ("black skillet", "BLACK SKILLET", "Black Skillet")]
+    assert rewriter.sampler.requests[0].prompts == [render_prompt(tiny_policy, message) for message in messages]
+
+
 def test_probabilities_are_those_of_the_completions(tiny_policy):
     rewriter = Rewriter(tiny_policy, SETUP)
     found = rewriter.rewrite([Asked("navy coat")])[0]

@@ -106,6 +106,15 @@ def test_a_folder_with_its_card_needs_no_project_and_its_card_counts_before_para
     assert within.setup.batch_size == 8
 
 
+def test_a_policy_of_clicks_is_asked_in_one_spelling_and_its_card_says_so(tmp_path):
+    clicks, tables = (setup.of_project(tiny_params(prepare_data={"source": source})) for source in ("clicks", "tables"))
+    assert (clicks.folds, tables.folds) == (True, False)
+    assert clicks.card == tables.card | {"folds": True}
+    for asked in (clicks, tables):
+        setup.write_card(tmp_path, asked)
+        assert setup.of_card(tmp_path).card == asked.card
+
+
 def test_what_cannot_be_chosen_is_one_line_with_a_remedy(layout, tmp_path):
     with pytest.raises(OspoError, match=r"has no ospo_rewrite.json, and there is no params.yaml.*ospo merge"):
         chosen.choose(tmp_path, str(layout.policy(0)))
@@ -124,6 +133,7 @@ def test_what_cannot_be_chosen_is_one_line_with_a_remedy(layout, tmp_path):
         ({"max_new_tokens": 0}, "out of range"),
         ({"max_new_tokens": True}, "is no int"),
         ({"seed": None}, "is no int"),
+        ({"folds": 1}, "folds is no bool"),
     ],
 )
 def test_a_card_that_is_wrong_is_refused_by_its_field(tmp_path, change, message):

@@ -116,6 +116,13 @@ def test_spellings_of_a_query_are_one_and_shown_as_most_often_written(tmp_path):
     assert "no column day" in data.card["notes"][0]
 
 
+def test_the_policy_sees_one_spelling_and_the_engine_the_one_that_is_written_most_often(tmp_path):
+    folder = small(tmp_path, query=["WARM  Coat"] * 40 + ["warm coat"] * 20)
+    settings = PrepareData(source="clicks", path=str(folder), prompt_template="find {query}")
+    (prompt,) = prepare(read(folder, "clicks"), settings, 0).prompts.select("prompt_id", "query", "prompt").rows()
+    assert prompt == ("warm coat", "WARM Coat", "find warm coat")
+
+
 def test_rare_and_unknown_products_are_left_out_and_counted(tmp_path):
     folder = small(tmp_path, product_id=["007"] * 51 + ["12"] * 5 + ["gone"] * 4)
     data = read(folder, "clicks")
