@@ -6,7 +6,7 @@ A new stage is a module in `stages/` and a function here. Their order is the ord
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from ospo_cli.layout import Layout
@@ -19,8 +19,6 @@ class Node:
     """One run of one stage.
 
     Attributes:
-        stage: command name, such as `score-coalitions`.
-        iteration: from 1; None for stages that run once.
         inputs: files or folders that are read, relative to the project's folder (absolute if they lie elsewhere).
         outputs: files or folders that are written, relative to the project's folder.
         metrics: flat JSON files of numbers that are written besides; they hold durations, so they differ from run to run.
@@ -28,10 +26,10 @@ class Node:
         uses: registry's module -> names of its entries that the parameters choose; the other entries are never loaded.
         optional: files that are read where they are there; no stage makes them, and DVC does not know them.
         is_strict: refused under a dvc.yaml that does not declare all that is read here (`dvc exp run -S` may change what that is).
+        stage: command name, such as `score-coalitions`; the decorator `_stage` gives it.
+        iteration: from 1; None for stages that run once.
     """
 
-    stage: str
-    iteration: int | None
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     metrics: tuple[str, ...] = ()
@@ -39,6 +37,8 @@ class Node:
     uses: tuple[tuple[str, tuple[str, ...]], ...] = ()
     optional: tuple[str, ...] = ()
     is_strict: bool = False
+    stage: str = ""
+    iteration: int | None = None
 
     @property
     def command(self) -> str:
@@ -90,7 +90,10 @@ _Declare = Callable[[Params, int], Node]
 
 def _stage(name: str, *, is_iterated: bool = False, is_needed: Callable[[Params], bool] = lambda _: True) -> Callable[[_Declare], _Declare]:
     def keep(declare: _Declare) -> _Declare:
-        STAGES[name] = Stage(declare, is_iterated, is_needed)
+        def named(params: Params, k: int) -> Node:
+            return replace(declare(params, k), stage=name, iteration=k if is_iterated else None)
+
+        STAGES[name] = Stage(named, is_iterated, is_needed)
         return declare
 
     return keep
@@ -100,8 +103,6 @@ def _stage(name: str, *, is_iterated: bool = False, is_needed: Callable[[Params]
 def _prepare_data(params: Params, _: int) -> Node:
     settings = params.prepare_data
     return Node(
-        "prepare-data",
-        None,
         inputs=(settings.path,) if settings.path else (),
         outputs=(*prepared(*PREPARED, "teacher_pairs"), str(_AT.prepared("card.json"))),
         sections=("train.seed", "prepare_data", "retrieval.folding"),
@@ -117,8 +118,6 @@ def uses_raw_query_values(params: Params) -> bool:
 @_stage("score-queries", is_needed=uses_raw_query_values)
 def _score_queries(params: Params, _: int) -> Node:
     return Node(
-        "score-queries",
-        None,
         inputs=prepared(*PREPARED) + retriever_files(params, [params.score_coalitions.retriever]),
         outputs=(str(_AT.once("raw_query_values.parquet")),),
         sections=("retrieval", "score_coalitions"),
@@ -140,7 +139,7 @@ def _warm_start(params: Params, _: int) -> Node:
     if params.policy.base != "config":
         inputs += (params.policy.base,)
     uses = (("ospo_cli.stages.warm_start", (teacher, *looks)), *_retrievers(params, training))
-    return Node("warm-start", None, inputs, outputs=(str(_AT.policy(0)),), sections=sections, uses=uses)
+    return Node(inputs, outputs=(str(_AT.policy(0)),), sections=sections, uses=uses)
 
 
 @_stage("rollout", is_iterated=True)
@@ -155,8 +154,6 @@ def _rollout(params: Params, k: int) -> Node:
         reads = (field.name for field in fields(params.score_coalitions) if field.name not in CREDIT_READS)
         sections += ("retrieval", *(f"score_coalitions.{name}" for name in reads))
     return Node(
-        "rollout",
-        k,
         inputs,
         outputs=of(k, "rollouts.parquet", "sampling_logprobs.parquet"),
         metrics=of(k, "rollout_metrics.json"),
@@ -173,8 +170,6 @@ def _rollout(params: Params, k: int) -> Node:
 @_stage("segment", is_iterated=True)
 def _segment(params: Params, k: int) -> Node:
     return Node(
-        "segment",
-        k,
         inputs=(*of(k, "rollouts.parquet"), *_own_code(SEGMENTER, params.segment.own_segmenter)),
         outputs=of(k, "segments.parquet"),
         metrics=of(k, "segment_metrics.json"),
@@ -185,8 +180,6 @@ def _segment(params: Params, k: int) -> Node:
 @_stage("score-coalitions", is_iterated=True)
 def _score_coalitions(params: Params, k: int) -> Node:
     return Node(
-        "score-coalitions",
-        k,
         inputs=prepared(*PREPARED) + of(k, "rollouts.parquet", "segments.parquet") + _reward_files(params),
         outputs=of(k, "rewards.parquet", "coalition_values.parquet", "spliced_values.parquet", "recombined.parquet"),
         metrics=of(k, "score_metrics.json"),
@@ -200,8 +193,6 @@ def _attribute(params: Params, k: int) -> Node:
     names = ("rollouts", "segments", "rewards", "coalition_values", "spliced_values", "recombined")
     tables = of(k, *(f"{name}.parquet" for name in names))
     return Node(
-        "attribute",
-        k,
         inputs=(*tables, str(_AT.policy(k - 1)), *_own_code(RULE, params.attribute.rule_file)),
         outputs=of(k, *(f"{name}.parquet" for name in ("attributions", "interactions", *LEARNED_FROM))),
         metrics=of(k, "attribute_metrics.json"),
@@ -221,8 +212,6 @@ def _update(params: Params, k: int) -> Node:
         inputs += (settings.examples_file, *prepared("prompts"))
     length = ("train.iterations",) if settings.schedule != "constant" else ()
     return Node(
-        "update",
-        k,
         inputs,
         outputs=(str(_AT.policy(k)), *of(k, "update_steps.json")),
         metrics=of(k, "update_metrics.json"),
@@ -240,8 +229,6 @@ def _evaluate(params: Params, _: int) -> Node:
         *("trec", "summary.json", "curves.json", "wins_and_losses.csv"),
     )
     return Node(
-        "evaluate",
-        None,
         inputs=prepared(*PREPARED) + retriever_files(params, params.evaluate.retrievers) + policies + rewards,
         outputs=tuple(str(_AT.evaluation(name)) for name in names),
         metrics=tuple(str(_AT.evaluation(name)) for name in ("metrics.json", "score_metrics.json")),
@@ -260,8 +247,6 @@ def _report(params: Params, _: int) -> Node:
     audits = ("audit.parquet", "audit_curves.parquet", "audit_metrics.json", "gradient_audit.parquet", "gradient_audit_metrics.json")
     evaluated = ("completions.parquet", "query_metrics.parquet", "summary.json")
     return Node(
-        "report",
-        None,
         inputs=(
             *prepared(*PREPARED),
             str(_AT.prepared("card.json")),

@@ -8,7 +8,6 @@ import yaml
 from ospo_cli import presets
 from ospo_cli.errors import MissingInputError, OspoError
 from ospo_cli.graph import dvc, runner
-from ospo_cli.graph.declared import STAGES
 from ospo_cli.graph.nodes import node, plan, require_inputs
 from ospo_cli.layout import Layout
 from ospo_cli.params import whole
@@ -61,11 +60,6 @@ def test_the_plan_of_a_preset_lists_every_stage_and_what_a_user_must_bring(name,
 def test_code_yaml_names_a_hash_per_stage_and_they_differ(tmp_path):
     stages = yaml.safe_load(dvc.code_yaml(tmp_path, presets.load("demo")))["stages"]
     assert len(set(stages.values())) == len(stages) == len({item.stage for item in plan(presets.load("demo"))})
-
-
-def test_every_stage_is_declared_under_its_own_name():
-    for name in STAGES:
-        assert node(name, 1, presets.load("demo")).stage == name
 
 
 def test_an_unknown_stage_is_refused_with_those_that_exist():

@@ -9,7 +9,6 @@ import json
 import math
 import shutil
 import statistics
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -139,9 +138,9 @@ def _counted(prompts: pl.DataFrame, params: Params, pairs: int | None) -> dict[s
     per_prompt = sum(each.samples + each.greedy_rows for each in passes(rollout, params.evaluate))
     answers = (evaluated + chosen_on) * len(params.evaluated_iterations) * per_prompt
     updates = update.epochs * -(-min(groups, update.max_groups or groups) // update.groups_per_step)
-    every = dict.fromkeys(("prepare-data", "score-queries"), (prompts.height, prompts.height, 0))
-    every |= dict.fromkeys(("segment", "score-coalitions", "attribute"), (completions, completions, 0))
-    return every | {
+    # Unless it is said otherwise below, a stage works on the prompts, or on an iteration's answers.
+    number = {name: completions if stage.is_iterated else prompts.height for name, stage in declared.STAGES.items()}
+    return {name: (each, each, 0) for name, each in number.items()} | {
         "warm-start": (steps, steps, 0),
         "rollout": (completions, completions, completions * most),
         "update": (completions, updates, completions * most * update.epochs),
@@ -310,7 +309,7 @@ def _round(layout: Layout, scratch: _Scratch, params: Params) -> dict[str, Recor
 
 def print_counts(runs: Mapping[str, int], exact: Counts, stream: TextIO | None = None) -> None:
     """Print what is counted before any rate is known; distinct texts are not."""
-    output = Terminal(stream if stream is not None else sys.stdout)
+    output = Terminal(stream)
     header = ["stage", "runs", "units a run", "of what", "most tokens"]
     rows = [
         [stage, str(runs[stage]), count(exact[stage][1]), "answers" if stage == "score-coalitions" else unit, count(exact[stage][2])]
@@ -323,7 +322,7 @@ def print_counts(runs: Mapping[str, int], exact: Counts, stream: TextIO | None =
 
 def print_plan(table: pl.DataFrame, facts: dict[str, Any], stream: TextIO | None = None) -> None:
     """Print a line per stage, all iterations together, the sums, and what they rest on."""
-    output, todo = Terminal(stream if stream is not None else sys.stdout), table.filter(~pl.col("is_current"))
+    output, todo = Terminal(stream), table.filter(~pl.col("is_current"))
     words = ["stage", "of what", "rate from"]
     header = [words[0], "runs", "up to date", "units a run", words[1], "most tokens", words[2], "s a run", "s", "CPU s", "MB", "MB memory"]
     rows = []
@@ -352,7 +351,7 @@ def _sums(rows: pl.DataFrame) -> list[str]:
 
 def print_actual(found: dict[str, Any], stream: TextIO | None = None) -> None:
     """Print plan against actual, for the stages that ran."""
-    output = Terminal(stream if stream is not None else sys.stdout)
+    output = Terminal(stream)
     if found["changed"]:
         output.line(f"The plan was made for other parameters: {', '.join(found['changed'][:8])}.", style="yellow")
     output.grid(list(HEADER), [cells(row) for row in [*found["rows"], total(found["rows"])]], numbers=HEADER[1:])
