@@ -14,11 +14,12 @@ import os
 import signal
 import time
 import traceback
+from pathlib import Path
 
 import polars as pl
 
 from ospo_cli.errors import OspoError
-from ospo_cli.executors.usage import Usage, current_bytes
+from ospo_cli.executors.usage import Usage
 from ospo_cli.maths.coalitions import Budget, Players
 from ospo_cli.maths.group_game import ESTIMATOR_NAMES, GROUP_GAMES
 from ospo_cli.maths.redistribution import NO_RULE
@@ -62,7 +63,7 @@ def measured(name: str, n: int, queue: int) -> None:
     qrels = pl.DataFrame([("p", "d3", 1.0)], schema=QRELS.schema, orient="row")
     reward = JudgedReward((documents, prompts, qrels, POOLS.empty()), params)
     rollouts, segments = group(n)
-    before = current_bytes()
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     try:
         with Usage() as scoring_usage:
             scorer = TextScorer(reward, scoring)

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
+import gc
 import importlib.util
 import resource
 import sys
@@ -29,7 +31,7 @@ import ospo_cli  # noqa: F401  (first: it tells OpenMP to wait passively, which 
 import numpy as np
 import torch
 
-from ospo_cli.executors.usage import Usage, give_back
+from ospo_cli.executors.usage import Usage
 from ospo_cli.params.policy import Policy
 from ospo_cli.params.update import Update
 from ospo_cli.policies import lora
@@ -111,6 +113,12 @@ def compare(name: str, folder: Path, options: argparse.Namespace, scratch: Path)
         line += f", first losses apart by {abs(first[0] - first[1]):.0e}; TRL {tokens / seconds[theirs]:.0f} tokens/s, "
         line += f"peak {peaks[theirs]:.2f} GiB, {seconds[theirs] / seconds[ours]:.1f}x"
     print(line, flush=True)
+
+
+def give_back() -> None:
+    """Return freed memory to the system, so that the next peak is what the next step needs (glibc)."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def timed(steps: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[Usage]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -155,4 +155,3 @@ TARGETS: dict[str, tuple[str, Callable[[pl.DataFrame, dict[str, Any], Path], Non
     "verl": ("verl.safetensors", _write_tensors(verl_tensors)),
     "tinker": ("tinker.jsonl", _write_datums),
 }
-NAMES: Sequence[str] = tuple(TARGETS)

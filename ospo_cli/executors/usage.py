@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import resource
 import sys
@@ -42,13 +41,6 @@ def peak_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def give_back() -> None:
-    """Return freed memory to the system where the C library can be asked to, so that the next peak is what the next work needs."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
     """Hold back the search for unreachable cycles: work that makes objects by the hundred thousand, none of them in a cycle."""
@@ -59,12 +51,3 @@ def without_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def current_bytes() -> int:
-    """Return the memory of this process now; the largest so far where the system does not tell."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
-    except (OSError, StopIteration, ValueError):
-        return peak_bytes()

@@ -68,10 +68,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def check_versions(theirs: Mapping[str, str], where: str, remedy: str = "install the same versions on all machines") -> None:
+def check_versions(theirs: Mapping[str, str], where: str) -> None:
     """Raise WorkerError where another process has other versions than this one."""
     if differing := [name for name, own in versions().items() if theirs.get(name) != own]:
         name = differing[0]
+        remedy = "install the same versions on all machines"
         raise WorkerError(where, f"has another version of {name}", found=theirs.get(name), expected=versions()[name], remedy=remedy)
 
 

@@ -73,12 +73,36 @@ class Resamples:
         self.seeds = generator.integers(1 << 63, size=2)
 
     def mean(self, values: ArrayLike) -> MeanInterval:
-        """Return the mean of float[n] and its interval; see `bootstrap_mean`."""
+        """Return the mean of float[n], finite values of one prompt each, and its bootstrap interval.
+
+        Definition: `resamples` times draw n values with replacement and take their mean; low and high are the (1 - level)/2 and
+        (1 + level)/2 quantiles of these means. Where at most 30 values are unlike the median (few prompts, or rare differences among many)
+        this is too narrow. There low and high are the wider of BCa's quantiles, which follow skewed values, and Student's t, which knows
+        that the spread is estimated too. docs/statistics.md has the coverage of each. Invariant: more values than that give an interval
+        between the smallest and the largest; n equal values (so also n = 1) give one of no width.
+
+        Source: Efron, "Bootstrap methods: another look at the jackknife", 1979; "Better bootstrap confidence intervals", 1987.
+
+        >>> Resamples(2, 100, np.random.default_rng(0)).mean([0.5, 0.5])
+        MeanInterval(mean=0.5, low=0.5, high=0.5)
+        """
         mean, low, high = self._interval(self._checked(values))
         return MeanInterval(mean, max(low, self.bounds[0]), min(high, self.bounds[1]))
 
     def difference(self, a: ArrayLike, b: ArrayLike) -> PairedDifference:
-        """Return the mean of a - b, its interval and p-value; see `paired_difference`."""
+        """Return the mean of a - b, its bootstrap interval over pairs, and the p-value of "signs of the differences are arbitrary".
+
+        Definition: the test statistic is |sum of d|, d = a - b. Under the null hypothesis every d could as well be -d. With at most 16
+        non-zero differences all sign patterns are counted (exact p); else `resamples` random patterns, p = (1 + at least as
+        extreme) / (1 + resamples), which is never 0. Invariant: swapping a and b negates the mean and keeps p; equal a and b give
+        mean 0 and p 1.
+
+        Source: Fisher, "The design of experiments", 1935 (the randomisation test); Smucker, Allan and Carterette, "A comparison of
+        statistical significance tests for information retrieval evaluation", 2007.
+
+        >>> Resamples(3, 100, np.random.default_rng(0)).difference([1.0, 1.0, 1.0], [0.0, 0.0, 0.0]).p_value
+        0.25
+        """
         difference = self._checked(a) - self._checked(b)
         detectable = 0.0
         if np.any(difference != difference[0]):
@@ -175,56 +199,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(p_values))
     adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0) if len(p_values) else scaled
     return [float(value) for value in adjusted]
-
-
-def bootstrap_mean(values: ArrayLike, resamples: int, generator: np.random.Generator, level: float = 0.95) -> MeanInterval:
-    """Return the mean and its bootstrap interval.
-
-    Definition: `resamples` times draw n values with replacement and take their mean; low and high are the (1 - level)/2 and
-    (1 + level)/2 quantiles of these means. Where at most 30 values are unlike the median (few prompts, or rare differences among many)
-    this is too narrow. There low and high are the wider of BCa's quantiles, which follow skewed values, and Student's t, which knows
-    that the spread is estimated too. docs/statistics.md has the coverage of each. Invariant: more values than that give an interval
-    between the smallest and the largest; n equal values (so also n = 1) give one of no width.
-
-    Args:
-        values: float[n], one per prompt, n ≥ 1, finite.
-        resamples: number of resamples, ≥ 1.
-        generator: source of the draws; equal generators give equal results.
-        level: coverage, between 0 and 1.
-
-    Raises:
-        OspoError: no values, values that are not finite, or a level outside (0, 1).
-
-    Source: Efron, "Bootstrap methods: another look at the jackknife", 1979; "Better bootstrap confidence intervals", 1987.
-
-    >>> bootstrap_mean([0.5, 0.5], 100, np.random.default_rng(0))
-    MeanInterval(mean=0.5, low=0.5, high=0.5)
-    """
-    return Resamples(np.size(values), resamples, generator, level).mean(values)
-
-
-def paired_difference(a: ArrayLike, b: ArrayLike, resamples: int, generator: np.random.Generator, level: float = 0.95) -> PairedDifference:
-    """Return the mean of a - b, its bootstrap interval over pairs, and the p-value of "signs of the differences are arbitrary".
-
-    Definition: the test statistic is |sum of d|, d = a - b. Under the null hypothesis every d could as well be -d. With at most 16
-    non-zero differences all sign patterns are counted (exact p); else `resamples` random patterns, p = (1 + at least as
-    extreme) / (1 + resamples), which is never 0. Invariant: swapping a and b negates the mean and keeps p; equal a and b give
-    mean 0 and p 1.
-
-    Args:
-        a: float[n], values of one system, one per prompt, finite.
-        b: float[n], values of the other, the same prompts in the same order.
-        resamples: bootstrap resamples, and random sign patterns.
-        generator: source of the draws.
-        level: coverage of the interval.
-
-    Raises:
-        OspoError: different lengths, no values, values that are not finite.
-
-    Source: Fisher, "The design of experiments", 1935 (the randomisation test); Smucker, Allan and Carterette, "A comparison of
-    statistical significance tests for information retrieval evaluation", 2007.
-
-    >>> paired_difference([1.0, 1.0, 1.0], [0.0, 0.0, 0.0], 100, np.random.default_rng(0)).p_value
-    0.25
-    """
-    return Resamples(np.size(a), resamples, generator, level).difference(a, b)

@@ -93,9 +93,7 @@ def _log(path: Path, params: PrepareData) -> tuple[pl.LazyFrame, list[str]]:
 def _truth(name: str) -> pl.Expr:
     """Return a column of 0 and 1, true and false, as truth values; null where it is neither."""
     text = pl.col(name).cast(pl.String).str.to_lowercase()
-    return text.replace_strict(
-        {"1": True, "true": True, "1.0": True, "0": False, "false": False, "0.0": False}, default=None, return_dtype=pl.Boolean
-    )
+    return text.replace_strict(WORDS, default=None, return_dtype=pl.Boolean)
 
 
 def _first_test_day(log: pl.LazyFrame, names: list[str], path: Path, params: PrepareData) -> tuple[str, float]:

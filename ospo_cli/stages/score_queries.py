@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
@@ -14,9 +14,6 @@ from ospo_cli.rewards.store.folder import Store
 from ospo_cli.rewards.unfound import say_unfound
 from ospo_cli.tables import placed
 from ospo_cli.tables.score_queries import RAW_QUERY_VALUES
-
-if TYPE_CHECKING:
-    pass
 
 
 def execute(layout: Layout, params: Reads) -> dict[str, Any]:

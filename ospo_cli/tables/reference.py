@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ospo_cli.errors import OspoError
 from ospo_cli.tables.advise import ADVICE, RATE_SEARCH
 from ospo_cli.tables.attribute import ATTRIBUTIONS, INTERACTIONS, PREFERENCE_PAIRS, TARGETS, TOKEN_ADVANTAGES
 from ospo_cli.tables.audit import AUDIT, AUDIT_CURVES, GRADIENT_AUDIT
@@ -35,13 +34,6 @@ TABLES: dict[str, Table] = {
         LAB_CONVERGENCE, LAB_CURVES, LAB_GRADIENT_QUALITY, LAB_NOISE,
     )
 }  # fmt: skip
-
-
-def table_named(name: str) -> Table:
-    """Return the declared table; raise with the list of names that exist."""
-    if name not in TABLES:
-        raise OspoError(name, "no such table", expected=", ".join(TABLES))
-    return TABLES[name]
 
 
 def reference() -> str:

@@ -68,9 +68,3 @@ class GroupGradient:
 
     def _tensor(self, values: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(self.policy.device)
-
-
-def inner_product(first: Gradient, second: Gradient) -> float:
-    """Return the sum over all weights of the products of two gradients."""
-    # Each weight's product in float32, their sum in float64: the largest weight decides the rounding, not the number of weights.
-    return sum(float(a.flatten() @ b.flatten()) for a, b in zip(first, second, strict=True) if a is not None and b is not None)

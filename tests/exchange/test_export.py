@@ -76,7 +76,7 @@ def test_json_lines_and_parquet_hold_the_same_header_and_rows(layout):
     assert header["temperature"] == PARAMS.rollout.temperature
 
 
-@pytest.mark.parametrize("target", credit_files.NAMES)
+@pytest.mark.parametrize("target", credit_files.TARGETS)
 def test_two_exports_are_equal_bytes_and_leave_no_other_file(layout, target):
     first = exported(layout, target).read_bytes()
     second = exported(layout, target).read_bytes()
@@ -226,7 +226,7 @@ def test_the_page_names_every_tensor_that_is_written(layout):
 
 
 def test_the_code_of_the_page_reads_the_files(layout, monkeypatch):
-    for target in credit_files.NAMES:
+    for target in credit_files.TARGETS:
         exported(layout, target)
     monkeypatch.chdir(layout.root)
     for block in re.findall(r"```python\n# reads.*?\n(.*?)```", DOCUMENT, re.DOTALL):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ospo_cli.errors import OspoError
-from ospo_cli.maths.statistics import Resamples, bootstrap_mean, holm, paired_difference
+from ospo_cli.maths.statistics import MeanInterval, PairedDifference, Resamples, holm
 
 values = st.lists(st.floats(0, 1, allow_subnormal=False), min_size=1, max_size=30)
 many = st.integers(0, 1000).map(lambda seed: np.random.default_rng(seed).random(64 + seed % 40).tolist())
@@ -16,6 +16,14 @@ many = st.integers(0, 1000).map(lambda seed: np.random.default_rng(seed).random(
 
 def rng(seed=0):
     return np.random.default_rng(seed)
+
+
+def bootstrap_mean(sample, resamples, generator, level=0.95) -> MeanInterval:
+    return Resamples(len(sample), resamples, generator, level).mean(sample)
+
+
+def paired_difference(a, b, resamples, generator) -> PairedDifference:
+    return Resamples(len(a), resamples, generator).difference(a, b)
 
 
 @given(many)

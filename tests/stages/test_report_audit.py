@@ -101,7 +101,7 @@ def test_the_area_under_a_curve_of_steps_is_the_audits_number(project):
 def test_an_audit_of_other_tables_is_named_as_stale_and_not_shown(project, name):
     layout, values = project
     path = layout.iteration(1, name)
-    table = reference.table_named(path.stem)
+    table = reference.TABLES[path.stem]
     parquet.write(parquet.read(path, table).head(5), path, table)
     found = section(layout, values)
     assert "The audit is stale" in found

@@ -108,24 +108,9 @@ def expected_advantages(
     return ExpectedAdvantages(table, companies, orders)
 
 
-def expected_gradient(problem: DecisionProblem, expected: ExpectedAdvantages, logits: Values) -> Values:
-    """Return [rules, logits] the expectation of the policy gradient of one completion, under each rule's own logits."""
-    return _Gradient(problem, expected).at(logits)[0]
-
-
-def exact_gradient(problem: DecisionProblem, logits: Values) -> Values:
-    """Return [logits] the gradient of J."""
-    tokens, place = problem.tables()
-    score = tokens - sigmoid(logits)[place]
-    weight = problem.probabilities(logits) * problem.rewards()
-    found = np.zeros(len(logits))
-    np.add.at(found, place, weight[:, None] * score)
-    return np.where(problem.is_learned, found, 0.0)
-
-
 def climb(problem: DecisionProblem, expected: ExpectedAdvantages, steps: int, step_size: float) -> Climb:
     """Take steps of one size along the expected gradient of each rule, from the problem's start."""
-    gradient = _Gradient(problem, expected)
+    gradient = ExpectedGradient(problem, expected)
     logits = np.tile(np.array(problem.start), (len(expected.advantages), 1))
     rewards = problem.rewards()
     curve = np.zeros((steps + 1, len(logits)))
@@ -151,8 +136,8 @@ def steps_to(curve: Values, level: float) -> int | None:
     return int(below[-1]) + 1 if below[-1] + 1 < len(curve) else None
 
 
-class _Gradient:
-    """What does not change from step to step, and the expected gradient."""
+class ExpectedGradient:
+    """The expectation of the policy gradient of one completion, and what of it does not change from step to step."""
 
     def __init__(self, problem: DecisionProblem, expected: ExpectedAdvantages) -> None:
         self.tokens, self.place = problem.tables()
@@ -164,7 +149,7 @@ class _Gradient:
         self.to_logit = self.to_logit.reshape(self.outcomes * self.drawn, len(learned))
 
     def at(self, logits: Values) -> tuple[Values, Values]:
-        """Return [rules, logits] gradient and [rules, outcomes] probabilities."""
+        """Return [rules, logits] gradient under each rule's own logits, and [rules, outcomes] probabilities."""
         chance = sigmoid(logits)[:, self.place]
         probability = np.prod(np.where(self.tokens == 1, chance, 1.0 - chance), axis=2)
         company = self.expected.orders * np.prod(probability[:, self.expected.companies], axis=2)

@@ -28,7 +28,7 @@ from ospo_cli.tables import parquet, placed
 from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
 from ospo_cli.tables.audit import GRADIENT_AUDIT
 from ospo_cli.tables.rollout import ROLLOUTS
-from ospo_cli.training.group_gradient import GroupGradient, inner_product
+from ospo_cli.training.group_gradient import GroupGradient
 from ospo_cli.training.row_building import to_rows
 from ospo_cli.training.token_batches import Group
 from tests.pipeline import miniature
@@ -103,6 +103,10 @@ def test_every_asked_combination_is_there_once_and_grpo_and_the_true_gradient_al
     }
     assert metrics["prompts"] == 24
     assert metrics["rollouts"] == 96
+
+
+def inner_product(first, second):
+    return sum(float(a.flatten() @ b.flatten()) for a, b in zip(first, second, strict=True) if a is not None and b is not None)
 
 
 def test_the_numbers_are_those_of_the_groups_own_gradients(measured, exact):

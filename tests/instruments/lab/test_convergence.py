@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ospo_cli.errors import CreditError
-from ospo_cli.instruments.lab.convergence import Climb, climb, exact_gradient, expected_advantages, expected_gradient, steps_to
+from ospo_cli.instruments.lab.convergence import Climb, ExpectedGradient, climb, expected_advantages, steps_to
 from ospo_cli.instruments.lab.decision_problems import OUTSIDE, PROBLEMS, DecisionProblem, sigmoid
 from ospo_cli.maths.estimators import ESTIMATORS
 from ospo_cli.maths.redistribution import RULES, Rule, Settings
@@ -86,9 +86,8 @@ def test_the_expected_gradient_is_that_of_all_ordered_rollout_groups(name: str, 
     made, how = PROBLEMS[name], Settings(outside=outside)
     plain = oracle.Problem(made.drawn, made.segments, made.logit, made.value)
     logits = np.linspace(-0.7, 0.6, len(made.start))
-    found = expected_gradient(
-        made, expected_advantages(made, list(RULES.values()), how, ESTIMATORS["myerson"]), np.tile(logits, (len(RULES), 1))
-    )
+    expected = expected_advantages(made, list(RULES.values()), how, ESTIMATORS["myerson"])
+    found, _ = ExpectedGradient(made, expected).at(np.tile(logits, (len(RULES), 1)))
     for index, rule in enumerate(RULES):
         slow = np.where(made.is_learned, oracle.expected_gradient(plain, logits, oracle.advantages(plain, rule, how)), 0)
         # The one factor of rms-matched rests on how often each rollout group is counted: its direction alone is compared.
@@ -105,11 +104,19 @@ def test_the_exact_gradient_is_the_slope_of_the_expected_reward(name: str) -> No
     assert exact_gradient(made, logits) == pytest.approx(np.where(made.is_learned, slope, 0), abs=1e-8)
 
 
+def exact_gradient(problem: DecisionProblem, logits: np.ndarray) -> np.ndarray:
+    tokens, place = problem.tables()
+    found = np.zeros(len(logits))
+    np.add.at(found, place, (problem.probabilities(logits) * problem.rewards())[:, None] * (tokens - sigmoid(logits)[place]))
+    return np.where(problem.is_learned, found, 0.0)
+
+
 def ratio(name: str, rule: str) -> np.ndarray:
     """Expected gradient over the exact one, by logit that is learned."""
     made = PROBLEMS[name]
     logits = np.array(made.start) + 0.2
-    found = expected_gradient(made, expected_advantages(made, [RULES[rule]], Settings(), ESTIMATORS["myerson"], "none"), logits[None])[0]
+    expected = expected_advantages(made, [RULES[rule]], Settings(), ESTIMATORS["myerson"], "none")
+    found = ExpectedGradient(made, expected).at(logits[None])[0][0]
     learned = np.array(made.is_learned)
     return found[learned] / exact_gradient(made, logits)[learned] / (1 - 1 / made.group_size)
 
