@@ -102,3 +102,14 @@ class Layout:
     def foreign(self, name: str) -> Path:
         """Folder of the credit for rollouts that another trainer saved."""
         return self.data / "foreign" / name
+
+
+@dataclass(frozen=True)
+class IterationElsewhere(Layout):
+    """The project's paths, but for one iteration, whatever its number: its files lie in a folder of their own."""
+
+    folder: Path
+
+    def iteration(self, iteration: int, name: str) -> Path:
+        """A file of the folder."""
+        return self.folder / name

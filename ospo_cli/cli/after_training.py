@@ -11,6 +11,11 @@ import typer
 from ospo_cli.cli.app import AFTER_TRAINING, Interrupted, app
 from ospo_cli.cli.options import HERE, Project, Wait, alone, opened, say, spread
 
+Policy = Annotated[
+    str, typer.Option("--policy", help="Number of a policy, or a folder.", show_default="the evaluation's choice, else the last")
+]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads of torch.", show_default="policy.threads")]
+
 
 @app.command("prune", rich_help_panel=AFTER_TRAINING)
 def prune(
@@ -34,9 +39,7 @@ def prune(
 @app.command("rewrite", rich_help_panel=AFTER_TRAINING)
 def rewrite(
     source: Annotated[str, typer.Argument(help="Text (one query a line), CSV, TSV, JSON lines or Parquet; - reads standard input.")],
-    policy: Annotated[
-        str, typer.Option("--policy", help="Number of a policy, or a folder.", show_default="the evaluation's choice, else the last")
-    ] = "",
+    policy: Policy = "",
     out: Annotated[
         Path | None, typer.Option("--out", help="File to write: .parquet, .csv, .jsonl or .txt.", show_default="standard output")
     ] = None,
@@ -46,7 +49,7 @@ def rewrite(
     top: Annotated[int, typer.Option("--top", min=0, help="Add both result lists of so many products, and their overlap.")] = 0,
     retriever: Annotated[str, typer.Option("--retriever", help="Search engine of --top.", show_default="score_coalitions.retriever")] = "",
     milliseconds: Annotated[bool, typer.Option("--milliseconds", help="Add the time of each query; then no two runs are equal.")] = False,
-    threads: Annotated[int, typer.Option("--threads", min=0, help="Threads of torch.", show_default="policy.threads")] = 0,
+    threads: Threads = 0,
     query_column: Annotated[str, typer.Option("--query-column", help="Name of the column of queries.")] = "query",
     history_column: Annotated[str, typer.Option("--history-column", help="Name of the column of past titles, if any.")] = "history",
     project: Project = HERE,
@@ -69,9 +72,7 @@ def rewrite(
 
 @app.command("serve", rich_help_panel=AFTER_TRAINING)
 def serve(
-    policy: Annotated[
-        str, typer.Option("--policy", help="Number of a policy, or a folder.", show_default="the evaluation's choice, else the last")
-    ] = "",
+    policy: Policy = "",
     host: Annotated[str, typer.Option("--host", help="Address; beyond this machine only with a token in OSPO_SERVE_TOKEN.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port.")] = 8017,
     deadline: Annotated[
@@ -82,7 +83,7 @@ def serve(
     cache: Annotated[int, typer.Option("--cache", min=0, help="Rewrites that are remembered.")] = 100_000,
     body: Annotated[int, typer.Option("--body", min=64, help="Bytes of the largest request.")] = 1 << 18,
     most: Annotated[int, typer.Option("--most", min=1, help="Queries in the largest request.")] = 64,
-    threads: Annotated[int, typer.Option("--threads", min=0, help="Threads of torch.", show_default="policy.threads")] = 0,
+    threads: Threads = 0,
     log_queries: Annotated[bool, typer.Option("--log-queries", help="Write queries and rewrites to stderr.")] = False,
     project: Project = HERE,
 ) -> None:
@@ -99,9 +100,7 @@ def serve(
 
 @app.command("gate", rich_help_panel=AFTER_TRAINING)
 def gate(
-    policy: Annotated[
-        str, typer.Option("--policy", help="Number of a policy, or a folder.", show_default="the evaluation's choice, else the last")
-    ] = "",
+    policy: Policy = "",
     bound: Annotated[
         float, typer.Option("--bound", min=0.001, max=0.5, help="Largest mean loss of rewritten queries, in the metric's units.")
     ] = 0.1,

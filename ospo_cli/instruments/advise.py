@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from functools import partial
 from typing import Any, TextIO
@@ -208,7 +207,7 @@ def _searched(rates: list[float], gains: NDArray[np.float64], found: Rate | None
 
 def print_result(table: pl.DataFrame, searched: pl.DataFrame, stream: TextIO | None = None) -> None:
     """Print what was measured, what steps of other sizes would cost, what learning rates gain, the advice, and what to write down."""
-    output = Terminal(stream if stream is not None else sys.stdout)
+    output = Terminal(stream)
     first: dict[str, Any] = table.row(0, named=True)
     scale, error, floor = first["noise_scale"], first["noise_scale_error"], first["floor"]
     output.line(f"noise scale {short(scale)} ± {short(error)} rollout groups (one standard error)", style="bold")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,8 @@ import polars as pl
 
 from ospo_cli.errors import ParameterError
 from ospo_cli.params import whole
+from ospo_cli.params.evaluate import Evaluate
+from ospo_cli.params.rollout import Rollout
 from ospo_cli.params.whole import Params
 from ospo_cli.report.number_text import count, short
 from ospo_cli.report.plan_sections import UNITS
@@ -113,7 +114,7 @@ def expected(plan: pl.DataFrame, cluster: Cluster, params: Params, shared: Seque
             raise ParameterError(f"work.{stage}", "is not given", expected="distinct texts of all answers, which no parameter tells")
         available = (cluster.gpus if rate.on == "gpu" else cluster.cores) if stage in shared else 1
         grown = work / planned if planned else 1.0
-        shards = _shards(stage, units * (grown if rate.of == "units" else 1.0) / rows.height, params)
+        shards = _shards(stage, units * (grown if rate.of == "units" else 1.0) / rows.height, params.rollout, params.evaluate)
         rounds = math.ceil(shards / available) / shards if math.isfinite(shards) else 1.0 / available
         written = float(rows["bytes"].sum()) * grown
         seconds = work / rate.per_second * rounds
@@ -124,7 +125,7 @@ def expected(plan: pl.DataFrame, cluster: Cluster, params: Params, shared: Seque
 
 def print_cluster(found: Sequence[Expected], plan: pl.DataFrame, cluster: Cluster, params: Params, stream: TextIO | None = None) -> None:
     """Print a line per stage, the sums, the bottleneck, and what one more GPU or core buys."""
-    output = Terminal(stream if stream is not None else sys.stdout)
+    output = Terminal(stream)
     words, rows = ["stage", "of", "on"], []
     header = [*words, "runs", "work", "per second", "devices", "hours", "cost", "GB written", "GB memory"]
     for each in found:
@@ -160,7 +161,7 @@ def print_workers(plan: pl.DataFrame, workers: int, params: Params, stream: Text
     todo = plan.filter(~pl.col("is_current"))
     alone, together = (total_hours(expected(todo, Cluster(0, cores, 0, 0, {}, {}), params, SHARDED)) for cores in (1, workers))
     line = f"On {workers} workers of a core each: {short(3600 * together)} s in place of {short(3600 * alone)}, without their start."
-    Terminal(stream if stream is not None else sys.stdout).line(line)
+    Terminal(stream).line(line)
 
 
 def total_hours(found: Sequence[Expected]) -> float:
@@ -168,18 +169,18 @@ def total_hours(found: Sequence[Expected]) -> float:
     return sum(each.seconds for each in found) / 3600
 
 
-def _shards(stage: str, units: float, params: Params) -> float:
+def _shards(stage: str, units: float, rollout: Rollout, evaluate: Evaluate) -> float:
     """Return the shards of one run with so many units; infinite where a step's rows are shared."""
-    per_shard = max(1, params.rollout.batch_size // params.rollout.group_size) * params.rollout.group_size
+    per_shard = max(1, rollout.batch_size // rollout.group_size) * rollout.group_size
     if stage in ("update", "warm-start"):
         return math.inf
     each = {
         "rollout": per_shard,
-        "score-coalitions": GROUPS_PER_SHARD * params.rollout.group_size,
-        "evaluate": PROMPTS_PER_SHARD * (params.evaluate.samples + 1),
+        "score-coalitions": GROUPS_PER_SHARD * rollout.group_size,
+        "evaluate": PROMPTS_PER_SHARD * (evaluate.samples + 1),
     }
     if stage == "score-coalitions":  # its units are distinct texts, its shards are of answers
-        units = params.rollout.prompts_per_iteration * params.rollout.group_size
+        units = rollout.prompts_per_iteration * rollout.group_size
     return max(1.0, math.ceil(units / each[stage])) if stage in each else 1.0
 
 

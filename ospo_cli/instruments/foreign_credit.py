@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from ospo_cli.errors import OspoError, shorten
-from ospo_cli.layout import Layout
+from ospo_cli.layout import IterationElsewhere, Layout
 from ospo_cli.params.whole import Params
 from ospo_cli.tables import files, parquet, placed
 
@@ -20,19 +20,14 @@ CARD = "foreign_rollouts.json"
 
 
 @dataclass(frozen=True)
-class ForeignLayout(Layout):
-    """The project's paths, but for one iteration that lies in a folder of its own and a policy that has only a tokenizer."""
+class ForeignLayout(IterationElsewhere):
+    """An iteration elsewhere, under a policy that has only a tokenizer."""
 
-    folder: Path
     tokenizer: Path
 
     def policy(self, iteration: int) -> Path:
         """The tokenizer's folder, whatever the iteration."""
         return self.tokenizer
-
-    def iteration(self, iteration: int, name: str) -> Path:
-        """A file of the folder, whatever the iteration."""
-        return self.folder / name
 
 
 def attribute_file(layout: Layout, params: Params, source: Path, tokenizer: Path, out: Path) -> dict[str, Any]:

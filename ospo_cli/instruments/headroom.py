@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -144,7 +143,7 @@ def headroom(
 
 def print_result(table: pl.DataFrame, facts: dict[str, Any], stream: TextIO | None = None) -> None:
     """Print a grid per retriever, raw query first and the ideal ranking last."""
-    output = Terminal(stream if stream is not None else sys.stdout)
+    output = Terminal(stream)
     for (retriever, metric), own in table.group_by(["retriever", "metric"], maintain_order=True):
         output.line(f"{retriever}, {metric} on {facts['prompts']} {facts['split']} prompts", style="bold")
         rows = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -51,7 +50,7 @@ def inspect(
     Raises:
         OspoError: no such table, file or rollout.
     """
-    output = Terminal(stream if stream is not None else sys.stdout)
+    output = Terminal(stream)
     if rollout_id is not None and rollout_id[:3].isdecimal() and rollout_id[3:4] == ":":
         iteration = int(rollout_id[:3])
     path, table = _found(path_or_table_name, layout, iteration)

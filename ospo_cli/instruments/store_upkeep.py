@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +38,7 @@ def stats(layout: Layout, stream: TextIO | None = None) -> list[Summary]:
     Raises:
         StoreError: a book cannot be used; those that can are printed first.
     """
-    output, store = Terminal(stream if stream is not None else sys.stdout), Store(layout.store)
+    output, store = Terminal(stream), Store(layout.store)
     books, rows, entries = store.summaries(), [], 0
     for book in books:
         count = "?" if book.problem else Book.at(store.root / book.fingerprint).count()
@@ -62,7 +61,7 @@ def verify(layout: Layout, params: Params | None = None, recompute: int = 0, str
     Raises:
         StoreError: something does not hold; the others are checked first.
     """
-    output, store, problems, total = Terminal(stream if stream is not None else sys.stdout), Store(layout.store), [], 0
+    output, store, problems, total = Terminal(stream), Store(layout.store), [], 0
     for folder in store.folders():
         try:
             count = Book.at(folder).verify()
@@ -140,7 +139,7 @@ def gc(
     """
     if days is None and not others and not most_bytes:
         raise OspoError("ospo store gc", "nothing tells what may go", expected="--days D, --others or --bytes N")
-    output, store, now = Terminal(stream if stream is not None else sys.stdout), Store(layout.store), time.time()
+    output, store, now = Terminal(stream), Store(layout.store), time.time()
     kept = None
     if others:
         assert params is not None

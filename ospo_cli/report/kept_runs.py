@@ -109,7 +109,7 @@ def compared(own: Run, kept: Sequence[Run], draws: Resamples) -> dict[str, Any]:
     for what in ("", "tokens", "reward_calls"):
         place = min(float(run.spent(what)[-1]) for run in runs) if what else None
         rows = [_row(run, own, place, what or "tokens", draws) for run in runs]
-        _adjust(rows)
+        adjust(rows)
         tables.append({"what": what, "place": place, "rows": rows})
     apart = [{"name": run.name, "names": set_otherwise(own.params, run.params)} for run in runs[1:]]
     return {"tables": tables, "left_out": left_out, "set_otherwise": [each for each in apart if each["names"]]}
@@ -121,7 +121,8 @@ def _same_prompts(run: Run, own: Run) -> bool:
     return ids == own_ids and (one == other or None in (one, other))
 
 
-def _adjust(rows: Sequence[Mapping[str, Any]]) -> None:
+def adjust(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add p_holm to the differences of a table's rows, which are one family of comparisons."""
     found = [row[decoding]["to_own"] for row in rows for decoding in DECODINGS if row[decoding] and "to_own" in row[decoding]]
     for cell, adjusted in zip(found, holm([cell["p_value"] for cell in found]), strict=True):
         cell["p_holm"] = adjusted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, TextIO
 
 from ospo_cli.report.number_text import count, signed
@@ -10,6 +9,7 @@ from ospo_cli.report.terminal import Terminal
 from ospo_cli.text.visible import visible
 
 OWN = "this run"
+NAMED = 12  # parameters in which a run differs
 
 
 def section(found: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -27,10 +27,10 @@ def section(found: dict[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def _otherwise(run: dict[str, Any], most: int = 12) -> str:
+def _otherwise(run: dict[str, Any]) -> str:
     names = run["names"]
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{run['name']} and {OWN} differ in {', '.join(names[:most])}{more}"
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{run['name']} and {OWN} differ in {', '.join(names[:NAMED])}{more}"
 
 
 def _seed_rows(found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ def _heading(table: dict[str, Any]) -> str:
 
 def print_comparison(found: dict[str, Any], stream: TextIO | None = None) -> None:
     """Print the comparison; names of runs and of what they learned from are made visible."""
-    output = Terminal(stream if stream is not None else sys.stdout)
+    output = Terminal(stream)
     header = ["run", "learned from", "tokens", "calls", "greedy", "sampled"]
     for table in found["tables"]:
         output.line(_heading(table).replace("\u202f", ",") + ", over prompts, for these trained policies", style="bold")
@@ -81,16 +81,17 @@ def _seed_line(row: dict[str, Any]) -> list[str]:
         cell, text = row[decoding], ""
         if cell is not None:
             text = f"{cell['mean']:.3f}" + ("" if cell["deviation"] is None else f" ± {cell['deviation']:.3f}")
-            if (gap := cell.get("to_own")) is not None:
-                text += f" ({gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}], p {gap['p_value']:.4f}, Holm {gap['p_holm']:.4f})"
+            text += _gap(cell)
         cells.append(text)
     return [visible(row["name"]), visible(row["how"]), row["seeds"], *cells]
 
 
 def _estimate(cell: dict[str, Any] | None) -> str:
-    if cell is None:
-        return ""
+    return "" if cell is None else f"{cell['mean']:.3f}" + _gap(cell)
+
+
+def _gap(cell: dict[str, Any]) -> str:
     gap = cell.get("to_own")
-    return f"{cell['mean']:.3f}" + (
-        f" ({gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}], p {gap['p_value']:.4f}, Holm {gap['p_holm']:.4f})" if gap else ""
-    )
+    if gap is None:
+        return ""
+    return f" ({gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}], p {gap['p_value']:.4f}, Holm {gap['p_holm']:.4f})"

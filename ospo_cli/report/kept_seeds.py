@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ospo_cli.maths.over_trainings import TrainingDifference, over_trainings
-from ospo_cli.maths.statistics import holm
-from ospo_cli.report.kept_runs import DECODINGS, Run, set_otherwise
+from ospo_cli.report.kept_runs import DECODINGS, Run, adjust, set_otherwise
 
 BySeed = Mapping[int, Run]
 
@@ -30,9 +29,7 @@ def over_seeds(own: Run, kept: Sequence[Run]) -> dict[str, Any] | None:
     rows = rows[:1] + [row for row in rows[1:] if any(row[decoding] and "to_own" in row[decoding] for decoding in DECODINGS)]
     if len(own_way) < 2 and len(rows) == 1:
         return None
-    cells = [row[decoding]["to_own"] for row in rows for decoding in DECODINGS if row[decoding] and "to_own" in row[decoding]]
-    for cell, adjusted in zip(cells, holm([cell["p_value"] for cell in cells]), strict=True):
-        cell["p_holm"] = adjusted
+    adjust(rows)
     return {"rows": rows}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
 
@@ -17,7 +16,7 @@ _LOSSES = 5  # worst losses that are printed
 
 def print_result(summary: dict[str, Any], stream: TextIO | None = None) -> None:
     """Print the verdict with the worst losses, then the headline metric of every system with intervals, and the gaps."""
-    output = Terminal(stream if stream is not None else sys.stdout)
+    output = Terminal(stream)
     style = {"better": "bold green", "worse": "bold red"}.get(summary["against_raw_query"]["answer"], "bold yellow")
     output.line(visible(_plain_spaces(verdict_text.claim(summary))), style=style)
     for sentence in verdict_text.sentences(summary):

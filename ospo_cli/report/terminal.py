@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
 
@@ -11,13 +12,13 @@ from ospo_cli.report.credit_painting import credit_line, painted_credit
 class Terminal:
     """Lines and grids: through rich on a terminal, plain elsewhere."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream if stream is not None else sys.stdout
         self.console: Any = None
-        if stream.isatty():
+        if self.stream.isatty():
             from rich.console import Console
 
-            self.console = Console(file=stream, highlight=False)
+            self.console = Console(file=self.stream, highlight=False)
 
     def line(self, text: str = "", style: str = "") -> None:
         """Print a line."""

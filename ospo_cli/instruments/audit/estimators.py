@@ -33,7 +33,7 @@ from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.tables.score_coalitions import REWARDS
 from ospo_cli.tables.segment import SEGMENTS
-from ospo_cli.text.close_names import unknown_name
+from ospo_cli.text.close_names import check_names
 
 CONTROLS = ("uniform", "random")
 FEWEST_SEGMENTS, MOST_SEGMENTS = 2, 10  # two more are injected, and all coalitions of 12 are evaluated
@@ -139,9 +139,7 @@ def disagreements(
 
 
 def _chosen_estimators(names: Sequence[str] | None) -> list[Estimator]:
-    unknown = [name for name in names or () if name not in ESTIMATORS]
-    if unknown:
-        raise unknown_name("--estimators", "estimator", unknown[0], ESTIMATORS)
+    check_names("--estimators", "estimator", names or (), ESTIMATORS)
     return [estimator for name, estimator in ESTIMATORS.items() if names is None or name in names]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, TextIO
 
 import polars as pl
@@ -15,7 +14,7 @@ from ospo_cli.report.terminal import Terminal
 
 def print_result(table: pl.DataFrame, metrics: dict[str, Any], stream: TextIO | None = None) -> None:
     """Print both grids, most progress first, and what each column means; ± is one standard error."""
-    output = Terminal(stream if stream is not None else sys.stdout)
+    output = Terminal(stream)
     in_use = metrics["groups_per_step"]
     output.line(
         f"{metrics['prompts']} {'prompts, two rollout groups each,' if metrics['fresh'] else 'rollout groups'} of {metrics['group_size']}, "

@@ -18,6 +18,8 @@ from ospo_cli.executors.base import Shard
 from ospo_cli.executors.shard_folder import ShardFolder, content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths.gradient_noise import FEWEST_PROMPTS
+from ospo_cli.params.rollout import Rollout
+from ospo_cli.params.update import Update
 from ospo_cli.params.whole import Params
 from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
 from ospo_cli.tables.declare import Column, Table
@@ -107,7 +109,7 @@ def vectors(layout: Layout, params: Params, iteration: int, rollouts: pl.DataFra
     from ospo_cli.policies.starting_point import adapted
     from ospo_cli.training.gradient_projection import Projection
 
-    rows = _rows(rollouts, params, iteration)
+    rows = _rows(rollouts, params.rollout, iteration)
     order = rollouts.sort("prompt_id", "sample_index")["rollout_id"].to_list()
     wholes, halves = (_flat(sets, order, rows.lengths) for sets in (judged.wholes, judged.halves))
     has_own_halves = len(halves) > 0 and judged.halves is not judged.wholes
@@ -174,10 +176,10 @@ def _mapped(layout: Layout, params: Params, iteration: int, work: _Work) -> list
 
     def taken(payload: tuple[Group, Floats]) -> dict[str, pl.DataFrame]:
         group, advantages = payload
-        gradient = _Known(policy, rows, group, params, projection)
+        gradient = _Known(policy, rows, group, params.update, projection)
         values = pl.Series("values", np.stack([gradient.of(own) for own in advantages])).arr.to_list()
         made = pl.DataFrame({"vector": range(len(values)), "values": values})
-        mismatch = _checked(gradient.mismatch, params, iteration)
+        mismatch = _checked(gradient.mismatch, params.update.max_logprob_mismatch, iteration)
         return {"gradients": made.with_columns(mismatch=mismatch).cast(pl.Schema(_GRADIENTS.schema))}
 
     return ShardFolder(layout.cache / "gradients").map_shards(
@@ -188,10 +190,10 @@ def _mapped(layout: Layout, params: Params, iteration: int, work: _Work) -> list
 class _Known:
     """Vectors of one rollout group; advantages that come again are not taken through the policy again."""
 
-    def __init__(self, policy: LoadedPolicy, rows: Rows, group: Group, params: Params, projection: Projection) -> None:
+    def __init__(self, policy: LoadedPolicy, rows: Rows, group: Group, settings: Update, projection: Projection) -> None:
         from ospo_cli.training.group_gradient import GroupGradient
 
-        self.graph, self.projection = GroupGradient(policy, rows, group, params.update), projection
+        self.graph, self.projection = GroupGradient(policy, rows, group, settings), projection
         self.mismatch = self.graph.mismatch
         self.found: dict[bytes, Floats] = {}
 
@@ -204,25 +206,25 @@ class _Known:
         return self.found[key]
 
 
-def _checked(mismatch: float, params: Params, iteration: int) -> float:
-    if mismatch > params.update.max_logprob_mismatch:
+def _checked(mismatch: float, most: float, iteration: int) -> float:
+    if mismatch > most:
         raise PolicyError(
             f"gradient audit of iteration {iteration}",
             "the sampler's log-probabilities are not those of the policy whose gradient is taken",
             found=f"largest difference {mismatch:.3g}",
-            expected=f"at most update.max_logprob_mismatch = {params.update.max_logprob_mismatch:g}",
+            expected=f"at most update.max_logprob_mismatch = {most:g}",
         )
     return mismatch
 
 
-def _rows(rollouts: pl.DataFrame, params: Params, iteration: int) -> Rows:
+def _rows(rollouts: pl.DataFrame, settings: Rollout, iteration: int) -> Rows:
     """Return the rollouts as rows; their advantages are not read."""
     from ospo_cli.training.row_building import to_rows
 
     nothing = [[0.0] * count for count in rollouts["token_ids"].list.len().to_list()]
     return to_rows(
         rollouts, pl.DataFrame({"rollout_id": rollouts["rollout_id"], "advantages": nothing}, schema=TOKEN_ADVANTAGES.schema),
-        params.rollout, iteration,
+        settings, iteration,
     )  # fmt: skip
 
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -17,11 +16,12 @@ from numpy.typing import NDArray
 from ospo_cli.credit.token_kinds import token_kinds
 from ospo_cli.errors import ParameterError
 from ospo_cli.instruments.audit.gradient_vectors import Judged, Vectors, vectors
-from ospo_cli.layout import Layout
+from ospo_cli.layout import IterationElsewhere, Layout
 from ospo_cli.maths import gradient_noise, seeding
 from ospo_cli.maths.gradient_noise import FEWEST_PROMPTS, Gradients
 from ospo_cli.maths.group_game import ESTIMATOR_NAMES, GROUP_GAMES
 from ospo_cli.maths.redistribution import NO_RULE, RULES
+from ospo_cli.params.attribute import Attribute
 from ospo_cli.params.whole import Params
 from ospo_cli.report import staleness
 from ospo_cli.tables import files, parquet, placed, unfinished
@@ -29,7 +29,7 @@ from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
 from ospo_cli.tables.audit import GRADIENT_AUDIT
 from ospo_cli.tables.rollout import ROLLOUTS, read_rollouts
 from ospo_cli.tables.segment import SEGMENTS
-from ospo_cli.text.close_names import unknown_name
+from ospo_cli.text.close_names import check_names
 
 # Of params.yaml, what the result depends on besides the prepared tables, the rollouts and the policy.
 _OF_UPDATE = ("update.groups", "update.groups_per_step", "update.aggregation", "update.trace")
@@ -84,17 +84,6 @@ def own_request(params: Params, prompts: int) -> Request:
     return Request(prompts, rules=None if own.rule == NO_RULE else [own.rule], estimators=[own.estimator])
 
 
-@dataclass(frozen=True)
-class _Elsewhere(Layout):
-    """The project's paths, but for one iteration that lies in a folder of its own."""
-
-    folder: Path
-
-    def iteration(self, iteration: int, name: str) -> Path:
-        """A file of the folder, whatever the iteration."""
-        return self.folder / name
-
-
 def execute(layout: Layout, params: Params, iteration: int, request: Request | None = None) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Write gradient_audit.parquet and gradient_audit_metrics.json of an iteration; return the table and the metrics.
 
@@ -112,12 +101,12 @@ def execute(layout: Layout, params: Params, iteration: int, request: Request | N
         CreditError: too few rollout groups, or all have equal rewards.
     """
     began, request = time.monotonic(), request or Request()
-    _check(params, request)
-    methods = _methods(params, request, layout)
+    _check(params.attribute, request)
+    methods = _methods(params.attribute, request, layout)
     with _sampled(layout, params, iteration, request) as (here, used, rollouts):
         judged = _judged(here, used, iteration, methods, rollouts, request.fresh)
     found, counts = vectors(layout, params, iteration, rollouts, judged)
-    table = _table(methods, found, params)
+    table = _table(methods, found, params.update.groups_per_step)
     placed.write(table, GRADIENT_AUDIT, layout, iteration)
     paths = [*(layout.prepared(f"{name}.parquet") for name in PREPARED), layout.policy(iteration - 1)]
     paths += [] if request.fresh else [layout.iteration(iteration, "rollouts.parquet")]
@@ -134,27 +123,27 @@ def execute(layout: Layout, params: Params, iteration: int, request: Request | N
     return table, metrics
 
 
-def _check(params: Params, request: Request) -> None:
+def _check(settings: Attribute, request: Request) -> None:
     if request.prompts < FEWEST_PROMPTS:
         raise ParameterError("--prompts", "too few for a noise scale", found=request.prompts, expected=f"at least {FEWEST_PROMPTS}")
     if request.group_size is not None and not request.fresh:
         raise ParameterError("--group-size", "is of fresh rollouts", found=request.group_size, expected="--fresh beside it")
     if request.group_size is not None and request.group_size < 2:
         raise ParameterError("--group-size", "too few to compare", found=request.group_size, expected="at least 2")
-    if params.attribute.baseline == "batch":
+    if settings.baseline == "batch":
         raise ParameterError(
             "attribute.baseline", "batch ties all rollout groups together, and the noise of one is not defined", expected="group"
         )  # fmt: skip
 
 
 @contextmanager
-def _sampled(layout: Layout, params: Params, iteration: int, request: Request) -> Iterator[tuple[_Elsewhere, Params, pl.DataFrame]]:
+def _sampled(layout: Layout, params: Params, iteration: int, request: Request) -> Iterator[tuple[IterationElsewhere, Params, pl.DataFrame]]:
     """Yield a folder for the tables of the work, the parameters of the rollouts, and these."""
     from ospo_cli.stages import rollout
 
     given = None if request.fresh else read_rollouts(layout, iteration)
     with unfinished.folder(layout.cache, "gradient-audit") as temporary:
-        here = _Elsewhere(layout.root, temporary)
+        here = IterationElsewhere(layout.root, temporary)
         if given is None:
             size = 2 * (request.group_size or params.rollout.group_size)
             params = replace(params, rollout=replace(params.rollout, group_size=size, prompts_per_iteration=request.prompts))
@@ -177,7 +166,9 @@ def _halves(rollouts: pl.DataFrame) -> list[pl.DataFrame]:
     return [rollouts.filter(rank < size), rollouts.filter((rank >= size) & (rank < 2 * size))]
 
 
-def _judged(here: _Elsewhere, params: Params, iteration: int, methods: Sequence[Method], rollouts: pl.DataFrame, is_fresh: bool) -> Judged:
+def _judged(
+    here: IterationElsewhere, params: Params, iteration: int, methods: Sequence[Method], rollouts: pl.DataFrame, is_fresh: bool
+) -> Judged:
     """Return the token advantages of every method: of the rollout groups, and of both halves of them."""
     from ospo_cli.policies.token_pieces import TokenPieces
 
@@ -195,7 +186,7 @@ def _judged(here: _Elsewhere, params: Params, iteration: int, methods: Sequence[
 
 
 def _credited(
-    here: _Elsewhere, params: Params, iteration: int, methods: Sequence[Method], rollouts: pl.DataFrame
+    here: IterationElsewhere, params: Params, iteration: int, methods: Sequence[Method], rollouts: pl.DataFrame
 ) -> list[dict[str, NDArray[np.float32]]]:
     """Return, per method, rollout id -> [tokens] advantages of rollouts that are taken as whole rollout groups."""
     from ospo_cli.stages import attribute, score_coalitions, segment
@@ -222,21 +213,18 @@ def _credited(
     return found
 
 
-def _methods(params: Params, request: Request, layout: Layout) -> list[Method]:
+def _methods(own: Attribute, request: Request, layout: Layout) -> list[Method]:
     """Return the methods, the expected reward's own gradient and the project's GRPO first.
 
     Without names: the project's own, Myerson shares under `signed` and `group-additive`, and `splice`. A group game takes no rule.
     """
     from ospo_cli.own_code import rules as rule_file
 
-    own = params.attribute
     known = RULES | rule_file.load(own.rule_file, layout.root)
     plain = [_without_trace(name) for name in request.estimators or ()]
     asked = (("--rules", request.rules, known), ("--estimators", plain, ESTIMATOR_NAMES))
     for option, given, names in (*asked, ("--normalize", request.normalisations, dict.fromkeys(NORMALISATIONS))):
-        unknown = [name for name in given or () if name not in names]
-        if unknown:
-            raise unknown_name(option, "name", unknown[0], names)
+        check_names(option, "name", given or (), names)
     if request.rules or request.estimators:
         of_shares = request.rules or ([own.rule] if own.rule != NO_RULE else ["group-additive"])
         estimators = request.estimators or [own.estimator if own.estimator not in GROUP_GAMES else "myerson"]
@@ -263,7 +251,7 @@ def _without_trace(estimator: str) -> str:
     return "splice"
 
 
-def _table(methods: Sequence[Method], found: Vectors, params: Params) -> pl.DataFrame:
+def _table(methods: Sequence[Method], found: Vectors, groups_per_step: int) -> pl.DataFrame:
     """Return what the vectors say, as table gradient_audit."""
     wholes = {method: gradient_noise.of_groups(found.whole(number)) for number, method in enumerate(methods)}
     true, usual = wholes[TRUE], wholes[GRPO]
@@ -275,7 +263,7 @@ def _table(methods: Sequence[Method], found: Vectors, params: Params) -> pl.Data
             ("direction, own normalisation", None, _told(gradient_noise.direction, own, alike)),
             ("floor", None, gradient_noise.floor(found.halves(number)) if found.has_halves and own.has_signal else None),
         ]
-        for groups in sorted({*STEPS, params.update.groups_per_step}):
+        for groups in sorted({*STEPS, groups_per_step}):
             measured.append(("progress", groups, _told(gradient_noise.progress, own, true, groups)))
             measured.append(("saving", groups, _told(gradient_noise.saving, own, usual, true, groups)))
         rows += _rows(method, "all", measured, len(own.mean))

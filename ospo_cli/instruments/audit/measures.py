@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -115,7 +114,7 @@ def audit_table(found: dict[str, list[dict[str, float]]], measures: Sequence[Mea
 
 def print_result(table: pl.DataFrame, metrics: dict[str, Any], stream: TextIO | None = None) -> None:
     """Print one grid, estimators as rows and checks as columns, and what each column means."""
-    output = Terminal(stream if stream is not None else sys.stdout)
+    output = Terminal(stream)
     unseen = table.filter(pl.col("check") == "leave-one-out")["measure"].unique(maintain_order=True).to_list()
     shown = [measure for measure in measures_of(unseen) if measure.column]
     values = {(row["estimator"], row["check"], row["measure"]): row["value"] for row in table.iter_rows(named=True)}

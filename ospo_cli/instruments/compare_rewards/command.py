@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -106,7 +105,7 @@ def page_data(
 
 def print_result(data: dict[str, Any], stream: TextIO | None = None) -> None:
     """Print the measures, then the examples; text of models and users is made visible."""
-    output = Terminal(stream if stream is not None else sys.stdout)
+    output = Terminal(stream)
     names = f"A = {visible(data['a'], 80)}, B = {visible(data['b'], 80)}"
     output.line(f"{names}: {data['groups']} rollout groups, {data['rollouts']} rollouts", style="bold")
     rows = [

@@ -11,7 +11,7 @@ from typing import Any
 from ospo_cli.errors import OspoError, ParameterError
 from ospo_cli.params import whole
 from ospo_cli.params.whole import Params
-from ospo_cli.text.close_names import unknown_name
+from ospo_cli.text.close_names import check_names, unknown_name
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _KEYS = ("tasks", "methods", "reference", "seeds", "learning_rates", "params")
@@ -91,15 +91,14 @@ def read(path: Path, doors: Doors) -> Plan:
     where = str(path)
     if not isinstance(content, dict):
         raise ParameterError(where, "is not a mapping", found=type(content).__name__, expected=", ".join(_KEYS))
-    _known(where, content, _KEYS)
+    check_names(where, "name", content, _KEYS)
     shared = _changes(f"{where}: params", content.get("params", {}))
     tasks = {
         name: _task(f"{where}: tasks.{name}", (name, given), shared, path.parent, doors) for name, given in _named(where, content, "tasks")
     }
     methods = {name: _method(f"{where}: methods.{name}", given, doors) for name, given in _named(where, content, "methods")}
     reference = content.get("reference", next(iter(methods)))
-    if reference not in methods:
-        raise unknown_name(f"{where}: reference", "method", str(reference), methods)
+    check_names(f"{where}: reference", "method", [reference], methods)
     plan = Plan(
         tasks, methods, reference, tuple(_numbers(where, content, "seeds", int)), tuple(_numbers(where, content, "learning_rates", float))
     )
@@ -122,12 +121,6 @@ def _named(where: str, content: Mapped, key: str) -> list[tuple[str, Mapped]]:
     return list(given.items())
 
 
-def _known(where: str, content: Mapped, known: tuple[str, ...]) -> None:
-    for name in content:
-        if name not in known:
-            raise unknown_name(where, "name", str(name), known)
-
-
 def _numbers(where: str, content: Mapped, key: str, kind: type) -> list[Any]:
     given = content.get(key)
     allowed = (int,) if kind is int else (int, float)
@@ -139,7 +132,7 @@ def _numbers(where: str, content: Mapped, key: str, kind: type) -> list[Any]:
 
 def _task(where: str, named: tuple[str, Mapped], shared: Mapped, root: Path, doors: Doors) -> Task:
     name, given = named
-    _known(where, given, _TASK_KEYS)
+    check_names(where, "name", given, _TASK_KEYS)
     if ("preset" in given) == ("project" in given):
         raise ParameterError(where, "needs a preset or a project", found=", ".join(given) or "nothing", expected="one of the two")
     if "preset" in given:
@@ -155,7 +148,7 @@ def _task(where: str, named: tuple[str, Mapped], shared: Mapped, root: Path, doo
 
 
 def _method(where: str, given: Mapped, doors: Doors) -> Mapped:
-    _known(where, given, _METHOD_KEYS)
+    check_names(where, "name", given, _METHOD_KEYS)
     changes: Mapped = {}
     try:
         for section, values in (doors.row(str(given["row"])) if "row" in given else {}).items():
