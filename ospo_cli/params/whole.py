@@ -30,7 +30,7 @@ from ospo_cli.params.store import Store
 from ospo_cli.params.train import Train
 from ospo_cli.params.update import Update
 from ospo_cli.params.warm_start import WarmStart
-from ospo_cli.text.close_names import did_you_mean, unknown_name
+from ospo_cli.text.close_names import check_names, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -252,9 +252,7 @@ def _plain(hint: Any, metadata: typing.Mapping[str, Any]) -> tuple[Any, typing.M
 
 def _check_names(where: str, noun: str, content: dict[Any, Any], known: typing.Iterable[str]) -> None:
     known = list(known)
-    unknown = [str(key) for key in content if key not in known]
-    if unknown:
-        raise unknown_name(where, noun, unknown[0], known)
+    check_names(where, noun, content, known)
     missing = [key for key in known if key not in content]
     if missing:
         raise ParameterError(

@@ -81,7 +81,5 @@ def _splits(qrels: pl.DataFrame, texts: pl.DataFrame, where: Path, queries: Path
 
 
 def _qrels(frame: pl.DataFrame, path: Path, params: PrepareData) -> tuple[pl.DataFrame, int]:
-    qrels, counts = columns.distinct_judgments(
-        columns.ids(frame, "query-id", path), columns.ids(frame, "corpus-id", path), columns.gains(frame, "score", path, params.gains), path
-    )
+    qrels, counts = columns.judgments(frame, ("query-id", "corpus-id", "score"), path, params.gains)
     return qrels.with_columns(pl.lit(opened.stem(path)).alias("split")), sum(counts.values())

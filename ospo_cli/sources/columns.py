@@ -177,11 +177,20 @@ def _canonical(label: str) -> str:
     return str(_as_labels(pl.Series([label]))[0])
 
 
-def distinct_judgments(
-    query_ids: pl.Series, product_ids: pl.Series, relevance: pl.Series, path: object
+def judgments(
+    frame: pl.DataFrame, names: tuple[str, str, str], path: object, labels: dict[str, float]
 ) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Return qrels with each pair once; equal rows are counted, rows that disagree are an error."""
-    frame = pl.DataFrame([query_ids.alias("prompt_id"), product_ids.alias("doc_id"), relevance.alias("relevance")])
+    """Return the rows of a file as qrels with each pair once; equal rows are counted, rows that disagree are an error.
+
+    Args:
+        frame: the rows.
+        names: columns of the query's id, the product's id and the grade.
+        path: the file.
+        labels: of grades, as in `gains`.
+    """
+    query, product, grade = names
+    columns = {"prompt_id": ids(frame, query, path), "doc_id": ids(frame, product, path), "relevance": gains(frame, grade, path, labels)}
+    frame = pl.DataFrame(columns)
     distinct = frame.unique(maintain_order=True)
     clash = distinct.filter(pl.struct("prompt_id", "doc_id").is_duplicated())
     if clash.height:

@@ -10,7 +10,7 @@ from ospo_cli.params.prepare_data import PrepareData
 from ospo_cli.sources import SOURCES
 from ospo_cli.sources.base import Source, SourceData
 from ospo_cli.sources.markup import entities_read
-from ospo_cli.text.close_names import unknown_name
+from ospo_cli.text.close_names import check_names
 
 # Parameters that some sources read; set for another they would have no effect.
 READ_BY = {
@@ -30,8 +30,7 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     Raises:
         ParameterError: there is none of that name, or it does not read a parameter that is set.
     """
-    if params.source not in SOURCES:
-        raise unknown_name("prepare_data.source", "source", params.source, SOURCES)
+    check_names("prepare_data.source", "source", [params.source], SOURCES)
     defaults = PrepareData()
     for name, sources in READ_BY.items():
         if params.source not in sources and getattr(params, name) != getattr(defaults, name):

@@ -46,7 +46,7 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     paths = [files.require(place, "products", remedy=REMEDY), _queries_path(place, judgments, params), judgments]
     documents = read_documents(paths[0], params)
     prompts = _prompts(paths[1], params)
-    judged, counts, notes = (_trec if stem(paths[2]).lower() == "qrels" else _judgments)(paths[2], params)
+    judged, counts, notes = _judgments(paths[2], params)
     _check_queries(judged, prompts, paths[2], paths[1])
     pairs = pools = None
     if path := files.find(place, "teacher_pairs"):
@@ -207,21 +207,10 @@ def _history(frame: pl.DataFrame, path: Path) -> pl.Series:
 
 
 def _judgments(path: Path, params: PrepareData) -> tuple[pl.DataFrame, dict[str, int], list[str]]:
-    frame = _renamed(path, params, ["query_id", "product_id", "grade"])
-    judged, counts = columns.distinct_judgments(
-        columns.ids(frame, "query_id", path),
-        columns.ids(frame, "product_id", path),
-        columns.gains(frame, "grade", path, params.gains),
-        path,
-    )
-    return judged, counts, columns.check_gains([(frame, path)], "grade", params.gains)
-
-
-def _trec(path: Path, params: PrepareData) -> tuple[pl.DataFrame, dict[str, int], list[str]]:
-    frame = judgment_lines.read(path)
+    names = ("query_id", "product_id", "grade")
     # TREC writes -1 or -2 for "junk"; it is refused here like any negative grade, since what it means differs between collections
-    graded = columns.gains(frame, "grade", path, params.gains)
-    judged, counts = columns.distinct_judgments(columns.ids(frame, "query_id", path), columns.ids(frame, "product_id", path), graded, path)
+    frame = judgment_lines.read(path) if stem(path).lower() == "qrels" else _renamed(path, params, list(names))
+    judged, counts = columns.judgments(frame, names, path, params.gains)
     return judged, counts, columns.check_gains([(frame, path)], "grade", params.gains)
 
 

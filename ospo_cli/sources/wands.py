@@ -43,11 +43,8 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     )
     prompts = pl.DataFrame([columns.ids(queries, "query_id", paths[1], unique=True).alias("prompt_id"), queries["query"]])
     prompts = prompts.with_columns(pl.lit(None, dtype=pl.String).alias("split"), pl.lit([], dtype=pl.List(pl.String)).alias("history"))
-    gains = columns.gains(labels, "label", paths[2], GAINS | params.gains)
+    qrels, counts = columns.judgments(labels, ("query_id", "product_id", "label"), paths[2], GAINS | params.gains)
     notes = columns.check_gains([(labels, paths[2])], "label", params.gains)
-    qrels, counts = columns.distinct_judgments(
-        columns.ids(labels, "query_id", paths[2]), columns.ids(labels, "product_id", paths[2]), gains, paths[2]
-    )
     strangers = qrels.join(prompts, on="prompt_id", how="anti")
     if strangers.height:
         raise SourceError(paths[2], "unknown query", found=strangers["prompt_id"][0], expected="query_id of query.csv", remedy=REMEDY)

@@ -100,51 +100,9 @@ class replacing:
     def __enter__(self) -> Path:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=unfinished.prefix(self.path.name), suffix=unfinished.SUFFIX, dir=self.path.parent)
-            os.close(handle)
-            os.chmod(name, 0o666 & ~_umask())
+            self.temporary = self._made(unfinished.prefix(self.path.name))
         except OSError as error:
             raise _unwritable(self.path, error) from None
-        self.temporary = Path(name)
-        return self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if kind is None:
-            try:
-                _flush(self.temporary)
-                os.replace(self.temporary, self.path)
-                return
-            except OSError as failure:
-                error = failure
-        self.temporary.unlink(missing_ok=True)
-        if _is_of_writing(error):
-            raise _unwritable(self.path, error) from None
-
-
-class replacing_folder:
-    """Context manager: a temporary folder beside `folder` that takes its place when the block ends well, and is removed when not.
-
-    A folder cannot be renamed over one that holds files, so the old one steps aside first. A kill just then leaves it as `.NAME.old.tmp`
-    and the command to be run again.
-
-    Raises:
-        FileError: it cannot be written.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> Path:
-        try:
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            for stale in self.folder.parent.glob(f".{glob.escape(self.folder.name)}.*{unfinished.SUFFIX}"):
-                if unfinished.is_left_over(stale):
-                    unfinished.remove(stale)
-            prefix = unfinished.prefix(self.folder.name)
-            self.temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=unfinished.SUFFIX, dir=self.folder.parent))
-            self.temporary.chmod(0o777 & ~_umask())
-        except OSError as error:
-            raise _unwritable(self.folder, error) from None
         return self.temporary
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -154,9 +112,38 @@ class replacing_folder:
                 return
             except OSError as failure:
                 error = failure
-        shutil.rmtree(self.temporary, ignore_errors=True)
+        self._remove()
         if _is_of_writing(error):
-            raise _unwritable(self.folder, error) from None
+            raise _unwritable(self.path, error) from None
+
+    def _made(self, prefix: str) -> Path:
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=unfinished.SUFFIX, dir=self.path.parent)
+        os.close(handle)
+        os.chmod(name, 0o666 & ~_umask())
+        return Path(name)
+
+    def _take_its_place(self) -> None:
+        _flush(self.temporary)
+        os.replace(self.temporary, self.path)
+
+    def _remove(self) -> None:
+        self.temporary.unlink(missing_ok=True)
+
+
+class replacing_folder(replacing):
+    """The same of a folder.
+
+    A folder cannot be renamed over one that holds files, so the old one steps aside first. A kill just then leaves it as `.NAME.old.tmp`
+    and the command to be run again.
+    """
+
+    def _made(self, prefix: str) -> Path:
+        for stale in self.path.parent.glob(f".{glob.escape(self.path.name)}.*{unfinished.SUFFIX}"):
+            if unfinished.is_left_over(stale):
+                unfinished.remove(stale)
+        made = Path(tempfile.mkdtemp(prefix=prefix, suffix=unfinished.SUFFIX, dir=self.path.parent))
+        made.chmod(0o777 & ~_umask())
+        return made
 
     def _take_its_place(self) -> None:
         mode = self.temporary.stat().st_mode & 0o666
@@ -164,16 +151,19 @@ class replacing_folder:
             if path.is_file():
                 path.chmod(mode)  # safetensors writes for the owner alone
                 _flush(path)
-        old = self.folder.parent / f".{self.folder.name}.old.tmp"
-        if self.folder.exists():
-            self.folder.rename(old)
+        old = self.path.parent / f".{self.path.name}.old.tmp"
+        if self.path.exists():
+            self.path.rename(old)
         try:
-            self.temporary.rename(self.folder)
+            self.temporary.rename(self.path)
         except OSError:
             if old.exists():
-                old.rename(self.folder)
+                old.rename(self.path)
             raise
         shutil.rmtree(old, ignore_errors=True)
+
+    def _remove(self) -> None:
+        shutil.rmtree(self.temporary, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from ospo_cli.errors import ParameterError
 
@@ -24,3 +24,10 @@ def unknown_name(where: object, noun: str, name: str, known: Iterable[str]) -> P
     """Return the error of a name that is none of the known ones."""
     known = list(known)
     return ParameterError(where, f"unknown {noun}", found=name, expected=", ".join(known), remedy=did_you_mean(name, known))
+
+
+def check_names(where: object, noun: str, names: Iterable[object], known: Collection[object]) -> None:
+    """Raise the error of the first of the names that is none of the known ones."""
+    for name in names:
+        if name not in known:
+            raise unknown_name(where, noun, str(name), map(str, known))
