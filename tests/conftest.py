@@ -3,7 +3,9 @@ from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from ospo_cli.policies.opening import load_policy
-from tests.policies.tiny import write_tiny_policy
+from ospo_cli.stages import rollout
+from tests.executors import toy
+from tests.policies.tiny import copy_project, folder_bytes, tiny_params, write_advantages, write_project, write_tiny_policy
 
 # Longest first, so that no worker is left alone with one of them at the end.
 LONG = ("tests/pipeline/", "tests/instruments/audit/", "tests/executors/", "tests/training/", "tests/cli/", "tests/test_benchmarks.py")
@@ -40,3 +42,26 @@ def tiny_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_policy(tiny_folder):
     return load_policy(tiny_folder, threads=1)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A tiny project with the rollouts of iteration 1 and what an update learns from; tests that write take `layout`."""
+    layout = write_project(tmp_path_factory.mktemp("tiny") / "project")
+    rollout.execute(layout, tiny_params(), 1)
+    write_advantages(layout, 1)
+    return layout
+
+
+@pytest.fixture
+def layout(project, tmp_path):
+    """A copy of the module's project."""
+    return copy_project(project, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process makes of the toy's loops."""
+    folder = tmp_path_factory.mktemp("alone")
+    toy.jobs(folder)
+    return folder_bytes(folder / "shards")

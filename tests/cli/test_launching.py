@@ -15,26 +15,17 @@ from ospo_cli.cli import launching
 from ospo_cli.errors import OspoError
 from ospo_cli.executors import peers
 from ospo_cli.params.written import render
-from ospo_cli.stages import rollout
 from ospo_cli.tables.files import write_text
-from tests.policies.tiny import copy_project, tiny_params, write_advantages, write_project
+from tests.policies.tiny import tiny_params
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHED = {"TORCHELASTIC_RUN_ID": "test", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    layout = write_project(tmp_path_factory.mktemp("launched") / "project")
-    write_text(layout.params, render(tiny_params(update={"epochs": 3})))
-    rollout.execute(layout, tiny_params(), 1)
-    write_advantages(layout, 1)
-    return layout
-
-
-@pytest.fixture
-def layout(project, tmp_path):
-    return copy_project(project, tmp_path / "copy")
+def project(project):
+    write_text(project.params, render(tiny_params(update={"epochs": 3})))
+    return project
 
 
 def begun(layout, *arguments, **environment):

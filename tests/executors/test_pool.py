@@ -22,14 +22,6 @@ from tests.policies.tiny import folder_bytes
 TWO = Execution(workers=2, attempts=2)
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """What one process makes."""
-    folder = tmp_path_factory.mktemp("alone")
-    toy.jobs(folder)
-    return folder_bytes(folder / "shards")
-
-
 def run(folder, settings=TWO, **mischief):
     folder.mkdir(exist_ok=True)
     for name, times in mischief.items():

@@ -17,14 +17,6 @@ from tests.executors import toy
 from tests.policies.tiny import folder_bytes
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """What one process makes."""
-    folder = tmp_path_factory.mktemp("alone")
-    toy.jobs(folder)
-    return folder_bytes(folder / "shards")
-
-
 def submitted(folder, number=2, options=()):
     """Write the scripts for the toy's next loop."""
     with pytest.raises(tasks.Listed) as caught, engines.using(tasks.Listing()):

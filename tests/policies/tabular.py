@@ -98,3 +98,14 @@ def learn(game, update, attribute, steps, rate, seed=0, groups=32, group_size=8)
             table.logits -= rate * table.logits.grad
         found.append(table.logits.detach().double().numpy().copy())
     return np.stack(found)
+
+
+def descend(rows, update, steps, rate):
+    """Return the table of three choices after plain gradient descent on fixed rows, from the uniform policy that sampled."""
+    table = Game(3, 1, None).start()
+    for _ in range(steps):
+        table.logits.grad = torch.zeros_like(table.logits)
+        gradient_step.accumulate(as_policy(table), rows, rows.groups, update)
+        with torch.no_grad():
+            table.logits -= rate * table.logits.grad
+    return table.logits.detach().double().numpy()

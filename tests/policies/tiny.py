@@ -68,7 +68,7 @@ def write_prepared(root: Path, prompts: int = 16) -> Layout:
             pairs.append((f"p{index:02d}", 0, f"<answer>{colour} {thing}, {material}</answer>"))
     tables = {"prompts": asked, "teacher_pairs": pairs, "documents": documents, "qrels": qrels, "pools": []}
     for name, rows in tables.items():
-        table = reference.table_named(name)
+        table = reference.TABLES[name]
         parquet.write(pl.DataFrame(rows, schema=table.schema, orient="row"), layout.prepared(f"{name}.parquet"), table)
     return layout
 
@@ -93,7 +93,7 @@ def write_advantages(layout: Layout, iteration: int, word: str = "a") -> pl.Data
     parquet.write(RECOMBINED.empty(), layout.iteration(iteration, "recombined.parquet"), RECOMBINED)
     for name, choose in (("targets", examples.targets), ("preference_pairs", examples.preference_pairs)):
         found = choose(rollouts, scored.select("rollout_id", "prompt_id", "reward"), Attribute())
-        parquet.write(found, layout.iteration(iteration, f"{name}.parquet"), reference.table_named(name))
+        parquet.write(found, layout.iteration(iteration, f"{name}.parquet"), reference.TABLES[name])
     return table
 
 

@@ -17,14 +17,6 @@ from tests.executors.test_pool import working
 from tests.policies.tiny import folder_bytes
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """What one process makes."""
-    folder = tmp_path_factory.mktemp("alone")
-    toy.jobs(folder)
-    return folder_bytes(folder / "shards")
-
-
 @pytest.fixture
 def run(cluster, monkeypatch):
     """Runs the toy on the cluster."""

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ospo_cli.errors import ParameterError, RetrievalError
+from ospo_cli.retrievers import RETRIEVERS
 from tests.retrievers.catalogues import LEXICAL, LOCAL, documents, random_queries, random_titles, retriever
 
 TITLES = [
@@ -136,7 +137,7 @@ def test_its_fingerprint_follows_documents_and_settings(name, tmp_path):
 
 
 def test_an_unknown_retriever_is_refused_with_the_list_of_those_that_exist(tmp_path):
-    with pytest.raises(ParameterError, match="bm25, rank-bm25, bm25s, tfidf-char, lsa"):
+    with pytest.raises(ParameterError, match=", ".join(RETRIEVERS)):
         retriever("elastic", documents(TITLES), tmp_path)
 
 

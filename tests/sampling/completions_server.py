@@ -2,34 +2,28 @@
 
 import contextlib
 import json
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from ospo_cli.sampling.causal_lm import Sampler
 from ospo_cli.sampling.next_token import Sampling
 from ospo_cli.sampling.sampler import Request
+from tests import http_server
+from tests.http_server import send, serving, status  # noqa: F401  (status: for tests)
 
 
-class Server(ThreadingHTTPServer):
-    """`faults` are taken one per request, in order: functions (handler, answer) -> None in place of sending; `change` is for all answers."""
-
-    daemon_threads = True
+class Server(http_server.Server):
+    """Answers by a policy of this process; faults are given the answer as an object."""
 
     def __init__(self, policy):
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.sampler = Sampler(policy)
-        self.faults, self.requests, self.lock = [], [], threading.Lock()
-        self.change = lambda answer: answer
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+        return f"{super().url}/v1"
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
+class Handler(http_server.Handler):
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
@@ -47,27 +41,6 @@ class Handler(BaseHTTPRequestHandler):
         }
         answer = {"id": "1", "object": "text_completion", "model": asked["model"], "choices": [choice], "usage": {}}
         (fault or send)(self, self.server.change(answer))
-
-    def log_message(self, *arguments):
-        pass
-
-
-def send(handler, answer, status=200, **headers):
-    """Answer with an object as JSON, or with text."""
-    content = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
-    handler.send_response(status)
-    handler.send_header("Content-Type", "application/json")
-    handler.send_header("Content-Length", str(len(content)))
-    for name, value in headers.items():
-        handler.send_header(name.replace("_", "-"), value)
-    handler.end_headers()
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        handler.wfile.write(content)
-
-
-def status(code, text="no", **headers):
-    """Answer with an HTTP status."""
-    return lambda handler, answer: send(handler, text, code, **headers)
 
 
 def no_json(handler, answer):
@@ -91,14 +64,6 @@ def slow(seconds):
     return fault
 
 
-@contextlib.contextmanager
 def running(policy):
     """Give a server that runs until the block ends."""
-    server = Server(policy)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
+    return serving(Server(policy))

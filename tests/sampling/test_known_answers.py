@@ -9,10 +9,9 @@ import pytest
 from ospo_cli import presets
 from ospo_cli.params.attribute import Attribute
 from ospo_cli.params.update import Update
-from ospo_cli.training import gradient_step
 from ospo_cli.training.rows import Rows
 from ospo_cli.training.token_batches import Group
-from tests.policies.tabular import PROMPT, Game, as_policy, learn
+from tests.policies.tabular import PROMPT, Game, descend, learn
 
 PLAIN = dataclasses.replace(Attribute(), rule="uniform", normalize="none")
 GROUP_SIZE = 8
@@ -102,19 +101,6 @@ def test_a_pull_to_the_reference_leaves_the_policy_where_reward_and_divergence_b
     tables = learn(game, update, PLAIN, 60, 1.5, groups=64, group_size=GROUP_SIZE)
     policy = softmax(tables[-20:])[:, PROMPT, 1:].mean(axis=0)
     assert policy == pytest.approx(np.exp(rewards / 0.4) / np.exp(rewards / 0.4).sum(), abs=0.02)
-
-
-def descend(rows, update, steps, rate):
-    """Return the table of a bandit after plain gradient descent on fixed rows."""
-    import torch
-
-    table = Game(3, 1, None).start()
-    for _ in range(steps):
-        table.logits.grad = torch.zeros_like(table.logits)
-        gradient_step.accumulate(as_policy(table), rows, rows.groups, update)
-        with torch.no_grad():
-            table.logits -= rate * table.logits.grad
-    return table.logits.detach().double().numpy()
 
 
 def bandit_rows(arms, pairs=None):

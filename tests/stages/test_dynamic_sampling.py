@@ -17,7 +17,7 @@ from ospo_cli.stages import rollout
 from ospo_cli.tables import parquet
 from ospo_cli.tables.prepared import PROMPTS
 from ospo_cli.tables.rollout import ROLLOUTS
-from tests.policies.tiny import copy_project, tiny_params, write_project
+from tests.policies.tiny import tiny_params, write_project
 
 WANTED = 5
 
@@ -30,11 +30,6 @@ def settings(further_rounds=10, **sections):
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     return write_project(tmp_path_factory.mktemp("dynamic"))
-
-
-@pytest.fixture
-def layout(project, tmp_path):
-    return copy_project(project, tmp_path / "copy")
 
 
 def alive_prompts(layout, values):

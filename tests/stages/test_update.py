@@ -17,20 +17,7 @@ from ospo_cli.training import forward, gradient_step, token_batches
 from ospo_cli.training.row_building import to_rows
 from ospo_cli.training.rows import Rows
 from ospo_cli.training.training_state import Checkpoint, Training
-from tests.policies.tiny import copy_project, folder_bytes, tiny_params, write_advantages, write_project
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    layout = write_project(tmp_path_factory.mktemp("update") / "project")
-    rollout.execute(layout, tiny_params(), 1)
-    write_advantages(layout, 1)
-    return layout
-
-
-@pytest.fixture
-def layout(project, tmp_path):
-    return copy_project(project, tmp_path / "copy")
+from tests.policies.tiny import folder_bytes, tiny_params, write_advantages
 
 
 @pytest.fixture

@@ -20,20 +20,7 @@ from ospo_cli.tables.prepared import PROMPTS
 from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.tables.score_coalitions import RECOMBINED
 from ospo_cli.training import given_rows, gradient_step
-from tests.policies.tiny import copy_project, folder_bytes, tiny_params, write_advantages, write_project
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    layout = write_project(tmp_path_factory.mktemp("objectives") / "project")
-    rollout.execute(layout, tiny_params(), 1)
-    write_advantages(layout, 1)
-    return layout
-
-
-@pytest.fixture
-def layout(project, tmp_path):
-    return copy_project(project, tmp_path / "copy")
+from tests.policies.tiny import folder_bytes, tiny_params, write_advantages
 
 
 def asked(**values):
@@ -52,7 +39,7 @@ def log_likelihoods(layout, iteration, rollouts):
 
 
 def table(layout, name):
-    return parquet.read(layout.iteration(1, f"{name}.parquet"), reference.table_named(name))
+    return parquet.read(layout.iteration(1, f"{name}.parquet"), reference.TABLES[name])
 
 
 def test_imitation_makes_the_targets_likelier(layout):
@@ -254,11 +241,11 @@ def test_a_completion_beyond_the_context_is_refused(layout):
 @pytest.mark.parametrize(("objective", "name"), [("sft", "targets"), ("dpo", "preference_pairs")])
 def test_tables_without_rows_or_of_other_rollouts_are_refused(layout, objective, name):
     found, path = table(layout, name), layout.iteration(1, f"{name}.parquet")
-    parquet.write(found.clear(), path, reference.table_named(name))
+    parquet.write(found.clear(), path, reference.TABLES[name])
     with pytest.raises(TableError, match=f"{name}: holds no rows: there is nothing to learn from"):
         update.execute(layout, asked(objective=objective), 1)
     column = found.columns[0]
-    parquet.write(found.with_columns(pl.lit("9:p00:0").alias(column))[:1], path, reference.table_named(name))
+    parquet.write(found.with_columns(pl.lit("9:p00:0").alias(column))[:1], path, reference.TABLES[name])
     with pytest.raises(TableError, match=f"{name}: names rollouts that are not there: found 9:p00:0"):
         update.execute(layout, asked(objective=objective), 1)
 

@@ -7,22 +7,13 @@ import pytest
 import torch
 
 from ospo_cli.policies.opening import load_policy
-from ospo_cli.stages import rollout
 from ospo_cli.tables import parquet
 from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
 from ospo_cli.tables.rollout import ROLLOUTS
 from ospo_cli.training import gradient_step
-from ospo_cli.training.group_gradient import GroupGradient, inner_product
+from ospo_cli.training.group_gradient import GroupGradient
 from ospo_cli.training.row_building import to_rows
-from tests.policies.tiny import tiny_params, write_advantages, write_project
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    layout = write_project(tmp_path_factory.mktemp("gradients") / "project")
-    rollout.execute(layout, tiny_params(), 1)
-    write_advantages(layout, 1)
-    return layout
+from tests.policies.tiny import tiny_params
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +75,3 @@ def test_no_advantage_is_no_gradient(policy, rows):
     own = GroupGradient(policy, rows, rows.groups[0], tiny_params().update)
     nothing = own.of(np.zeros(len(rows.tokens_of([rows.groups[0]])), dtype=np.float32))
     assert set(nothing) == {None}
-    assert inner_product(nothing, nothing) == 0
-
-
-def test_inner_products_are_those_of_the_flat_vectors():
-    generator = torch.Generator().manual_seed(1)
-    first, second = ([torch.randn(3, 4, generator=generator), torch.randn(5, generator=generator)] for _ in range(2))
-    assert inner_product(first, second) == pytest.approx(float(flat(first) @ flat(second)), rel=1e-5)

@@ -9,16 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ospo_cli.policies.opening import load_policy
-from ospo_cli.training import forward, gradient_step, token_batches
+from ospo_cli.training import forward, token_batches
 from ospo_cli.training.objectives.imitation import imitation_weights
 from ospo_cli.training.objectives.preference import preference_weights
-from ospo_cli.training.rows import Rows
-from ospo_cli.training.token_batches import Group
 from tests.policies.tiny import tiny_params, write_tiny_policy
-
-PROMPTS = ([7, 9, 11], [20, 30])
-COMPLETIONS = ([[40, 41, 42], [50, 51], [60]], [[70, 71], [80, 81, 82, 83]])
-LENGTHS = [3, 2, 1, 2, 4]
+from tests.training import five_answers
+from tests.training.five_answers import gradient_of, slow_logprobs, step
 
 
 @pytest.fixture(scope="module")
@@ -36,35 +32,9 @@ def settings_of(**values):
 
 
 def rows_of(marked, behavior, pairs=None, temperature=1.0):
-    """Return the completions above as rows; of the marked ones is learned."""
-    counts = np.array(LENGTHS)
-    advantages = np.repeat(np.isin(np.arange(5), marked).astype(np.float32), counts)
-    groups = [Group(PROMPTS[0], COMPLETIONS[0], 0), Group(PROMPTS[1], COMPLETIONS[1], 3)]
-    found = None if pairs is None else np.array(pairs, dtype=np.int64)
-    return Rows(groups, counts, np.cumsum(counts) - counts, behavior.astype(np.float32), advantages, None, temperature, 8, pairs=found)
-
-
-def slow_logprobs(policy, temperature=1.0):
-    """Return the log-probabilities of each completion's tokens, one forward pass per completion, with gradient."""
-    found = []
-    for prompt, completions in zip(PROMPTS, COMPLETIONS, strict=True):
-        for ids in completions:
-            logits = policy.model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1] / temperature
-            found.append(torch.log_softmax(logits, -1)[torch.arange(len(ids)), torch.tensor(ids)])
-    return found
-
-
-def gradient_of(policy, loss=None):
-    if loss is not None:
-        policy.model.zero_grad()
-        loss.backward()
-    return torch.cat([(torch.zeros_like(w) if w.grad is None else w.grad).flatten() for w in policy.model.parameters()]).clone()
-
-
-def step(policy, rows, update):
-    policy.model.zero_grad()
-    measures = gradient_step.accumulate(policy, rows, rows.groups, update)
-    return measures, gradient_of(policy)
+    """Return rows of which the marked ones are learned."""
+    advantages = np.repeat(np.isin(np.arange(5), marked), five_answers.LENGTHS)
+    return five_answers.rows_of(advantages, behavior, pairs, temperature)
 
 
 def flat(parts):

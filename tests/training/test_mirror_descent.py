@@ -13,18 +13,17 @@ from ospo_cli.errors import ParameterError
 from ospo_cli.params.update import Update
 from ospo_cli.params.whole import from_mapping, to_mapping
 from ospo_cli.policies.opening import load_policy
-from ospo_cli.training import gradient_step, token_batches
+from ospo_cli.training import token_batches
 from ospo_cli.training.objectives import objective_of
 from ospo_cli.training.objectives.mirror_descent import units_of
 from ospo_cli.training.policy_loss import Tokens
 from ospo_cli.training.rows import Rows
 from ospo_cli.training.token_batches import Group
-from tests.policies.tabular import PROMPT, Game, as_policy
+from tests.policies.tabular import PROMPT, descend
 from tests.policies.tiny import tiny_params, write_tiny_policy
+from tests.training import five_answers
+from tests.training.five_answers import LENGTHS, gradient_of, rows_of, step
 
-PROMPTS = ([7, 9, 11], [20, 30])
-COMPLETIONS = ([[40, 41, 42], [50, 51], [60]], [[70, 71], [80, 81, 82, 83]])
-LENGTHS = [3, 2, 1, 2, 4]
 # By answers; and by segments: a pair and one token, two apart, one, two together, one and three (the last of 0).
 ANSWERS = np.repeat([0.7, -0.2, 0.0, 1.3, -1.0], LENGTHS)
 SEGMENTS = np.array([0.5, 0.5, -0.4, 0.2, 0.3, 0.9, -0.6, -0.6, 1.1, 0.0, 0.0, 0.0])
@@ -41,40 +40,13 @@ def settings_of(**values):
     return tiny_params(update={"objective": "mirror-descent", "mirror_beta": BETA, **values}).update
 
 
-def rows_of(advantages, behavior, temperature=1.0):
-    counts = np.array(LENGTHS)
-    groups = [Group(PROMPTS[0], COMPLETIONS[0], 0), Group(PROMPTS[1], COMPLETIONS[1], 3)]
-    return Rows(
-        groups, counts, np.cumsum(counts) - counts, behavior.astype(np.float32), advantages.astype(np.float32), None, temperature, 8
-    )
-
-
 def slow_logprobs(policy, temperature=1.0):
-    """Return the log-probabilities of all tokens, one forward pass per completion, with gradient."""
-    found = []
-    for prompt, completions in zip(PROMPTS, COMPLETIONS, strict=True):
-        for ids in completions:
-            logits = policy.model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1] / temperature
-            found.append(torch.log_softmax(logits, -1)[torch.arange(len(ids)), torch.tensor(ids)])
-    return torch.cat(found)
+    return torch.cat(five_answers.slow_logprobs(policy, temperature))
 
 
 def old_logprobs(policy, temperature=1.0):
     noise = np.random.default_rng(0).normal(scale=0.3, size=sum(LENGTHS))
     return slow_logprobs(policy, temperature).detach().numpy() + noise
-
-
-def gradient_of(policy, loss=None):
-    if loss is not None:
-        policy.model.zero_grad()
-        loss.backward()
-    return torch.cat([(torch.zeros_like(w) if w.grad is None else w.grad).flatten() for w in policy.model.parameters()]).clone()
-
-
-def step(policy, rows, update):
-    policy.model.zero_grad()
-    measures = gradient_step.accumulate(policy, rows, rows.groups, update)
-    return measures, gradient_of(policy)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +61,7 @@ def step(policy, rows, update):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_loss_and_gradient_are_those_of_plain_autograd(policy, advantages, units, unit, temperature):
     old = old_logprobs(policy, temperature)
-    measures, gradient = step(policy, rows_of(advantages, old, temperature), settings_of(mirror_unit=unit))
+    measures, gradient = step(policy, rows_of(advantages, old, temperature=temperature), settings_of(mirror_unit=unit))
     ratios = slow_logprobs(policy, temperature) - torch.from_numpy(old.astype(np.float32))
     expected = torch.zeros(())
     for tokens in units:
@@ -162,17 +134,6 @@ def test_units_end_with_their_row_even_where_the_next_row_has_the_same_advantage
 def softmax(logits):
     weights = np.exp(logits - logits.max())
     return weights / weights.sum()
-
-
-def descend(rows, update, steps, rate):
-    """Return the table of a game of three choices after plain gradient descent on fixed rows, from the uniform policy that sampled."""
-    table = Game(3, 2, None).start()
-    for _ in range(steps):
-        table.logits.grad = torch.zeros_like(table.logits)
-        gradient_step.accumulate(as_policy(table), rows, rows.groups, update)
-        with torch.no_grad():
-            table.logits -= rate * table.logits.grad
-    return table.logits.detach().double().numpy()
 
 
 def without_mean(rewards, beta):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ospo_cli.params.update import Update
 from ospo_cli.policies.opening import load_policy
 from ospo_cli.report.iteration_measures import UPDATE_MEASURES
-from ospo_cli.stages import rollout, update
+from ospo_cli.stages import update
 from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
 from ospo_cli.tables.placed import read
 from ospo_cli.tables.rollout import ROLLOUTS
@@ -21,7 +21,7 @@ from ospo_cli.training.objectives import objective_of
 from ospo_cli.training.policy_loss import Tokens
 from ospo_cli.training.row_building import to_rows
 from ospo_cli.training.token_batches import Group
-from tests.policies.tiny import copy_project, tiny_params, write_advantages, write_project
+from tests.policies.tiny import tiny_params, write_advantages
 
 CLIPPED = dataclasses.replace(Update(), clip_low=0.1, clip_high=0.3)
 MIRROR = dataclasses.replace(Update(), objective="mirror-descent", mirror_beta=0.5)
@@ -64,19 +64,6 @@ def test_the_surrogates_gain_is_that_of_a_plain_loop_and_never_above_its_most(ro
 def test_the_taken_share_is_0_at_the_sampler_and_1_at_the_wished_place(settings, log_ratios, share):
     gained, most = objective_of(settings).gain(tokens_of(log_ratios, [0.5, 0.5, -2.0]))
     assert gained / most == pytest.approx(share)
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    layout = write_project(tmp_path_factory.mktemp("taken") / "project")
-    rollout.execute(layout, tiny_params(), 1)
-    write_advantages(layout, 1)
-    return layout
-
-
-@pytest.fixture
-def layout(project, tmp_path):
-    return copy_project(project, tmp_path / "copy")
 
 
 def updated(layout, **values):

@@ -2,36 +2,27 @@
 
 import contextlib
 import json
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 
+from tests import http_server
+from tests.http_server import send, serving, status  # noqa: F401  (status: for tests)
 
-class Server(ThreadingHTTPServer):
-    """`faults` are taken one per request, in order: functions (handler, reply text) -> None that answer in place of the server."""
 
-    daemon_threads = True
+class Server(http_server.Server):
+    """Answers by a retriever; faults are given the reply as text."""
 
     def __init__(self, retriever, doc_ids):
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.retriever, self.doc_ids = retriever, doc_ids
-        self.faults, self.requests, self.lock = [], [], threading.Lock()
-        self.change = lambda reply: reply
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def queries(self):
         """Return every query of every request."""
         return [asked["query"] for request in self.requests for asked in request["asked"]]
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
+class Handler(http_server.Handler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         asked = [understood(json.loads(line)) for line in body.splitlines()[1::2]]
@@ -54,9 +45,6 @@ class Handler(BaseHTTPRequestHandler):
         ]
         return {"hits": {"hits": hits}, "timed_out": False, "_shards": {"failed": 0}, "status": 200}
 
-    def log_message(self, *arguments):
-        pass
-
 
 def understood(request):
     """Return query, k and pool of a request as the template elasticsearch writes it."""
@@ -64,23 +52,6 @@ def understood(request):
     for inner in [query["bool"]] if "bool" in query else []:
         pool, query = inner["filter"][0]["ids"]["values"], inner["must"][0]
     return {"query": query["multi_match"]["query"], "fields": query["multi_match"]["fields"], "k": request["size"], "pool": pool}
-
-
-def send(handler, text, status=200, length=None, **headers):
-    """Answer."""
-    content = text.encode()
-    handler.send_response(status)
-    handler.send_header("Content-Type", "application/json")
-    handler.send_header("Content-Length", str(len(content) if length is None else length))
-    for name, value in headers.items():
-        handler.send_header(name.replace("_", "-"), value)
-    handler.end_headers()
-    handler.wfile.write(content)
-
-
-def status(code, text="{}", **headers):
-    """Return a fault: this status."""
-    return lambda handler, _: send(handler, text, code, **headers)
 
 
 def slow(handler, text):
@@ -119,14 +90,6 @@ def instead(text):
     return lambda handler, _: send(handler, text)
 
 
-@contextlib.contextmanager
 def running(retriever, doc_ids):
     """Run a server in a thread."""
-    server = Server(retriever, doc_ids)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
+    return serving(Server(retriever, doc_ids))
