@@ -1,4 +1,4 @@
-"""Workers as processes of this machine."""
+"""Programs that are spoken to in lines, and workers as processes of this machine."""
 
 from __future__ import annotations
 
@@ -19,8 +19,45 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_M
 _LAST_BYTES = 4096
 
 
-class Process:
-    """A program as a worker, in a process group of its own; its stderr is kept for its last line.
+class Program:
+    """A program that is spoken to in lines, in a process group of its own; its stderr is kept for its last line.
+
+    Args:
+        command: program and arguments.
+        environment: all of it.
+        folder: where it runs; None: here.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], folder: str | None = None) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (for as long as the process is asked about)
+        self._process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
+            encoding="utf-8", start_new_session=True,
+        )  # fmt: skip
+
+    def send(self, line: str) -> None:
+        """Give it a line; one that is gone says why, or its exit status does."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError, ValueError):
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+
+    def kill(self) -> None:
+        """End the whole group at once."""
+        with contextlib.suppress(OSError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def last_line(self) -> str:
+        """Return the last line that it wrote on stderr; empty where there is none."""
+        size = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, size - _LAST_BYTES))
+        lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+
+class Process(Program):
+    """A program as a worker.
 
     Args:
         program: with its arguments.
@@ -30,18 +67,7 @@ class Process:
 
     def __init__(self, program: Sequence[str], further: Mapping[str, str], folder: str | None = None) -> None:
         environment = {name: value for name, value in os.environ.items() if name not in ("DVC_STAGE", "OSPO_ENGINE")}
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (for as long as the process is asked about)
-        self._process = subprocess.Popen(
-            program, cwd=folder, env=environment | {"OSPO_WORKER": "1", **further}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._errors, text=True, encoding="utf-8", start_new_session=True,
-        )  # fmt: skip
-
-    def send(self, line: str) -> None:
-        """Give it a line."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError, ValueError):
-            self._process.stdin.write(line)
-            self._process.stdin.flush()
+        super().__init__(program, environment | {"OSPO_WORKER": "1", **further}, folder)
 
     def read(self) -> str:
         """Return its next line; an empty text once it has ended. A line that a kill cut short is none."""
@@ -49,22 +75,13 @@ class Process:
         line = self._process.stdout.readline()
         return line if line.endswith("\n") else ""
 
-    def kill(self) -> None:
-        """End the whole group at once."""
-        with contextlib.suppress(OSError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
     def last_words(self) -> str:
         """Return how it ended, and its last line."""
         self.kill()  # what it started may outlive it
-        size = self._errors.seek(0, os.SEEK_END)
-        self._errors.seek(max(0, size - _LAST_BYTES))
-        lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
-        status = self._process.returncode
+        status, line = self._process.returncode, self.last_line()
         how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         how += " (out of memory?)" if status == -signal.SIGKILL else ""
-        return f"{how}; {lines[-1].removeprefix('ospo: ')}" if lines and status >= 0 else how
+        return f"{how}; {line.removeprefix('ospo: ')}" if line and status >= 0 else how
 
 
 def processes(settings: Execution, command: Sequence[str]) -> Pool:

@@ -118,7 +118,7 @@ class Code:
         text, found = path.read_bytes(), {}
         for other, names in _data_files(path.parent):
             if any(f"{quote}{name}{quote}".encode() in text for name in names for quote in "\"'"):
-                found[other.relative_to(self.package).as_posix()] = hashlib.sha256(other.read_bytes()).hexdigest()
+                found[other.relative_to(self.package).as_posix()] = files.sha256_of(other)
         return found
 
     @cached_property
@@ -146,7 +146,7 @@ def of_project(root: Path) -> Code:
 
 @cache
 def _own_hash() -> str:
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    return files.sha256_of(Path(__file__))
 
 
 def _hash_of(content: object) -> str:

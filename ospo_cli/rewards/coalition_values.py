@@ -45,6 +45,21 @@ def takes_parts(reward: JudgedReward, settings: ScoreCoalitions) -> bool:
     return settings.calls == "batched" and reward.takes_parts
 
 
+# Prompt, texts of the parts, bool[coalitions, parts], and where the coalitions' values stand: the first place and the one behind the last.
+Chosen = tuple[str, Sequence[str], NDArray[np.bool_], int, int]
+
+
+def values_by_parts(reward: JudgedReward, chosen: Sequence[Chosen], count: int, is_raw_if_empty: bool = False) -> NDArray[np.float64]:
+    """Return float64[count] the metric of what was chosen, NaN elsewhere."""
+    found = np.full(count, np.nan)
+    if chosen:
+        prompt_ids, parts, present, _, _ = zip(*chosen, strict=True)
+        values = reward.coalition_values(prompt_ids, parts, present, is_raw_if_empty=is_raw_if_empty)
+        places = [np.arange(first, last) for _, _, _, first, last in chosen]
+        found[np.concatenate(places)] = values
+    return found
+
+
 class Draws:
     """The coalitions that are evaluated of each answer; what uses no random number is the same for equal players, and kept."""
 
@@ -117,9 +132,8 @@ class CoalitionTable:
     def _by_parts(self, start: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         # The metric where a coalition's words are those of its segments, NaN where it has to be found by its text; and where the answer
         # has no word too many and none twice, so that no coalition of its segments has.
-        found = np.full(len(self._masks) - start, np.nan)
-        is_plain = np.zeros(len(found), dtype=bool)
-        chosen = []
+        is_plain = np.zeros(len(self._masks) - start, dtype=bool)
+        chosen: list[Chosen] = []
         present_of: dict[tuple[int, str], NDArray[np.bool_]] = {}  # answers of as many segments mostly ask for the same coalitions
         for game, first, last in self._asked:
             own = segment_words(game.completion, game.spans) if last > first else None
@@ -131,14 +145,7 @@ class CoalitionTable:
                     present_of[key] = marks == ord("1")
                 chosen.append((game.prompt_id, segments, present_of[key], first - start, last - start))
                 is_plain[first - start : last - start] = len(own) <= self.settings.length_limit and len(set(own)) == len(own)
-        if chosen:
-            prompt_ids, parts, present, _, _ = zip(*chosen, strict=True)
-            values = self.scorer.reward.coalition_values(prompt_ids, parts, present, is_raw_if_empty=self.settings.empty_value == "query")
-            row = 0
-            for _, _, _, first, last in chosen:
-                found[first:last] = values[row : row + last - first]
-                row += last - first
-        return found, is_plain
+        return values_by_parts(self.scorer.reward, chosen, len(is_plain), self.settings.empty_value == "query"), is_plain
 
     def values_of(self, game: Game, masks: list[str]) -> NDArray[np.float64]:
         """Return v of evaluated coalitions."""

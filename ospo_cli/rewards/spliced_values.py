@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ospo_cli.maths.group_game import GROUP_GAMES, SPLICE, STOPPING, SWAP, Flags, Precedence, continuations
 from ospo_cli.rewards.answers import TextScorer
-from ospo_cli.rewards.coalition_values import takes_parts
+from ospo_cli.rewards.coalition_values import Chosen, takes_parts, values_by_parts
 from ospo_cli.tables.score_coalitions import SPLICED_VALUES
 from ospo_cli.text.coalition_text import Runs, coalition_texts, runs_of, segment_words
 from ospo_cli.text.words import Reader
@@ -120,8 +120,7 @@ class SplicedTable:
 
     def _by_parts(self) -> NDArray[np.float64]:
         # The metric of groups whose texts have the words of their segments, NaN where it has to be found by the text.
-        found = np.full(len(self._texts), np.nan)
-        chosen = []
+        chosen: list[Chosen] = []
         for answers, first, last in self._groups:
             if last > first and all(segment_words(answer.completion, answer.spans) is not None for answer in answers):
                 segments = [answer.completion[begin:end] for answer in answers for begin, end in answer.spans]
@@ -129,14 +128,7 @@ class SplicedTable:
                 sizes = [len(members) for members in self._members[first:last]]
                 present[np.repeat(np.arange(last - first), sizes), np.concatenate(self._members[first:last]).astype(np.int64)] = True
                 chosen.append((answers[0].prompt_id, segments, present, first, last))
-        if chosen:
-            prompt_ids, parts, held, _, _ = zip(*chosen, strict=True)
-            values = self.scorer.reward.coalition_values(prompt_ids, parts, held)
-            row = 0
-            for _, _, _, first, last in chosen:
-                found[first:last] = values[row : row + last - first]
-                row += last - first
-        return found
+        return values_by_parts(self.scorer.reward, chosen, len(self._texts))
 
 
 def _first(kept: Flags, said: Sequence[int], behind: Sequence[int]) -> Flags:

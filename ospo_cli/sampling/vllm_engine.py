@@ -8,10 +8,8 @@ import importlib.util
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ospo_cli.errors import ParameterError, PolicyError, shorten
+from ospo_cli.executors.processes import Program
 from ospo_cli.params.rollout import Rollout, Vllm
 from ospo_cli.policies import lora
 from ospo_cli.policies.folder import LoadedPolicy
@@ -240,8 +239,8 @@ def request_seed(seed: int, row_id: str) -> int:
     return int.from_bytes(hashlib.sha256(f"request|{seed}|{row_id}".encode("utf-8", "surrogatepass")).digest()[:4], "little") >> 1
 
 
-class _Process:
-    """A worker and the lines to and from it; its own session, so that all that it starts ends with it."""
+class _Process(Program):
+    """The engine's process: one answer to each line, within a time."""
 
     def __init__(self, worker: Path, threads: int) -> None:
         python = os.environ.get(PYTHON) or sys.executable
@@ -256,21 +255,10 @@ class _Process:
             "OMP_NUM_THREADS": str(threads),
             "HF_HUB_OFFLINE": "1",
         } | os.environ
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed in end)
         try:
             # -P: the worker's folder holds modules whose names others use too.
-            self._process = subprocess.Popen(
-                [python, "-P", str(worker)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._log,
-                env=environment,
-                text=True,
-                encoding="utf-8",
-                start_new_session=True,
-            )
+            super().__init__([python, "-P", str(worker)], environment)
         except OSError as error:
-            self._log.close()
             raise PolicyError(_WHO, f"the interpreter in {PYTHON} cannot be run", found=error.strerror, expected="a Python") from None
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -279,7 +267,7 @@ class _Process:
         """Return the answer to one line; end the process where there is none in time, or an error."""
         began = time.monotonic()
         # In a thread: a worker that hangs may not read either.
-        threading.Thread(target=self._tell, args=(json.dumps(content) + "\n",), daemon=True).start()
+        threading.Thread(target=self.send, args=(json.dumps(content) + "\n",), daemon=True).start()
         try:
             line = self._lines.get(timeout=timeout_seconds)
         except queue.Empty:
@@ -306,7 +294,7 @@ class _Process:
             if line is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(timeout=5)
-            status, said = self._process.returncode, self._last_words()
+            status, said = self._process.returncode, shorten(self.last_line(), 200)
             self.end()
             found = f"exit status {status}" + (f", {said}" if said else "") if line is None else answer["error"]
             raise PolicyError(
@@ -319,19 +307,11 @@ class _Process:
 
     def end(self) -> None:
         """Kill the process and what it started."""
-        with contextlib.suppress(OSError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._log):
+        self.kill()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
             with contextlib.suppress(OSError, ValueError):
                 if stream is not None:
                     stream.close()
-
-    def _tell(self, line: str) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError, ValueError):  # a worker that is gone has said why, or its exit status does
-            self._process.stdin.write(line)
-            self._process.stdin.flush()
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -339,9 +319,3 @@ class _Process:
             for line in self._process.stdout:
                 self._lines.put(line)
         self._lines.put(None)
-
-    def _last_words(self) -> str:
-        self._log.seek(0, os.SEEK_END)
-        self._log.seek(max(0, self._log.tell() - 4000))
-        lines = self._log.read().decode("utf-8", "replace").strip().splitlines()
-        return shorten(lines[-1], 200) if lines else ""
