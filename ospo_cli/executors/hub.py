@@ -11,6 +11,7 @@ from typing import Any
 
 from ospo_cli.errors import FileError, OspoError, first_line
 from ospo_cli.tables import files
+from ospo_cli.tables.model_folder import PICKLES
 
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -18,7 +19,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILE = re.compile(
     r"1_Pooling/config\.json|[A-Za-z0-9_][\w-]*(\.[\w-]+)*\.(safetensors|json|jinja|txt|model)|LICENSE(\.\w+)?|NOTICE", re.ASCII
 )
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
+_PICKLES = (*PICKLES, ".h5", ".msgpack")
 
 
 def is_name(source: str) -> bool:

@@ -14,12 +14,12 @@ from ospo_cli.errors import PolicyError, first_line
 from ospo_cli.policies import chat_template, small_tokenizer
 from ospo_cli.policies.declarations import CARD as CARD
 from ospo_cli.policies.token_pieces import TokenPieces
+from ospo_cli.tables import model_folder
 from ospo_cli.tables.files import file_hash as file_hash
 from ospo_cli.tables.files import read_json
 
 OPTIMIZER = "optimizer.safetensors"
 WEIGHTS = "model.safetensors"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 @dataclass
@@ -115,25 +115,8 @@ def check_folder(folder: Path, made_by: str = "") -> None:
             remedy=remedy,
         )
     weights = [name for name in names if name.endswith(".safetensors") and name != OPTIMIZER]
-    if not weights:
-        pickles = [name for name in names if name.endswith(_PICKLES)]
-        if pickles:
-            raise PolicyError(
-                folder,
-                "weights in pickle form are refused: loading them can run any code",
-                found=", ".join(pickles),
-                expected="*.safetensors",
-                remedy="convert them with safetensors where you trust them",
-            )
-        raise PolicyError(folder, "policy folder without weights", found=", ".join(names), expected="*.safetensors", remedy=remedy)
+    model_folder.check(folder, names, weights, PolicyError, "policy", remedy)
     _check_weights(folder, weights)
-    for name in ("config.json", "tokenizer_config.json"):
-        if name in names and "auto_map" in read_json(folder / name):
-            raise PolicyError(
-                folder / name,
-                "asks for code from its own folder (auto_map), which is never run",
-                expected="a model type that transformers knows",
-            )
 
 
 def _check_weights(folder: Path, names: list[str]) -> None:

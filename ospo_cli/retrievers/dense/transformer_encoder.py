@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from ospo_cli.errors import ParameterError, RetrievalError, first_line
 from ospo_cli.params.retrieval import Dense
 from ospo_cli.retrievers.dense.vectors import Side, digest, rounded
-from ospo_cli.tables import files
+from ospo_cli.tables import files, model_folder
 
 VERSION = "transformer-encoder-2"
 # Matrix products of one or two rows take another path through BLAS than those of several.
 ROWS = 4
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 # Modules of a sentence-transformers folder that are done here; a projection (Dense) after the pooling is not.
 _KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
 _POOLING_FLAGS = {
@@ -198,24 +197,7 @@ def checked_config(folder: Path) -> dict[str, Any]:
     for name in ("config.json", "tokenizer.json"):
         if name not in names:
             raise RetrievalError(folder, f"encoder folder without {name}", found=", ".join(names) or "nothing", expected=name)
-    if not any(name.endswith(".safetensors") for name in names):
-        pickles = [name for name in names if name.endswith(_PICKLES)]
-        if pickles:
-            raise RetrievalError(
-                folder,
-                "weights in pickle form are refused: loading them can run any code",
-                found=", ".join(pickles),
-                expected="*.safetensors",
-                remedy="convert them with safetensors where you trust them",
-            )
-        raise RetrievalError(folder, "encoder folder without weights", found=", ".join(names), expected="*.safetensors")
-    for name in ("config.json", "tokenizer_config.json"):
-        if name in names and "auto_map" in files.read_json(folder / name):
-            raise RetrievalError(
-                folder / name,
-                "asks for code from its own folder (auto_map), which is never run",
-                expected="a model type that transformers knows",
-            )
+    model_folder.check(folder, names, [name for name in names if name.endswith(".safetensors")], RetrievalError, "encoder")
     if "modules.json" in names:
         for module in files.read_json(folder / "modules.json", kind=list):
             kind = str(module.get("type", "") if isinstance(module, dict) else module).rpartition(".")[2]
