@@ -77,8 +77,8 @@ def plan(
         else:
             found["prepare-data"] = [runner.measured(made_by[0][0], scratch, params)[1]]
         exact = counts(scratch, params)
-        if set(missing) - {"prepare-data"}:
-            why = "--sample asks for it" if sample else rules.refusal(params, layout.root) or None
+        if unmeasured := {*missing} - {"prepare-data"}:
+            why = "--sample asks for it" if sample else rules.refusal(unmeasured, params, layout.root) or None
             if not tell(runs, exact, why):
                 return None
             if why is None:

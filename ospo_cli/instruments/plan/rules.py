@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,13 @@ TEXTS = 8  # distinct texts an answer of four phrases has
 CHARACTERS = 4.0  # of a token
 TAGS, CHAT = 17, 12  # characters of an answer's tags; tokens of a chat format
 BYTES = {"score-queries": 60, "rollout": 230, "segment": 35, "score-coalitions": 480, "attribute": 160, "evaluate": 1500, "report": 25_000}
+BYTES_OF_WEIGHT = {"warm-start": 4, "update": 12}
 
 
-def refusal(params: Params, root: Path) -> str:
+def refusal(stages: Collection[str], params: Params, root: Path) -> str:
     """Return why no rule tells how long these stages take; empty where one does."""
+    if unknown := sorted({*stages} - {*BYTES, *BYTES_OF_WEIGHT}):
+        return f"no rule is known for {unknown[0]}"
     if Path("/dev/nvidia0").exists():
         return "this machine has a GPU"
     if params.rollout.sampler != "transformers":
@@ -65,7 +68,8 @@ def expected(layout: Layout, params: Params, exact: Mapping[str, tuple[int, int,
         + exact[ORACLE][0] * min(settings.oracle_edits, 2) * settings.oracle_words * value,
         "report": 0.5 + params.train.iterations * 0.05,
     }
-    sizes = {stage: exact[stage][0] * size for stage, size in BYTES.items()} | {"warm-start": 4 * trained, "update": 12 * trained}
+    sizes = {stage: exact[stage][0] * size for stage, size in BYTES.items()}
+    sizes |= {stage: size * trained for stage, size in BYTES_OF_WEIGHT.items()}
     units = {stage: exact[stage][1] for stage in seconds} | {"score-coalitions": completions * TEXTS}
     return {
         stage: {
