@@ -91,7 +91,9 @@ def agreement(chosen: Chosen, rewriter: Rewriter, split: str, count: int) -> Val
     prompts = placed.read(PROMPTS, chosen.project).filter(pl.col("split") == split).sort("prompt_id")
     asked = [Asked(query, tuple(history)) for query, history in zip(prompts["query"], prompts["history"].to_list(), strict=True)]
     setup = rewriter.setup
-    ids = [render_prompt(rewriter.policy, user_message(setup.template, one_line(one.query), list(one.history))) for one in asked]
+    queries = setup.spelt([one_line(one.query) for one in asked])
+    messages = [user_message(setup.template, query, list(one.history)) for query, one in zip(queries, asked, strict=True)]
+    ids = [render_prompt(rewriter.policy, message) for message in messages]
     names = [[f"agreement:{one}:{index}" for index in range(count + 1)] for one in prompts["prompt_id"]]
     rows = []
     for start in range(0, len(ids), 64):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ HALF = 9  # place of 50 %, from where one sequence of tests begins
 RIDGE = 100.0
 FOLDS = 5
 FEWEST = 40
+SEQUENCES = 2  # orders of tests, each with its part of the error
+MOST_NEEDED = 20_000
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,37 @@ def fit(dev: Answered, wanted: Wanted, seed: int) -> tuple[Gate, dict[str, Any]]
         "certified": [float(SHARES[place]) for place in sorted(accepted)], "chosen_share": float(SHARES[best]) if is_found else 0.0,
         "dev_loss": [float(each.mean()) if len(each) else None for each in losses], "dev_gain": gains, "p_values": p_values,
     }  # fmt: skip
+    if not accepted:
+        facts["nearest"] = _nearest(losses, len(dev.raw), wanted)
     return replace(made, threshold=float(thresholds[best]) if is_found else None), facts
+
+
+def _nearest(losses: Sequence[Values], dev_queries: int, wanted: Wanted) -> dict[str, Any] | None:
+    """Return the share that the fewest dev queries would certify, if further ones lost as these do; None: none is below the bound.
+
+    Its queries, their mean loss, and the dev queries that are needed: as many times those of now as its losses must be repeated to pass.
+    """
+    found = []
+    for each in losses:
+        if len(each) and each.mean() < wanted.bound:
+            count = next((size for size in _sizes(len(each)) if _would_pass(np.resize(each, size), wanted)), 0)
+            if count:
+                found.append((math.ceil(dev_queries * count / len(each)), len(each), float(each.mean())))
+    if not found:
+        return None
+    return dict(zip(("dev_queries", "queries", "loss"), min(found), strict=True))
+
+
+def _sizes(start: int) -> Iterator[int]:
+    """Yield sizes that grow by a tenth, up to `MOST_NEEDED`."""
+    while start <= MOST_NEEDED:
+        yield start
+        start += max(1, start // 10)
+
+
+def _would_pass(losses: Values, wanted: Wanted) -> bool:
+    level = 1 - wanted.confidence
+    return betting_p(losses, wanted.bound, level) <= level / SEQUENCES
 
 
 def _ridge(features: Values, gains: Values, wanted: Wanted) -> Gate:
@@ -227,11 +260,11 @@ def in_words(gate: Gate) -> Sequence[str]:
     """Return what was found, a line each."""
     facts = gate.facts
     if not facts["certified"]:
-        smallest = min((value for value in facts["dev_loss"] if value is not None), default=0.0)
         lines = [
-            f"nothing is certified: {facts['certified_on']} dev queries show for no share of them that the mean loss stays below "
-            f"{gate.bound:g} with {gate.confidence:.0%} confidence (smallest loss seen: {smallest:.3f}).",
-            "The gate gives the raw query always. Raise --bound, or judge more dev queries.",
+            f"nothing is certified: {facts['certified_on']} of {facts['dev_with_rewrite']} dev queries with a rewrite show for no share of "
+            f"them, with {gate.confidence:.0%} confidence, that rewritten queries lose less than {gate.bound:g} on average.",
+            _needed(facts["nearest"], gate.bound, facts["dev_queries"]),
+            "The gate gives the raw query always.",
         ]
     elif gate.threshold is None:
         lines = [
@@ -259,9 +292,21 @@ def in_words(gate: Gate) -> Sequence[str]:
     return lines
 
 
+def _needed(nearest: dict[str, Any] | None, bound: float, dev_queries: int) -> str:
+    if nearest is None:
+        return f"No share has a mean loss clearly below {bound:g}: more dev queries alone would certify nothing. Raise --bound."
+    return (
+        f"The nearest share is of {nearest['queries']} queries with a mean loss of {nearest['loss']:.3f}: if further queries lose as "
+        f"these do, about {nearest['dev_queries']:,} dev queries are needed ({dev_queries:,} now). Judge more, or raise --bound."
+    )
+
+
 def curve_lines(table: pl.DataFrame) -> list[str]:
     """Return table gate_curve for a terminal: what is gained and harmed by share; the gate's own row is marked."""
-    lines = ["", "rewritten   gain over the raw query     mean loss   better  worse"]
+    lines = [
+        "", "test queries, by the share that is rewritten; they judge the gate, so choose nothing by this table:",
+        "rewritten   gain over the raw query     mean loss   better  worse",
+    ]  # fmt: skip
     for row in table.iter_rows(named=True):
         interval = f"{row['gain']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]"
         mark = "  <- the gate" if row["is_chosen"] else ""

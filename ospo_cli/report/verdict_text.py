@@ -32,7 +32,7 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
         _chosen(summary, what),
         f"Difference to the queries as typed: {signed(difference['mean'])} {interval(difference, with_sign=True)}, "
         f"{p_value(difference['p_value'])} ({what}; over prompts, for this trained policy). "
-        f"So many queries show a difference of {plain(difference['detectable'])} four times in five.",
+        f"With this many queries a true difference of {plain(difference['detectable'])} would be shown four times in five.",
     ]
     text += _sampled(summary)
     if found["other_retrievers"]:

@@ -15,9 +15,12 @@ from ospo_cli.params.whole import Params
 from ospo_cli.policies.folder import content_hash
 from ospo_cli.retrievers.base import Retriever
 from ospo_cli.retrievers.opening import build
+from ospo_cli.rewriting import gate as gates
 from ospo_cli.rewriting.setup import CARD, Setup, gate_path, of_card, of_project
 from ospo_cli.tables import files, placed
 from ospo_cli.tables.prepared import DOCUMENTS
+
+_UNGATED = ": do not switch it on without a gate"
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def choose(project: Path, policy: str, threads: int = 0) -> Chosen:
     has_card = folder is not None and (folder / CARD).is_file()
     if has_card and not layout.params.is_file():
         assert folder is not None
-        return Chosen(folder, _with(of_card(folder), threads), "", None, None)
+        return Chosen(folder, _with(of_card(folder), threads), "", None, None, _with_gate(Chosen.why, folder, None))
     if folder is not None and not layout.params.is_file():
         raise PolicyError(
             folder, f"has no {CARD}, and there is no params.yaml here", expected="one of them, for the template and the composition",
@@ -71,11 +74,12 @@ def choose(project: Path, policy: str, threads: int = 0) -> Chosen:
     params, why = whole.load(layout.params), Chosen.why
     if folder is None:
         number, why = (int(policy), why) if policy else by_default(layout)
-        if not policy:
-            sys.stderr.write(f"policy {number:03d}: {why}\n")
         folder, made_by = layout.policy(number), f"ospo update --iter {number}" if number else "ospo warm-start"
     else:
         made_by = ""
+    why = _with_gate(why, folder, layout)
+    if not policy:
+        sys.stderr.write(f"policy {folder.name}: {why}\n")
     own = of_project(params)
     setup = dataclasses.replace(of_card(folder), threads=own.threads, batch_size=own.batch_size) if has_card else own
     return Chosen(folder, _with(setup, threads), made_by, layout, params, why)
@@ -109,8 +113,14 @@ def _evaluated(layout: Layout, last: int, summary: dict[str, Any], choice: dict[
     if choice["best"] != best:
         why += ", where nothing beats the queries as typed"
     if summary["against_raw_query"]["answer"] == "worse":
-        why += f"; on {summary['split']} queries it finds less than they do as typed: do not switch it on without a gate"
+        why += f"; on {summary['split']} queries it finds less than they do as typed" + _UNGATED
     return number, why + (f"; {last:03d} is not evaluated" if f"policy-{last:03d}" not in weights else "")
+
+
+def _with_gate(why: str, folder: Path, project: Layout | None) -> str:
+    """Return why this policy, and in the place of advice to make a gate what the gate does that is in force."""
+    gate = gates.told(gate_path(folder, project), lambda: content_hash(folder))
+    return f"{why.replace(_UNGATED, '')}; {gate}" if gate else why
 
 
 def _with(setup: Setup, threads: int) -> Setup:

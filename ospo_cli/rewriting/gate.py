@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ospo_cli.errors import PolicyError
+from ospo_cli.errors import OspoError, PolicyError
 from ospo_cli.rewriting.search_signs import SEARCH_FEATURES
 from ospo_cli.tables import files
 
@@ -119,6 +119,23 @@ def load(path: Path) -> Gate | None:
         raise PolicyError(path, "holds a field that is not what it should be", expected="what `ospo gate` writes", remedy=_REMEDY)
     fields = ("policy", "retriever", "centre", "scale", "weights", "threshold", "bound", "confidence", "facts")
     return Gate(**{name: found[name] for name in fields})
+
+
+def told(path: Path, policy_hash: Callable[[], str]) -> str:
+    """Return in a few words what the gate of a policy does to queries; empty where it has none. A damaged one is said by `read`."""
+    try:
+        gate = load(path)
+    except OspoError:
+        return ""
+    if gate is None or gate.policy != policy_hash():
+        return ""
+    if gate.threshold is None:
+        return "gate: rewrites nothing"
+    gated, queries = gate.facts.get("gated"), gate.facts.get("test_queries")
+    if not isinstance(gated, dict) or len(figures := _numbers([queries, *map(gated.get, ("rewritten", "gain", "low", "high"))])) != 5:
+        return f"gate: mean loss of rewritten queries below {gate.bound:g} with {gate.confidence:.0%} confidence"
+    of, rewritten, gain, low, high = figures
+    return f"gate: rewrites {rewritten / max(1, of):.0%} of test queries, {gain:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _numbers(values: object) -> list[float]:

@@ -119,6 +119,28 @@ def test_without_a_signal_and_with_harm_nothing_is_certified_and_the_raw_query_s
     assert lines[0].startswith("nothing is certified")
 
 
+def test_what_would_certify_is_said_in_dev_queries_and_does_certify():
+    draw = np.random.default_rng(2)
+    dev = dataclasses.replace(queries(draw, 60), is_open=np.full(60, True))
+    dev = dataclasses.replace(dev, rewritten=np.where(np.arange(60) % 9 == 0, dev.raw - 0.2, dev.raw + 0.1))
+    wanted = Wanted("p", "", 0.05, 0.9)
+    made, facts = fit(dev, wanted, 0)
+    nearest = facts["nearest"]
+    assert not facts["certified"]
+    assert 60 < nearest["dev_queries"] < 2000
+    assert nearest["queries"] <= facts["certified_on"] == 30
+    said = in_words(dataclasses.replace(made, facts=facts | outcome(dev, made, 0)))[1]
+    assert f"{nearest['queries']} queries with a mean loss of {nearest['loss']:.3f}" in said
+    assert f"about {nearest['dev_queries']:,} dev queries are needed (60 now)" in said
+    times = math.ceil(nearest["dev_queries"] / 60)
+    longer = {name: np.concatenate([getattr(dev, name)] * times) for name in ("features", "raw", "rewritten", "is_open")}
+    assert fit(Answered(**longer), wanted, 0)[1]["certified"]
+    harmed = dataclasses.replace(dev, rewritten=dev.raw - 0.2)
+    made, facts = fit(harmed, wanted, 0)
+    assert facts["nearest"] is None
+    assert "more dev queries alone would certify nothing" in in_words(dataclasses.replace(made, facts=facts | outcome(dev, made, 0)))[1]
+
+
 def test_the_curve_ends_at_all_rewrites_and_marks_the_gate():
     draw = np.random.default_rng(3)
     made, _ = fit(queries(draw, 600), Wanted("p", "", 0.03, 0.9), 0)
@@ -130,7 +152,7 @@ def test_the_curve_ends_at_all_rewrites_and_marks_the_gate():
     assert table.row(0, named=True)["gain"] == 0.0
     (chosen,) = table.filter(pl.col("is_chosen")).iter_rows(named=True)
     assert chosen["gain"] == pytest.approx(outcome(test, made, 0)["gated"]["gain"])
-    assert len(instrument.curve_lines(table)) == table.height + 2
+    assert len(instrument.curve_lines(table)) == table.height + 3
 
 
 def made_for(policy, threshold, retriever=""):

@@ -1,5 +1,6 @@
 """Which policy rewrites, and how it is asked."""
 
+import dataclasses
 import json
 import shutil
 
@@ -10,9 +11,11 @@ from ospo_cli.layout import Layout
 from ospo_cli.params import written
 from ospo_cli.policies.folder import content_hash
 from ospo_cli.rewriting import chosen, setup
+from ospo_cli.rewriting import gate as gates
 from ospo_cli.tables import files
 from ospo_cli.text.prompt_template import user_message
 from tests.policies.tiny import tiny_params, write_project
+from tests.rewriting.scripted import gate_of_words
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,28 @@ def test_a_choice_that_harms_or_is_older_than_the_last_policy_says_so(own):
         ["the best on 64 dev queries, where nothing beats the queries as typed",
          "on test queries it finds less than they do as typed: do not switch it on without a gate", "002 is not evaluated"],
     )  # fmt: skip
+
+
+def test_where_a_gate_is_in_force_what_it_does_is_said_in_the_place_of_advice(own, capsys):
+    evaluated(own, against_raw_query={"answer": "worse"})
+    weights = content_hash(own.policy(0))
+    gated = {"rewritten": 38, "gain": 0.015, "low": -0.003, "high": 0.036}
+    gate = dataclasses.replace(gate_of_words(weights, 2.0), facts={"test_queries": 100, "gated": gated})
+    harms = "the best on 64 dev queries; on test queries it finds less than they do as typed"
+    for written_gate, said in (
+        (gate, f"{harms}; gate: rewrites 38% of test queries, +0.015 [-0.003, +0.036]"),
+        (dataclasses.replace(gate, facts={}), f"{harms}; gate: mean loss of rewritten queries below 0.05 with 90% confidence"),
+        (dataclasses.replace(gate, threshold=None), f"{harms}; gate: rewrites nothing"),
+        (dataclasses.replace(gate, policy="another"), f"{harms}: do not switch it on without a gate"),
+    ):
+        gates.write(own.gates("000.json"), written_gate)
+        assert chosen.choose(own.root, "").why == said
+        assert capsys.readouterr().err == f"policy 000: {said}\n"
+    gates.write(own.gates("000.json"), gate)
+    assert chosen.choose(own.root, "0").why == "named by --policy; gate: rewrites 38% of test queries, +0.015 [-0.003, +0.036]"
+    assert capsys.readouterr().err == ""
+    own.gates("000.json").write_text("{")
+    assert chosen.choose(own.root, "").why.endswith("without a gate")
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,13 @@ from concurrent.futures import Executor
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ospo_cli.errors import shorten
 from ospo_cli.instruments.serve import metrics as counting
@@ -63,8 +65,8 @@ class Service:
             Route("/metrics", self.metrics_text, methods=["GET"]),
         ]
         # Without a token a page in the browser of this machine must not get in under a name of its own (DNS rebinding).
-        guard = [] if self.settings.token else [Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, self.settings.host])]
-        return Starlette(routes=routes, middleware=guard, lifespan=self._lifespan)
+        guard = [] if self.settings.token else [Middleware(_KnownHosts, hosts=[*LOOPBACK, self.settings.host])]
+        return Starlette(routes=routes, middleware=guard, lifespan=self._lifespan, exception_handlers={HTTPException: _refusal})
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -149,9 +151,38 @@ class Service:
         if "query" in content:
             return [_one(content)], True
         many = content["queries"]
-        if not isinstance(many, list) or len(many) > self.settings.queries_per_request:
-            raise Refused(400, f"queries is no list of at most {self.settings.queries_per_request}")
+        if not isinstance(many, list):
+            raise Refused(400, "queries is no list")
+        if len(many) > self.settings.queries_per_request:
+            raise Refused(400, f"found {len(many)} queries, expected at most {self.settings.queries_per_request} (--most)")
         return [_one(one if isinstance(one, dict) else {"query": one}) for one in many], False
+
+
+class _KnownHosts:
+    """Lets requests in that name one of these hosts, as Starlette's middleware reads a host; that one answers others by plain text."""
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        known = False
+
+        async def let_in(*_: object) -> None:
+            nonlocal known
+            known = True
+
+        async def drop(_: Message) -> None:
+            pass
+
+        await TrustedHostMiddleware(let_in, self.hosts, www_redirect=False)(scope, receive, drop)
+        await (self.app if known else JSONResponse({"error": "the header Host names another machine"}, 400))(scope, receive, send)
+
+
+async def _refusal(_: Request, error: Exception) -> Response:
+    """Answer what no route takes: 404, 405."""
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 def _one(content: dict[str, Any]) -> Asked:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from ospo_cli.instruments.serve.metrics import Metrics
 from ospo_cli.instruments.serve.settings import Settings
+from ospo_cli.rewriting.decision import refused
 from ospo_cli.rewriting.rewriter import Asked, Rewrite, raw
 
 DEADLINE = "deadline"
@@ -101,7 +102,9 @@ class Batcher:
             await self._work
 
     async def rewrite(self, asked: Asked, until: float) -> Rewrite:
-        """Return the rewrite, or the raw query where it cannot be had by `until` (of `time.monotonic`)."""
+        """Return the rewrite, or the raw query where it cannot be had by `until` (of `time.monotonic`) or the policy is not asked."""
+        if why := refused(asked.query):
+            return raw(asked, why)
         if (known := self._known.get(asked)) is not None:
             self._known.move_to_end(asked)
             self.metrics.cache_hits += 1

@@ -5,12 +5,18 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ospo_cli.errors import OspoError
 from ospo_cli.instruments.serve.settings import Settings
 from ospo_cli.rewriting.chosen import choose
+
+if TYPE_CHECKING:
+    from ospo_cli.instruments.serve.batching import Pace
+    from ospo_cli.rewriting.rewriter import Rewriter
 
 TOKEN = "OSPO_SERVE_TOKEN"  # noqa: S105  (the name of a variable)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -18,6 +24,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _CONNECTIONS = 4096
 # Longer than uvicorn's 5 s, which are also httpx's: a client that takes a resting connection as the service closes it meets an error.
 _REST_SECONDS = 30
+_WARMING = (1, 8)  # queries of batches that say, before the first request, how many fit into a deadline
 
 
 def execute(project: Path, policy: str, threads: int, settings: Settings) -> None:
@@ -37,20 +44,34 @@ def execute(project: Path, policy: str, threads: int, settings: Settings) -> Non
     import uvicorn
 
     from ospo_cli.instruments.serve.application import Service
-    from ospo_cli.rewriting.rewriter import Asked, Rewriter
+    from ospo_cli.rewriting.rewriter import Rewriter
 
     # One thread opens the policy and asks it: PyTorch keeps its number of threads for each thread apart.
     with ThreadPoolExecutor(1, thread_name_prefix="policy") as thread:
         chosen = choose(project, policy, threads)
         rewriter = thread.submit(Rewriter.opened, chosen).result()
-        thread.submit(rewriter.rewrite, [Asked("a")]).result()  # the first one takes longest
         service = Service(rewriter.rewrite, (rewriter.policy.content_hash, chosen.folder.name, chosen.why), settings, thread)
+        thread.submit(warm, rewriter, service.batcher.pace).result()
         sys.stderr.write(f"ospo serve: policy {rewriter.policy.folder} on http://{settings.host}:{settings.port}/rewrite\n")
         uvicorn.run(
             service.application(), host=settings.host, port=settings.port, log_level="warning", access_log=False,
             limit_concurrency=_CONNECTIONS, server_header=False, timeout_graceful_shutdown=5,
             timeout_keep_alive=_REST_SECONDS,
         )  # fmt: skip
+
+
+def warm(rewriter: Rewriter, pace: Pace) -> None:
+    """Ask the policy, and the search engine where the gate does, before anyone waits; `pace` is told what two batches take."""
+    from ospo_cli.rewriting.rewriter import Asked
+    from ospo_cli.rewriting.search_signs import search_features
+
+    rewriter.rewrite([Asked("a")])  # the first one takes longest
+    if rewriter.engine is not None:
+        search_features(rewriter.engine, ["a"], ["a b"])
+    for size in _WARMING:
+        began = time.monotonic()
+        rewriter.rewrite([Asked(f"a {index}") for index in range(size)])
+        pace.observe(size, time.monotonic() - began)
 
 
 def token() -> str:

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from starlette.testclient import TestClient
@@ -16,6 +17,7 @@ from ospo_cli.instruments.serve.application import Service
 from ospo_cli.instruments.serve.batching import REMEMBERED_CHARACTERS, Batcher, Pace
 from ospo_cli.instruments.serve.metrics import Histogram, Metrics
 from ospo_cli.instruments.serve.settings import Settings
+from ospo_cli.retrievers.base import NOTHING
 from ospo_cli.rewriting.rewriter import Asked, Rewrite, Rewriter
 from tests.rewriting.scripted import SETUP
 from tests.rewriting.test_rewriter import HOSTILE
@@ -193,12 +195,35 @@ def test_a_body_that_asks_nothing_is_refused_with_a_reason_and_the_service_goes_
     assert post(client, {"query": "coat"}).json()["why"] == "rewritten"
 
 
-def test_other_methods_paths_and_kinds_of_content_are_refused(opened):
+def test_other_methods_paths_hosts_and_kinds_of_content_are_refused_by_json(opened):
     client = opened()
-    assert client.get("/rewrite").status_code == 405
-    assert client.get("/").status_code == 404
-    assert client.post("/rewrite", content=b'{"query": "a"}', headers={"Content-Type": "text/plain"}).status_code == 415
-    assert opened(base_url="http://evil.example").get("/health").status_code == 400
+    plain = client.post("/rewrite", content=b'{"query": "a"}', headers={"Content-Type": "text/plain"})
+    answers = [client.get("/rewrite"), client.get("/"), plain, opened(base_url="http://evil.example").get("/health")]
+    assert [answer.status_code for answer in answers] == [405, 404, 415, 400]
+    assert [list(answer.json()) for answer in answers] == [["error"]] * 4
+    assert answers[0].headers["allow"] == "POST"
+    assert opened(base_url="http://[::1]:8017").get("/health").status_code == 200
+
+
+def test_too_many_queries_are_counted_and_the_option_is_named(opened):
+    answer = post(opened(), {"queries": ["a"] * 65})
+    assert (answer.status_code, answer.json()) == (400, {"error": "found 65 queries, expected at most 64 (--most)"})
+
+
+def test_what_the_policy_is_not_asked_for_waits_for_nothing(opened, answering):
+    client = opened(deadline_seconds=0.0, queue=1)
+    found = post(client, {"queries": ["", "   ", "a" * 4097]}).json()["rewrites"]
+    assert [(one["why"], one["engine_query"]) for one in found] == [("empty", ""), ("empty", "   "), ("too long", "a" * 4097)]
+    assert answering.batches == []
+
+
+def test_before_it_listens_policy_and_engine_are_asked_and_the_pace_is_known(tiny_policy):
+    rewriter, pace, asked = Rewriter(tiny_policy, SETUP), Pace(), []
+    rewriter.engine = SimpleNamespace(rank=lambda texts, pools, depth: asked.append(texts) or [NOTHING] * len(texts))
+    command.warm(rewriter, pace)
+    assert ["a"] in asked
+    assert pace.largest(1e-9, 64) == 1
+    assert pace._weight > 1
 
 
 def test_with_a_token_only_who_shows_it_is_answered(opened):
