@@ -13,16 +13,18 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ospo_cli.errors import OspoError
+from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
-from ospo_cli.maths.risk_control import betting_p, passed
+from ospo_cli.maths.risk_control import FEWEST_QUERIES, betting_p, passed
 from ospo_cli.maths.statistics import Resamples
 from ospo_cli.rewards.opening import open_reward
 from ospo_cli.rewriting import gate as gates
 from ospo_cli.rewriting.chosen import Chosen, choose
 from ospo_cli.rewriting.gate import Gate, expanded, feature_names
 from ospo_cli.rewriting.rewriter import Asked, Rewriter, known_features
+from ospo_cli.sources.base import MORE_QUERIES
 from ospo_cli.stages.evaluate import choosing_prompts
-from ospo_cli.tables import parquet, placed
+from ospo_cli.tables import files, parquet, placed
 from ospo_cli.tables.gate import GATE_CURVE
 from ospo_cli.tables.prepared import PROMPTS
 
@@ -31,7 +33,6 @@ SHARES = np.round(np.arange(0.05, 1.0001, 0.05), 2)  # of the queries, that are 
 HALF = 9  # place of 50 %, from where one sequence of tests begins
 RIDGE = 100.0
 FOLDS = 5
-FEWEST = 40
 SEQUENCES = 2  # orders of tests, each with its part of the error
 MOST_NEEDED = 20_000
 
@@ -93,9 +94,11 @@ def execute(
         rewriter.engine = chosen.engine(name, "ospo gate")
     dev, test = (answered(chosen, rewriter, split, name) for split in ("dev", "test"))
     for split, found in (("dev", dev), ("test", test)):
-        if found.is_open.sum() < FEWEST:
-            count = int(found.is_open.sum())
-            raise OspoError("ospo gate", f"too few {split} queries with a rewrite", found=count, expected=f"at least {FEWEST}")
+        if found.is_open.sum() < FEWEST_QUERIES:
+            raise OspoError(
+                "ospo gate", f"too few {split} queries with a rewrite", found=f"{found.is_open.sum()} of {len(found.raw)}",
+                expected=f"at least {FEWEST_QUERIES}", remedy=_more_queries(chosen.project),
+            )  # fmt: skip
     seed, number = chosen.params.train.seed, chosen.folder.name
     wanted = Wanted(rewriter.policy.content_hash, name if looks_at_lists else "", bound, confidence)
     made, facts = fit(dev, wanted, seed)
@@ -105,6 +108,12 @@ def execute(
     gates.write(path, made)
     parquet.write(table, path.with_name(f"{number}_curve.parquet"), GATE_CURVE)
     return made, table, path
+
+
+def _more_queries(project: Layout) -> str:
+    path = project.prepared("card.json")
+    known = files.read_json(path).get(MORE_QUERIES) if path.is_file() else ""
+    return known or "judge more queries, or raise prepare_data.dev_share and test_share"
 
 
 def answered(chosen: Chosen, rewriter: Rewriter, split: str, retriever: str) -> Answered:

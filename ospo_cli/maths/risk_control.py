@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ospo_cli.errors import OspoError
 
 Values = NDArray[np.float64]
+FEWEST_QUERIES = 40  # with a rewrite, in dev and in test: on fewer no gate is made
 
 
 def betting_p(losses: Values, bound: float, level: float = 0.1) -> float:
@@ -44,6 +45,18 @@ def betting_p(losses: Values, bound: float, level: float = 0.1) -> float:
     bets = np.minimum(np.sqrt(2 * np.log(1 / level) / (n * before)), 1.0)
     capital = np.cumsum(np.log1p(-bets * (losses - bound)))
     return float(np.exp(-max(float(capital.max()), 0.0)))
+
+
+def fewest_without_loss(bound: float, level: float) -> int:
+    """Return of how many queries, none of which loses, a gate can be certified: one half certifies, in two sequences of tests (`passed`).
+
+    >>> [fewest_without_loss(bound, 0.1) for bound in (0.05, 0.1, 0.2)]
+    [126, 64, 34]
+    """
+    half = 1
+    while betting_p(np.zeros(half), bound, level) > level / 2:
+        half += 1
+    return 2 * half
 
 
 def passed(p_values: Sequence[float], sequences: Sequence[Sequence[int]], delta: float) -> list[int]:

@@ -11,6 +11,7 @@ import polars as pl
 
 from ospo_cli.params.prepare_data import PrepareData
 
+MORE_QUERIES = "more dev and test queries"  # in a source's card: what would give more of them, where they are few for a gate
 DOCUMENT_COLUMNS: dict[str, Any] = {"doc_id": pl.String, "title": pl.String, "category": pl.String}
 PROMPT_COLUMNS: dict[str, Any] = {"prompt_id": pl.String, "split": pl.String, "query": pl.String, "history": pl.List(pl.String)}
 QREL_COLUMNS: dict[str, Any] = {"prompt_id": pl.String, "doc_id": pl.String, "relevance": pl.Float64}

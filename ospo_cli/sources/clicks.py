@@ -11,8 +11,8 @@ from ospo_cli.errors import ParameterError, SourceError
 from ospo_cli.maths.click_models import MODELS, ClickCounts, Relevance, movement
 from ospo_cli.maths.seeding import uniforms
 from ospo_cli.params.prepare_data import PrepareData
-from ospo_cli.sources import columns, files, tables
-from ospo_cli.sources.base import SourceData
+from ospo_cli.sources import click_queries, columns, files, tables
+from ospo_cli.sources.base import MORE_QUERIES, SourceData
 from ospo_cli.tables import spellings
 
 NEEDED = ("query", "product_id", "position", "clicked")
@@ -20,6 +20,10 @@ OPTIONAL = ("purchased", "dwell", "day")
 REMEDY = (
     "needed are products (product_id, title, any text columns) and clicks (query, product_id, position, clicked); "
     "docs/own-data.md has examples"
+)
+OTHER_DAYS = (
+    "impressions outside of their query's days (train queries are judged by days before first_test_day, dev and test queries by those "
+    "from it on)"
 )
 WORDS = {"1": True, "true": True, "1.0": True, "0": False, "false": False, "0.0": False}
 TEST_SHARE = 0.2  # of the impressions, where no first test day is given
@@ -44,7 +48,7 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     log, names = _log(paths[1], params)
     first_day, share = _first_test_day(log, names, paths[1], params)
     summed = _summed(log, first_day, paths[1])
-    _check(summed, paths[1])
+    _check(summed, log, paths[1], params.clicks.event)
     splits = _splits(summed, params, seed)
     kept, counts = _kept(summed.join(splits, on="key", how="left"), documents, params, bool(first_day))
     if not kept.height:
@@ -59,11 +63,22 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     period = "no column day: queries of all splits are judged by the same time, so what changes with time is not seen"
     if first_day:
         period = f"train queries are judged by days before {first_day}, the others from it on ({share:.0%} of the impressions)"
+    asked = int((splits["key"] != "").sum())
+    judged = click_queries.judged(kept, params.clicks.minimum_impressions)
+    counts |= click_queries.left_out(kept, judged, asked)
+    few, remedy = "", ""
+    if click_queries.are_few(judged):
+        usual = log.join(documents.lazy().select("doc_id"), on="doc_id", how="semi").join(splits.lazy(), on="key")
+        remedy = click_queries.remedy(usual, params, first_day, paths[1])
+        few = click_queries.warning(judged, remedy)
+    said = [period, click_queries.in_words(judged, counts, asked, params.clicks.minimum_impressions)]
+    said += [note for _, of_fit in parts for note in of_fit] + [few] * bool(few)
     card = {
         "licence": tables.licence_of(place),
         "inputs": files.hashes(paths, place),
         "counts": counts,
-        "notes": notes + [f"prepare_data.clicks: {note}" for note in (period, *(note for _, said in parts for note in said))],
+        "notes": notes + [f"prepare_data.clicks: {note}" for note in said],
+        MORE_QUERIES: remedy,
     }
     return SourceData(documents, prompts, qrels, card=card)
 
@@ -87,6 +102,7 @@ def _log(path: Path, params: PrepareData) -> tuple[pl.LazyFrame, list[str]]:
         columns.stripped(pl.col("product_id").cast(pl.String)).alias("doc_id"),
         pl.col("position").cast(pl.Int64, strict=False).alias("position"), hit.alias("hit"),
         (pl.col("day").cast(pl.String) if "day" in names else pl.lit("")).alias("day"),
+        *(pl.col(name).cast(pl.String).alias(f"written {name}") for name in ("position", "product_id", settings.event)),
     ), names  # fmt: skip
 
 
@@ -106,9 +122,10 @@ def _first_test_day(log: pl.LazyFrame, names: list[str], path: Path, params: Pre
     days = files.collect(log.group_by("day").agg(pl.len()), path).sort("day")
     if days["day"].null_count():
         raise SourceError(f"{path}: column day", "has empty rows", found=f"{days['len'][0]:,} of them", expected="a day in every row")
-    odd = days.filter(~pl.col("day").str.contains(r"^\d{4}-\d{2}-\d{2}"))
-    if odd.height:  # their order as text would be no order of time
-        raise SourceError(f"{path}: column day", "is no date", found=odd["day"][0], expected="YYYY-MM-DD")
+    is_odd = ~pl.col("day").str.contains(r"^\d{4}-\d{2}-\d{2}")
+    if days.filter(is_odd).height:  # their order as text would be no order of time
+        row, found = _first_row(log, is_odd, path, "day")
+        raise SourceError(f"{path}: row {row}, column day", "is no date", found=found, expected="YYYY-MM-DD")
     total = int(days["len"].sum())
     late = days.with_columns(share=pl.col("len").reverse().cum_sum().reverse() / total)
     if not given:
@@ -136,20 +153,29 @@ def _summed(log: pl.LazyFrame, first_day: str, path: Path) -> pl.DataFrame:
     ).sort("key", "doc_id", "position", "is_late")
 
 
-def _check(summed: pl.DataFrame, path: Path) -> None:
-    for wrong, column, expected in (
-        ((pl.col("position").is_null()) | (pl.col("position") < 1), "position", "whole numbers from 1"),
-        (pl.col("position") > 10_000, "position", "at most 10,000"),
-        (pl.col("unclear") > 0, "clicked, or purchased", "0 or 1, true or false"),
-        (pl.col("doc_id").is_null() | (pl.col("doc_id") == ""), "product_id", "an id in every row"),
+def _check(summed: pl.DataFrame, log: pl.LazyFrame, path: Path, event: str) -> None:
+    position = pl.col("position")
+    for wrong, column, problem, expected in (
+        (position.is_null() | (position < 1), "position", "is no place in a list", "a whole number from 1"),
+        (position > 10_000, "position", "is no place in a list", "at most 10,000"),
+        (pl.col("hit").is_null(), event, "is neither true nor false", "0 or 1, true or false"),
+        (pl.col("doc_id").fill_null("") == "", "product_id", "no id", "an id in every row"),
     ):
-        found = summed.filter(wrong)
-        if found.height:
-            key, document, position = found.select("key", "doc_id", "position").row(0)
-            raise SourceError(
-                f"{path}: column {column}", "has values that are none", found=f"query {key!r}, product {document}, position {position}",
-                expected=expected,
-            )  # fmt: skip
+        if summed.filter(pl.col("unclear") > 0 if column == event else wrong).height:
+            row, found = _first_row(log, wrong, path, f"written {column}")
+            raise SourceError(f"{path}: row {row}, column {column}", problem, found=found, expected=expected)
+    if summed["hits"].sum() == summed["shown"].sum():
+        raise SourceError(
+            f"{path}: column {event}", "no row has 0, as if every place were looked at", found=f"1 in {summed['shown'].sum():,.0f} rows",
+            expected="a row for each product that was shown, clicked or not",
+        )  # fmt: skip
+
+
+def _first_row(log: pl.LazyFrame, wrong: pl.Expr, path: Path, column: str) -> tuple[int, str]:
+    """Return the first row with a fault, from 1, and what is written there."""
+    found = files.collect(log.with_row_index("row", offset=1).filter(wrong).select("row", column).bottom_k(1, by="row"), path)
+    row, written = found.row(0)
+    return row, written or "nothing"
 
 
 def _splits(summed: pl.DataFrame, params: PrepareData, seed: int) -> pl.DataFrame:
@@ -169,7 +195,7 @@ def _kept(summed: pl.DataFrame, documents: pl.DataFrame, params: PrepareData, ha
     kept = summed.filter(pl.col("key").fill_null("") != "").join(documents.select("doc_id"), on="doc_id", how="semi")
     if has_days:
         own = pl.col("is_late") == (pl.col("split") != "train")
-        counts["impressions outside of their query's days"] = int(kept.filter(~own)["shown"].sum())
+        counts[OTHER_DAYS] = int(kept.filter(~own)["shown"].sum())
         kept = kept.filter(own)
     kept = kept.with_columns(pl.col("is_late").fill_null(False), pl.col("shown").sum().over("key", "doc_id", "is_late").alias("of_item"))
     few = kept["of_item"] < params.clicks.minimum_impressions

@@ -18,6 +18,7 @@ from ospo_cli.instruments.rewrite.command import Request
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.params.retrieval import Retrieval
+from ospo_cli.params.whole import Params
 from ospo_cli.retrievers.opening import build
 from ospo_cli.rewriting import gate as gates
 from ospo_cli.rewriting.chosen import Chosen
@@ -25,7 +26,8 @@ from ospo_cli.rewriting.gate import POLICY_FEATURES, Gate, feature_names
 from ospo_cli.rewriting.rewriter import Asked, Rewriter
 from ospo_cli.rewriting.search_signs import SEARCH_FEATURES, search_features
 from ospo_cli.rewriting.setup import GATE
-from ospo_cli.tables import parquet
+from ospo_cli.sources.base import MORE_QUERIES
+from ospo_cli.tables import files, parquet
 from ospo_cli.tables.gate import GATE_CURVE
 from tests.pipeline import miniature
 from tests.policies.tiny import write_tiny_policy
@@ -214,6 +216,20 @@ def test_few_queries_and_a_folder_without_a_project_are_one_line(tiny_policy, tm
     monkeypatch.setattr(instrument, "choose", lambda project, policy: Chosen(tmp_path, SETUP, "", None, None))
     with pytest.raises(OspoError, match="has no project"):
         instrument.execute(tmp_path, "", 0.05, 0.9)
+
+
+@pytest.mark.parametrize(("card", "remedy"), [({MORE_QUERIES: "set that"}, "set that"), ({MORE_QUERIES: ""}, "judge more"), ({}, "judge")])
+def test_a_refusal_of_few_queries_says_what_prepare_data_found_to_do(tmp_path, monkeypatch, card, remedy):
+    layout = Layout(tmp_path)
+    layout.prepared("card.json").parent.mkdir(parents=True)
+    files.write_json(layout.prepared("card.json"), card)
+    few = instrument.Answered(np.zeros((31, 1)), np.zeros(31), np.zeros(31), np.arange(31) > 0)
+    monkeypatch.setattr(instrument, "choose", lambda project, policy: Chosen(tmp_path, SETUP, "", layout, Params()))
+    monkeypatch.setattr(instrument.Rewriter, "opened", lambda chosen, with_gate: None)
+    monkeypatch.setattr(instrument, "answered", lambda *arguments: few)
+    message = rf"too few dev queries with a rewrite: found 30 of 31, expected at least 40; {remedy}"
+    with pytest.raises(OspoError, match=message):
+        instrument.execute(tmp_path, "", 0.05, 0.9, looks_at_lists=False)
 
 
 def test_result_lists_say_how_sure_they_are_and_how_far_they_agree():

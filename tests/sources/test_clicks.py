@@ -1,5 +1,7 @@
 """A click log becomes judgments: whose relevance is known, whose days part train from test, and whose faults are named."""
 
+import re
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,6 +9,7 @@ from scipy.stats import spearmanr
 
 from ospo_cli.errors import OspoError
 from ospo_cli.params.prepare_data import Clicks, PrepareData
+from ospo_cli.sources.base import MORE_QUERIES
 from ospo_cli.stages.prepare_data import prepare
 from tests.sources.own_data import PRODUCTS, read, write
 
@@ -131,6 +134,43 @@ def test_rare_and_unknown_products_are_left_out_and_counted(tmp_path):
     assert [count for reason, count in data.card["counts"].items() if "too rarely" in reason] == [1]
 
 
+def sparse(folder, queries=600, days=20):
+    """Write a log in which query i of 600 is typed 1 + 4000/(i + 40) times, a product with one click and one without each time."""
+    typed = [1 + 4000 // (query + 40) for query in range(queries)]
+    rows = [
+        (f"query {query}", product, place, int(product == "007"), f"2026-01-{1 + (view + query) % days:02d}")
+        for query, count in enumerate(typed) for view in range(count) for place, product in enumerate(("007", "12"), 1)
+    ]  # fmt: skip
+    write(folder / "products.csv", PRODUCTS)
+    write(folder / "clicks.parquet", pl.DataFrame(rows, schema=["query", "product_id", "position", "clicked", "day"], orient="row"))
+    return folder
+
+
+SHARES = {"dev_share": 0.3, "test_share": 0.3}
+
+
+def test_queries_of_the_log_are_counted_and_a_setting_that_is_named_gives_what_it_says(tmp_path):
+    card = read(sparse(tmp_path), "clicks", **SHARES).card
+    (said,) = [note for note in card["notes"] if "queries in the log" in note]
+    asked, judged, train, dev, test, rare = map(int, re.findall(r"\d+", said)[:6])
+    assert (asked, train + dev + test, asked - judged) == (600, judged, rare)
+    assert dev < 64 > test
+    assert any(f"warning: {dev} dev and {test} test queries are few" in note for note in card["notes"])
+    name, value, *numbers = re.search(
+        r"set prepare_data\.clicks\.(\w+): (\S+) \((\d+) train, (\d+) dev, (\d+) test\)", card[MORE_QUERIES]
+    ).groups()
+    again = read(tmp_path, "clicks", clicks=Clicks(**{name: int(value) if value.isdigit() else value}), **SHARES)
+    found = dict(again.prompts["split"].value_counts().iter_rows())
+    assert [found[split] for split in ("train", "dev", "test")] == list(map(int, numbers))
+    assert min(map(int, numbers[1:])) > 64
+    assert again.card[MORE_QUERIES] == ""
+
+
+def test_where_no_setting_gives_queries_enough_the_card_says_so(tmp_path):
+    card = read(sparse(tmp_path, queries=100), "clicks", **SHARES).card
+    assert card[MORE_QUERIES].startswith("no first_test_day and no minimum_impressions gives 71 of each: take a longer log")
+
+
 def test_short_visits_and_clicks_without_a_purchase_do_not_count_where_asked(tmp_path):
     folder = small(tmp_path, clicked=[1, 1] * 30, dwell=[5.0, 60.0] * 30, purchased=[True, False] * 30)
     assert dict(read(folder, "clicks", clicks=Clicks(minimum_dwell=30)).qrels.select("doc_id", "relevance").rows()) == {
@@ -149,10 +189,21 @@ def test_products_that_never_moved_are_warned_of(tmp_path):
 
 
 BROKEN = {
-    "a position of 0": ({"position": [0] * 60}, {}, r"clicks\.csv: column position: has values that are none: found query 'warm coat'"),
-    "a position that is a word": ({"position": ["top"] * 60}, {}, r"column position: .*expected whole numbers from 1"),
-    "a click of 2": ({"clicked": [2] * 60}, {}, r"column clicked, or purchased: .*expected 0 or 1"),
-    "no product id": ({"product_id": [""] * 60}, {}, r"column product_id: .*expected an id in every row"),
+    "a position of 0": ({"position": [0] * 60}, {}, r"clicks\.csv: row 1, column position: is no place in a list: found 0"),
+    "a position that is a word": ({"position": ["top"] * 60}, {}, r"row 1, column position: .*found top, expected a whole number from 1"),
+    "a click of 2": ({"clicked": [2] * 60}, {}, r"column clicked: .*found 2, expected 0 or 1"),
+    "a yes": (
+        {"clicked": ["1", "0", "yes", "no"] * 15},
+        {},
+        r"row 3, column clicked: is neither true nor false: found yes, expected 0 or 1, true or false",
+    ),
+    "clicks alone": ({"clicked": [1] * 60}, {}, r"column clicked: no row has 0.*expected a row for each product that was shown"),
+    "days first": (
+        {"day": ["2026-01-01", "13/01/2026"] * 30},
+        {},
+        r"row 2, column day: is no date: found 13/01/2026, expected YYYY-MM-DD",
+    ),
+    "no product id": ({"product_id": [""] * 60}, {}, r"column product_id: no id: found nothing, expected an id in every row"),
     "nothing known": ({"product_id": ["x"] * 60}, {}, r"no product of any query is left to judge: found 60 impressions of products"),
     "purchases asked for": ({}, {"clicks": Clicks(event="purchased")}, r"column purchased is missing"),
     "a test day without days": ({}, {"clicks": Clicks(first_test_day="2026-01-01")}, r"first_test_day: the log has no column day"),
