@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from ospo_cli.errors import ParameterError
+from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.params.warm_start import WarmStart
@@ -16,6 +18,8 @@ from ospo_cli.rewards.judgments import Prepared
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.tables import placed
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, QRELS, TEACHER_PAIRS
+
+_AT_ONCE = 256  # titles between two lines of progress
 
 if TYPE_CHECKING:
     from ospo_cli.params.whole import Params
@@ -67,9 +71,8 @@ def judged_answers(
         raise ParameterError(
             "warm_start.teacher", "no train prompt has a relevant document with a title", found="judgments", expected="source, file or none"
         )
-    values = reward.values([prompt_id for prompt_id, _ in rows], [reward.compose(prompt_id, answer) for prompt_id, answer in rows])
     candidates: dict[str, list[tuple[float, str]]] = {}
-    for (prompt_id, answer), value in zip(rows, values.tolist(), strict=True):
+    for (prompt_id, answer), value in zip(rows, _values(rows, reward), strict=True):
         candidates.setdefault(prompt_id, []).append((value, answer))
     pairs = []
     for prompt_id, found in sorted(candidates.items()):
@@ -77,6 +80,19 @@ def judged_answers(
         kept = [(-popularity[answer], -value, len(answer), answer) for value, answer in found if value >= enough]
         pairs.append((prompt_id, 0, f"<answer>{min(kept)[-1]}</answer>"))
     return pl.DataFrame(pairs, schema=TEACHER_PAIRS.schema, orient="row")
+
+
+def _values(rows: list[tuple[str, str]], reward: JudgedReward) -> list[float]:
+    """Return the value of each (prompt, answer); how far it is is said from the start, since the first policy waits for it."""
+    sys.stderr.write(f"warm-start: {len(rows):,} titles of relevant products are scored, to name to each query one that helps\n")
+    progress, found = Progress("warm-start", len(rows), "titles scored"), []
+    for start in range(0, len(rows), _AT_ONCE):
+        part = rows[start : start + _AT_ONCE]
+        texts = [reward.compose(prompt_id, answer) for prompt_id, answer in part]
+        found += reward.values([prompt_id for prompt_id, _ in part], texts).tolist()
+        progress.advance(len(part))
+    progress.close()
+    return found
 
 
 def _answers(documents: pl.DataFrame, settings: WarmStart) -> dict[str, str]:

@@ -245,7 +245,7 @@ def summary(metrics: dict[str, Any]) -> str:
         f"{metrics['last_ratio_99']:.2f}, clipped {metrics['clipped_fraction']:.1%} (+ {metrics['clipped_fraction_positive']:.1%}, "
         f"- {metrics['clipped_fraction_negative']:.1%}){at_clip}{_taken(metrics)}{silent}, "
         f"effective sample {metrics['last_effective_share']:.0%}, gradient {metrics['gradient_norm']:.3g}, "
-        f"weights moved by {metrics['moved_relative']:.2%}, filling {metrics['filling_share']:.0%}, "
+        f"weights moved by {metrics['moved_relative']:.2%}, padding {metrics['filling_share']:.0%} of the tokens, "
         f"{metrics['tokens_per_second']:.0f} tokens/s"
     )
 
@@ -262,7 +262,7 @@ def _taken(metrics: dict[str, Any]) -> str:
         further = f" (half of the way {half:.0%})"
     elif factor == 2:
         further = f" (twice as far {double:.0%})"
-    return f", {share:.0%} of the wished move taken{further}"
+    return f", {share:.0%} of the most that this batch could gain{further}"
 
 
 def _peak_bytes(policy: LoadedPolicy) -> int:

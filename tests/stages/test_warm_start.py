@@ -168,6 +168,18 @@ def test_the_teacher_names_the_title_that_earns_most():
     assert answers_for(["the red coat", "the two towers", "boots"], "the two towers") == ["<answer>the two towers</answer>"]
 
 
+def test_how_many_titles_are_scored_is_said_before_the_first_is_and_parts_change_no_answer(monkeypatch, capsys):
+    asked = ["the red coat", "the two towers", "boots"], "the two towers"
+    whole, real = answers_for(*asked), WordOverlap.values
+    capsys.readouterr()
+    said = []
+    monkeypatch.setattr(WordOverlap, "values", lambda own, *given: said.append(capsys.readouterr().err) or real(own, *given), raising=True)
+    monkeypatch.setattr("ospo_cli.rewards.judged_teacher._AT_ONCE", 2)
+    assert answers_for(*asked) == whole
+    assert (len(said), said[0]) == (2, "warm-start: 3 titles of relevant products are scored, to name to each query one that helps\n")
+    assert capsys.readouterr().err.startswith("warm-start: 3/3 titles scored")
+
+
 def test_of_titles_that_earn_the_same_the_shorter_is_named():
     assert answers_for(["towers of the world", "towers"], "towers") == ["<answer>towers</answer>"]
 
