@@ -6,9 +6,9 @@ The project must hold prepared tables and policy K − 1 (`ospo run` once); it i
 iteration, group size, temperature, cap of tokens, groups per step and pools; TRL's reward is the metric of `ospo`'s retriever bm25s on the
 answer, so nothing is scored but the answers, while ospo scores all coalitions that its credit needs. TRL draws with its own generator
 (transformers' `generate`), one micro-batch a step, without gradient checkpointing or a KL term; its learning rate is next to 0, so that all
-its iterations start from the same policy. Each repeat is a process per side, in turns; each process runs the iteration twice and the second
-time counts: nothing is imported or compiled in it. Printed: median [least to most] of processor and wall seconds, the share of each stage,
-and the ratio per token, since both draw their own answers.
+its iterations start from the same policy; set update.kl_weight: 0 in a project whose preset has a KL term. Each repeat is a process per
+side, in turns; each process runs the iteration twice and the second time counts: nothing is imported or compiled in it. Printed: median
+[least to most] of processor and wall seconds, the share of each stage, and the ratio per token, since both draw their own answers.
 """
 
 from __future__ import annotations
