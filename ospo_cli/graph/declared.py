@@ -220,6 +220,9 @@ def _update(params: Params, k: int) -> Node:
     )
 
 
+_ASKED = ("prepare_data.prompt_template", "prepare_data.source")  # how a policy is asked for a query
+
+
 @_stage("evaluate")
 def _evaluate(params: Params, _: int) -> Node:
     policies = tuple(str(_AT.policy(k)) for k in params.evaluated_iterations)
@@ -232,7 +235,7 @@ def _evaluate(params: Params, _: int) -> Node:
         inputs=prepared(*PREPARED) + retriever_files(params, params.evaluate.retrievers) + policies + rewards,
         outputs=tuple(str(_AT.evaluation(name)) for name in names),
         metrics=tuple(str(_AT.evaluation(name)) for name in ("metrics.json", "score_metrics.json")),
-        sections=("train", "policy", "retrieval", "rollout", "score_coalitions", "evaluate", "prepare_data.prompt_template"),
+        sections=("train", "policy", "retrieval", "rollout", "score_coalitions", "evaluate", *_ASKED),
         uses=(("ospo_cli.sampling", ()), *_retrievers(params, params.evaluate.retrievers)),  # its sampler is imported
         optional=tuple(str(_AT.gates(f"{k:03d}.json")) for k in params.evaluated_iterations),
     )

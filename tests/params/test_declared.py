@@ -7,6 +7,7 @@ import pytest
 from ospo_cli.graph.nodes import node
 from ospo_cli.params.declared import FREE, Declared, UndeclaredError
 from ospo_cli.params.whole import Params
+from ospo_cli.rewriting.setup import of_project
 
 
 def test_a_declared_section_is_given_whole():
@@ -49,3 +50,7 @@ def test_it_can_be_sent_to_another_process():
 def test_what_changes_no_result_is_in_no_stages_sections():
     declared = {entry for stage in ("rollout", "segment", "attribute", "update") for entry in node(stage, 1, Params()).sections}
     assert declared.isdisjoint(FREE)
+
+
+def test_evaluate_is_given_what_says_how_a_policy_is_asked():
+    assert of_project(Declared(Params(), node("evaluate", None, Params()).sections, "ospo evaluate")) == of_project(Params())
