@@ -44,7 +44,9 @@ GRADIENT_AUDIT = Table(
         Column("normalize", pl.String, "as in attribute.normalize; uniform with none is the gradient of the expected reward"),
         Column("tokens", pl.String, "whose gradient: all, segments, separators, stop, tags or thinking"),
         Column(
-            "measure", pl.String, "signal, squared length, noise scale, direction, direction, own normalisation, floor, progress or saving"
+            "measure",
+            pl.String,
+            "signal; squared length; noise scale; direction; direction, own normalisation; direction, same tokens; floor; progress; saving",
         ),
         Column("groups", pl.Int32, "rollout groups per step that progress or saving are of; 0 for other measures"),
         Column("value", pl.Float64, "null where the gradient has no signal (signal at most 2), or it cannot be measured", nullable=True),

@@ -37,15 +37,18 @@ def print_result(table: pl.DataFrame, metrics: dict[str, Any], stream: TextIO | 
 
 
 def _print_kinds(output: Terminal, table: pl.DataFrame, methods: list[tuple[str, str, str]]) -> None:
-    """Print noise scale and direction of the gradient that comes from some tokens alone."""
+    """Print noise scale and both directions of the gradient that comes from some tokens alone."""
     key = ("estimator", "rule", "normalize", "tokens", "measure")
     cells = {tuple(row[name] for name in key): row for row in table.filter(pl.col("tokens") != "all").iter_rows(named=True)}
     kinds = [kind for kind in KINDS if (*methods[0], kind, "noise scale") in cells]
 
     def cell(method: tuple[str, str, str], kind: str) -> str:
-        scale, along = (cells[*method, kind, measure] for measure in ("noise scale", "direction"))
-        return told(scale) if along["value"] is None else f"{told(scale)} ({plain(along['value'], 2)})"
+        scale, *along = (cells[*method, kind, measure] for measure in ("noise scale", "direction", "direction, same tokens"))
+        if scale["value"] is None:
+            return told(scale)
+        shown = ("–" if each["value"] is None else plain(each["value"], 2) for each in along)
+        return f"{told(scale)} ({', '.join(shown)})"
 
-    output.line("from some tokens alone: B (and direction)", style="bold")
+    output.line("from some tokens alone: B (direction, and that against the true gradient of the same tokens)", style="bold")
     grid = [[*method, *(cell(method, kind) for kind in kinds)] for method in methods]
     output.grid(["estimator", "rule", "normalize", *kinds], grid, numbers=kinds)

@@ -255,6 +255,7 @@ def _table(methods: Sequence[Method], found: Vectors, groups_per_step: int) -> p
     """Return what the vectors say, as table gradient_audit."""
     wholes = {method: gradient_noise.of_groups(found.whole(number)) for number, method in enumerate(methods)}
     true, usual = wholes[TRUE], wholes[GRPO]
+    true_of = {kind: gradient_noise.of_groups(found.of_kind(methods.index(TRUE), kind)) for kind in found.kinds}
     rows: list[tuple[Any, ...]] = []
     for number, (method, own) in enumerate(wholes.items()):
         alike = wholes.get(Method(ANY, "uniform", method.normalize))
@@ -269,7 +270,8 @@ def _table(methods: Sequence[Method], found: Vectors, groups_per_step: int) -> p
         rows += _rows(method, "all", measured, len(own.mean))
         for kind in found.kinds:
             part = gradient_noise.of_groups(found.of_kind(number, kind))
-            rows += _rows(method, kind, _noise(part, true), len(own.mean))
+            same = ("direction, same tokens", None, _told(gradient_noise.direction, part, true_of[kind]))
+            rows += _rows(method, kind, [*_noise(part, true), same], len(own.mean))
     return pl.DataFrame(rows, schema=GRADIENT_AUDIT.schema, orient="row")
 
 

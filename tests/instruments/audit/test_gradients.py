@@ -186,6 +186,9 @@ def test_each_measure_is_against_the_gradient_that_its_name_says(project):
         for tokens in ("segments", "stop"):
             part = reading(table, "signed", "direction", "myerson", normalize, tokens)
             assert part["value"] == pytest.approx(np.sqrt(0.5))
+            assert reading(table, "signed", "direction, same tokens", "myerson", normalize, tokens)["value"] == pytest.approx(1)
+    assert reading(table, "uniform", "direction, same tokens", tokens="segments")["value"] == pytest.approx(1)
+    assert reading(table, "uniform", "direction, same tokens", tokens="stop")["value"] == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(("wanted", "chosen"), [("alive", [0, 4, 6, 8]), ("all", [0, 2, 4, 6, 8, 10])])
@@ -274,6 +277,14 @@ def test_two_runs_write_equal_bytes_and_leave_the_iterations_other_tables_alone(
     assert layout.iteration(1, "gradient_audit.parquet").read_bytes() == before
     assert {path: path.read_bytes() for path in others} == others
     assert not list(layout.cache.glob("gradient-audit-*"))
+
+
+def test_gradients_that_are_kept_are_those_of_their_own_advantages(project):
+    lengths = []
+    for rule in ("signed", "group-additive", "signed"):
+        table, _ = gradient_audit.execute(*project, 1, Request(prompts=4, rules=[rule]))
+        lengths.append(reading(table, rule, "squared length", "myerson")["value"])
+    assert lengths[0] == lengths[2] != lengths[1]
 
 
 def test_fresh_rollouts_are_two_groups_of_a_prompt_and_the_iterations_own_are_not_read(project, measured):
