@@ -4,8 +4,9 @@
 
 Logs are simulated: queries of ten products, an engine whose ranking follows its own habits and noise, places looked at with probability
 (1 + place)^-bias, and clicks where a product that is looked at attracts (true attraction from Beta(1, 4)). First the truth at bias 0, 1
-and 2 (300 queries of 400 sessions): mean Spearman correlation within queries, by model. Then whole logs read by source `clicks`, each in
-a process of its own: wall seconds and peak memory.
+and 2 (300 queries of 400 sessions): mean Spearman correlation within queries, by model. Then that of the four grades of short logs (bias 1,
+seeds 0, 1 and 2, also with true attraction from Beta(2, 2)), by `prior_impressions`, and the share of the highest grade. Then whole logs
+read by source `clicks`, each in a process of its own: wall seconds and peak memory.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 import polars as pl
 from scipy.stats import spearmanr
 
-from ospo_cli.maths.click_models import MODELS, ClickCounts
+from ospo_cli.maths.click_models import MODELS, ClickCounts, grades, position_based
 from ospo_cli.params.prepare_data import PrepareData
 from ospo_cli.sources import opening
 
@@ -39,19 +40,46 @@ def sessions(
     return places, draw.random(places.shape) < looked * truth[query]
 
 
-def agreement(bias: float, seed: int = 0, queries: int = 300, per_query: int = 400) -> dict[str, float]:
-    """Return the mean over queries of the rank correlation with the truth, by model."""
+def simulated(bias: float, seed: int, queries: int, per_query: int, shape: tuple[float, float] = (1, 4)) -> tuple[np.ndarray, ClickCounts]:
+    """Return the true attraction, [queries, items], and the summed log; attraction from Beta(`shape`)."""
     draw = np.random.default_rng(seed)
-    truth, habit = draw.beta(1, 4, size=(queries, ITEMS)), draw.normal(size=(queries, ITEMS))
+    truth, habit = draw.beta(*shape, size=(queries, ITEMS)), draw.normal(size=(queries, ITEMS))
     query = np.repeat(np.arange(queries), per_query)
     places, clicks = sessions(draw, truth, habit, bias, query)
     cell = (query[:, None] * ITEMS + np.arange(ITEMS)) * ITEMS + places
     shown = np.bincount(cell.ravel(), minlength=queries * ITEMS * ITEMS).astype(float)
     clicked = np.bincount(cell.ravel(), clicks.ravel(), minlength=len(shown))
     rows = np.nonzero(shown)[0]
-    counts = ClickCounts(rows // ITEMS, np.repeat(np.arange(queries), ITEMS), rows % ITEMS, shown[rows], clicked[rows])
-    found = {name: model(counts, 1.0).attraction.reshape(-1, ITEMS) for name, model in MODELS.items()}
-    return {name: float(np.mean([spearmanr(a, b).statistic for a, b in zip(values, truth, strict=True)])) for name, values in found.items()}
+    return truth, ClickCounts(rows // ITEMS, np.repeat(np.arange(queries), ITEMS), rows % ITEMS, shown[rows], clicked[rows])
+
+
+def correlation(found: np.ndarray, truth: np.ndarray) -> float:
+    """Return the mean over queries of the rank correlation; 0 where all are equal."""
+    pairs = zip(found.reshape(-1, ITEMS), truth, strict=True)
+    return float(np.mean([spearmanr(a, b).statistic if np.ptp(a) else 0.0 for a, b in pairs]))
+
+
+def agreement(bias: float) -> dict[str, float]:
+    """Return the mean over queries of the rank correlation with the truth, by model."""
+    truth, counts = simulated(bias, 0, 300, 400)
+    return {name: correlation(model(counts, 1.0).attraction, truth) for name, model in MODELS.items()}
+
+
+def print_grades(impressions: list[int], priors: list[float], seeds: int = 3) -> None:
+    """Print how well four grades of short logs agree with the truth."""
+    print("attraction  impressions  " + "  ".join(f"prior {prior:g}: grades, highest" for prior in priors))
+    for shape in ((1, 4), (2, 2)):
+        for shown in impressions:
+            cells = []
+            for prior in priors:
+                found = []
+                for seed in range(seeds):
+                    truth, counts = simulated(1.0, seed, 100, shown, shape)
+                    own = grades(counts, position_based(counts, prior).attraction, 4)
+                    found.append((correlation(own, truth), np.mean(own[own > 0] == 4)))
+                (mean, share), spread = np.mean(found, axis=0), np.std([each for each, _ in found])
+                cells.append(f"{mean:.3f} ± {spread:.3f}, {share:.2f}")
+            print(f"Beta{shape}  {shown:11}  " + "  ".join(cells), flush=True)
 
 
 def write_log(folder: Path, rows: int, seed: int = 0) -> None:
@@ -100,6 +128,7 @@ def main() -> None:
     print("bias  " + "  ".join(MODELS))
     for bias in (0.0, 1.0, 2.0):
         print(f"{bias:4.1f}  " + "  ".join(f"{value:{len(name)}.3f}" for name, value in agreement(bias).items()))
+    print_grades([5, 10, 20, 400], [1.0, 10.0])
     for rows in options.rows:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             write_log(Path(folder), rows)

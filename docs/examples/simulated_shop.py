@@ -1,11 +1,13 @@
 """A shop without a shop: the demo's catalogue and a simulated click log, to walk from clicks to serving before you use your own.
 
-    python simulated_shop.py FOLDER [--queries 800] [--views 70] [--seed 0]
+    python simulated_shop.py FOLDER [--queries 800] [--views 70] [--zipf 0] [--seed 0]
 
 A tenth of the demo's products. Shoppers type a product type and one to three wishes, in their own words (never the catalogue's, but for
 half of the types). The engine shows ten products of that type, by its own habits and noise; the place p is looked at with probability 1/p,
 and a product that is looked at is clicked with probability .6 if it meets all wishes, a quarter of that for each wish that it does not
 meet. Nothing of this is a real shop's.
+Every query is typed equally often, or with `--zipf 0.8` as in a shop: the r-th most frequent in proportion to (r + 7)^-.8, `--views` on
+average.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--queries", type=int, default=800)
-    parser.add_argument("--views", type=int, default=70, help="of each query")
+    parser.add_argument("--views", type=int, default=70, help="of each query, on average")
+    parser.add_argument("--zipf", type=float, default=0.0, help="how unequal the queries' frequencies are")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +60,9 @@ def main() -> None:
     titles = [" ".join(demo_shop.value(product, name) for name in WORDS) for product in products]
     pl.DataFrame({"product_id": ids, "title": titles}).write_csv(options.folder / "products.csv")
     found = queries(products, options.queries, draw)
-    query = np.repeat(np.arange(len(found)), options.views)
+    share = (np.arange(len(found)) + 8.0) ** -options.zipf
+    views = np.maximum(np.rint(options.views * len(found) * share / share.sum()).astype(int), 1)
+    query = np.repeat(np.arange(len(found)), views)
     drawn = np.stack(list(found.values()))[query]
     habit = draw.normal(size=(len(found), SHOWN))[query]
     place = np.argsort(np.argsort(habit + draw.normal(size=habit.shape), axis=1), axis=1)
@@ -65,7 +70,7 @@ def main() -> None:
     days = np.datetime64("2026-01-01") + draw.integers(DAYS, size=len(query))
     pl.DataFrame(
         {
-            "query": np.repeat(np.array(list(found)), options.views * SHOWN),
+            "query": np.repeat(np.array(list(found))[query], SHOWN),
             "product_id": ids[drawn[:, 0].ravel().astype(int)],
             "position": place.ravel() + 1,
             "clicked": clicked.ravel().astype(int),

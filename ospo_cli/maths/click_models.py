@@ -120,6 +120,14 @@ def movement(counts: ClickCounts) -> float:
     return float(counts.shown[places[counts.item] > 1].sum() / counts.shown.sum())
 
 
+def grades(counts: ClickCounts, attraction: Values, levels: int) -> Values:
+    """Return 1 to `levels` for each item, in equal steps of its attraction over its query's highest; 0 without a click."""
+    highest = np.zeros(int(counts.group.max()) + 1)
+    np.maximum.at(highest, counts.group, attraction)
+    # A product that nobody clicked is not relevant because its query's others are.
+    return np.where(counts.per_item(counts.clicked) > 0, np.ceil(levels * attraction / highest[counts.group] - 1e-9), 0.0)
+
+
 MODELS = {"position-based": position_based, "expected-clicks": clicks_over_expected, "click-rate": click_rate}
 
 

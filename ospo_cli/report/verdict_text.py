@@ -9,6 +9,9 @@ from ospo_cli.report import gated_systems
 from ospo_cli.report.number_text import count, interval, p_value, plain, signed
 from ospo_cli.report.system_names import RAW_QUERY, decoding_label, metric_label, system_label
 
+WARM_START = "policy-000"
+LOST = 0.05  # of the metric, by which a warm start is behind the raw query, from which on it is said
+
 
 def claim(summary: Mapping[str, Any]) -> str:
     """Return the verdict in one sentence."""
@@ -34,7 +37,7 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
         f"{p_value(difference['p_value'])} ({what}; over prompts, for this trained policy). "
         f"With this many queries a true difference of {plain(difference['detectable'])} would be shown four times in five.",
     ]
-    text += _sampled(summary)
+    text += _sampled(summary) + _warm_start(summary)
     if found["other_retrievers"]:
         others = ", ".join(
             f"{name} {each['answer']} ({signed(each['mean'])} {interval(each, with_sign=True)})"
@@ -54,6 +57,20 @@ def _sampled(summary: Mapping[str, Any]) -> list[str]:
     return [
         f"On the {chosen['split']} queries it was better {decoding_label(own)} ({plain(chosen['values'][system][own])}), which is not "
         "judged here: `ospo rewrite` and `ospo serve` answer greedily."
+    ]
+
+
+def _warm_start(summary: Mapping[str, Any]) -> list[str]:
+    """Return that the warm start already loses where the policy was chosen: what follows it starts from there."""
+    chosen = summary["choice"]
+    values = chosen.get("values", {})
+    lost = values[RAW_QUERY]["none"] - values[WARM_START]["greedy"] if WARM_START in values else 0.0
+    if lost < LOST:
+        return []
+    return [
+        f"The warm start already loses {plain(lost)} against the queries as typed on the {chosen['split']} queries. "
+        "Few train queries may be learned by heart. Before more iterations: more distinct train queries, fewer warm_start.steps, or a "
+        "pretrained policy.base."
     ]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from ospo_cli.errors import ParameterError, SourceError
-from ospo_cli.maths.click_models import MODELS, ClickCounts, Relevance, movement
+from ospo_cli.maths.click_models import MODELS, ClickCounts, Relevance, grades, movement
 from ospo_cli.maths.seeding import uniforms
 from ospo_cli.params.prepare_data import PrepareData
 from ospo_cli.sources import click_queries, columns, files, tables
@@ -27,6 +27,7 @@ OTHER_DAYS = (
 )
 WORDS = {"1": True, "true": True, "1.0": True, "0": False, "false": False, "0.0": False}
 TEST_SHARE = 0.2  # of the impressions, where no first test day is given
+ONE_GRADE = 0.7  # of the judgments above 0: from this share on a warning
 # Below this share of impressions of products that changed places, a place and what stands there cannot be told apart.
 LITTLE_MOVEMENT = 0.05
 
@@ -72,7 +73,7 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
         remedy = click_queries.remedy(usual, params, first_day, paths[1])
         few = click_queries.warning(judged, remedy)
     said = [period, click_queries.in_words(judged, counts, asked, params.clicks.minimum_impressions)]
-    said += [note for _, of_fit in parts for note in of_fit] + [few] * bool(few)
+    said += [note for _, of_fit in parts for note in of_fit] + _grades_in_words(qrels["relevance"]) + [few] * bool(few)
     card = {
         "licence": tables.licence_of(place),
         "inputs": files.hashes(paths, place),
@@ -213,11 +214,7 @@ def _judged(frame: pl.DataFrame, params: PrepareData, is_late: object) -> tuple[
         rows["item"].to_numpy().astype(np.int64), group, rows["position"].to_numpy() - 1, rows["shown"].to_numpy(), rows["hits"].to_numpy()
     )
     found: Relevance = MODELS[params.clicks.model](counts, params.clicks.prior_impressions)
-    highest = np.zeros(int(group.max()) + 1)
-    np.maximum.at(highest, group, found.attraction)
-    clicked = np.bincount(counts.item, counts.clicked, minlength=len(group))
-    # A product that nobody clicked is not relevant because its query's others are.
-    grade = np.where(clicked > 0, np.ceil(params.clicks.levels * found.attraction / highest[group] - 1e-9), 0.0)
+    grade = grades(counts, found.attraction, params.clicks.levels)
     judged = items.select("key", "doc_id").with_columns(pl.Series("relevance", grade))
     return judged, _fit_in_words(counts, found, params, "test days" if is_late else "train days")
 
@@ -233,6 +230,19 @@ def _fit_in_words(counts: ClickCounts, found: Relevance, params: PrepareData, pe
         notes.append(f"{period}: warning: products hardly changed places, so their attraction cannot be told from that of their place")
     if not found.has_converged:
         notes.append(f"{period}: EM was stopped after {found.steps} steps")
+    return notes
+
+
+def _grades_in_words(relevance: pl.Series) -> list[str]:
+    counts = dict(relevance.value_counts().sort("relevance").iter_rows())
+    notes = ["judgments by grade: " + ", ".join(f"{count:,} of {grade:g}" for grade, count in counts.items())]
+    above = {grade: count for grade, count in counts.items() if grade > 0}
+    most, total = max(above, key=above.__getitem__, default=0.0), sum(above.values())
+    if len(above) > 1 and above[most] > ONE_GRADE * total:
+        notes.append(
+            f"warning: {above[most] / total:.0%} of the judgments above 0 have grade {most:g}, so they hardly tell clicked ones apart: "
+            "lower prior_impressions, raise minimum_impressions, or take a longer log"
+        )
     return notes
 
 

@@ -205,6 +205,16 @@ def test_a_text_that_a_spreadsheet_would_compute_gets_a_quote_and_numbers_do_not
     assert [(row["outcome"], row["difference"]) for row in read] == [("worse", "-0.250000"), ("equal", "0.000000")]
 
 
+@pytest.mark.parametrize(("warm", "is_said"), [(0.3, True), (0.38, False), (0.5, False)])
+def test_a_warm_start_that_loses_where_the_policy_was_chosen_is_named(project, warm, is_said):
+    _, _, summary = project
+    chosen = verdict.choice(choice_values(), "dev")
+    chosen["values"] |= {"raw-query": {"none": 0.4}, "policy-000": {"greedy": warm}}
+    said = " ".join(verdict_text.sentences(summary | {"choice": chosen}))
+    assert ("The warm start already loses 0.100 against" in said) == is_said
+    assert ("The warm start" in said) == is_said
+
+
 def test_the_verdict_says_what_serves_what_it_judges_and_what_it_does_not_judge(project):
     _, _, summary = project
     chosen = verdict.choice(choice_values(), "dev")

@@ -166,6 +166,17 @@ def test_queries_of_the_log_are_counted_and_a_setting_that_is_named_gives_what_i
     assert again.card[MORE_QUERIES] == ""
 
 
+def test_grades_are_counted_and_warned_of_where_one_holds_most(shop_with_clicks, tmp_path):
+    folder, _, _ = shop_with_clicks
+    (said,) = [note for note in read(folder, "clicks").card["notes"] if "judgments by grade" in note]
+    counts = [int(count.replace(",", "")) for count in re.findall(r"([\d,]+) of", said)]
+    assert len(counts) == 5
+    assert sum(counts) == read(folder, "clicks").qrels.height
+    smoothed = read(folder, "clicks", clicks=Clicks(prior_impressions=300)).card["notes"]
+    assert any("of the judgments above 0 have grade 4" in note for note in smoothed)
+    assert not any("of the judgments above 0 have grade" in note for note in read(folder, "clicks").card["notes"])
+
+
 def test_where_no_setting_gives_queries_enough_the_card_says_so(tmp_path):
     card = read(sparse(tmp_path, queries=100), "clicks", **SHARES).card
     assert card[MORE_QUERIES].startswith("no first_test_day and no minimum_impressions gives 71 of each: take a longer log")
