@@ -144,7 +144,7 @@ def made_up(factors, kinds=("segments", "stop"), prompts=40, noise=2.0):
 
 def test_a_flipped_rule_points_backwards_with_grpos_noise_and_makes_no_progress(project):
     methods = [gradient_audit.TRUE, gradient_audit.Method("any", "uniform", "std"), gradient_audit.Method("myerson", "flipped", "std")]
-    table = gradient_audit._table(methods, made_up([1, 3, -2]), project[1])
+    table = gradient_audit._table(methods, made_up([1, 3, -2]), project[1].update.groups_per_step)
     for measure in ("noise scale", "floor"):
         flipped, grpo = (reading(table, rule, measure, e) for rule, e in (("flipped", "myerson"), ("uniform", "any")))
         assert flipped["value"] == pytest.approx(grpo["value"], rel=1e-5)
@@ -162,7 +162,7 @@ def test_a_rule_that_silences_the_noisy_tokens_saves_rollouts_and_each_kind_has_
     second = first * np.array([1.0, 0.1])[:, None]
     methods = [gradient_audit.TRUE, gradient_audit.Method("any", "uniform", "std"), gradient_audit.Method("myerson", "signed", "std")]
     vectors = Vectors(np.stack([first, first, second]).astype(np.float32), None, ("segments", "stop"))
-    table = gradient_audit._table(methods, vectors, project[1])
+    table = gradient_audit._table(methods, vectors, project[1].update.groups_per_step)
     saving = reading(table, "signed", "saving", "myerson", groups=16)
     assert saving["value"] - 3 * saving["standard_error"] > 0.3
     segments, stop = (reading(table, "uniform", "noise scale", tokens=kind) for kind in ("segments", "stop"))
@@ -177,7 +177,7 @@ def test_each_measure_is_against_the_gradient_that_its_name_says(project):
     rule = [gradient_audit.Method("myerson", "signed", normalize) for normalize in ("none", "std")]
     exact = np.stack([[e1, e2], [e1, e3], [e1, e2], [e1, e2]]).astype(np.float32)
     vectors = Vectors(np.repeat(exact[:, None, None], 10, axis=2), None, ("segments", "stop"))
-    table = gradient_audit._table([gradient_audit.TRUE, gradient_audit.GRPO, *rule], vectors, project[1])
+    table = gradient_audit._table([gradient_audit.TRUE, gradient_audit.GRPO, *rule], vectors, project[1].update.groups_per_step)
     for normalize, own in (("none", 1.0), ("std", 0.5)):
         assert reading(table, "signed", "direction", "myerson", normalize)["value"] == pytest.approx(1)
         assert reading(table, "signed", "direction, own normalisation", "myerson", normalize)["value"] == pytest.approx(own)
@@ -261,7 +261,7 @@ def test_the_kinds_of_tokens_that_occur_have_a_gradient_of_their_own(measured):
 
 def test_what_has_no_signal_is_null_and_says_so(project, measured):
     methods = [gradient_audit.TRUE, gradient_audit.Method("any", "uniform", "std")]
-    table = gradient_audit._table(methods, made_up([1, 1], noise=60.0), project[1])
+    table = gradient_audit._table(methods, made_up([1, 1], noise=60.0), project[1].update.groups_per_step)
     assert (table.filter(measure="signal")["value"] <= gradient_noise.SIGNAL_AT).all()
     assert table.filter(pl.col("value").is_not_null())["measure"].unique().sort().to_list() == ["signal", "squared length"]
     stream = io.StringIO()
@@ -332,7 +332,7 @@ def test_a_prompt_asked_for_by_seed_is_the_same_each_time_and_fewer_are_a_part(p
 def test_without_names_the_projects_own_rule_and_the_shipped_ones_are_judged(project):
     layout, values = project
     changed = dataclasses.replace(values, attribute=dataclasses.replace(values.attribute, estimator="leave-one-out", rule="rank"))
-    found = gradient_audit._methods(changed, Request(), layout)
+    found = gradient_audit._methods(changed.attribute, Request(), layout)
     assert found == [
         ("any", "uniform", "none"),
         ("any", "uniform", "std"),
@@ -341,7 +341,7 @@ def test_without_names_the_projects_own_rule_and_the_shipped_ones_are_judged(pro
         ("myerson", "group-additive", "std"),
         ("splice", "none", "std"),
     ]
-    both = gradient_audit._methods(values, Request(rules=["signed"], normalisations=["std", "none"]), layout)
+    both = gradient_audit._methods(values.attribute, Request(rules=["signed"], normalisations=["std", "none"]), layout)
     assert both[2:] == [("myerson", "signed", "std"), ("myerson", "signed", "none")]
 
 
@@ -349,21 +349,21 @@ def test_a_group_game_takes_no_rule_and_its_discount_stands_in_brackets(project)
     layout, values = project
     own = dataclasses.replace(values, attribute=dataclasses.replace(values.attribute, estimator="splice", rule="none"))
     asked = Request(rules=["signed"], estimators=["splice(0.25)", "swap", "myerson"])
-    assert gradient_audit._methods(own, asked, layout)[2:] == [
+    assert gradient_audit._methods(own.attribute, asked, layout)[2:] == [
         ("splice(0.25)", "none", "std"),
         ("swap", "none", "std"),
         ("myerson", "signed", "std"),
     ]
-    assert gradient_audit._methods(own, Request(), layout)[2] == ("splice", "none", "std")
-    assert gradient_audit._methods(own, Request(rules=["signed"]), layout)[2:] == [("myerson", "signed", "std")]
-    assert gradient_audit._methods(own, Request(estimators=["myerson"]), layout)[2:] == [("myerson", "group-additive", "std")]
+    assert gradient_audit._methods(own.attribute, Request(), layout)[2] == ("splice", "none", "std")
+    assert gradient_audit._methods(own.attribute, Request(rules=["signed"]), layout)[2:] == [("myerson", "signed", "std")]
+    assert gradient_audit._methods(own.attribute, Request(estimators=["myerson"]), layout)[2:] == [("myerson", "group-additive", "std")]
 
 
 def test_advice_on_a_new_project_audits_the_own_method_alone_and_then_reads_it(project):
     layout, values = project
     for estimator, rule in (("leave-one-out", "signed"), ("splice", "none")):
         own = dataclasses.replace(values, attribute=dataclasses.replace(values.attribute, estimator=estimator, rule=rule))
-        assert gradient_audit._methods(own, gradient_audit.own_request(own, 8), layout)[2:] == [(estimator, rule, "std")]
+        assert gradient_audit._methods(own.attribute, gradient_audit.own_request(own, 8), layout)[2:] == [(estimator, rule, "std")]
     layout.params.write_text(presets.render(values), encoding="utf-8")
     layout.iteration(1, "gradient_audit_metrics.json").unlink(missing_ok=True)
     arguments = ["advise", "-k", "1", "--prompts", "24", "-p", str(layout.root)]
