@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 from pathlib import Path
 
 import polars as pl
@@ -18,6 +19,7 @@ from ospo_cli.layout import Layout
 from ospo_cli.params.whole import Params
 from ospo_cli.report.page import render
 from ospo_cli.report.plan_sections import HEADER, UNITS, cells, compared, section, total
+from ospo_cli.stages import evaluate
 from ospo_cli.stages.report import plan_and_actual, report
 from ospo_cli.tables import parquet
 from ospo_cli.tables.plan import PLAN
@@ -210,6 +212,16 @@ def test_the_oracle_is_planned_by_prompts_and_the_rest_of_the_evaluation_by_comp
     own = {"evaluate": [record(completions=6)], planning.ORACLE: [record(prompts=2)]}
     units, _, tokens, seconds, cpu, size, _ = planning._expected("evaluate", exact, own)
     assert (units, tokens, seconds, cpu, size) == (60, 720, 20.0 + 10.0, 10.0 + 5.0, 100 + 50)
+
+
+def test_what_an_evaluation_does_once_is_planned_once_and_named_as_the_stage_names_it() -> None:
+    exact = {"evaluate": (60, 60, 720), planning.ONCE: (1, 1, 0)}
+    once = [record(prompts=2), record(prompts=8) | {"seconds": 6.0, "cpu_seconds": 3.0}]
+    _, _, _, seconds, cpu, _, _ = planning._expected("evaluate", exact, {"evaluate": [record(completions=6)], planning.ONCE: once})
+    assert (seconds, cpu) == (20.0 + 4.0, 10.0 + 2.0)  # the median of 1 and 3, and seconds in proportion
+    source = Path(evaluate.__file__).read_text(encoding="utf-8")
+    for names in planning.PARTS.values():
+        assert all(re.search(rf'parts\.begin\(f?"{name}', source) for name in names)
 
 
 def planned_row(stage: str, iteration: int, seconds: float, units: int = 10) -> dict:

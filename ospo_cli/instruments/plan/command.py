@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 import shutil
 import statistics
 from collections import Counter
@@ -45,6 +46,9 @@ SECONDS, CPU_SECONDS = 60.0, 10.0  # where a round of one rollout group takes lo
 MOST_STEPS = 4  # of the warm start in a round
 WARM_SECONDS = 5.0  # of the processor, which the warm start's further sample may take
 EVALUATED = 16  # most prompts of a round's evaluation
+# Parts of an evaluation that do not grow with its answers: the oracle's with its prompts, the others not at all.
+ONCE = "evaluate: once"
+PARTS = {ORACLE: ("oracle",), ONCE: ("policies and tables", "index of ", "intervals and verdict")}
 Record = dict[str, Any]
 Counts = Mapping[str, tuple[int, int, int]]  # stage -> what its time grows with, its units, and its tokens
 
@@ -85,7 +89,7 @@ def plan(
                 ruled = rules.expected(scratch, params, exact)
             else:
                 found |= _sampled(layout, scratch, params)
-        records |= {stage: runs for stage, runs in found.items() if stage in missing or (stage == ORACLE and "evaluate" in missing)}
+        records |= {stage: runs for stage, runs in found.items() if stage in missing or (stage in PARTS and "evaluate" in missing)}
     rows = []
     for made, by in made_by:
         rate = "run" if made.stage not in missing else "rule" if made.stage in ruled else "sample"
@@ -146,6 +150,7 @@ def _counted(prompts: pl.DataFrame, params: Params, pairs: int | None) -> dict[s
         "update": (completions, updates, completions * most * update.epochs),
         "evaluate": (answers, answers, answers * most),
         ORACLE: (evaluated, evaluated, 0),
+        ONCE: (1, 1, 0),
         "report": (params.train.iterations, params.train.iterations, 0),
     }
 
@@ -172,8 +177,9 @@ def _expected(stage: str, exact: Mapping[str, tuple[int, int, int]], records: Ma
     """Return units, unit, most tokens, seconds, processor seconds, bytes and peak memory of one run of a stage."""
     (work, units, tokens), own = exact[stage], records[stage]
     took = _cost(stage, own, work)
-    if stage == "evaluate" and ORACLE in records:
-        took = [one + other for one, other in zip(took, _cost(ORACLE, records[ORACLE], exact[ORACLE][0]), strict=True)]
+    for part in PARTS if stage == "evaluate" else ():
+        if part in records:
+            took = [one + other for one, other in zip(took, _cost(part, records[part], exact[part][0]), strict=True)]
     if stage == "score-coalitions":
         units = round(work * sum(each["counts"]["distinct_values"] for each in own) / sum(_work(stage, each) for each in own))
     return (units, UNITS[stage][0], tokens, *took[:2], round(took[2]), max(record["peak_bytes"] for record in own))
@@ -185,6 +191,8 @@ def _by_rule(stage: str, exact: Counts, ruled: Mapping[str, Record]) -> tuple[An
 
 
 def _work(stage: str, record: Record) -> float:
+    if stage == ONCE:
+        return 1.0
     name = {"score-coalitions": "rollouts", "update": "rollouts", ORACLE: "prompts"}.get(stage) or UNITS[stage][1]
     return max(float(record["counts"][name]), 1.0)
 
@@ -223,27 +231,47 @@ class _Scratch(Layout):
 def _sampled(layout: Layout, scratch: _Scratch, params: Params) -> dict[str, list[Record]]:
     """Return stage -> records of two rounds of the loop on prepared tables: of one rollout group, and of as many as one batch samples.
 
-    Policy 000 of the project is sampled where it is there. Else one that was trained for some steps is, which hardly ever stops: it may
+    Policy 000 of the project is sampled where it is there. Else the one of the warm start's sample is, which may hardly ever stop: it may
     go on for as many tokens as the teacher's answers have in the mean.
     """
     _begin(scratch, _few(params, 1))
+    warm, policy, most = _warm_starts(layout, scratch, params)
     rounds: list[dict[str, Record]] = []
     batch = max(2, params.rollout.batch_size // params.rollout.group_size)
+    stretched = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # by other work, which says nothing of how dear a round is
     for groups in (1, min(batch, params.rollout.prompts_per_iteration)):
         own = _Scratch(scratch.root, scratch.folder / f"round-{len(rounds)}")
         shutil.copytree(scratch.prepared(""), own.prepared(""))
+        shutil.copytree(policy, own.policy(0))
         seconds, cpu = (sum(record[name] for record in rounds[-1].values()) if rounds else 0.0 for name in ("seconds", "cpu_seconds"))
-        rounds.append(_round(layout, own, _few(params, min(groups, 2) if seconds > SECONDS or cpu > CPU_SECONDS else groups)))
-    found: dict[str, list[Record]] = {stage: [each[stage] for each in rounds] for stage in rounds[0]}
-    one, four = (record["cpu_seconds"] for record in found["warm-start"])
-    if steps := _further_steps(one, four, params.warm_start.steps):
-        own = _Scratch(scratch.root, scratch.folder / "warm-start")
-        shutil.copytree(scratch.prepared(""), own.prepared(""))
-        more = _replaced(_few(params, 1), {"warm_start": {"steps": steps}})
-        found["warm-start"][1] = runner.measured(nodes.node("warm-start", None, more), own, more)[1]
+        few = _few(params, min(groups, 2) if seconds > SECONDS * stretched or cpu > CPU_SECONDS else groups)
+        rounds.append(_round(own, _replaced(few, {"rollout": {"max_new_tokens": most}})))
+    found: dict[str, list[Record]] = {"warm-start": warm} | {stage: [each[stage] for each in rounds] for stage in rounds[0]}
     if declared.uses_raw_query_values(params):
         found["score-queries"] = [runner.measured(nodes.node("score-queries", None, params), scratch, _few(params, 1))[1]]
     return found
+
+
+def _warm_starts(layout: Layout, scratch: _Scratch, params: Params) -> tuple[list[Record], Path, int]:
+    """Train for one step, then for as many as tell what a step takes; return both records, the policy to sample, and its most tokens.
+
+    Answers of a policy that has hardly trained name few words of the catalogue, and are ranked sooner than a trained one's.
+    """
+
+    def trained(number: int, steps: int) -> tuple[_Scratch, Any, Record]:
+        own = _Scratch(scratch.root, scratch.folder / f"warm-start-{number}")
+        shutil.copytree(scratch.prepared(""), own.prepared(""))
+        few = _replaced(_few(params, 1), {"warm_start": {"steps": steps, "max_epochs": 0.0}})
+        return own, *runner.measured(nodes.node("warm-start", None, few), own, few)
+
+    made = [trained(number, min(steps, params.warm_start.steps)) for number, steps in enumerate((1, MOST_STEPS))]
+    one, four = (record["cpu_seconds"] for _, _, record in made)
+    if steps := _further_steps(one, four, params.warm_start.steps):
+        made[1] = trained(2, steps)
+    records, (own, result, _), most = [record for _, _, record in made], made[1], params.rollout.max_new_tokens
+    if (layout.policy(0) / "tokenizer.json").is_file():
+        return records, layout.policy(0), most
+    return records, own.policy(0), min(most, math.ceil(result.get("mean_completion_tokens", most)))
 
 
 def _begin(layout: Layout, params: Params) -> None:
@@ -272,7 +300,6 @@ def _further_steps(one: float, four: float, planned: int) -> int:
 def _few(params: Params, groups: int) -> Params:
     wanted: dict[str, dict[str, Any]] = {
         "train": {"iterations": 1},
-        "warm_start": {"steps": min(1 if groups == 1 else MOST_STEPS, params.warm_start.steps), "max_epochs": 0.0},
         "rollout": {"prompts_per_iteration": groups, "prompts": "all", "further_rounds": 0},
         # How many rollout groups will be degenerate, or hold a target, is not known: all count.
         "score_coalitions": {"degenerate_groups": "evaluate"},
@@ -287,23 +314,21 @@ def _replaced(params: Params, wanted: dict[str, dict[str, Any]]) -> Params:
     return dataclasses.replace(params, **{name: dataclasses.replace(getattr(params, name), **own) for name, own in wanted.items()})
 
 
-def _round(layout: Layout, scratch: _Scratch, params: Params) -> dict[str, Record]:
-    """Run every stage once; return their records, the oracle's part of the evaluation by itself."""
+def _round(scratch: _Scratch, params: Params) -> dict[str, Record]:
+    """Run every stage once from policy 000 on; return their records, parts of the evaluation by themselves."""
     records = {}
     for made in nodes.plan(params)[1:]:
+        if made.stage == "warm-start":
+            continue
         result, records[made.stage] = runner.measured(made, scratch, params)
-        if made.stage == "warm-start" and (layout.policy(0) / "tokenizer.json").is_file():
-            shutil.rmtree(scratch.policy(0))
-            shutil.copytree(layout.policy(0), scratch.policy(0))
-        elif made.stage == "warm-start" and "mean_completion_tokens" in result:
-            most = min(params.rollout.max_new_tokens, math.ceil(result["mean_completion_tokens"]))
-            params = _replaced(params, {"rollout": {"max_new_tokens": most}})
-        elif made.stage == "evaluate" and params.evaluate.oracle_edits:
-            whole = records["evaluate"]
-            share = result["parts"]["oracle"] / max(whole["cpu_seconds"], 1e-9)
-            times = {name: whole[name] * share for name in ("seconds", "cpu_seconds")}
-            records[ORACLE] = whole | times | {"bytes": 0}
-            records["evaluate"] = whole | {name: whole[name] - took for name, took in times.items()}
+        if made.stage == "evaluate":
+            whole = left = records["evaluate"]
+            for part, names in PARTS.items():
+                share = sum(took for name, took in result["parts"].items() if name.startswith(names)) / max(whole["cpu_seconds"], 1e-9)
+                times = {name: whole[name] * share for name in ("seconds", "cpu_seconds")}
+                records[part] = whole | times | {"bytes": 0}
+                left = left | {name: left[name] - took for name, took in times.items()}
+            records["evaluate"] = left
     return records
 
 
