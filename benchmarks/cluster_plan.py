@@ -1,4 +1,4 @@
-"""`ospo plan --cluster` against what the run then takes, on catalogues of generated products: processor seconds by stage.
+"""`ospo plan --sample` and `ospo plan --cluster` against what the run then takes, on catalogues of generated products: processor seconds by stage.
 
     python -m benchmarks.cluster_plan [--products 10000 100000 1000000] [--prompts 48]
 
@@ -19,7 +19,8 @@ from pathlib import Path
 
 from ospo_cli import presets
 from ospo_cli.graph import nodes, runner
-from ospo_cli.instruments import cluster_plan, plan
+from ospo_cli.instruments import cluster_plan
+from ospo_cli.instruments.plan import command as plan
 from ospo_cli.layout import Layout
 from ospo_cli.params import whole
 from ospo_cli.params.whole import Params
@@ -67,7 +68,7 @@ def compared(products: int, prompts: int) -> dict[str, tuple[float, float]]:
         layout, params = make(Path(folder), products, prompts)
         made = nodes.plan(params)
         runner.measured(made[0], layout, params)
-        table, _ = plan.plan(layout, params)
+        table, _ = plan.plan(layout, params, sample=True)
         cluster = cluster_plan.Cluster(0, 1, 0.0, 0.0, {}, {})
         expected = {each.stage: each.seconds for each in cluster_plan.expected(table, cluster, params)}
         taken = {each.stage: runner.measured(each, layout, params)[1]["cpu_seconds"] for each in made[1:]}
