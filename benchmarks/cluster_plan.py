@@ -1,4 +1,4 @@
-"""`ospo plan --sample` and `ospo plan --cluster` against what the run then takes, on catalogues of generated products: processor seconds by stage.
+"""`ospo plan --sample`, then `--cluster`, against what the run then takes, on catalogues of generated products: processor seconds by stage.
 
     python -m benchmarks.cluster_plan [--products 10000 100000 1000000] [--prompts 48]
 
