@@ -62,3 +62,10 @@ def test_more_vectors_are_shorter_so_that_all_fit():
     assert few.size == 1 << 16
     assert many.size * 20_000 * 4 <= gradient_projection.BYTES
     assert many.size == 1 << 12
+
+
+def test_gradients_whose_elements_all_point_one_way_keep_their_length_too():
+    projection = Projection([100_000], 1 << 20, seed=3)
+    whole = projection.of([torch.ones(100_000)])
+    assert not projection.is_exact
+    assert float(whole @ whole) == pytest.approx(100_000, rel=5 * projection.error)

@@ -75,3 +75,13 @@ def test_no_advantage_is_no_gradient(policy, rows):
     own = GroupGradient(policy, rows, rows.groups[0], tiny_params().update)
     nothing = own.of(np.zeros(len(rows.tokens_of([rows.groups[0]])), dtype=np.float32))
     assert set(nothing) == {None}
+
+
+def test_credit_is_compared_under_ratios_of_tokens_and_one_clip_whatever_the_project_trains_with(policy, rows):
+    group = next(group for group in rows.groups if rows.is_alive(group))
+    advantages = rows.advantages[rows.tokens_of([group])]
+    plain, other = (
+        GroupGradient(policy, rows, group, tiny_params(update=changed).update).of(advantages)
+        for changed in ({}, {"ratio": "sequence", "dual_clip": 3.0})
+    )
+    assert torch.equal(flat(plain), flat(other))
