@@ -271,6 +271,7 @@ def test_what_has_no_signal_is_null_and_says_so(project, measured):
 
 def test_two_runs_write_equal_bytes_and_leave_the_iterations_other_tables_alone(project, measured):
     layout, _ = project
+    gradient_audit.execute(*project, 1, OWN)  # other tests ask for other things in the same place
     before = layout.iteration(1, "gradient_audit.parquet").read_bytes()
     others = {path: path.read_bytes() for path in layout.iteration(1, "x").parent.glob("*.parquet") if "gradient" not in path.name}
     gradient_audit.execute(*project, 1, OWN)
