@@ -97,3 +97,8 @@ def first_line(error: BaseException | None) -> str:
 def is_plain(character: str) -> bool:
     """Tell whether a character is safe to print on a terminal: no control, format (bidi, zero width) or line separator."""
     return character.isprintable() and character not in "\u200e\u200f\u2028\u2029"
+
+
+def of_extra(name: str) -> str:
+    """Return the command that installs an extra. The package lies in no registry, so a name alone would install somebody else's."""
+    return f"pip install '.[{name}]' in a clone of the repository"

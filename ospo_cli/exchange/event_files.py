@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ospo_cli.errors import MissingInputError, OspoError
+from ospo_cli.errors import MissingInputError, OspoError, of_extra
 from ospo_cli.layout import Layout
 from ospo_cli.tables import files
 
@@ -52,7 +52,11 @@ def write(found: list[Scalar], folder: Path) -> Path:
         OspoError: the package tensorboard is not installed.
     """
     if importlib.util.find_spec("tensorboard") is None:
-        raise OspoError("--to tensorboard", "the package tensorboard is not installed", remedy="pip install 'ospo[tensorboard]'")
+        raise OspoError(
+            "--to tensorboard",
+            "the package tensorboard is not installed",
+            remedy=of_extra("tensorboard"),
+        )
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.record_writer import RecordWriter

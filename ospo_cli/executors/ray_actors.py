@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ospo_cli.errors import OspoError, ParameterError, first_line
+from ospo_cli.errors import OspoError, ParameterError, first_line, of_extra
 from ospo_cli.executors.pool import Pool
 from ospo_cli.executors.processes import Process
 from ospo_cli.executors.worker import WorkerError
@@ -168,7 +168,7 @@ def actors(settings: Execution, command: Sequence[str]) -> Pool:
         ParameterError: Ray is not installed, or nobody answers at the address.
     """
     if importlib.util.find_spec("ray") is None:
-        raise ParameterError("execution.engine", "ray is not installed", remedy="pip install 'ospo[ray]'")
+        raise ParameterError("execution.engine", "ray is not installed", remedy=of_extra("ray"))
     address = (settings.address or os.environ.get("RAY_ADDRESS", "")).removesuffix("local")
     if address not in ("", "auto"):
         try:

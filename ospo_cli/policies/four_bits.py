@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ospo_cli.errors import PolicyError
+from ospo_cli.errors import PolicyError, of_extra
 from ospo_cli.params.policy import Policy
 from ospo_cli.policies import folder as folders
 
@@ -34,7 +34,7 @@ def check_quantization(policy: Policy) -> None:
             "policy.load_in_4bit",
             "weights in 4 bits need the package bitsandbytes",
             found="not installed",
-            remedy="pip install 'ospo[qlora]', or train the adapter over float32 weights (load_in_4bit: false)",
+            remedy=f"{of_extra('qlora')}, or train the adapter over float32 weights (load_in_4bit: false)",
         )
 
 
@@ -45,7 +45,11 @@ def load_quantized(folder: Path) -> Any:
         PolicyError: bitsandbytes is missing, or the folder cannot be loaded.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise PolicyError(folder, "adapter over a base in 4 bits needs the package bitsandbytes", remedy="pip install 'ospo[qlora]'")
+        raise PolicyError(
+            folder,
+            "adapter over a base in 4 bits needs the package bitsandbytes",
+            remedy=of_extra("qlora"),
+        )
     from transformers import BitsAndBytesConfig
 
     settings = BitsAndBytesConfig(

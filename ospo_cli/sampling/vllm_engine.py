@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ospo_cli.errors import ParameterError, PolicyError, shorten
+from ospo_cli.errors import ParameterError, PolicyError, of_extra, shorten
 from ospo_cli.executors.processes import Program
 from ospo_cli.params.rollout import Rollout, Vllm
 from ospo_cli.policies import lora
@@ -288,7 +288,7 @@ class _Process(Program):
                 "rollout.sampler: vllm",
                 "the package is not installed here",
                 found=answer["absent"],
-                remedy=f"install ospo[vllm], or name the Python of an environment that has vllm in {PYTHON}",
+                remedy=f"{of_extra('vllm')}, or name the Python of an environment that has vllm in {PYTHON}",
             )
         if line is None or not isinstance(answer, dict) or "error" in answer:
             if line is None:

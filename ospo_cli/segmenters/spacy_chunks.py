@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-from ospo_cli.errors import CreditError
+from ospo_cli.errors import CreditError, of_extra
 
 Chunker = Callable[[str], list[tuple[int, int]]]
 
@@ -19,7 +19,11 @@ def load(model: str) -> tuple[Chunker, str]:
     """
     if importlib.util.find_spec("spacy") is None:
         raise CreditError(
-            "segment.segmenter", "spaCy is not installed", found="spacy", expected="rules", remedy="pip install 'ospo[spacy]'"
+            "segment.segmenter",
+            "spaCy is not installed",
+            found="spacy",
+            expected="rules",
+            remedy=of_extra("spacy"),
         )
     import spacy
 

@@ -241,7 +241,7 @@ def test_ray_that_is_not_installed_names_the_extra(monkeypatch):
     monkeypatch.setenv("OSPO_ENGINE", "ray")
     with pytest.raises(ParameterError) as caught, engines.engaged(Execution(), ()):
         pass
-    assert caught.value.line() == "execution.engine: ray is not installed; pip install 'ospo[ray]'"
+    assert caught.value.line() == "execution.engine: ray is not installed; pip install '.[ray]' in a clone of the repository"
 
 
 @pytest.mark.parametrize(("variable", "value"), [("OSPO_ENGINE", "dask"), ("OSPO_WORKERS", "many"), ("OSPO_WORKERS", "0")])

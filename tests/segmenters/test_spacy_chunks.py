@@ -23,7 +23,7 @@ from ospo_cli.text.segments import segmentation, word_coverage
 from tests.stages.test_segment import cut, rollouts
 from tests.text.hostile_texts import ANSWERS
 
-needs_spacy = pytest.mark.skipif(importlib.util.find_spec("spacy") is None, reason="spaCy is not installed (pip install 'ospo[spacy]')")
+needs_spacy = pytest.mark.skipif(importlib.util.find_spec("spacy") is None, reason="spaCy is not installed (pip install '.[spacy]')")
 
 
 def pipeline() -> Any:

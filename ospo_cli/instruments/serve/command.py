@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ospo_cli.errors import OspoError
+from ospo_cli.errors import OspoError, of_extra
 from ospo_cli.instruments.serve.settings import Settings
 from ospo_cli.rewriting.chosen import choose
 
@@ -35,7 +35,7 @@ def execute(project: Path, policy: str, threads: int, settings: Settings) -> Non
     """
     missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
-        raise OspoError("ospo serve", f"the package {missing[0]} is not installed", remedy="pip install 'ospo[serve]'")
+        raise OspoError("ospo serve", f"the package {missing[0]} is not installed", remedy=of_extra("serve"))
     if settings.host not in _LOOPBACK and not settings.token:
         raise OspoError(
             f"--host {settings.host}", "is reached from other machines, and there is no token", expected=f"a secret in {TOKEN}",

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ospo_cli.errors import RetrievalError
+from ospo_cli.errors import RetrievalError, of_extra
 from ospo_cli.params.retrieval import Retrieval
 from ospo_cli.retrievers.base import NOTHING, Catalogue, Ranking, best_first, candidates, require_words
 from ospo_cli.text.words import reader, reading
@@ -26,7 +26,9 @@ class BM25S:
             import bm25s
         except ModuleNotFoundError:
             raise RetrievalError(
-                "retriever bm25s", "its package is not installed", remedy="pip install 'ospo[bm25s]', or take bm25, which scores alike"
+                "retriever bm25s",
+                "its package is not installed",
+                remedy=f"{of_extra('bm25s')}, or take bm25, which scores alike",
             ) from None
         self.settings = settings
         self.words = reader(settings.folding)
