@@ -17,10 +17,18 @@ def unread(params: Params, sections: Collection[str] = tuple(SECTIONS)) -> str:
     line, empty where there is none."""
     modes: dict[str, str] = {}
     for section in sections:
-        for name, when in _walk(params, getattr(params, section), section):
-            modes.setdefault(name, when)
+        default = SECTIONS[section]()
+        for name, when in _walk(params, section):
+            inner = name[len(section) + 1 :].split(".")
+            if _at(getattr(params, section), inner) != _at(default, inner):
+                modes.setdefault(name, when)
     said = [f"{', '.join(name for name in modes if modes[name] == when)} (read where {when})" for when in dict.fromkeys(modes.values())]
     return f"params.yaml: set, and not read: {'; '.join(said)}\n" if said else ""
+
+
+def names(params: Params) -> set[str]:
+    """Return the parameters that nothing reads in the chosen mode, whatever their values."""
+    return {name for section in SECTIONS for name, _ in _walk(params, section)}
 
 
 def conditions() -> Iterator[tuple[str, str, list[str]]]:
@@ -30,11 +38,9 @@ def conditions() -> Iterator[tuple[str, str, list[str]]]:
             yield from ((name, other, values) for other, values in _parsed(when, holder))
 
 
-def _walk(params: Params, values: Any, section: str) -> Iterator[tuple[str, str]]:
-    default = type(values)()
-    for name, when, holder in _declared(values, section):
-        inner = name[len(section) + 1 :].split(".")
-        if _at(values, inner) != _at(default, inner) and not any(_holds(params, *mode) for mode in _parsed(when, holder)):
+def _walk(params: Params, section: str) -> Iterator[tuple[str, str]]:
+    for name, when, holder in _declared(getattr(params, section), section):
+        if not any(_holds(params, *mode) for mode in _parsed(when, holder)):
             yield name, when
 
 

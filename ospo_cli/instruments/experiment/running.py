@@ -17,7 +17,7 @@ from ospo_cli.errors import OspoError, ParameterError, first_line, shorten
 from ospo_cli.instruments.experiment import outcomes
 from ospo_cli.instruments.experiment.plan import Plan, Training
 from ospo_cli.layout import Layout
-from ospo_cli.params import whole
+from ospo_cli.params import unread, whole
 from ospo_cli.params.whole import Params
 from ospo_cli.params.written import render
 from ospo_cli.tables.files import read_json, write_json, write_text
@@ -152,8 +152,10 @@ def settings(params: Params) -> dict[str, Any]:
 
 
 def fits(kept: dict[str, Any], params: Params) -> bool:
-    """Tell whether an outcome was made with these parameters. One that a later version added counts where it is not its default."""
+    """Tell whether an outcome was made with these parameters. One that a later version added counts where it is not its default, and none
+    that nothing reads in this mode: a new default of click logs is no reason to train on the demo shop again."""
+    aside = unread.names(params)
     now, default = settings(params), settings(Params())
-    return all(name in now and now[name] == value for name, value in kept.items()) and all(
-        now[name] == default[name] for name in now.keys() - kept.keys()
+    return all(name in now and now[name] == value for name, value in kept.items() if name not in aside) and all(
+        now[name] == default[name] for name in now.keys() - kept.keys() - aside
     )

@@ -1,5 +1,6 @@
 """Trainings of a miniature: run once, kept as small tables, compared without their projects; what fails is named and tried again."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -173,3 +174,14 @@ def test_hostile_names_and_texts_do_nothing_on_the_page(file, tmp_path, monkeypa
     reader = Reader((tmp_path / "own" / "experiment.html").read_text(encoding="utf-8"))
     assert "<script>alert(1)</script>" in reader.text
     assert reader.scripts == []
+
+
+def test_what_nothing_reads_in_this_mode_is_no_other_parameter(file):
+    params = read(file, DOORS).params(Training("shop", "grpo", 0, 5e-4))
+    kept = running.settings(params)
+    clicks = {"prepare_data.clicks.prior_impressions": 77.0}
+    assert clicks.keys() <= kept.keys()
+    assert running.fits(kept | clicks, params)
+    logged = dataclasses.replace(params, prepare_data=dataclasses.replace(params.prepare_data, source="clicks"))
+    assert not running.fits(running.settings(logged) | clicks, logged)
+    assert not running.fits(kept | {"prepare_data.source": "clicks"}, params)
