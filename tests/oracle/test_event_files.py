@@ -57,7 +57,7 @@ def test_tensorboards_reader_finds_them_and_two_exports_are_equal_bytes(layout, 
 
 def test_without_the_package_or_without_an_iteration_it_is_one_line(layout, tmp_path, monkeypatch):
     monkeypatch.setattr(event_files.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(OspoError, match=r"tensorboard is not installed; pip install 'ospo\[tensorboard\]'"):
+    with pytest.raises(OspoError, match=r"tensorboard is not installed; pip install '\.\[tensorboard\]'"):
         event_files.write([("a", 1, 1.0)], tmp_path / "board")
     with pytest.raises(MissingInputError, match="holds no measures"):
         event_files.scalars(Layout(tmp_path / "empty"))

@@ -136,7 +136,7 @@ def test_4_bits_without_an_adapter_over_a_pretrained_base_are_refused():
 def test_4_bits_without_bitsandbytes_are_refused_before_anything_is_written(project, monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "bitsandbytes" else real(name, *rest))
-    with pytest.raises(PolicyError, match=r"need the package bitsandbytes: found not installed; pip install 'ospo\[qlora\]'"):
+    with pytest.raises(PolicyError, match=r"need the package bitsandbytes: found not installed; pip install '\.\[qlora\]'"):
         check_quantization(params().policy)
     with pytest.raises(PolicyError, match="adapter over a base in 4 bits needs the package bitsandbytes"):
         load_policy(project.policy(0), 1, trainable=True, project=project.root)

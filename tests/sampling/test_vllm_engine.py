@@ -147,7 +147,8 @@ def test_an_absent_vllm_is_one_line_with_the_remedy(tiny_folder, worker):
     # The real worker under an interpreter without site-packages.
     path = worker(f"import os, sys\nos.execv(sys.executable, [sys.executable, '-S', '-E', {vllm_engine_worker()!r}])\n")
     with pytest.raises(
-        PolicyError, match=r"rollout.sampler: vllm: the package is not installed here.*install ospo\[vllm\], or name.*OSPO_VLLM_PYTHON"
+        PolicyError,
+        match=r"rollout.sampler: vllm: the package is not installed here.*pip install '\.\[vllm\]'.*, or name.*OSPO_VLLM_PYTHON",
     ) as caught:
         drawn(engine(tiny_folder, path))
     assert len(str(caught.value).splitlines()) == 1

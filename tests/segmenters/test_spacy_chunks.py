@@ -86,7 +86,7 @@ def test_any_chunks_make_segments_that_hold_every_letter_and_digit(answer: str) 
 def test_without_spacy_the_error_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(spacy_chunks.importlib.util, "find_spec", lambda name: None if name == "spacy" else real(name))
-    with pytest.raises(CreditError, match=r"spaCy is not installed.*pip install 'ospo\[spacy\]'"):
+    with pytest.raises(CreditError, match=r"spaCy is not installed.*pip install '\.\[spacy\]'"):
         spacy_chunks.load("en_core_web_sm")
 
 

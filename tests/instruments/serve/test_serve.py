@@ -334,5 +334,5 @@ def test_beyond_this_machine_a_token_is_needed(tmp_path, monkeypatch):
 
 def test_without_its_packages_the_command_says_how_to_install_them(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(OspoError, match=r"starlette is not installed; pip install 'ospo\[serve\]'"):
+    with pytest.raises(OspoError, match=r"starlette is not installed; pip install '\.\[serve\]'"):
         command.execute(tmp_path, "", 0, Settings())
