@@ -20,8 +20,6 @@ from ospo_cli.rewriting.setup import CARD, Setup, gate_path, of_card, of_project
 from ospo_cli.tables import files, placed
 from ospo_cli.tables.prepared import DOCUMENTS
 
-_UNGATED = ": do not switch it on without a gate"
-
 
 @dataclass(frozen=True)
 class Chosen:
@@ -113,14 +111,19 @@ def _evaluated(layout: Layout, last: int, summary: dict[str, Any], choice: dict[
     if choice["best"] != best:
         why += ", where nothing beats the queries as typed"
     if summary["against_raw_query"]["answer"] == "worse":
-        why += f"; on {summary['split']} queries it finds less than they do as typed" + _UNGATED
+        why += f"; on {summary['split']} queries it finds less than they do as typed"
+        why += "" if _gate(layout.policy(number), layout) else ": do not switch it on without a gate"
     return number, why + (f"; {last:03d} is not evaluated" if f"policy-{last:03d}" not in weights else "")
 
 
 def _with_gate(why: str, folder: Path, project: Layout | None) -> str:
-    """Return why this policy, and in the place of advice to make a gate what the gate does that is in force."""
-    gate = gates.told(gate_path(folder, project), lambda: content_hash(folder))
-    return f"{why.replace(_UNGATED, '')}; {gate}" if gate else why
+    """Return why this policy, and what its gate does if it has one."""
+    gate = _gate(folder, project)
+    return f"{why}; {gate}" if gate else why
+
+
+def _gate(folder: Path, project: Layout | None) -> str:
+    return gates.told(gate_path(folder, project), lambda: content_hash(folder))
 
 
 def _with(setup: Setup, threads: int) -> Setup:
