@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ospo_cli.errors import OspoError
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
-from ospo_cli.maths.risk_control import FEWEST_QUERIES, betting_p, passed
+from ospo_cli.maths.risk_control import FEWEST_QUERIES, SEQUENCES, betting_p, passed
 from ospo_cli.maths.statistics import Resamples
 from ospo_cli.rewards.opening import open_reward
 from ospo_cli.rewriting import gate as gates
@@ -33,7 +33,6 @@ SHARES = np.round(np.arange(0.05, 1.0001, 0.05), 2)  # of the queries, that are 
 HALF = 9  # place of 50 %, from where one sequence of tests begins
 RIDGE = 100.0
 FOLDS = 5
-SEQUENCES = 2  # orders of tests, each with its part of the error
 MOST_NEEDED = 20_000
 
 
