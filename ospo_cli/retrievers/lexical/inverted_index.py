@@ -166,8 +166,9 @@ class InvertedIndex:
         k = min(k, self.count) if k > 0 else self.count
         if k > LARGEST_K:
             return self._rank_all(bags, member_starts, members, k)
-        from ospo_cli.retrievers.lexical import catalogue_loops
+        from ospo_cli.retrievers.lexical import catalogue_loops, compiling
 
+        compiling.say_when_compiling()
         part_starts, part_terms = _joined(bags)
         asked = Asked(part_starts, part_terms, member_starts, members, groups)
         top = Top(np.empty((count, k), dtype=np.int32), np.empty((count, k), dtype=np.int64))
@@ -198,8 +199,9 @@ class InvertedIndex:
             documents, sums, read = pool_products.rank_groups(self.forward, asked, pools, k, self.is_distinct, slot_of)
             self._give_back(slot_of, read)
             return documents, np.asarray(sums * self.unit, dtype=np.float64)
-        from ospo_cli.retrievers.lexical import pool_loops
+        from ospo_cli.retrievers.lexical import compiling, pool_loops
 
+        compiling.say_when_compiling()
         dtype: type = np.int32 if longest * self.largest_weight < 2**31 else np.int64
         top = Top(np.empty((count, k), dtype=np.int32), np.empty((count, k), dtype=dtype))
         together = _starts(list(map(len, pools))), np.concatenate(pools).astype(np.int32), dtype(np.iinfo(dtype).max)
