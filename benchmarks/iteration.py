@@ -25,7 +25,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ospo_cli.params.rollout import Rollout
 
 STAGES = ("rollout", "segment", "score-coalitions", "attribute", "update")
 CACHES = ("rollouts", "score_coalitions", "update")
@@ -80,7 +83,7 @@ def trl(iteration: int) -> dict[str, Any]:
     import torch
     from datasets import Dataset
     from transformers import AutoTokenizer, TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     from ospo_cli.layout import Layout
     from ospo_cli.params.whole import load
@@ -102,28 +105,9 @@ def trl(iteration: int) -> dict[str, Any]:
         texts = [completion[0]["content"] for completion in completions]
         return reward.values(prompt_id, [served("", text, "replace").query for text in texts]).tolist()
 
-    settings, group_size = params.update, params.rollout.group_size
-    steps = max(1, prompts.height // settings.groups_per_step)
-    rows = prompts.height * group_size // steps
-    config = GRPOConfig(
-        output_dir="trl",
-        loss_type="grpo",
-        beta=0.0,
-        temperature=params.rollout.temperature,
-        max_completion_length=params.rollout.max_new_tokens,
-        num_generations=group_size,
-        per_device_train_batch_size=rows,
-        steps_per_generation=steps,
-        max_steps=2 * steps,
-        learning_rate=1e-12,
-        gradient_checkpointing=False,
-        use_cpu=True,
-        bf16=False,
-        report_to=[],
-        disable_tqdm=True,
-        save_strategy="no",
-        logging_strategy="no",
-    )
+    steps = max(1, prompts.height // params.update.groups_per_step)
+    rows = prompts.height * params.rollout.group_size // steps
+    config = _config(params.rollout, rows, steps)
     texts = [
         {"prompt": [{"role": "user", "content": text}], "prompt_id": name}
         for name, text in prompts.select("prompt_id", "prompt").iter_rows()
@@ -150,6 +134,31 @@ def trl(iteration: int) -> dict[str, Any]:
     total = [after - before for before, after in zip(*whole, strict=True)]
     rest = [sum(took[column] for took in clock.took.values()) for column in (0, 1)]
     return {"took": clock.took | {"steps and the rest": [total[0] - rest[0], total[1] - rest[1]]}, "tokens": counted["tokens"]}
+
+
+def _config(rollout: Rollout, rows: int, steps: int) -> Any:
+    """Return TRL's settings for two iterations of so many steps, of so many rows each."""
+    from trl import GRPOConfig
+
+    return GRPOConfig(
+        output_dir="trl",
+        loss_type="grpo",
+        beta=0.0,
+        temperature=rollout.temperature,
+        max_completion_length=rollout.max_new_tokens,
+        num_generations=rollout.group_size,
+        per_device_train_batch_size=rows,
+        steps_per_generation=steps,
+        max_steps=2 * steps,
+        learning_rate=1e-12,
+        gradient_checkpointing=False,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        disable_tqdm=True,
+        save_strategy="no",
+        logging_strategy="no",
+    )
 
 
 def _trainable(folder: Path) -> Any:

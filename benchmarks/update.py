@@ -166,41 +166,10 @@ def our_step(policy: LoadedPolicy, rows: Rows, settings: Update) -> Callable[[],
 
 def trl_step(policy: LoadedPolicy, rows: Rows, size: int, scratch: Path) -> Callable[[], float]:
     """Return a training step by TRL's GRPOTrainer over the same rows, in micro-batches of `size` rows; it gives the loss."""
-    warnings.simplefilter("ignore", FutureWarning)  # of an argument's name, which TRL itself still uses
-    from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
-
     completions = [ids for group in rows.groups for ids in group.completions]
     prompts = [list(group.prompt) for group in rows.groups for _ in group.completions]
     size = min(size, len(completions))
-    config = GRPOConfig(
-        output_dir=str(scratch),
-        loss_type="grpo",
-        beta=0.0,
-        epsilon=0.2,
-        temperature=1.0,
-        max_completion_length=rows.max_new_tokens,
-        learning_rate=LEARNING_RATE,
-        gradient_checkpointing=False,
-        per_device_train_batch_size=size,
-        num_generations=2,
-        use_cpu=True,
-        bf16=False,
-        report_to=[],
-        disable_tqdm=True,
-        save_strategy="no",
-        logging_strategy="no",
-    )
-    with contextlib.redirect_stdout(sys.stderr):
-        trainer = GRPOTrainer(
-            model=policy.model,
-            processing_class=policy.tokenizer,
-            reward_funcs=lambda completions, **_: [0.0] * len(completions),
-            args=config,
-            train_dataset=Dataset.from_list([{"prompt": "coat"}] * len(completions)),
-        )
-    if trainer.model.is_gradient_checkpointing:
-        raise SystemExit("TRL's gradient checkpointing is on: the comparison would be unfair")
+    trainer = _trainer(policy, rows.max_new_tokens, size, len(completions), scratch)
     trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
     shape = (len(completions), -1)
@@ -230,6 +199,43 @@ def trl_step(policy: LoadedPolicy, rows: Rows, size: int, scratch: Path) -> Call
         return total
 
     return step
+
+
+def _trainer(policy: LoadedPolicy, most_tokens: int, size: int, count: int, scratch: Path) -> Any:
+    """Return a GRPOTrainer of `count` completions in micro-batches of `size`, without gradient checkpointing."""
+    warnings.simplefilter("ignore", FutureWarning)  # of an argument's name, which TRL itself still uses
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    config = GRPOConfig(
+        output_dir=str(scratch),
+        loss_type="grpo",
+        beta=0.0,
+        epsilon=0.2,
+        temperature=1.0,
+        max_completion_length=most_tokens,
+        learning_rate=LEARNING_RATE,
+        gradient_checkpointing=False,
+        per_device_train_batch_size=size,
+        num_generations=2,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        disable_tqdm=True,
+        save_strategy="no",
+        logging_strategy="no",
+    )
+    with contextlib.redirect_stdout(sys.stderr):
+        trainer = GRPOTrainer(
+            model=policy.model,
+            processing_class=policy.tokenizer,
+            reward_funcs=lambda completions, **_: [0.0] * len(completions),
+            args=config,
+            train_dataset=Dataset.from_list([{"prompt": "coat"}] * count),
+        )
+    if trainer.model.is_gradient_checkpointing:
+        raise SystemExit("TRL's gradient checkpointing is on: the comparison would be unfair")
+    return trainer
 
 
 def measure_memory(name: str, folder: Path, rows: int, tokens: int, threads: int) -> None:
