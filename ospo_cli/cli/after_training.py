@@ -30,7 +30,7 @@ def prune(
 
     layout, parameters = opened(project)
     with alone(project, "prune", wait):
-        found = instrument.find(layout, parameters, every, shards)
+        found = instrument.find(layout, parameters.evaluated_iterations, every, shards)
         if not dry_run:
             instrument.prune(layout, found)
         instrument.print_found(layout, found, dry_run)
@@ -65,7 +65,7 @@ def rewrite(
 
         say("rewrite", stream.in_words(stream.execute(project, request, kind_in, kind_out)))
         return
-    with spread(opened(project)[1]) if (project / "params.yaml").is_file() else nullcontext():
+    with spread(opened(project)[1].execution) if (project / "params.yaml").is_file() else nullcontext():
         counts = execute(project, Path(source), request, out, kind_in, kind_out)
     say("rewrite", (f"wrote {out}: " if out is not None else "") + in_words(counts))
 

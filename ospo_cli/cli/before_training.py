@@ -88,7 +88,7 @@ def graph(
     wait: Wait = False,
 ) -> None:
     """Write dvc.yaml and iterations.yaml from params.yaml (after a change of train.iterations, or of what a stage reads)."""
-    from ospo_cli.graph import dvc
+    from ospo_cli.graph import dvc, nodes
 
     parameters = opened(project)[1]
     if check:
@@ -103,7 +103,7 @@ def graph(
         return
     if code:
         with alone(project, "graph --code", wait):  # first of all that `dvc repro` calls: nothing of it has run yet
-            is_new = dvc.write_code(project, parameters)
+            is_new = dvc.write_code(project, nodes.plan(parameters))
         typer.echo(f"wrote {dvc.CODE}" if is_new else "up to date")
         return
     changed = dvc.write(project, parameters)
@@ -130,11 +130,12 @@ def plan(
     from ospo_cli.executors import engines
     from ospo_cli.instruments import cluster_plan
     from ospo_cli.instruments.plan import command as planning
+    from ospo_cli.params.whole import to_mapping
     from ospo_cli.stages.report import plan_and_actual
 
     layout, parameters = opened(project)
     if actual:
-        found = plan_and_actual(layout, parameters)
+        found = plan_and_actual(layout, to_mapping(parameters))
         if found is None:
             raise OspoError(layout.plan("plan.parquet"), "no such file", remedy="run `ospo plan` first")
         planning.print_actual(found)
@@ -193,7 +194,7 @@ def headroom(
     layout, parameters = opened(project)
     names = tuple(names_of(retrievers))
     request = stage.Request(split, iteration, policy, samples, prompts, edits, words, names, metric)
-    with alone(project, "headroom", wait), spread(parameters):
+    with alone(project, "headroom", wait), spread(parameters.execution):
         stage.print_result(*stage.execute(layout, parameters, request))
     say("headroom", f"wrote {layout.headroom('headroom.parquet')}, headroom_queries.parquet")
 

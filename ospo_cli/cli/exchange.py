@@ -37,7 +37,7 @@ def export(
 
     layout, parameters = opened(project)
     with alone(project, "export", wait):
-        done = stage.execute(layout, parameters, iteration, to, out, folder, not leave_out_degenerate)
+        done = stage.execute(layout, parameters.rollout, iteration, to, out, folder, not leave_out_degenerate)
     left_out = f", {done['left_out_rollouts']} rollouts left out" if done["left_out_rollouts"] else ""
     counts = f"{done['rollouts']} rollouts in {done['groups']} groups, {done['degenerate_groups']} degenerate{left_out}"
     say("export", f"wrote {done['path']}: {done['format']} {done['version']}, {counts}")

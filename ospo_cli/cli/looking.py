@@ -103,7 +103,7 @@ def audit(
 
         lists = (names_of(rules) or None, names, names_of(normalize) or None)
         request = gradient_audit.Request(prompts or gradient_audit.PROMPTS, *lists, fresh, group_size)
-        with alone(project, "audit --gradients", wait), spread(parameters):
+        with alone(project, "audit --gradients", wait), spread(parameters.execution):
             found, metrics = gradient_audit.execute(layout, parameters, iteration, request)
         print_gradients(found, metrics)
         _audit_written(layout.iteration(iteration, "gradient_audit.parquet"))
@@ -115,7 +115,7 @@ def audit(
     from ospo_cli.instruments.audit import estimators as stage
     from ospo_cli.instruments.audit.measures import print_result
 
-    with alone(project, "audit", wait), spread(parameters):
+    with alone(project, "audit", wait), spread(parameters.execution):
         table, metrics = stage.execute(layout, parameters, iteration, rollouts, names, examples)
     print_result(table, metrics)
     _audit_written(layout.iteration(iteration, "audit.parquet"))
@@ -133,11 +133,11 @@ def advise(
 
     layout, parameters = opened(project)
     with alone(project, "advise", wait):
-        stage.check(layout, parameters, iteration)
+        stage.check(layout, parameters.update.objective, iteration)
         if not stage.is_measured(layout, parameters, iteration):
             from ospo_cli.instruments.audit import gradients as gradient_audit
 
-            gradient_audit.execute(layout, parameters, iteration, gradient_audit.own_request(parameters, prompts))
+            gradient_audit.execute(layout, parameters, iteration, gradient_audit.own_request(parameters.attribute, prompts))
         table, searched = stage.execute(layout, parameters, iteration)
     stage.print_result(table, searched)
     say("advise", f"wrote {layout.iteration(iteration, 'advice.parquet')}, rate_search.parquet")

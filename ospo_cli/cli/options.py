@@ -13,6 +13,7 @@ from ospo_cli.errors import shorten
 
 if TYPE_CHECKING:
     from ospo_cli.layout import Layout
+    from ospo_cli.params.execution import Execution
     from ospo_cli.params.whole import Params
 
 Project = Annotated[Path, typer.Option("--project", "-p", help="Folder that holds params.yaml.", show_default="this folder")]
@@ -54,11 +55,11 @@ def alone(project: Path, command: str, wait: bool) -> AbstractContextManager[obj
     return ProjectLock(Layout(project), f"ospo {command}", wait)
 
 
-def spread(parameters: Params) -> AbstractContextManager[None]:
+def spread(execution: Execution) -> AbstractContextManager[None]:
     """Return a context manager in which the present command's shards run where section execution says."""
     from ospo_cli.executors import engines
 
-    return engines.engaged(parameters.execution, sys.argv[1:])
+    return engines.engaged(execution, sys.argv[1:])
 
 
 def say(command: str, text: str) -> None:

@@ -5,13 +5,26 @@ A new stage is a module in `stages/` and a function here. Their order is the ord
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TypeVar
 
 from ospo_cli.layout import Layout
 from ospo_cli.own_code.loading import REWARD, RULE, SEGMENTER, Kind, source_file
-from ospo_cli.params.whole import Params
+from ospo_cli.params.attribute import Attribute
+from ospo_cli.params.evaluate import Evaluate
+from ospo_cli.params.policy import Policy
+from ospo_cli.params.prepare_data import PrepareData
+from ospo_cli.params.retrieval import Retrieval
+from ospo_cli.params.rollout import Rollout
+from ospo_cli.params.score_coalitions import ScoreCoalitions
+from ospo_cli.params.segment import Segment
+from ospo_cli.params.train import Train
+from ospo_cli.params.update import Update
+from ospo_cli.params.warm_start import WarmStart
+from ospo_cli.params.whole import SECTIONS, Params
 
 
 @dataclass(frozen=True)
@@ -85,73 +98,79 @@ CREDIT_READS = (
     "further_coalitions", "grand_value", "degenerate_groups", "calls", "empty_value",
 )  # fmt: skip
 _AT = Layout(Path())
-_Declare = Callable[[Params, int], Node]
+T = TypeVar("T")
 
 
-def _stage(name: str, *, is_iterated: bool = False, is_needed: Callable[[Params], bool] = lambda _: True) -> Callable[[_Declare], _Declare]:
-    def keep(declare: _Declare) -> _Declare:
+def _given(asks: Callable[..., T], params: Params, k: int = 0) -> T:
+    """Call a declaration with the sections that its parameters name, and with the iteration where one is named `k`."""
+    return asks(**{name: k if name == "k" else getattr(params, name) for name in inspect.signature(asks).parameters})
+
+
+def _stage(
+    name: str, *, is_iterated: bool = False, is_needed: Callable[..., bool] = lambda: True
+) -> Callable[[Callable[..., Node]], Callable[..., Node]]:
+    def keep(declare: Callable[..., Node]) -> Callable[..., Node]:
         def named(params: Params, k: int) -> Node:
-            return replace(declare(params, k), stage=name, iteration=k if is_iterated else None)
+            return replace(_given(declare, params, k), stage=name, iteration=k if is_iterated else None)
 
-        STAGES[name] = Stage(named, is_iterated, is_needed)
+        STAGES[name] = Stage(named, is_iterated, lambda params: _given(is_needed, params))
         return declare
 
     return keep
 
 
 @_stage("prepare-data")
-def _prepare_data(params: Params, _: int) -> Node:
-    settings = params.prepare_data
+def _prepare_data(prepare_data: PrepareData) -> Node:
     return Node(
-        inputs=(settings.path,) if settings.path else (),
+        inputs=(prepare_data.path,) if prepare_data.path else (),
         outputs=(*prepared(*PREPARED, "teacher_pairs"), str(_AT.prepared("card.json"))),
         sections=("train.seed", "prepare_data", "retrieval.folding"),
-        uses=(("ospo_cli.sources", (settings.source,)),),
+        uses=(("ospo_cli.sources", (prepare_data.source,)),),
     )
 
 
-def uses_raw_query_values(params: Params) -> bool:
+def uses_raw_query_values(rollout: Rollout) -> bool:
     """Tell whether the choice of prompts depends on the raw queries' rewards (then a change of reward samples again)."""
-    return params.rollout.prompts == "headroom"
+    return rollout.prompts == "headroom"
 
 
 @_stage("score-queries", is_needed=uses_raw_query_values)
-def _score_queries(params: Params, _: int) -> Node:
+def _score_queries(retrieval: Retrieval, score_coalitions: ScoreCoalitions) -> Node:
     return Node(
-        inputs=prepared(*PREPARED) + retriever_files(params, [params.score_coalitions.retriever]),
+        inputs=prepared(*PREPARED) + retriever_files(retrieval, [score_coalitions.retriever]),
         outputs=(str(_AT.once("raw_query_values.parquet")),),
         sections=("retrieval", "score_coalitions"),
-        uses=_retrievers(params, [params.score_coalitions.retriever]),
+        uses=_retrievers(retrieval, [score_coalitions.retriever]),
     )
 
 
 @_stage("warm-start")
-def _warm_start(params: Params, _: int) -> Node:
+def _warm_start(warm_start: WarmStart, policy: Policy, retrieval: Retrieval, score_coalitions: ScoreCoalitions) -> Node:
     inputs = prepared("documents", "prompts", "teacher_pairs")
     sections: tuple[str, ...] = ("train.seed", "policy", "warm_start")
-    teacher, training = params.warm_start.teacher, [params.score_coalitions.retriever]
-    looks = ("looks",) if params.warm_start.look_every else ()
+    teacher, training = warm_start.teacher, [score_coalitions.retriever]
+    looks = ("looks",) if warm_start.look_every else ()
     if teacher == "judgments" or looks:
-        inputs += prepared("qrels", "pools") + retriever_files(params, training)
+        inputs += prepared("qrels", "pools") + retriever_files(retrieval, training)
         sections += ("retrieval", "score_coalitions", *(("rollout",) if looks else ()))
     if teacher == "file":
-        inputs += (params.warm_start.pairs_file,)
-    if params.policy.base != "config":
-        inputs += (params.policy.base,)
-    uses = (("ospo_cli.stages.warm_start", (teacher, *looks)), *_retrievers(params, training))
+        inputs += (warm_start.pairs_file,)
+    if policy.base != "config":
+        inputs += (policy.base,)
+    uses = (("ospo_cli.stages.warm_start", (teacher, *looks)), *_retrievers(retrieval, training))
     return Node(inputs, outputs=(str(_AT.policy(0)),), sections=sections, uses=uses)
 
 
 @_stage("rollout", is_iterated=True)
-def _rollout(params: Params, k: int) -> Node:
+def _rollout(rollout: Rollout, retrieval: Retrieval, score_coalitions: ScoreCoalitions, k: int) -> Node:
     inputs = (*prepared("prompts"), str(_AT.policy(k - 1)))
-    if uses_raw_query_values(params):
+    if uses_raw_query_values(rollout):
         inputs += (str(_AT.once("raw_query_values.parquet")),)
     sections: tuple[str, ...] = ("train.seed", "policy", "rollout")
-    needs_rewards = params.rollout.further_rounds > 0
+    needs_rewards = rollout.further_rounds > 0
     if needs_rewards:
-        inputs += (*prepared(*(name for name in PREPARED if name != "prompts")), *_reward_files(params))
-        reads = (field.name for field in fields(params.score_coalitions) if field.name not in CREDIT_READS)
+        inputs += (*prepared(*(name for name in PREPARED if name != "prompts")), *_reward_files(retrieval, score_coalitions))
+        reads = (field.name for field in fields(score_coalitions) if field.name not in CREDIT_READS)
         sections += ("retrieval", *(f"score_coalitions.{name}" for name in reads))
     return Node(
         inputs,
@@ -160,17 +179,17 @@ def _rollout(params: Params, k: int) -> Node:
         sections=sections,
         uses=(
             ("ospo_cli.stages.rollout", ("further_rounds",) if needs_rewards else ()),
-            ("ospo_cli.sampling", (params.rollout.sampler,)),
-            *_retrievers(params, [params.score_coalitions.retriever]),
+            ("ospo_cli.sampling", (rollout.sampler,)),
+            *_retrievers(retrieval, [score_coalitions.retriever]),
         ),
         is_strict=needs_rewards,
     )
 
 
 @_stage("segment", is_iterated=True)
-def _segment(params: Params, k: int) -> Node:
+def _segment(segment: Segment, k: int) -> Node:
     return Node(
-        inputs=(*of(k, "rollouts.parquet"), *_own_code(SEGMENTER, params.segment.own_segmenter)),
+        inputs=(*of(k, "rollouts.parquet"), *_own_code(SEGMENTER, segment.own_segmenter)),
         outputs=of(k, "segments.parquet"),
         metrics=of(k, "segment_metrics.json"),
         sections=("segment",),
@@ -178,22 +197,22 @@ def _segment(params: Params, k: int) -> Node:
 
 
 @_stage("score-coalitions", is_iterated=True)
-def _score_coalitions(params: Params, k: int) -> Node:
+def _score_coalitions(retrieval: Retrieval, score_coalitions: ScoreCoalitions, k: int) -> Node:
     return Node(
-        inputs=prepared(*PREPARED) + of(k, "rollouts.parquet", "segments.parquet") + _reward_files(params),
+        inputs=prepared(*PREPARED) + of(k, "rollouts.parquet", "segments.parquet") + _reward_files(retrieval, score_coalitions),
         outputs=of(k, "rewards.parquet", "coalition_values.parquet", "spliced_values.parquet", "recombined.parquet"),
         metrics=of(k, "score_metrics.json"),
         sections=("train.seed", "retrieval", "score_coalitions"),
-        uses=_retrievers(params, [params.score_coalitions.retriever]),
+        uses=_retrievers(retrieval, [score_coalitions.retriever]),
     )
 
 
 @_stage("attribute", is_iterated=True)
-def _attribute(params: Params, k: int) -> Node:
+def _attribute(attribute: Attribute, k: int) -> Node:
     names = ("rollouts", "segments", "rewards", "coalition_values", "spliced_values", "recombined")
     tables = of(k, *(f"{name}.parquet" for name in names))
     return Node(
-        inputs=(*tables, str(_AT.policy(k - 1)), *_own_code(RULE, params.attribute.rule_file)),
+        inputs=(*tables, str(_AT.policy(k - 1)), *_own_code(RULE, attribute.rule_file)),
         outputs=of(k, *(f"{name}.parquet" for name in ("attributions", "interactions", *LEARNED_FROM))),
         metrics=of(k, "attribute_metrics.json"),
         sections=("train.seed", "attribute", *(f"score_coalitions.{name}" for name in ATTRIBUTE_READS)),
@@ -201,22 +220,21 @@ def _attribute(params: Params, k: int) -> Node:
 
 
 @_stage("update", is_iterated=True)
-def _update(params: Params, k: int) -> Node:
-    settings = params.update
-    needs_reference = settings.kl_weight > 0 or settings.reference_groups > 0 or settings.dpo_reference == "warm-start"
+def _update(update: Update, k: int) -> Node:
+    needs_reference = update.kl_weight > 0 or update.reference_groups > 0 or update.dpo_reference == "warm-start"
     # An experiment of DVC's may change the objective, not what a stage reads: all three tables are always read.
     inputs = (*of(k, *(f"{name}.parquet" for name in ("rollouts", "recombined", *LEARNED_FROM))), str(_AT.policy(k - 1)))
     if needs_reference and k > 1:
         inputs += (str(_AT.policy(0)),)
-    if settings.examples_file:
-        inputs += (settings.examples_file, *prepared("prompts"))
-    length = ("train.iterations",) if settings.schedule != "constant" else ()
+    if update.examples_file:
+        inputs += (update.examples_file, *prepared("prompts"))
+    length = ("train.iterations",) if update.schedule != "constant" else ()
     return Node(
         inputs,
         outputs=(str(_AT.policy(k)), *of(k, "update_steps.json")),
         metrics=of(k, "update_metrics.json"),
         sections=("train.seed", *length, "policy", "rollout.temperature", "rollout.max_new_tokens", "update"),
-        uses=(("ospo_cli.training.objectives", (settings.objective,)),),
+        uses=(("ospo_cli.training.objectives", (update.objective,)),),
     )
 
 
@@ -224,26 +242,26 @@ _ASKED = ("prepare_data.prompt_template", "prepare_data.source")  # how a policy
 
 
 @_stage("evaluate")
-def _evaluate(params: Params, _: int) -> Node:
-    policies = tuple(str(_AT.policy(k)) for k in params.evaluated_iterations)
-    rewards = of(params.train.iterations, "rewards.parquet") if params.train.iterations else ()
+def _evaluate(train: Train, evaluate: Evaluate, retrieval: Retrieval, evaluated_iterations: list[int]) -> Node:
+    policies = tuple(str(_AT.policy(k)) for k in evaluated_iterations)
+    rewards = of(train.iterations, "rewards.parquet") if train.iterations else ()
     names = (
         *(f"{name}.parquet" for name in ("completions", "run", "query_metrics", "choice_values")),
         *("trec", "summary.json", "curves.json", "wins_and_losses.csv"),
     )
     return Node(
-        inputs=prepared(*PREPARED) + retriever_files(params, params.evaluate.retrievers) + policies + rewards,
+        inputs=prepared(*PREPARED) + retriever_files(retrieval, evaluate.retrievers) + policies + rewards,
         outputs=tuple(str(_AT.evaluation(name)) for name in names),
         metrics=tuple(str(_AT.evaluation(name)) for name in ("metrics.json", "score_metrics.json")),
         sections=("train", "policy", "retrieval", "rollout", "score_coalitions", "evaluate", *_ASKED),
-        uses=(("ospo_cli.sampling", ()), *_retrievers(params, params.evaluate.retrievers)),  # its sampler is imported
-        optional=tuple(str(_AT.gates(f"{k:03d}.json")) for k in params.evaluated_iterations),
+        uses=(("ospo_cli.sampling", ()), *_retrievers(retrieval, evaluate.retrievers)),  # its sampler is imported
+        optional=tuple(str(_AT.gates(f"{k:03d}.json")) for k in evaluated_iterations),
     )
 
 
 @_stage("report")
-def _report(params: Params, _: int) -> Node:
-    iterations = range(1, params.train.iterations + 1)
+def _report(train: Train) -> Node:
+    iterations = range(1, train.iterations + 1)
     tables = ("rollouts", "segments", "rewards", "attributions", "interactions")
     metrics = ("rollout", "segment", "score", "attribute", "update")
     each = (*(f"{name}.parquet" for name in tables), *(f"{name}_metrics.json" for name in metrics))
@@ -257,7 +275,7 @@ def _report(params: Params, _: int) -> Node:
             *(str(_AT.evaluation(name)) for name in evaluated),
         ),
         outputs=(str(_AT.report()), str(_AT.warnings())),
-        sections=tuple(field.name for field in fields(params) if field.name != "execution"),
+        sections=tuple(name for name in SECTIONS if name != "execution"),
         optional=(*(path for k in iterations for path in of(k, *audits)), str(_AT.kept(""))),
     )
 
@@ -272,27 +290,26 @@ def of(k: int, *names: str) -> tuple[str, ...]:
     return tuple(str(_AT.iteration(k, name)) for name in names)
 
 
-def retriever_files(params: Params, names: Iterable[str]) -> tuple[str, ...]:
+def retriever_files(retrieval: Retrieval, names: Iterable[str]) -> tuple[str, ...]:
     """Return the files and folders of a user's own that these retrievers read: an encoder's folder, a template."""
-    dense, http, used = params.retrieval.dense.encoder, params.retrieval.http.template, _with_members(params, names)
+    dense, http, used = retrieval.dense.encoder, retrieval.http.template, _with_members(retrieval, names)
     # Encoders of packages, and templates of this one, have plain names.
     found = [dense] if "dense" in used and "/" in dense else []
     return (*found, *([http] if "http" in used and http.endswith(".json") else ()))
 
 
-def _reward_files(params: Params) -> tuple[str, ...]:
-    settings = params.score_coalitions
-    return (*retriever_files(params, [settings.retriever]), *_own_code(REWARD, settings.own_reward))
+def _reward_files(retrieval: Retrieval, score_coalitions: ScoreCoalitions) -> tuple[str, ...]:
+    return (*retriever_files(retrieval, [score_coalitions.retriever]), *_own_code(REWARD, score_coalitions.own_reward))
 
 
 def _own_code(kind: Kind, name: str) -> tuple[str, ...]:
     return (str(source_file(kind, name, _AT.root)),) if name else ()
 
 
-def _with_members(params: Params, names: Iterable[str]) -> set[str]:
+def _with_members(retrieval: Retrieval, names: Iterable[str]) -> set[str]:
     used = set(names)
-    return used | set(params.retrieval.hybrid.retrievers) if "hybrid" in used else used
+    return used | set(retrieval.hybrid.retrievers) if "hybrid" in used else used
 
 
-def _retrievers(params: Params, names: Iterable[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    return (("ospo_cli.retrievers", tuple(sorted(_with_members(params, names)))),)
+def _retrievers(retrieval: Retrieval, names: Iterable[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    return (("ospo_cli.retrievers", tuple(sorted(_with_members(retrieval, names)))),)

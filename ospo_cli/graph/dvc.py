@@ -26,12 +26,12 @@ _CODE_STAGE = {"cmd": "ospo graph --code", "always_changed": True, "outs": [{COD
 
 def files(params: Params) -> dict[str, str]:
     """Return file name -> text of what belongs into version control."""
-    return {"dvc.yaml": dvc_yaml(params), "iterations.yaml": iterations_yaml(params)}
+    return {"dvc.yaml": dvc_yaml(params), "iterations.yaml": iterations_yaml(params.train.iterations)}
 
 
-def write_code(root: Path, params: Params) -> bool:
+def write_code(root: Path, nodes: Iterable[Node]) -> bool:
     """Write code.yaml, the hash of the code that each stage can reach; tell whether it changed."""
-    path, text = root / CODE, code_yaml(root, params)
+    path, text = root / CODE, code_yaml(root, nodes)
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return False
     write_text(path, text)
@@ -58,19 +58,19 @@ def write(root: Path, params: Params) -> list[str]:
     return [path.name for path, _ in changed]
 
 
-def iterations_yaml(params: Params) -> str:
+def iterations_yaml(iterations: int) -> str:
     """DVC's templates know no arithmetic: the number train.iterations is unrolled here.
 
     Names of folders stand in quotes: DVC reads YAML 1.2, where a bare 008 is the number 8, which PyYAML does not know.
     """
     entry = "  '{k}':\n    number: {k}\n    folder: '{k:03d}'\n    previous: '{before:03d}'\n"
-    entries = [entry.format(k=k, before=k - 1) for k in range(1, params.train.iterations + 1)]
+    entries = [entry.format(k=k, before=k - 1) for k in range(1, iterations + 1)]
     return f"{MARK}\niterations:\n{''.join(entries)}"
 
 
-def code_yaml(root: Path, params: Params) -> str:
-    """Version of the package and, per stage, the hash of the code that it can reach under these parameters."""
-    stages = code_hashes(root, {made.stage: made for made in plan(params)}.values())
+def code_yaml(root: Path, nodes: Iterable[Node]) -> str:
+    """Version of the package and, per stage of the planned nodes, the hash of the code that it can reach."""
+    stages = code_hashes(root, {made.stage: made for made in nodes}.values())
     return "# Made by `ospo graph --code`.\n" + yaml.safe_dump({"version": ospo_cli.__version__, "stages": stages}, sort_keys=True)
 
 
@@ -87,7 +87,7 @@ def dvc_yaml(params: Params) -> str:
         if made.iteration is None:
             stages[made.stage] = stage_of(made)
         elif made.stage not in stages:
-            stages[made.stage] = {"foreach": "${iterations}", "do": stage_of(_templated(made.stage, params))}
+            stages[made.stage] = {"foreach": "${iterations}", "do": stage_of(_templated(node(made.stage, 7, params)))}
     content = {
         "vars": ["iterations.yaml"],
         "stages": stages,
@@ -117,7 +117,7 @@ def check_reads(root: Path, made: Node, params: Params) -> None:
         known = [*declared["deps"], *(name for name in declared["params"] if isinstance(name, str))]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise OspoError(path, "cannot be read as a graph of ospo's", found=repr(error), remedy="run `ospo graph`") from None
-    templated = _templated(made.stage, params)
+    templated = _templated(node(made.stage, 7, params))
     missing = [name for name in (*templated.inputs, *templated.sections) if name not in known]
     if missing:
         raise OspoError(
@@ -127,10 +127,9 @@ def check_reads(root: Path, made: Node, params: Params) -> None:
         )
 
 
-def _templated(stage: str, params: Params) -> Node:
-    """Return a node of which the paths hold DVC's ${item} in place of the numbers 6 and 7."""
-    assert stage in ITERATED
-    made = node(stage, 7, params)
+def _templated(made: Node) -> Node:
+    """Return a node of iteration 7 of which the paths hold DVC's ${item} in place of the numbers 6 and 7."""
+    assert made.stage in ITERATED
 
     def put(path: str) -> str:
         return path.replace("/007", "/${item.folder}").replace("/006", "/${item.previous}")

@@ -42,18 +42,13 @@ def planned(params: Params, iteration: int | None = None) -> Iterator[Node]:
             yield node(name, k, params)
 
 
-def makers(params: Params, iteration: int | None = None) -> Iterator[tuple[str, str]]:
-    """Yield (output path, command that makes it), for the nodes that `planned` yields."""
-    for made in planned(params, iteration):
-        yield from ((path, made.command) for path in (*made.outputs, *made.metrics))
-
-
 def require_inputs(wanted: Node, layout: Layout, params: Params) -> None:
     """Raise MissingInputError naming the first input that is not there and the command that makes it."""
     for path in wanted.inputs:
         if (layout.root / path).exists():
             continue
-        commands = dict(makers(params, wanted.iteration))
+        nodes = planned(params, wanted.iteration)
+        commands = {output: made.command for made in nodes for output in (*made.outputs, *made.metrics)}
         remedy = f"run `{commands[path]}` first" if path in commands else "put it there, or correct params.yaml"
         if wanted.iteration is None and path.startswith(("data/policies", "data/iterations")):
             remedy += "; under dvc repro: run `ospo graph`, which unrolls train.iterations, then dvc repro"

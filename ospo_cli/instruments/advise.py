@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import partial
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 import polars as pl
@@ -26,7 +26,10 @@ from ospo_cli.maths.step_advice import (
     steps_over_exact,
 )
 from ospo_cli.params.attribute import Attribute
-from ospo_cli.params.whole import Params
+from ospo_cli.params.rollout import Rollout
+from ospo_cli.params.train import Train
+from ospo_cli.params.update import Update
+from ospo_cli.params.whole import Params, to_mapping
 from ospo_cli.report import staleness
 from ospo_cli.report.number_text import plain, short
 from ospo_cli.report.terminal import Terminal
@@ -34,6 +37,9 @@ from ospo_cli.tables import placed
 from ospo_cli.tables.advise import ADVICE, RATE_SEARCH
 from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
 from ospo_cli.tables.audit import GRADIENT_AUDIT
+
+if TYPE_CHECKING:
+    from ospo_cli.stages.update import Reads
 
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # Learning rates that are tried, over the one that the square root of the step's size asks for.
@@ -46,14 +52,13 @@ def is_measured(layout: Layout, params: Params, iteration: int) -> bool:
     if not path.exists() or not GRADIENT_AUDIT.path(layout, iteration).exists():
         return False
     metrics = json.loads(path.read_text(encoding="utf-8"))
-    if staleness.changed(layout, params, metrics["tables"] | metrics["inputs"]):
+    if staleness.changed(layout, to_mapping(params), metrics["tables"] | metrics["inputs"]):
         return False
     return not _own(placed.read(GRADIENT_AUDIT, layout, iteration), params.attribute).is_empty()
 
 
-def check(layout: Layout, params: Params, iteration: int) -> None:
+def check(layout: Layout, objective: str, iteration: int) -> None:
     """Raise ParameterError where the objective reads no token advantages, MissingInputError where the iteration has none."""
-    objective = params.update.objective
     if objective in ("sft", "dpo"):
         known = "policy-gradient or mirror-descent"
         raise ParameterError("update.objective", "reads no token advantages, whose noise is measured", found=objective, expected=known)
@@ -74,14 +79,15 @@ def execute(layout: Layout, params: Params, iteration: int) -> tuple[pl.DataFram
         MissingInputError: the gradients were not audited, or under other inputs; or the rollouts have no token advantages.
         CreditError: they have no signal.
     """
-    check(layout, params, iteration)
+    check(layout, params.update.objective, iteration)
     if not is_measured(layout, params, iteration):
         raise MissingInputError(
             GRADIENT_AUDIT.path(layout, iteration),
             "no gradients of this policy and method under these parameters",
             remedy=f"run `ospo audit --iter {iteration} --gradients`",
         )
-    noise, now = _noise(_own(placed.read(GRADIENT_AUDIT, layout, iteration), params.attribute), iteration), _now(params)
+    noise = _noise(_own(placed.read(GRADIENT_AUDIT, layout, iteration), params.attribute), iteration)
+    now = _now(params.train, params.rollout, params.update)
     wanted = advised(noise, now)
     rates = [factor * wanted.learning_rate for factor in TRIED]
     gains = held_out(layout, params, iteration, wanted, rates)
@@ -119,9 +125,9 @@ def _noise(rows: pl.DataFrame, iteration: int) -> Noise:
     return Noise(scale["value"], scale["standard_error"] or 0.0, cells["floor"]["value"])
 
 
-def _now(params: Params) -> Training:
-    update, groups = params.update, params.rollout.prompts_per_iteration
-    return Training(min(update.groups_per_step, groups), groups, params.train.iterations, update.epochs, update.learning_rate)
+def _now(train: Train, rollout: Rollout, update: Update) -> Training:
+    groups = rollout.prompts_per_iteration
+    return Training(min(update.groups_per_step, groups), groups, train.iterations, update.epochs, update.learning_rate)
 
 
 def _reasoned(noise: Noise, now: Training, wanted: Training) -> list[tuple[str, float, float, str]]:
@@ -148,7 +154,7 @@ def _reasoned(noise: Noise, now: Training, wanted: Training) -> list[tuple[str, 
     ]  # fmt: skip
 
 
-def held_out(layout: Layout, params: Params, iteration: int, wanted: Training, rates: list[float]) -> NDArray[np.float64]:
+def held_out(layout: Layout, params: Reads, iteration: int, wanted: Training, rates: list[float]) -> NDArray[np.float64]:
     """Return [rates, N] what N rollout groups gain from updates on others: `rate_search.held_out_gains` with the advised steps."""
     from ospo_cli.policies.folder import OPTIMIZER
     from ospo_cli.policies.opening import load_policy

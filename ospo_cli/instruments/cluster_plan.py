@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import polars as pl
 
@@ -14,7 +14,6 @@ from ospo_cli.errors import ParameterError
 from ospo_cli.params import whole
 from ospo_cli.params.evaluate import Evaluate
 from ospo_cli.params.rollout import Rollout
-from ospo_cli.params.whole import Params
 from ospo_cli.report.number_text import count, short
 from ospo_cli.report.plan_sections import UNITS
 from ospo_cli.report.terminal import Terminal
@@ -25,6 +24,15 @@ SHARDED = ("rollout", "score-coalitions", "evaluate")
 SHARED = (*SHARDED, "update", "warm-start")
 GROUPS_PER_SHARD, PROMPTS_PER_SHARD = 64, 64
 _NUMBERS = {"gpus": 0.0, "cores": 1.0, "gpu_hour": 0.0, "core_hour": 0.0}
+
+
+class Reads(Protocol):
+    """What tells a stage's shards."""
+
+    @property
+    def rollout(self) -> Rollout: ...
+    @property
+    def evaluate(self) -> Evaluate: ...
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ def read(path: Path) -> Cluster:
     return made
 
 
-def expected(plan: pl.DataFrame, cluster: Cluster, params: Params, shared: Sequence[str] = SHARED) -> list[Expected]:
+def expected(plan: pl.DataFrame, cluster: Cluster, params: Reads, shared: Sequence[str] = SHARED) -> list[Expected]:
     """Return what each stage of table plan takes on the cluster; stages that are not `shared` take one device.
 
     A loop over s equal shards on n devices takes ⌈s/n⌉ rounds: more devices than shards have nothing to do. Update and warm start share
@@ -123,7 +131,7 @@ def expected(plan: pl.DataFrame, cluster: Cluster, params: Params, shared: Seque
     return found
 
 
-def print_cluster(found: Sequence[Expected], plan: pl.DataFrame, cluster: Cluster, params: Params, stream: TextIO | None = None) -> None:
+def print_cluster(found: Sequence[Expected], plan: pl.DataFrame, cluster: Cluster, params: Reads, stream: TextIO | None = None) -> None:
     """Print a line per stage, the sums, the bottleneck, and what one more GPU or core buys."""
     output = Terminal(stream)
     words, rows = ["stage", "of", "on"], []
@@ -156,7 +164,7 @@ def print_cluster(found: Sequence[Expected], plan: pl.DataFrame, cluster: Cluste
         output.line(f"One more {name[:-1].upper() if name == 'gpus' else 'core'}: {short(hours - then)} h less, {cost:+.3g} in cost.")
 
 
-def print_workers(plan: pl.DataFrame, workers: int, params: Params, stream: TextIO | None = None) -> None:
+def print_workers(plan: pl.DataFrame, workers: int, params: Reads, stream: TextIO | None = None) -> None:
     """Print what the stages that are to do take on so many workers of a core each; update and warm start are one process's."""
     todo = plan.filter(~pl.col("is_current"))
     alone, together = (total_hours(expected(todo, Cluster(0, cores, 0, 0, {}, {}), params, SHARDED)) for cores in (1, workers))

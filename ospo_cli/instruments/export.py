@@ -10,7 +10,7 @@ from ospo_cli.errors import TableError
 from ospo_cli.exchange import credit_files
 from ospo_cli.exchange.credit_format import credit_rows, header
 from ospo_cli.layout import Layout
-from ospo_cli.params.whole import Params
+from ospo_cli.params.rollout import Rollout
 from ospo_cli.tables import files, parquet, placed
 from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
 from ospo_cli.tables.prepared import PROMPTS
@@ -20,7 +20,7 @@ from ospo_cli.tables.score_coalitions import REWARDS
 
 def execute(
     layout: Layout,
-    params: Params,
+    rollout: Rollout,
     iteration: int | None,
     target: str,
     out: Path | None = None,
@@ -48,8 +48,8 @@ def execute(
     # A foreign file does not say how it was sampled: null, never this project's own settings.
     sampling = {
         "iteration": iteration,
-        "temperature": params.rollout.temperature if folder is None else None,
-        "max_new_tokens": params.rollout.max_new_tokens if folder is None else None,
+        "temperature": rollout.temperature if folder is None else None,
+        "max_new_tokens": rollout.max_new_tokens if folder is None else None,
     }
     rows = credit_rows(rollouts, rewards, advantages, prompts, keep_degenerate)
     settings = sampling | credited | {"left_out_rollouts": rollouts.height - rows.height, "ospo_version": __version__}

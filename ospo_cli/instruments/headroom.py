@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import numpy as np
 import polars as pl
@@ -17,14 +17,18 @@ from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
 from ospo_cli.maths.ranking import metric_rows
 from ospo_cli.maths.statistics import Resamples
-from ospo_cli.params.whole import Params
+from ospo_cli.params.policy import Policy
+from ospo_cli.params.rollout import Rollout
+from ospo_cli.params.train import Train
 from ospo_cli.report.number_text import p_value, plain, signed
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.retrievers.base import TellingRetriever
 from ospo_cli.rewards.feedback import Feedback
 from ospo_cli.rewards.judged_reward import JudgedReward
+from ospo_cli.rewards.judged_reward import Sections as RewardSections
 from ospo_cli.rewards.judgments import Prepared, read_prepared
 from ospo_cli.rewards.oracle import OracleSearch
+from ospo_cli.rewards.oracle import Sections as OracleSections
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.rewards.unfound import say_unfound
 from ospo_cli.tables import files, parquet, placed
@@ -37,6 +41,17 @@ from ospo_cli.text.word_edits import EDITS, greedy_edits, single_edits
 RAW_QUERY, IDEAL = "raw query", "ideal ranking"
 _PROMPTS_PER_SHARD = 64
 Values = NDArray[np.float64]
+
+
+class Reads(RewardSections, OracleSections, Protocol):
+    """What this reads of the parameters."""
+
+    @property
+    def train(self) -> Train: ...
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def rollout(self) -> Rollout: ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +89,7 @@ class Answers:
     queries: dict[str, list[str]]
 
 
-def execute(layout: Layout, params: Params, request: Request) -> tuple[pl.DataFrame, dict[str, Any]]:
+def execute(layout: Layout, params: Reads, request: Request) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Read the prepared tables, and rollouts or a policy where there are any; write headroom and headroom_queries."""
     tables = read_prepared(layout)
     prompts = tables.prompts
@@ -103,7 +118,7 @@ def headroom(
     tables: Prepared,
     chosen: pl.DataFrame,
     answers: Answers | None,
-    params: Params,
+    params: Reads,
     request: Request,
     layout: Layout,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -161,7 +176,7 @@ def print_result(table: pl.DataFrame, facts: dict[str, Any], stream: TextIO | No
 
 
 def _systems(
-    reward: JudgedReward, documents: pl.DataFrame, chosen: pl.DataFrame, answers: Answers | None, params: Params, request: Request
+    reward: JudgedReward, documents: pl.DataFrame, chosen: pl.DataFrame, answers: Answers | None, params: Reads, request: Request
 ) -> dict[str, tuple[list[str], Values]]:
     """Return system -> (query of each prompt, its value); the same order of systems for every retriever."""
     ids, raw = chosen["prompt_id"].to_list(), chosen["query"].to_list()
@@ -254,7 +269,7 @@ def _saved(rollouts: pl.DataFrame, chosen: pl.DataFrame, composition: str, itera
     return Answers(f"rollouts {iteration:03d}", queries)
 
 
-def _sampled(layout: Layout, chosen: pl.DataFrame, params: Params, request: Request) -> Answers | None:
+def _sampled(layout: Layout, chosen: pl.DataFrame, params: Reads, request: Request) -> Answers | None:
     """Return completions of a policy on the chosen prompts; finished shards are found by the policy's content. None without a policy."""
     folder = layout.policy(request.policy)
     if not folder.is_dir():

@@ -30,10 +30,11 @@ def execute(layout: Layout, source: Layout, params: Params, name: str) -> bool:
     """
     if not _NAME.fullmatch(name):
         raise OspoError("ospo keep", "not a name", found=name, expected="up to 64 letters, digits, dots, dashes or underscores")
-    run = present_run(source, params)
+    made_with = whole.to_mapping(params)
+    run = present_run(source, made_with)
     folder = layout.kept(name)
     is_there = (folder / "run.json").is_file()
     parquet.write(run.values, folder / "values.parquet", KEPT_VALUES)
-    content = {"facts": dict(run.facts), "iterations": list(run.iterations), "params": whole.to_mapping(params)}
+    content = {"facts": dict(run.facts), "iterations": list(run.iterations), "params": made_with}
     files.write_json(folder / "run.json", content)
     return is_there

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from ospo_cli.graph.runner import PRUNED
+from ospo_cli.graph.records import PRUNED
 from ospo_cli.layout import Layout
-from ospo_cli.params.whole import Params
 from ospo_cli.report.evaluation_summary import read_summary
 from ospo_cli.tables import files, unfinished
 
@@ -29,12 +29,12 @@ class Found:
         return sum(self.goes.values())
 
 
-def find(layout: Layout, params: Params, every: int, shards: bool) -> Found:
+def find(layout: Layout, evaluated: Collection[int], every: int, shards: bool) -> Found:
     """Return what can go.
 
     Args:
         layout: the project.
-        params: tell which policies an evaluation reads.
+        evaluated: numbers of the policies that an evaluation reads.
         every: each n-th policy stays; 0 keeps none for its number.
         shards: whether finished shards go, too: tables that were made of them stay.
     """
@@ -43,7 +43,7 @@ def find(layout: Layout, params: Params, every: int, shards: bool) -> Found:
     if there:
         stays = {there[0]: "the first", there[-1]: "the last"}
     for number in there:
-        if number in params.evaluated_iterations:
+        if number in evaluated:
             stays.setdefault(number, "evaluated")
         if every and number % every == 0:
             stays.setdefault(number, f"a multiple of {every}")

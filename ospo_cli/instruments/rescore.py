@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,7 +70,7 @@ def rescore(
         raise OspoError(
             "ospo rescore", "nothing is changed", expected="--retriever, --metric, --set section.key=value or --prepared FOLDER"
         )
-    changed = _changed(params, changes)
+    changed = _changed(whole.to_mapping(params), changes)
     name = name or _name_of(changes, prepared)
     if not re.fullmatch(_NAME, name) or name == "loop":
         expected = "letters, digits, . _ @ + -, and not loop, the loop's own"
@@ -130,8 +129,8 @@ def parse_changes(settings: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _changed(params: Params, changes: Mapping[str, Any]) -> Params:
-    content = copy.deepcopy(whole.to_mapping(params))
+def _changed(values: Mapping[str, Mapping[str, Any]], changes: Mapping[str, Any]) -> Params:
+    content = {section: dict(own) for section, own in values.items()}
     for key, value in changes.items():
         section, _, name = key.partition(".")
         if section not in SECTIONS:

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, Protocol, TextIO
 
 import numpy as np
 import polars as pl
@@ -16,9 +16,13 @@ import polars as pl
 from ospo_cli.errors import OspoError, StoreError, shorten
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
-from ospo_cli.params.whole import Params
+from ospo_cli.params.evaluate import Evaluate
+from ospo_cli.params.retrieval import Retrieval
+from ospo_cli.params.score_coalitions import ScoreCoalitions
+from ospo_cli.params.store import Store as StoreSettings
+from ospo_cli.params.train import Train
 from ospo_cli.report.terminal import Terminal
-from ospo_cli.rewards.judged_reward import JudgedReward
+from ospo_cli.rewards.judged_reward import JudgedReward, Sections
 from ospo_cli.rewards.judgments import read_prepared
 from ospo_cli.rewards.store.book import Book
 from ospo_cli.rewards.store.folder import Store, Summary, superfluous
@@ -30,6 +34,23 @@ from ospo_cli.tables.store import STORED_VALUES
 # Two ways to the same metric agree far better than this; an engine that answers otherwise now does not.
 TOLERANCE = 1e-9
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+class Reads(Sections, Protocol):
+    """What upkeep reads of the parameters."""
+
+    @property
+    def train(self) -> Train: ...
+    @property
+    def evaluate(self) -> Evaluate: ...
+
+
+class _Sections(NamedTuple):
+    """Those of a reward."""
+
+    score_coalitions: ScoreCoalitions
+    retrieval: Retrieval
+    store: StoreSettings
 
 
 def stats(layout: Layout, stream: TextIO | None = None) -> list[Summary]:
@@ -55,7 +76,7 @@ def stats(layout: Layout, stream: TextIO | None = None) -> list[Summary]:
     return books
 
 
-def verify(layout: Layout, params: Params | None = None, recompute: int = 0, stream: TextIO | None = None) -> int:
+def verify(layout: Layout, params: Reads | None = None, recompute: int = 0, stream: TextIO | None = None) -> int:
     """Check SQLite's own structure and every entry's checksum; compute some values again; return how many entries were checked.
 
     Raises:
@@ -83,7 +104,7 @@ def verify(layout: Layout, params: Params | None = None, recompute: int = 0, str
     return total
 
 
-def recomputed(layout: Layout, params: Params, count: int) -> tuple[int, int]:
+def recomputed(layout: Layout, params: Reads, count: int) -> tuple[int, int]:
     """Compute `count` values again, drawn by seed; return how many were, and how many could have been.
 
     A book holds hashes of texts, not texts: the ones that can be computed again are those of this project's tables.
@@ -118,7 +139,7 @@ def recomputed(layout: Layout, params: Params, count: int) -> tuple[int, int]:
 
 def gc(
     layout: Layout,
-    params: Params | None,
+    params: Reads | None,
     *,
     days: float | None = None,
     others: bool = False,
@@ -206,8 +227,8 @@ def _frames(folder: Path) -> Iterator[pl.DataFrame]:
             )
 
 
-def _reward(layout: Layout, params: Params, retriever: str) -> JudgedReward:
-    always = dataclasses.replace(params, store=dataclasses.replace(params.store, values="always"))
+def _reward(layout: Layout, params: Sections, retriever: str) -> JudgedReward:
+    always = _Sections(params.score_coalitions, params.retrieval, dataclasses.replace(params.store, values="always"))
     return JudgedReward(read_prepared(layout), always, retriever=retriever, cache=layout.cache, store=Store(layout.store))
 
 

@@ -40,12 +40,11 @@ def conditions() -> Iterator[tuple[str, str, list[str]]]:
 
 def _walk(params: Params, section: str) -> Iterator[tuple[str, str]]:
     for name, when, holder in _declared(getattr(params, section), section):
-        if not any(_holds(params, *mode) for mode in _parsed(when, holder)):
+        if not any(_holds(_at(params, other.split(".")), allowed) for other, allowed in _parsed(when, holder)):
             yield name, when
 
 
-def _holds(params: Params, other: str, allowed: list[str]) -> bool:
-    value = _at(params, other.split("."))
+def _holds(value: Any, allowed: list[str]) -> bool:
     chosen = {str(item) for item in value} if isinstance(value, list) else {str(value)}
     return bool(chosen & set(allowed) if allowed else value)
 

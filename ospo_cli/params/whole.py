@@ -159,15 +159,15 @@ def from_mapping(content: object, where: str = "params.yaml") -> Params:
     return params
 
 
-def check_retrievers(params: Params) -> None:
+def check_retrievers(evaluate: Evaluate, score_coalitions: ScoreCoalitions, retrieval: Retrieval) -> None:
     """Raise ParameterError where evaluation would fail after all the training: its list of retrievers, and fields that one cannot weigh."""
-    names, training = params.evaluate.retrievers, params.score_coalitions.retriever
+    names, training = evaluate.retrievers, score_coalitions.retriever
     if training not in names or len(set(names)) < len(names):
         remedy = f"put {training} (score_coalitions.retriever) into the list" if training not in names else "name each once"
         raise ParameterError(
             "evaluate.retrievers", "needs the training retriever and no name twice", found=", ".join(names) or "none", remedy=remedy
         )
-    weighted = [field for field in params.retrieval.fields if "^" in field]
+    weighted = [field for field in retrieval.fields if "^" in field]
     if weighted and training != "bm25":
         raise ParameterError(
             "score_coalitions.retriever",

@@ -17,6 +17,7 @@ from ospo_cli.params.whole import Params
 from ospo_cli.report.evaluation_summary import read_summary
 from ospo_cli.report.kept_runs import Run, compared, how
 from ospo_cli.report.kept_seeds import over_seeds
+from ospo_cli.report.staleness import Values
 from ospo_cli.tables import parquet, placed
 from ospo_cli.tables.evaluate import QUERY_METRICS
 from ospo_cli.tables.files import read_json
@@ -29,14 +30,14 @@ def comparison(layout: Layout, params: Params) -> dict[str, Any] | None:
     kept = kept_runs(layout)
     if not kept or not layout.evaluation("summary.json").is_file():
         return None
-    own = present_run(layout, params)
+    own = present_run(layout, whole.to_mapping(params))
     draws = Resamples(len(own.prompts()), params.evaluate.bootstrap, seeding.generator(params.train.seed, "kept runs"), bounds=(0.0, 1.0))
     measured_alike = [run for run in kept if all(run.facts[name] == own.facts[name] for name in ("metric", "retriever", "split"))]
     return compared(own, kept, draws) | {"over_seeds": over_seeds(own, measured_alike)}
 
 
-def present_run(layout: Layout, params: Params) -> Run:
-    """Return what the project's tables hold now."""
+def present_run(layout: Layout, params: Values) -> Run:
+    """Return what the project's tables hold now; `params` are what they were made with."""
     summary = read_summary(layout)
     metrics = placed.read(QUERY_METRICS, layout)
     chosen = metrics.filter(
@@ -60,8 +61,7 @@ def present_run(layout: Layout, params: Params) -> Run:
         )
     facts = {"metric": summary["metric"], "retriever": summary["training_retriever"], "split": summary["split"]}
     facts["prompts"] = _hash_of_prompts(layout, values)
-    mapping = whole.to_mapping(params)
-    return Run("", facts | {"how": how(mapping)}, iterations, values, mapping)
+    return Run("", facts | {"how": how(params)}, iterations, values, params)
 
 
 def _hash_of_prompts(layout: Layout, values: pl.DataFrame) -> str:

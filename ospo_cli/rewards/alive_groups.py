@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import polars as pl
 
 from ospo_cli.layout import Layout
 from ospo_cli.rewards.answers import score_answers
+from ospo_cli.rewards.judged_reward import Sections
 from ospo_cli.rewards.opening import open_reward
 
-if TYPE_CHECKING:
-    from ospo_cli.params.whole import Params
 
-
-def counter(layout: Layout, params: Params) -> Callable[[pl.DataFrame], int]:
+def counter(layout: Layout, params: Sections) -> Callable[[pl.DataFrame], int]:
     """Return table rollouts of whole groups -> the number of groups with unequal rewards, as `ospo score-coalitions` gives them."""
     reward = open_reward(layout, params)
 

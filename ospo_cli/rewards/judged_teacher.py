@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import polars as pl
 
@@ -12,8 +12,9 @@ from ospo_cli.errors import ParameterError
 from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
+from ospo_cli.params.train import Train
 from ospo_cli.params.warm_start import WarmStart
-from ospo_cli.rewards.judged_reward import JudgedReward
+from ospo_cli.rewards.judged_reward import JudgedReward, Sections
 from ospo_cli.rewards.judgments import Prepared
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.tables import placed
@@ -21,11 +22,17 @@ from ospo_cli.tables.prepared import DOCUMENTS, POOLS, QRELS, TEACHER_PAIRS
 
 _AT_ONCE = 256  # titles between two lines of progress
 
-if TYPE_CHECKING:
-    from ospo_cli.params.whole import Params
+
+class Reads(Sections, Protocol):
+    """What a teacher reads of the parameters."""
+
+    @property
+    def train(self) -> Train: ...
+    @property
+    def warm_start(self) -> WarmStart: ...
 
 
-def teacher_pairs(layout: Layout, params: Params, prompts: pl.DataFrame) -> pl.DataFrame:
+def teacher_pairs(layout: Layout, params: Reads, prompts: pl.DataFrame) -> pl.DataFrame:
     """Return table teacher_pairs of the train prompts of a project, as many as the warm start can see."""
     documents = placed.read(DOCUMENTS, layout)
     qrels = placed.read(QRELS, layout)

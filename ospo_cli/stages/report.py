@@ -71,6 +71,7 @@ def report(layout: Layout, params: Params) -> dict[str, Any]:
         share = max(1, params.report.rollouts // max(1, params.train.iterations))
         chosen = _chosen(sorted(set(rollouts["prompt_id"].to_list())), share, params.train.seed, iteration)
         groups += [group | {"iteration": iteration} for group in rollout_groups(chosen, prepared["prompts"], rollouts, tables)]
+    values = whole.to_mapping(params)
     counts = {
         "documents": prepared["documents"].height,
         "prompts": dict(sorted(prepared["prompts"].group_by("split").len().iter_rows())),
@@ -90,21 +91,20 @@ def report(layout: Layout, params: Params) -> dict[str, Any]:
         "signs": warning_signs(iterations, params.rollout.max_new_tokens, summary["prompts"] if summary else None),
         "groups": groups,
         "shown_estimator": shown_estimator(params.attribute.estimator, params.score_coalitions.estimators),
-        "audits": _audits(layout, params),
+        "audits": _audits(layout, params.train.iterations, values),
         "colour_scale": colour_scale(groups),
         "queries": _queries(layout, params.report.queries, prepared["prompts"], summary) if summary else [],
         "kept": comparison(layout, params),
-        "plan": plan_and_actual(layout, params),
+        "plan": plan_and_actual(layout, values),
     }
 
 
-def plan_and_actual(layout: Layout, params: Params) -> dict[str, Any] | None:
+def plan_and_actual(layout: Layout, present: staleness.Values) -> dict[str, Any] | None:
     """Return what `ospo plan` expected beside what each stage took when it last ran; None without a plan."""
     if not layout.plan("plan.parquet").is_file():
         return None
     planned = placed.read(PLAN, layout)
     facts = _json(layout.plan("plan.json"), "ospo plan") or {}
-    present = whole.to_mapping(params)
     changed = [
         f"{section}.{name}"
         for section, values in facts.get("params", {}).items()
@@ -132,22 +132,22 @@ def _queries(layout: Layout, most: int, prompts: pl.DataFrame, summary: dict[str
     return [wins_and_losses(values, completions, prompts, final, base, shown) for base in bases]
 
 
-def _audits(layout: Layout, params: Params) -> list[dict[str, Any]]:
+def _audits(layout: Layout, iterations: int, values: staleness.Values) -> list[dict[str, Any]]:
     """Return what `ospo audit` found, by iteration: tables whose inputs still are what they were, and for others what has changed."""
     found = []
-    for iteration in range(1, params.train.iterations + 1):
-        audit = _standing(layout, params, iteration, AUDIT)
+    for iteration in range(1, iterations + 1):
+        audit = _standing(layout, values, iteration, AUDIT)
         if audit is not None and not audit["changed"]:
             audit["curves"] = placed.read(AUDIT_CURVES, layout, iteration).to_dicts()
             named = {row["estimator"] for row in audit["rows"]}
             audit["order"] = [name for name in (*ESTIMATORS, *GROUP_GAMES) if name in named]
-        gradients = _standing(layout, params, iteration, GRADIENT_AUDIT)
+        gradients = _standing(layout, values, iteration, GRADIENT_AUDIT)
         if audit is not None or gradients is not None:
             found.append({"iteration": iteration, "audit": audit, "gradients": gradients})
     return found
 
 
-def _standing(layout: Layout, params: Params, iteration: int, table: Table) -> dict[str, Any] | None:
+def _standing(layout: Layout, values: staleness.Values, iteration: int, table: Table) -> dict[str, Any] | None:
     """Return an audit's metrics, what has changed since, and its rows where nothing has; None where there is none."""
     metrics = _json(layout.iteration(iteration, f"{table.name}_metrics.json"), table.command(iteration))
     if metrics is None:
@@ -155,7 +155,7 @@ def _standing(layout: Layout, params: Params, iteration: int, table: Table) -> d
     tables, inputs = metrics.get("tables"), metrics.get("inputs")
     if not isinstance(tables, dict) or not isinstance(inputs, dict):
         return {"metrics": metrics, "changed": [f"{table.name}_metrics.json, which does not say what it was computed from,"]}
-    changed = staleness.changed(layout, params, tables | inputs)
+    changed = staleness.changed(layout, values, tables | inputs)
     rows = [] if changed else placed.read(table, layout, iteration).to_dicts()
     return {"metrics": metrics, "changed": changed, "rows": rows}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import polars as pl
 import torch
@@ -13,8 +13,10 @@ from ospo_cli.errors import SourceError
 from ospo_cli.executors.shard_folder import content_key
 from ospo_cli.layout import Layout
 from ospo_cli.maths import seeding
+from ospo_cli.params.rollout import Rollout
+from ospo_cli.params.train import Train
 from ospo_cli.policies.folder import LoadedPolicy
-from ospo_cli.rewards.judged_reward import JudgedReward
+from ospo_cli.rewards.judged_reward import JudgedReward, Sections
 from ospo_cli.rewards.judgments import Prepared
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.sampling.causal_lm import Sampler
@@ -25,13 +27,19 @@ from ospo_cli.tables.files import sha256_of
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
 from ospo_cli.text.composition import served
 
-if TYPE_CHECKING:
-    from ospo_cli.params.whole import Params
-
 FEW, SAMPLES = 64, 8
 
 
-def looker(layout: Layout, params: Params, prompts: pl.DataFrame) -> tuple[Callable[[LoadedPolicy], dict[str, float]], str]:
+class Reads(Sections, Protocol):
+    """What looks read of the parameters."""
+
+    @property
+    def train(self) -> Train: ...
+    @property
+    def rollout(self) -> Rollout: ...
+
+
+def looker(layout: Layout, params: Reads, prompts: pl.DataFrame) -> tuple[Callable[[LoadedPolicy], dict[str, float]], str]:
     """Return what measures a policy, and a hash of what the numbers depend on besides it.
 
     They are means over at most FEW dev prompts (by seed) of the greedy answer, the samples and their best. Every look draws with

@@ -39,7 +39,7 @@ def layout(shop, tmp_path):
 
 
 def exported(layout, target, **options):
-    return Path(export.execute(layout, PARAMS, 1, target, **options)["path"])
+    return Path(export.execute(layout, PARAMS.rollout, 1, target, **options)["path"])
 
 
 def header_of(path):
@@ -143,7 +143,7 @@ def test_degenerate_groups_are_kept_with_advantage_zero_or_left_out(layout):
     kept = credit(layout)
     assert kept.filter("is_degenerate_group")["prompt_id"].unique().to_list() == ["p02"]
     assert kept.filter("is_degenerate_group")["advantages"].explode().abs().max() == 0
-    done = export.execute(layout, PARAMS, 1, "parquet", keep_degenerate=False)
+    done = export.execute(layout, PARAMS.rollout, 1, "parquet", keep_degenerate=False)
     left = pl.read_parquet(done["path"])
     assert left["prompt_id"].unique().sort().to_list() == ["p00", "p01"]
     assert (done["degenerate_groups"], done["left_out_rollouts"], left.height) == (0, 4, 8)
@@ -151,9 +151,9 @@ def test_degenerate_groups_are_kept_with_advantage_zero_or_left_out(layout):
 
 def test_estimator_and_rule_are_those_that_made_the_advantages(layout):
     changed = dataclasses.replace(PARAMS, attribute=dataclasses.replace(PARAMS.attribute, rule="signed", estimator="alone"))
-    before = export.execute(layout, changed, 1, "jsonl")
-    attribute.execute(layout, changed, 1)
-    after = export.execute(layout, changed, 1, "jsonl")
+    before = export.execute(layout, changed.rollout, 1, "jsonl")
+    attribute.execute(layout, changed.rollout, 1)
+    after = export.execute(layout, changed.rollout, 1, "jsonl")
     assert (before["estimator"], before["rule"]) == ("myerson", "group-additive")
     assert (after["estimator"], after["rule"]) == ("alone", "signed")
 
@@ -185,19 +185,19 @@ def test_tables_that_do_not_belong_together_are_refused_and_nothing_is_written(l
     table, change, message = BROKEN[name]
     edit(layout, table, change)
     with pytest.raises(TableError, match=message):
-        export.execute(layout, PARAMS, 1, "jsonl")
+        export.execute(layout, PARAMS.rollout, 1, "jsonl")
     assert not layout.export("x").parent.exists()
 
 
 def test_nothing_left_to_write_is_an_error(layout):
     edit(layout, "rewards", lambda f: f.with_columns(is_degenerate_group=True))
     with pytest.raises(TableError, match="nothing is left to write: found 12 rollouts, all in degenerate groups"):
-        export.execute(layout, PARAMS, 1, "parquet", keep_degenerate=False)
+        export.execute(layout, PARAMS.rollout, 1, "parquet", keep_degenerate=False)
 
 
 def test_an_unknown_target_lists_what_exists(layout):
     with pytest.raises(OspoError, match="--to pickle: no such target: expected jsonl, parquet, trl, verl, tinker"):
-        export.execute(layout, PARAMS, 1, "pickle")
+        export.execute(layout, PARAMS.rollout, 1, "pickle")
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_an_unknown_target_lists_what_exists(layout):
 def test_a_missing_input_names_its_command(layout, file, command):
     layout.iteration(1, file).unlink()
     with pytest.raises(MissingInputError, match=f"run `ospo {command} --iter 1`"):
-        export.execute(layout, PARAMS, 1, "jsonl")
+        export.execute(layout, PARAMS.rollout, 1, "jsonl")
 
 
 def test_the_page_describes_the_declared_columns():

@@ -35,7 +35,7 @@ def table(out, name):
 
 @pytest.mark.parametrize("target", ["jsonl", "parquet"])
 def test_an_exported_iteration_gets_its_own_credit_back(shop, tmp_path, target):
-    source = Path(export.execute(shop, PARAMS, 1, target, tmp_path / f"x.{target}")["path"])
+    source = Path(export.execute(shop, PARAMS.rollout, 1, target, tmp_path / f"x.{target}")["path"])
     attributed(shop, source, tmp_path / "out")
     names = ("rollouts", "segments", "rewards", "coalition_values", "attributions", "token_advantages")
     assert [(tmp_path / "out" / f"{name}.parquet").read_bytes() for name in names] == [
@@ -110,15 +110,15 @@ def test_the_group_game_compares_foreign_answers_with_those_of_their_own_group(s
 def test_a_foreign_folder_is_exported_without_this_projects_sampling(shop, tmp_path):
     rows = [row | {"prompt_token_ids": [5, 6]} for row in foreign_rows()]
     attributed(shop, write_json_lines(tmp_path / "x.jsonl", rows), tmp_path / "out")
-    done = export.execute(shop, PARAMS, None, "trl", tmp_path / "x.trl.safetensors", tmp_path / "out")
+    done = export.execute(shop, PARAMS.rollout, None, "trl", tmp_path / "x.trl.safetensors", tmp_path / "out")
     assert (done["iteration"], done["temperature"], done["rule"], done["rollouts"]) == (None, None, "group-additive", 12)
 
 
 def test_without_prompt_ids_there_are_no_tensors_for_a_trainer(shop, tmp_path):
     attributed(shop, write_json_lines(tmp_path / "x.jsonl", foreign_rows()), tmp_path / "out")
     with pytest.raises(TableError, match="rollout foreign:p00:00: has no prompt token ids"):
-        export.execute(shop, PARAMS, None, "trl", tmp_path / "x.trl.safetensors", tmp_path / "out")
-    assert export.execute(shop, PARAMS, None, "jsonl", tmp_path / "x2.jsonl", tmp_path / "out")["rollouts"] == 12
+        export.execute(shop, PARAMS.rollout, None, "trl", tmp_path / "x.trl.safetensors", tmp_path / "out")
+    assert export.execute(shop, PARAMS.rollout, None, "jsonl", tmp_path / "x2.jsonl", tmp_path / "out")["rollouts"] == 12
 
 
 def changed(**values):

@@ -8,6 +8,7 @@ import pytest
 from ospo_cli.errors import ParameterError, SourceError
 from ospo_cli.graph import before_training, runner
 from ospo_cli.graph.nodes import node
+from ospo_cli.graph.records import Records
 from ospo_cli.tables import parquet
 from ospo_cli.tables.prepared import PROMPTS
 from tests.policies.tiny import tiny_params, write_prepared
@@ -37,12 +38,14 @@ def as_if_all_were(layout, split):
     ],
 )
 def test_a_field_that_the_documents_lack_is_refused(layout, sections, message):
+    params = tiny_params(**sections)
     with pytest.raises(ParameterError, match=message):
-        before_training.check_fields(layout, tiny_params(**sections))
+        before_training.check_fields(layout, params.retrieval, params.warm_start)
 
 
 def test_fields_that_are_there_are_taken_with_and_without_weights(layout):
-    before_training.check_fields(layout, tiny_params(retrieval={"fields": ["title^2", "category"]}))
+    params = tiny_params(retrieval={"fields": ["title^2", "category"]})
+    before_training.check_fields(layout, params.retrieval, params.warm_start)
 
 
 @pytest.mark.parametrize(("split", "message"), [("train", "to evaluate after training .*0 dev, 0 test"), ("test", "no prompt to train on")])
@@ -55,7 +58,7 @@ def test_a_split_without_prompts_ends_the_warm_start_before_it_begins(layout, sp
 
 def test_a_run_whose_warm_start_is_up_to_date_looks_too(layout, monkeypatch):
     params = tiny_params()
-    monkeypatch.setattr(runner, "_is_current", lambda *arguments, **settings: True)
+    monkeypatch.setattr(Records, "is_current", lambda *arguments, **settings: True)
     as_if_all_were(layout, "train")
     with pytest.raises(SourceError, match=r"set evaluate\.split to one that has prompts"):
         runner.run(layout, params)

@@ -1,5 +1,6 @@
 """dvc.yaml, params.yaml and the presets say the same as the code."""
 
+import typing
 from pathlib import Path
 
 import pytest
@@ -7,12 +8,11 @@ import yaml
 
 from ospo_cli import presets
 from ospo_cli.errors import MissingInputError, OspoError
-from ospo_cli.graph import dvc, runner
+from ospo_cli.graph import declared, dvc, runner
 from ospo_cli.graph.nodes import node, plan, require_inputs
 from ospo_cli.layout import Layout
 from ospo_cli.params import whole
-from ospo_cli.params.train import Train
-from ospo_cli.params.whole import Params
+from ospo_cli.params.whole import SECTIONS
 
 QWEN = "data/pretrained/Qwen2.5-7B-Instruct"
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +59,7 @@ def test_the_plan_of_a_preset_lists_every_stage_and_what_a_user_must_bring(name,
 
 
 def test_code_yaml_names_a_hash_per_stage_and_they_differ(tmp_path):
-    stages = yaml.safe_load(dvc.code_yaml(tmp_path, presets.load("demo")))["stages"]
+    stages = yaml.safe_load(dvc.code_yaml(tmp_path, plan(presets.load("demo"))))["stages"]
     assert len(set(stages.values())) == len(stages) == len({item.stage for item in plan(presets.load("demo"))})
 
 
@@ -101,6 +101,15 @@ def test_a_missing_predecessor_is_named_with_the_command_that_makes_it(tmp_path)
 def test_dvc_reads_the_name_of_every_iterations_folder_as_it_is_written():
     from ruamel.yaml import YAML  # what DVC reads with: YAML 1.2, unlike PyYAML
 
-    params = Params(train=Train(iterations=120))
-    found = YAML(typ="safe").load(dvc.iterations_yaml(params))["iterations"]
+    found = YAML(typ="safe").load(dvc.iterations_yaml(120))["iterations"]
     assert [(entry["folder"], entry["previous"]) for entry in found.values()] == [(f"{k:03d}", f"{k - 1:03d}") for k in range(1, 121)]
+
+
+def test_a_declaration_is_given_sections_of_its_own_and_they_have_the_types_it_names():
+    declarations = [found for name, found in vars(declared).items() if name.removeprefix("_").replace("_", "-") in declared.STAGES]
+    assert len(declarations) == len(declared.STAGES)
+    for declaration in declarations:
+        hints = typing.get_type_hints(declaration)
+        hints.pop("return")
+        others = {"k": int, "evaluated_iterations": list[int]}
+        assert hints == {name: {**SECTIONS, **others}[name] for name in hints}

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from ospo_cli.graph import nodes, runner
+from ospo_cli.graph.records import Records
 from ospo_cli.layout import Layout
 from ospo_cli.params.whole import Params
 from ospo_cli.tables.prepared import PROMPTS
@@ -37,8 +38,7 @@ def layout(tmp_path, monkeypatch):
 
 
 def is_current(layout) -> bool:
-    hashes = runner._Hashes(layout.root)
-    return runner._is_current(layout, SEGMENT, runner._key(SEGMENT, PARAMS, hashes), hashes, say=True)
+    return Records(layout, PARAMS).is_current(SEGMENT, say=True)
 
 
 def test_a_stage_that_has_run_is_up_to_date(layout):
@@ -113,7 +113,7 @@ def test_a_setting_that_no_mode_reads_is_said_by_its_own_stage_and_by_the_whole_
 
 def test_by_hand_inputs_that_are_not_what_their_stage_wrote_are_named(layout, capsys, monkeypatch):
     rollout = nodes.node("rollout", 1, PARAMS)
-    hashes = runner._Hashes(layout.root)
+    records = Records(layout, PARAMS)
     manifest = layout.data / "manifests/rollout@1.json"
 
     def said(key, digest):
@@ -123,7 +123,7 @@ def test_by_hand_inputs_that_are_not_what_their_stage_wrote_are_named(layout, ca
         runner.execute(SEGMENT, layout, PARAMS)
         return capsys.readouterr().err
 
-    true, key = hashes.of(rollout.outputs[0]), runner._key(rollout, PARAMS, hashes)
+    true, key = records.of(rollout.outputs[0]), records.key(rollout)
     assert said(key, true) == ""
     assert said(key, "0") == (
         "ospo segment --iter 1: data/iterations/001/rollouts.parquet is not what `ospo rollout --iter 1` wrote; it is read as it is\n"

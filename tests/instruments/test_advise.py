@@ -11,7 +11,7 @@ import pytest
 from ospo_cli.errors import CreditError, MissingInputError, ParameterError
 from ospo_cli.instruments import advise
 from ospo_cli.layout import Layout
-from ospo_cli.params.whole import Params
+from ospo_cli.params.whole import Params, to_mapping
 from ospo_cli.report import staleness
 from ospo_cli.tables import parquet, placed
 from ospo_cli.tables.advise import ADVICE, RATE_SEARCH
@@ -47,8 +47,8 @@ def audited(root, scale=97.0, floor=14.5, params=None, error=16.0):
     path = layout.iteration(1, "gradient_audit.parquet")
     parquet.write(pl.DataFrame(rows, schema=GRADIENT_AUDIT.schema, orient="row"), path, GRADIENT_AUDIT)
     metrics = {
-        "tables": staleness.fingerprints(layout, params, [path], []),
-        "inputs": staleness.fingerprints(layout, params, [], ["attribute", "update.groups_per_step"]),
+        "tables": staleness.fingerprints(layout, to_mapping(params), [path], []),
+        "inputs": staleness.fingerprints(layout, to_mapping(params), [], ["attribute", "update.groups_per_step"]),
     }
     layout.iteration(1, "gradient_audit_metrics.json").write_text(json.dumps(metrics))
     return layout, params
@@ -129,7 +129,7 @@ def test_an_audit_of_other_methods_alone_is_not_the_projects_own(tmp_path):
     layout, params = audited(tmp_path)
     path = layout.iteration(1, "gradient_audit.parquet")
     parquet.write(parquet.read(path, GRADIENT_AUDIT).filter(rule="uniform"), path, GRADIENT_AUDIT)
-    metrics = {"tables": staleness.fingerprints(layout, params, [path], []), "inputs": {}}
+    metrics = {"tables": staleness.fingerprints(layout, to_mapping(params), [path], []), "inputs": {}}
     layout.iteration(1, "gradient_audit_metrics.json").write_text(json.dumps(metrics))
     assert not advise.is_measured(layout, params, 1)
 

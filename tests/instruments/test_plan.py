@@ -16,7 +16,7 @@ from ospo_cli.graph import nodes, runner
 from ospo_cli.instruments.plan import command as planning
 from ospo_cli.instruments.plan import rules
 from ospo_cli.layout import Layout
-from ospo_cli.params.whole import Params
+from ospo_cli.params.whole import Params, to_mapping
 from ospo_cli.report.page import render
 from ospo_cli.report.plan_sections import HEADER, UNITS, cells, compared, section, total
 from ospo_cli.stages import evaluate
@@ -119,7 +119,7 @@ def run(planned: tuple[Layout, pl.DataFrame, dict]) -> Layout:
 
 
 def test_counts_are_those_of_the_run(run: Layout, planned: tuple[Layout, pl.DataFrame, dict]) -> None:
-    found = plan_and_actual(run, values())
+    found = plan_and_actual(run, to_mapping(values()))
     assert found is not None
     rows = {row["stage"]: row for row in found["rows"]}
     assert all(row["runs"] == row["planned_runs"] and row["seconds"] > 0 for row in rows.values())
@@ -174,8 +174,8 @@ def test_a_record_of_other_parameters_is_used_where_they_only_count(
     layout.plan("actual/rollout@1.json").write_text(json.dumps(record(rollouts=8)), encoding="utf-8")
     layout.plan("actual/rollout@2.json").write_text(json.dumps(record(rollouts=8, reused_values=3)), encoding="utf-8")
     layout.plan("actual/rollout@3.json").write_text("no JSON", encoding="utf-8")
-    monkeypatch.setattr(runner, "section_values", lambda *_: {"rollout": changed, "train.seed": 1})
-    assert len(planning.recorded(layout, made, tiny_params())) == used
+    monkeypatch.setattr(planning, "section_values", lambda *_: {"rollout": changed, "train.seed": 1})
+    assert len(planning.recorded(layout, made, to_mapping(tiny_params()))) == used
 
 
 def test_two_sizes_give_a_fixed_cost_and_one_of_a_unit_and_equal_sizes_a_median() -> None:
@@ -338,9 +338,9 @@ def test_a_pretrained_model_is_known_by_its_config(run: Layout, tmp_path: Path) 
     params = planning._replaced(values(), {"policy": {"base": "base", "lora_rank": 4}})
     sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152}
     (tmp_path / "config.json").write_text(json.dumps(sizes), encoding="utf-8")
-    weights, trained = rules._weights(params, tmp_path)
+    weights, trained = rules._weights(params.policy, tmp_path)
     assert weights == pytest.approx(135e6, rel=0.15)
     assert 0 < trained < weights / 50
     (tmp_path / "config.json").write_text(json.dumps(sizes | {"num_hidden_layers": None}), encoding="utf-8")
     with pytest.raises(OspoError, match=r"config.json: no rule for this model: found no num_hidden_layers.*--sample"):
-        rules._weights(params, tmp_path)
+        rules._weights(params.policy, tmp_path)

@@ -209,7 +209,7 @@ def write_rows(layout: Layout, rows: list[dict]) -> None:
 
 def exported(layout: Layout, setup: Setup, target: str = "trl") -> Path:
     """Return the file that `ospo export` writes."""
-    return Path(export.execute(layout, setup.params, ITERATION, target, keep_degenerate=setup.groups == "all")["path"])
+    return Path(export.execute(layout, setup.params.rollout, ITERATION, target, keep_degenerate=setup.groups == "all")["path"])
 
 
 def our_step(layout: Layout, setup: Setup) -> Step:
@@ -220,7 +220,7 @@ def our_step(layout: Layout, setup: Setup) -> Step:
     rows = prepared(sampled, groups, policy, reference, setup.params.update)
     measures = gradient_step.accumulate(policy, rows, rows.groups, setup.params.update)
     gradient = flat({name: weight.grad for name, weight in policy.model.named_parameters()})
-    update.execute(layout, setup.params, ITERATION)
+    update.execute(layout, setup.params.rollout, ITERATION)
     return Step(measures["loss"], gradient, flat(load_file(layout.policy(ITERATION) / "model.safetensors")))
 
 

@@ -151,7 +151,7 @@ def test_what_evaluation_could_not_do_is_said_before_any_training(change, messag
     for section, fields in change.items():
         values = dataclasses.replace(values, **{section: dataclasses.replace(getattr(values, section), **fields)})
     with pytest.raises(ParameterError, match=message):
-        whole.check_retrievers(values)
+        whole.check_retrievers(values.evaluate, values.score_coalitions, values.retrieval)
 
 
 def test_a_file_of_an_earlier_version_works_with_the_defaults_of_what_it_lacks_and_says_so(tmp_path, capsys):

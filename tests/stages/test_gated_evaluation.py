@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 from ospo_cli.errors import PolicyError
-from ospo_cli.graph import nodes, runner
+from ospo_cli.graph import nodes
+from ospo_cli.graph.records import Records
 from ospo_cli.layout import Layout
 from ospo_cli.policies.folder import content_hash
 from ospo_cli.report.page import render
@@ -160,8 +161,8 @@ def test_a_gate_that_is_made_changed_or_removed_makes_evaluate_stale_and_what_tr
     layout, values = project
 
     def keys():
-        hashes = runner._Hashes(layout.root)
-        return {wanted.label: runner._key(wanted, values, hashes) for wanted in nodes.plan(values)}
+        records = Records(layout, values)
+        return {wanted.label: records.key(wanted) for wanted in nodes.plan(values)}
 
     before = keys()
     put_gate(layout, 4.0)

@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from ospo_cli import presets
-from ospo_cli.graph import runner
 from ospo_cli.graph.nodes import node
+from ospo_cli.graph.records import Records
 from ospo_cli.instruments.audit import estimators as audit
 from ospo_cli.layout import Layout
 from ospo_cli.stages import report
@@ -33,6 +33,7 @@ def project(audited, tmp_path):
 
 def write_gradients(layout, values):
     """Write a gradient audit of made-up numbers, as the command does."""
+    from ospo_cli.params.whole import to_mapping
     from ospo_cli.report import staleness
 
     plain, of_step = ("signal", "squared length", "noise scale", "direction", "floor"), ("progress", "saving")
@@ -48,8 +49,8 @@ def write_gradients(layout, values):
         "group_size": 8,
         "groups_per_step": 16,
         "trained_weights": 1000,
-        "tables": staleness.fingerprints(layout, values, [path], []),
-        "inputs": staleness.fingerprints(layout, values, [layout.prepared("qrels.parquet")], ["attribute"]),
+        "tables": staleness.fingerprints(layout, to_mapping(values), [path], []),
+        "inputs": staleness.fingerprints(layout, to_mapping(values), [layout.prepared("qrels.parquet")], ["attribute"]),
     }
     layout.iteration(1, "gradient_audit_metrics.json").write_text(json.dumps(metrics))
 
@@ -153,7 +154,7 @@ def test_the_loop_needs_no_audit_and_writes_the_page_anew_after_one(project):
     layout.params.write_text(presets.render(values), encoding="utf-8")
 
     def key():
-        return runner._key(wanted, values, runner._Hashes(layout.root))
+        return Records(layout, values).key(wanted)
 
     before = key()
     assert key() == before

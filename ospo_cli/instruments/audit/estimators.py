@@ -21,9 +21,11 @@ from ospo_cli.maths import seeding
 from ospo_cli.maths.audit_measures import spearman
 from ospo_cli.maths.estimators import ESTIMATORS, Estimator
 from ospo_cli.maths.group_game import GROUP_GAMES
-from ospo_cli.params.whole import Params
+from ospo_cli.params.evaluate import Evaluate
+from ospo_cli.params.score_coalitions import ScoreCoalitions
+from ospo_cli.params.whole import Params, to_mapping
 from ospo_cli.report import staleness
-from ospo_cli.rewards.judged_reward import JudgedReward
+from ospo_cli.rewards.judged_reward import JudgedReward, Sections
 from ospo_cli.rewards.judgments import read_prepared
 from ospo_cli.rewards.opening import open_reward
 from ospo_cli.tables import files, placed
@@ -62,11 +64,11 @@ def execute(
         CreditError: no rollout is fit for an audit.
     """
     start_seconds = time.monotonic()
-    game, credit = _credit(layout, params, iteration, estimators)
+    game, credit = _credit(layout, params.attribute.estimator, iteration, estimators)
     chosen = _chosen_estimators([name for name in estimators if name != game] if estimators else None)
     rollouts, segments, rewards = (placed.read(table, layout, iteration) for table in (ROLLOUTS, SEGMENTS, REWARDS))
     drawn, counts = _drawn(rollouts, segments, rewards, rollout_count, params.train.seed, iteration)
-    auditor = _auditor(layout, params)
+    auditor = _auditor(layout, params, unseen_retrievers(params.evaluate, params.score_coalitions), params.train.seed)
     found = measured(auditor, drawn, Methods(chosen, game, credit), layout.cache / "audit")
     table = audit_table(found.found, measures_of(list(auditor.others)), params.train.seed, params.evaluate.bootstrap)
     written = [layout.iteration(iteration, f"{name}.parquet") for name in (AUDIT.name, AUDIT_CURVES.name)]
@@ -76,10 +78,11 @@ def execute(
     read += [layout.iteration(iteration, f"{name.name}.parquet") for name in (ROLLOUTS, SEGMENTS, REWARDS, *[ATTRIBUTIONS] * bool(game))]
     tally = dataclasses.replace(auditor.reward.tally, asked=found.asked, reused=found.asked - auditor.reward.tally.asked)
     tally.report("audit")
+    values = to_mapping(params)
     metrics = counts | {
         **tally.metrics(),
-        "tables": staleness.fingerprints(layout, params, written, []),
-        "inputs": staleness.fingerprints(layout, params, read, SECTIONS),
+        "tables": staleness.fingerprints(layout, values, written, []),
+        "inputs": staleness.fingerprints(layout, values, read, SECTIONS),
         "evaluated_texts": found.texts,
         "seconds": time.monotonic() - start_seconds,
     }
@@ -89,27 +92,26 @@ def execute(
     return table, metrics
 
 
-def _auditor(layout: Layout, params: Params) -> Auditor:
+def _auditor(layout: Layout, params: Sections, unseen: Sequence[str], seed: int) -> Auditor:
     tables = read_prepared(layout)
-    others = {name: open_reward(layout, params, tables, name) for name in unseen_retrievers(params)}
+    others = {name: open_reward(layout, params, tables, name) for name in unseen}
     reward = open_reward(layout, params, tables)
     for other in others.values():  # one count of all: what workers counted is brought to one
         other.tally = reward.tally
     vocabulary = Vocabulary(tables.documents, params.retrieval.fields, params.retrieval.folding)
-    return Auditor(reward, others, vocabulary, params.score_coalitions, params.train.seed)
+    return Auditor(reward, others, vocabulary, params.score_coalitions, seed)
 
 
-def unseen_retrievers(params: Params) -> list[str]:
+def unseen_retrievers(evaluate: Evaluate, score_coalitions: ScoreCoalitions) -> list[str]:
     """Return the retrievers of the evaluation that gave no reward."""
-    return [name for name in params.evaluate.retrievers if name != params.score_coalitions.retriever]
+    return [name for name in evaluate.retrievers if name != score_coalitions.retriever]
 
 
-def _credit(layout: Layout, params: Params, iteration: int, asked: Sequence[str] | None) -> tuple[str, dict[str, NDArray[np.float64]]]:
+def _credit(layout: Layout, game: str, iteration: int, asked: Sequence[str] | None) -> tuple[str, dict[str, NDArray[np.float64]]]:
     """Return the project's group game and rollout -> credit of each segment; an empty name where it has none.
 
     It is left out where other estimators were asked for, or nothing was and nothing is attributed yet.
     """
-    game = params.attribute.estimator
     is_there = layout.iteration(iteration, f"{ATTRIBUTIONS.name}.parquet").is_file()
     if game not in GROUP_GAMES or (game not in asked if asked else not is_there):
         return "", {}

@@ -20,12 +20,12 @@ from ospo_cli.layout import Layout
 from ospo_cli.maths.gradient_noise import FEWEST_PROMPTS
 from ospo_cli.params.rollout import Rollout
 from ospo_cli.params.update import Update
-from ospo_cli.params.whole import Params
 from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
 from ospo_cli.tables.declare import Column, Table
 
 if TYPE_CHECKING:
     from ospo_cli.policies.folder import LoadedPolicy
+    from ospo_cli.stages.update import Reads
     from ospo_cli.training.gradient_projection import Projection
     from ospo_cli.training.rows import Rows
     from ospo_cli.training.token_batches import Group
@@ -92,7 +92,7 @@ class Vectors:
         return self.whole(method) if self.of_halves is None else self.of_halves[method]
 
 
-def vectors(layout: Layout, params: Params, iteration: int, rollouts: pl.DataFrame, judged: Judged) -> tuple[Vectors, dict[str, Any]]:
+def vectors(layout: Layout, params: Reads, iteration: int, rollouts: pl.DataFrame, judged: Judged) -> tuple[Vectors, dict[str, Any]]:
     """Return the gradients under the policy that sampled, and what was counted.
 
     Args:
@@ -163,7 +163,7 @@ class _Work(NamedTuple):
     groups: Sequence[tuple[Group, Floats]]
 
 
-def _mapped(layout: Layout, params: Params, iteration: int, work: _Work) -> list[dict[str, pl.DataFrame]]:
+def _mapped(layout: Layout, params: Reads, iteration: int, work: _Work) -> list[dict[str, pl.DataFrame]]:
     """Return each group's gradients, a shard of the cache each."""
     policy, rows, projection = work.policy, work.rows, work.projection
     known = [policy.content_hash, dataclasses.asdict(params.policy), dataclasses.asdict(params.update), params.train.seed, projection.size]

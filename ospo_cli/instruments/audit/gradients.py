@@ -22,7 +22,7 @@ from ospo_cli.maths.gradient_noise import FEWEST_PROMPTS, Gradients
 from ospo_cli.maths.group_game import ESTIMATOR_NAMES, GROUP_GAMES
 from ospo_cli.maths.redistribution import NO_RULE, RULES
 from ospo_cli.params.attribute import Attribute
-from ospo_cli.params.whole import Params
+from ospo_cli.params.whole import Params, to_mapping
 from ospo_cli.report import staleness
 from ospo_cli.tables import files, parquet, placed, unfinished
 from ospo_cli.tables.attribute import TOKEN_ADVANTAGES
@@ -78,9 +78,8 @@ class Request:
     group_size: int | None = None
 
 
-def own_request(params: Params, prompts: int) -> Request:
+def own_request(own: Attribute, prompts: int) -> Request:
     """Return the request that judges the project's own method alone."""
-    own = params.attribute
     return Request(prompts, rules=None if own.rule == NO_RULE else [own.rule], estimators=[own.estimator])
 
 
@@ -110,13 +109,14 @@ def execute(layout: Layout, params: Params, iteration: int, request: Request | N
     placed.write(table, GRADIENT_AUDIT, layout, iteration)
     paths = [*(layout.prepared(f"{name}.parquet") for name in PREPARED), layout.policy(iteration - 1)]
     paths += [] if request.fresh else [layout.iteration(iteration, "rollouts.parquet")]
+    values = to_mapping(params)
     metrics = counts | {
         "group_size": used.rollout.group_size // (2 if request.fresh else 1),
         "groups_per_step": params.update.groups_per_step,
         "fresh": request.fresh,
         "rollouts": rollouts.height,
-        "tables": staleness.fingerprints(layout, params, [layout.iteration(iteration, "gradient_audit.parquet")], []),
-        "inputs": staleness.fingerprints(layout, params, paths, SECTIONS),
+        "tables": staleness.fingerprints(layout, values, [layout.iteration(iteration, "gradient_audit.parquet")], []),
+        "inputs": staleness.fingerprints(layout, values, paths, SECTIONS),
         "seconds": time.monotonic() - began,
     }
     files.write_json(layout.iteration(iteration, "gradient_audit_metrics.json"), metrics)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import numpy as np
 import polars as pl
@@ -16,7 +16,8 @@ from ospo_cli.maths import seeding
 from ospo_cli.maths.audit_measures import spearman
 from ospo_cli.maths.rank_correlation import TIE, best_items, kendall
 from ospo_cli.maths.statistics import Resamples
-from ospo_cli.params.whole import Params
+from ospo_cli.params.evaluate import Evaluate
+from ospo_cli.params.train import Train
 from ospo_cli.report import pages
 from ospo_cli.report.number_text import plain
 from ospo_cli.report.terminal import Terminal
@@ -35,6 +36,15 @@ _NOTHING = float("nan")
 Values = NDArray[np.float64]
 
 
+class Reads(Protocol):
+    """What the intervals read of the parameters."""
+
+    @property
+    def train(self) -> Train: ...
+    @property
+    def evaluate(self) -> Evaluate: ...
+
+
 @dataclass(frozen=True)
 class Scored:
     """One reward of the rollouts: tables rewards and attributions, and its name."""
@@ -44,7 +54,7 @@ class Scored:
     attributions: pl.DataFrame
 
 
-def execute(layout: Layout, params: Params, iteration: int, a: str, b: str) -> tuple[pl.DataFrame, pl.DataFrame, Path]:
+def execute(layout: Layout, params: Reads, iteration: int, a: str, b: str) -> tuple[pl.DataFrame, pl.DataFrame, Path]:
     """Read both, compare, write both tables; return them and their folder."""
     if a == b:
         raise OspoError("ospo compare-rewards", "compares a reward with itself", found=a, expected="two names")
@@ -57,7 +67,7 @@ def execute(layout: Layout, params: Params, iteration: int, a: str, b: str) -> t
     return overview, groups, folder
 
 
-def compare_rewards(rollouts: pl.DataFrame, a: Scored, b: Scored, params: Params) -> tuple[pl.DataFrame, pl.DataFrame]:
+def compare_rewards(rollouts: pl.DataFrame, a: Scored, b: Scored, params: Reads) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return tables reward_comparison and reward_comparison_groups of two rewards of the same rollouts.
 
     Orders are compared within rollout groups, where rewards are compared in training too; a measure of a group that it is not defined for

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 import numpy as np
 import polars as pl
@@ -21,12 +21,15 @@ from ospo_cli.maths.coalitions import Budget, Players
 from ospo_cli.maths.estimators import ESTIMATORS, Estimator
 from ospo_cli.maths.ranking import parse_metric
 from ospo_cli.maths.single_game import SolvedGame, planned, solve
-from ospo_cli.params.whole import Params
+from ospo_cli.params.attribute import Attribute
+from ospo_cli.params.score_coalitions import ScoreCoalitions
+from ospo_cli.params.segment import Segment
+from ospo_cli.params.train import Train
 from ospo_cli.report.explanation import Explanation, Part, Product, Target, interactions, optional
 from ospo_cli.report.explanation_text import print_explanation
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.retrievers.base import BatchRetriever, Ranking
-from ospo_cli.rewards.judged_reward import JudgedReward
+from ospo_cli.rewards.judged_reward import JudgedReward, Sections
 from ospo_cli.rewards.judgments import Prepared, read_prepared
 from ospo_cli.rewards.remembered import Tally
 from ospo_cli.rewards.store.folder import Store
@@ -45,6 +48,17 @@ ORDERS = 64
 MOST_COALITIONS = 60_000
 EFFICIENCY_TOLERANCE = 1e-7
 _ASKED = "explained query"  # prompt id of judgments that were given by hand
+
+
+class Reads(Sections, Protocol):
+    """What an explanation reads of the parameters."""
+
+    @property
+    def train(self) -> Train: ...
+    @property
+    def segment(self) -> Segment: ...
+    @property
+    def attribute(self) -> Attribute: ...
 
 
 @dataclass(frozen=True)
@@ -81,7 +95,7 @@ class _Question:
 
 
 def execute(
-    layout: Layout, params: Params, request: Request, html: Path | None = None, as_json: bool = False, stream: TextIO | None = None
+    layout: Layout, params: Reads, request: Request, html: Path | None = None, as_json: bool = False, stream: TextIO | None = None
 ) -> Explanation:
     """Read the prepared tables; print the explanation, and write it as a page where asked."""
     (found,) = execute_all(layout, params, [request], as_json, stream)
@@ -91,7 +105,7 @@ def execute(
 
 
 def execute_all(
-    layout: Layout, params: Params, requests: Sequence[Request], as_json: bool = False, stream: TextIO | None = None
+    layout: Layout, params: Reads, requests: Sequence[Request], as_json: bool = False, stream: TextIO | None = None
 ) -> list[Explanation]:
     """Read the prepared tables once; print an explanation per request, in their order."""
     for request in requests:
@@ -118,7 +132,7 @@ def _check_query(request: Request) -> None:
 
 
 def explain(
-    request: Request, tables: Prepared, params: Params, cache: Path, store: Store | None = None, tally: Tally | None = None
+    request: Request, tables: Prepared, params: Reads, cache: Path, store: Store | None = None, tally: Tally | None = None
 ) -> Explanation:
     """Return what the words of one query earned.
 
@@ -140,7 +154,7 @@ def explain(
     retriever = _Retriever(reward, asked, request, titles)
     ranking = retriever.ranking(asked.query)
     target = retriever.target(ranking)
-    game = _solved(estimator, asked.query, spans, params, lambda texts: retriever.values(texts, target))
+    game = _solved(estimator, asked.query, spans, params.score_coalitions, params.train.seed, lambda texts: retriever.values(texts, target))
     parts = _parts(asked.query, spans, game, retriever, target)
     described, unit = retriever.described(target)
     return Explanation(
@@ -188,10 +202,12 @@ def _check_products(request: Request, titles: Mapping[str, str]) -> None:
             raise OspoError(option, "no such product", found=doc_id, expected=_close(doc_id, titles))
 
 
-def _solved(estimator: Estimator, query: str, spans: Sequence[Span], params: Params, value: Callable[[list[str]], Values]) -> SolvedGame:
+def _solved(
+    estimator: Estimator, query: str, spans: Sequence[Span], scoring: ScoreCoalitions, seed: int, value: Callable[[list[str]], Values]
+) -> SolvedGame:
     """Return the query's game under the value of texts; raise where it is too large, or shares do not add up."""
     players = Players(len(spans), tuple(span.union_index for span in spans))
-    own = Budget(**params.score_coalitions.coalition_budget)
+    own = Budget(**scoring.coalition_budget)
     budget = dataclasses.replace(own, cap=0, exact=max(own.exact, EXACT_COALITIONS), orders=max(own.orders, ORDERS))
     if (count := planned(estimator, players, budget)) > MOST_COALITIONS:
         raise CreditError(
@@ -202,7 +218,7 @@ def _solved(estimator: Estimator, query: str, spans: Sequence[Span], params: Par
             remedy="take larger segments (--level phrase, window or sentence)",
         )
     places = [(span.start, span.end) for span in spans]
-    draw = seeding.streams(params.train.seed, f"explain|{query}")
+    draw = seeding.streams(seed, f"explain|{query}")
     game = solve(estimator, players, budget, draw, lambda masks: value([coalition_text(query, places, mask) for mask in masks]))
     gap = float(game.shares.efficiency_gap)
     if estimator.is_efficient and gap > EFFICIENCY_TOLERANCE * max(1.0, abs(game.grand)):
@@ -340,7 +356,7 @@ def _segments(query: str, level: str, window: int) -> list[Span]:
     return spans
 
 
-def _reward(request: Request, asked: _Question, tables: Prepared, params: Params, cache: Path, store: Store | None) -> JudgedReward:
+def _reward(request: Request, asked: _Question, tables: Prepared, params: Sections, cache: Path, store: Store | None) -> JudgedReward:
     """Return the project's reward over this one prompt, or over the judgments that were given."""
     documents, prompts, qrels, pools = tables
     if request.relevant:

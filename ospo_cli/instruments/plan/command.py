@@ -20,6 +20,7 @@ import polars as pl
 
 from ospo_cli.errors import OspoError
 from ospo_cli.graph import declared, nodes, runner
+from ospo_cli.graph.records import section_values
 from ospo_cli.graph.standing import standing
 from ospo_cli.instruments.plan import rules
 from ospo_cli.instruments.plan.rules import ORACLE
@@ -28,8 +29,10 @@ from ospo_cli.maths.coalitions import Budget
 from ospo_cli.params.whole import Params, to_mapping
 from ospo_cli.report.number_text import count, short
 from ospo_cli.report.plan_sections import HEADER, UNITS, cells, total
+from ospo_cli.report.staleness import Values
 from ospo_cli.report.terminal import Terminal
 from ospo_cli.rewards.coalition_sizes import BYTES_PER_CELL, MOST_CELLS, largest_answer
+from ospo_cli.rewards.judged_reward import Sections
 from ospo_cli.rewards.opening import open_reward
 from ospo_cli.tables import files, placed, unfinished
 from ospo_cli.tables.plan import PAPER, PLAN
@@ -69,8 +72,8 @@ def plan(
     """
     if not layout.prepared("prompts.parquet").is_file():
         runner.execute(nodes.plan(params)[0], layout, params)
-    made_by = list(standing(layout, params))
-    records = {made.stage: recorded(layout, made, params) for made, _ in made_by}
+    made_by, values = list(standing(layout, params)), to_mapping(params)
+    records = {made.stage: recorded(layout, made, values) for made, _ in made_by}
     runs = Counter(made.stage for made, _ in made_by)
     ruled: dict[str, Record] = {}
     with unfinished.folder(layout.cache, "plan") as folder, contextlib.redirect_stderr(io.StringIO()):
@@ -100,7 +103,7 @@ def plan(
     owners = [by for _, by in made_by if by]
     scoring = params.score_coalitions
     most = largest_answer(params.rollout.group_size, scoring, Budget(**scoring.coalition_budget))
-    facts = {"params": to_mapping(params), "made_by": {name: owners.count(name) for name in sorted(set(owners))}, "most_segments": most}
+    facts = {"params": values, "made_by": {name: owners.count(name) for name in sorted(set(owners))}, "most_segments": most}
     files.write_json(layout.plan("plan.json"), facts)
     return table, facts
 
@@ -155,9 +158,9 @@ def _counted(prompts: pl.DataFrame, params: Params, pairs: int | None) -> dict[s
     }
 
 
-def recorded(layout: Layout, made: declared.Node, params: Params) -> list[Record]:
+def recorded(layout: Layout, made: declared.Node, values: Values) -> list[Record]:
     """Return the records of a stage's last runs, one per iteration: those of the same parameters but FREE, that found no finished work."""
-    present, found = _weighty(runner.section_values(made, params)), []
+    present, found = _weighty(section_values(made, values)), []
     for path in sorted(layout.plan("actual").glob(f"{made.stage}.json" if made.iteration is None else f"{made.stage}@*.json")):
         with contextlib.suppress(OspoError):
             record = files.read_json(path)
@@ -247,7 +250,7 @@ def _sampled(layout: Layout, scratch: _Scratch, params: Params) -> dict[str, lis
         few = _few(params, min(groups, 2) if seconds > SECONDS * stretched or cpu > CPU_SECONDS else groups)
         rounds.append(_round(own, _replaced(few, {"rollout": {"max_new_tokens": most}})))
     found: dict[str, list[Record]] = {"warm-start": warm} | {stage: [each[stage] for each in rounds] for stage in rounds[0]}
-    if declared.uses_raw_query_values(params):
+    if declared.uses_raw_query_values(params.rollout):
         found["score-queries"] = [runner.measured(nodes.node("score-queries", None, params), scratch, _few(params, 1))[1]]
     return found
 
@@ -274,7 +277,7 @@ def _warm_starts(layout: Layout, scratch: _Scratch, params: Params) -> tuple[lis
     return records, own.policy(0), min(most, math.ceil(result.get("mean_completion_tokens", most)))
 
 
-def _begin(layout: Layout, params: Params) -> None:
+def _begin(layout: Layout, params: Sections) -> None:
     """Pay what a process pays once, so that the first round does not: imports, a first step, the reward's compiled loops."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

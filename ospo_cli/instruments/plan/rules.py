@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import polars as pl
 
 from ospo_cli.errors import OspoError
 from ospo_cli.layout import Layout
-from ospo_cli.params.whole import Params
+from ospo_cli.params.evaluate import Evaluate
+from ospo_cli.params.policy import Policy
+from ospo_cli.params.prepare_data import PrepareData
+from ospo_cli.params.rollout import Rollout
+from ospo_cli.params.score_coalitions import ScoreCoalitions
+from ospo_cli.params.train import Train
+from ospo_cli.params.update import Update
+from ospo_cli.params.warm_start import WarmStart
 from ospo_cli.tables import files, placed
 from ospo_cli.tables.prepared import DOCUMENTS, PROMPTS, TEACHER_PAIRS
 
@@ -29,7 +36,28 @@ BYTES = {"score-queries": 60, "rollout": 230, "segment": 35, "score-coalitions":
 BYTES_OF_WEIGHT = {"warm-start": 4, "update": 12}
 
 
-def refusal(stages: Collection[str], params: Params, root: Path) -> str:
+class Reads(Protocol):
+    """What the rules read of the parameters."""
+
+    @property
+    def train(self) -> Train: ...
+    @property
+    def prepare_data(self) -> PrepareData: ...
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def warm_start(self) -> WarmStart: ...
+    @property
+    def rollout(self) -> Rollout: ...
+    @property
+    def score_coalitions(self) -> ScoreCoalitions: ...
+    @property
+    def update(self) -> Update: ...
+    @property
+    def evaluate(self) -> Evaluate: ...
+
+
+def refusal(stages: Collection[str], params: Reads, root: Path) -> str:
     """Return why no rule tells how long these stages take; empty where one does."""
     if unknown := sorted({*stages} - {*BYTES, *BYTES_OF_WEIGHT}):
         return f"no rule is known for {unknown[0]}"
@@ -47,10 +75,10 @@ def refusal(stages: Collection[str], params: Params, root: Path) -> str:
     return ""
 
 
-def expected(layout: Layout, params: Params, exact: Mapping[str, tuple[int, int, int]]) -> dict[str, dict[str, Any]]:
+def expected(layout: Layout, params: Reads, exact: Mapping[str, tuple[int, int, int]]) -> dict[str, dict[str, Any]]:
     """Return stage -> units, seconds, processor seconds, bytes and peak memory of one run."""
-    weights, trained = _weights(params, layout.root / params.policy.base)
-    prompt, answer = _tokens(layout, params)
+    weights, trained = _weights(params.policy, layout.root / params.policy.base)
+    prompt, answer = _tokens(layout, params.prepare_data, params.warm_start, params.rollout)
     value = RANKING + (DOCUMENT * placed.read(DOCUMENTS, layout).height if params.prepare_data.pool == "catalogue" else 0.0)
     decode, learn = answer * (DECODED + DECODED_WEIGHT * weights), (prompt + answer) * (TRAINED + TRAINED_WEIGHT * weights)
     completions, steps = exact["update"][:2]
@@ -80,9 +108,8 @@ def expected(layout: Layout, params: Params, exact: Mapping[str, tuple[int, int,
     }  # fmt: skip
 
 
-def _weights(params: Params, base: Path) -> tuple[int, int]:
+def _weights(own: Policy, base: Path) -> tuple[int, int]:
     """Return how many weights the policy has, and how many of them are trained."""
-    own = params.policy
     width, inner, layers, words = own.hidden_size, own.intermediate_size, own.layers, own.vocabulary_size
     if own.base != "config":
         found, names = files.read_json(base / "config.json"), ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
@@ -94,13 +121,13 @@ def _weights(params: Params, base: Path) -> tuple[int, int]:
     return whole, layers * own.lora_rank * (11 * width + 3 * inner) if own.lora_rank else whole
 
 
-def _tokens(layout: Layout, params: Params) -> tuple[float, float]:
+def _tokens(layout: Layout, prepare_data: PrepareData, warm_start: WarmStart, rollout: Rollout) -> tuple[float, float]:
     """Return the tokens of a prompt and of an answer in the mean: those of the teacher where the data set has one."""
     prompts = placed.read(PROMPTS, layout)
     lengths = prompts.select(
         pl.col("query").str.len_chars().mean(), history=pl.col("history").list.eval(pl.element().str.len_chars() + 2).list.sum().mean()
     )
     pairs = placed.read(TEACHER_PAIRS, layout)["completion"].str.len_chars().mean()
-    typed = pairs if params.warm_start.teacher == "source" and isinstance(pairs, float) else params.warm_start.title_characters + TAGS
-    prompt = len(params.prepare_data.prompt_template) + sum(each or 0.0 for each in lengths.row(0))
-    return CHAT + prompt / CHARACTERS, min(params.rollout.max_new_tokens, typed / CHARACTERS)
+    typed = pairs if warm_start.teacher == "source" and isinstance(pairs, float) else warm_start.title_characters + TAGS
+    prompt = len(prepare_data.prompt_template) + sum(each or 0.0 for each in lengths.row(0))
+    return CHAT + prompt / CHARACTERS, min(rollout.max_new_tokens, typed / CHARACTERS)

@@ -364,7 +364,9 @@ def test_advice_on_a_new_project_audits_the_own_method_alone_and_then_reads_it(p
     layout, values = project
     for estimator, rule in (("leave-one-out", "signed"), ("splice", "none")):
         own = dataclasses.replace(values, attribute=dataclasses.replace(values.attribute, estimator=estimator, rule=rule))
-        assert gradient_audit._methods(own.attribute, gradient_audit.own_request(own, 8), layout)[2:] == [(estimator, rule, "std")]
+        assert gradient_audit._methods(own.attribute, gradient_audit.own_request(own.attribute, 8), layout)[2:] == [
+            (estimator, rule, "std")
+        ]
     layout.params.write_text(presets.render(values), encoding="utf-8")
     layout.iteration(1, "gradient_audit_metrics.json").unlink(missing_ok=True)
     arguments = ["advise", "-k", "1", "--prompts", "24", "-p", str(layout.root)]
