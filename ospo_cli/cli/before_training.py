@@ -103,7 +103,7 @@ def graph(
         return
     if code:
         with alone(project, "graph --code", wait):  # first of all that `dvc repro` calls: nothing of it has run yet
-            is_new = dvc.write_code(project, nodes.plan(parameters))
+            is_new = dvc.write_code(project, nodes.each(parameters))
         typer.echo(f"wrote {dvc.CODE}" if is_new else "up to date")
         return
     changed = dvc.write(project, parameters)

@@ -58,14 +58,18 @@ class Code:
         self.package, self._known_path = package, known
         self._facts: dict[str, Facts] = {}
         self._files: dict[str, Path | None] = {}
+        self._hashes: dict[object, str] = {}
 
     def hash(self, wanted: Node) -> str:
         """Return the SHA-256 (hex) over all that a stage reaches; raise as `reached` does."""
-        digest = hashlib.sha256()
-        for name, content in sorted(self.reached(wanted).items()):
-            digest.update(f"{name}\0{content}\0".encode())
-        self._remember()
-        return digest.hexdigest()
+        start = (wanted.modules, wanted.uses)  # the same for all iterations of a stage
+        if start not in self._hashes:
+            digest = hashlib.sha256()
+            for name, content in sorted(self.reached(wanted).items()):
+                digest.update(f"{name}\0{content}\0".encode())
+            self._remember()
+            self._hashes[start] = digest.hexdigest()
+        return self._hashes[start]
 
     def reached(self, wanted: Node) -> dict[str, str]:
         """Return what a stage reaches: name -> hash of a module, `module:name` -> target of an entry, path -> hash of another file.

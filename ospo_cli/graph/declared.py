@@ -101,19 +101,22 @@ _AT = Layout(Path())
 T = TypeVar("T")
 
 
-def _given(asks: Callable[..., T], params: Params, k: int = 0) -> T:
-    """Call a declaration with the sections that its parameters name, and with the iteration where one is named `k`."""
-    return asks(**{name: k if name == "k" else getattr(params, name) for name in inspect.signature(asks).parameters})
+def _given(asks: Callable[..., T]) -> Callable[[Params, int], T]:
+    """Return what calls a declaration with the sections that its parameters name, and with the iteration where one is named `k`."""
+    names = tuple(inspect.signature(asks).parameters)
+    return lambda params, k: asks(**{name: k if name == "k" else getattr(params, name) for name in names})
 
 
 def _stage(
     name: str, *, is_iterated: bool = False, is_needed: Callable[..., bool] = lambda: True
 ) -> Callable[[Callable[..., Node]], Callable[..., Node]]:
     def keep(declare: Callable[..., Node]) -> Callable[..., Node]:
-        def named(params: Params, k: int) -> Node:
-            return replace(_given(declare, params, k), stage=name, iteration=k if is_iterated else None)
-
-        STAGES[name] = Stage(named, is_iterated, lambda params: _given(is_needed, params))
+        made, needed = _given(declare), _given(is_needed)
+        STAGES[name] = Stage(
+            lambda params, k: replace(made(params, k), stage=name, iteration=k if is_iterated else None),
+            is_iterated,
+            lambda params: needed(params, 0),
+        )
         return declare
 
     return keep
@@ -287,7 +290,8 @@ def prepared(*names: str) -> tuple[str, ...]:
 
 def of(k: int, *names: str) -> tuple[str, ...]:
     """Return the paths of an iteration's files."""
-    return tuple(str(_AT.iteration(k, name)) for name in names)
+    folder = _AT.iteration(k, "")
+    return tuple(f"{folder}/{name}" for name in names)
 
 
 def retriever_files(retrieval: Retrieval, names: Iterable[str]) -> tuple[str, ...]:

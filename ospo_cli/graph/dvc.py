@@ -14,7 +14,7 @@ import ospo_cli
 from ospo_cli.errors import OspoError
 from ospo_cli.graph import code
 from ospo_cli.graph.declared import Node
-from ospo_cli.graph.nodes import ITERATED, node, plan
+from ospo_cli.graph.nodes import ITERATED, each, node
 from ospo_cli.params.whole import Params
 from ospo_cli.tables.files import write_text
 
@@ -69,8 +69,8 @@ def iterations_yaml(iterations: int) -> str:
 
 
 def code_yaml(root: Path, nodes: Iterable[Node]) -> str:
-    """Version of the package and, per stage of the planned nodes, the hash of the code that it can reach."""
-    stages = code_hashes(root, {made.stage: made for made in nodes}.values())
+    """Version of the package and, per stage, the hash of the code that it can reach."""
+    stages = code_hashes(root, nodes)
     return "# Made by `ospo graph --code`.\n" + yaml.safe_dump({"version": ospo_cli.__version__, "stages": stages}, sort_keys=True)
 
 
@@ -83,10 +83,10 @@ def code_hashes(root: Path, nodes: Iterable[Node]) -> dict[str, str]:
 def dvc_yaml(params: Params) -> str:
     """The stages as DVC reads them; iterated ones with `foreach` over iterations.yaml."""
     stages: dict[str, Any] = {"code": _CODE_STAGE}
-    for made in plan(params):
+    for made in each(params):
         if made.iteration is None:
             stages[made.stage] = stage_of(made)
-        elif made.stage not in stages:
+        else:
             stages[made.stage] = {"foreach": "${iterations}", "do": stage_of(_templated(node(made.stage, 7, params)))}
     content = {
         "vars": ["iterations.yaml"],

@@ -27,11 +27,21 @@ def node(stage: str, iteration: int | None, params: Params) -> Node:
 
 def plan(params: Params) -> list[Node]:
     """Return every node of the loop in an order in which each finds its inputs."""
-    needed = [name for name, stage in STAGES.items() if stage.is_needed(params)]
+    needed = _needed(params)
     first, last = needed.index(ITERATED[0]), needed.index(ITERATED[-1]) + 1
     iterated = [(name, k) for k in range(1, params.train.iterations + 1) for name in needed[first:last]]
     once = [[(name, None) for name in names] for names in (needed[:first], needed[last:])]
     return [node(name, k, params) for name, k in [*once[0], *iterated, *once[1]]]
+
+
+def each(params: Params) -> list[Node]:
+    """Return the nodes of the loop, each stage once: iterated ones as in iteration 1, without the thousands of the others."""
+    stages = [(name, STAGES[name].is_iterated) for name in _needed(params)]
+    return [node(name, 1 if is_iterated else None, params) for name, is_iterated in stages if params.train.iterations or not is_iterated]
+
+
+def _needed(params: Params) -> list[str]:
+    return [name for name, stage in STAGES.items() if stage.is_needed(params)]
 
 
 def planned(params: Params, iteration: int | None = None) -> Iterator[Node]:

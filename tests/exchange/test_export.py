@@ -152,7 +152,7 @@ def test_degenerate_groups_are_kept_with_advantage_zero_or_left_out(layout):
 def test_estimator_and_rule_are_those_that_made_the_advantages(layout):
     changed = dataclasses.replace(PARAMS, attribute=dataclasses.replace(PARAMS.attribute, rule="signed", estimator="alone"))
     before = export.execute(layout, changed.rollout, 1, "jsonl")
-    attribute.execute(layout, changed.rollout, 1)
+    attribute.execute(layout, changed, 1)
     after = export.execute(layout, changed.rollout, 1, "jsonl")
     assert (before["estimator"], before["rule"]) == ("myerson", "group-additive")
     assert (after["estimator"], after["rule"]) == ("alone", "signed")

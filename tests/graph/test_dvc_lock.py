@@ -9,7 +9,7 @@ import yaml
 from ospo_cli import presets
 from ospo_cli.graph import dvc
 from ospo_cli.graph.dvc_lock import DvcLock
-from ospo_cli.graph.nodes import node, plan
+from ospo_cli.graph.nodes import each, node
 from ospo_cli.params import whole
 
 
@@ -23,7 +23,7 @@ def project(tmp_path):
     values = presets.load("demo")
     (tmp_path / "params.yaml").write_text(presets.render(values))
     dvc.write(tmp_path, values)
-    dvc.write_code(tmp_path, plan(values))
+    dvc.write_code(tmp_path, each(values))
     wanted = node("warm-start", None, values)
     for path in wanted.inputs:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import yaml
 from ospo_cli import presets
 from ospo_cli.errors import MissingInputError, OspoError
 from ospo_cli.graph import declared, dvc, runner
-from ospo_cli.graph.nodes import node, plan, require_inputs
+from ospo_cli.graph.nodes import each, node, plan, require_inputs
 from ospo_cli.layout import Layout
 from ospo_cli.params import whole
 from ospo_cli.params.whole import SECTIONS
@@ -59,7 +59,7 @@ def test_the_plan_of_a_preset_lists_every_stage_and_what_a_user_must_bring(name,
 
 
 def test_code_yaml_names_a_hash_per_stage_and_they_differ(tmp_path):
-    stages = yaml.safe_load(dvc.code_yaml(tmp_path, plan(presets.load("demo"))))["stages"]
+    stages = yaml.safe_load(dvc.code_yaml(tmp_path, each(presets.load("demo"))))["stages"]
     assert len(set(stages.values())) == len(stages) == len({item.stage for item in plan(presets.load("demo"))})
 
 
