@@ -15,7 +15,6 @@ from ospo_cli.errors import MissingInputError, OspoError, TableError
 from ospo_cli.instruments import keep
 from ospo_cli.maths.statistics import Resamples
 from ospo_cli.params import whole
-from ospo_cli.params.whole import to_mapping
 from ospo_cli.report.kept_files import comparison, present_run
 from ospo_cli.report.kept_runs import Run, compared, how
 from ospo_cli.report.kept_sections import print_comparison, section
@@ -127,7 +126,7 @@ def test_another_projects_run_can_be_kept(tmp_path):
     there, other = project(tmp_path / "there", calls=7)
     keep.execute(here, there, other, "there")
     assert comparison(here, params)["tables"][2]["place"] == 14
-    assert present_run(there, to_mapping(other)).spent("reward_calls").tolist() == [0, 7, 14]
+    assert present_run(there, whole.to_mapping(other)).spent("reward_calls").tolist() == [0, 7, 14]
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a b", ".hidden", "x" * 65, "a/b"])
