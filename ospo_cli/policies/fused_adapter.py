@@ -23,11 +23,14 @@ def fuse(model: Any) -> None:
     from peft.tuners.lora.layer import Linear
 
     for module in model.modules():
-        if isinstance(module, Linear) and _is_plain(module):
+        if isinstance(module, Linear) and is_plain(module):
             module.forward = functools.partial(_forward, module, module.forward)
 
 
-def _is_plain(module: Any) -> bool:
+def is_plain(module: Any) -> bool:
+    """Tell whether a layer is peft's plain one over a frozen linear layer."""
+    if not hasattr(module, "get_base_layer"):
+        return False
     base = module.get_base_layer()
     return (
         list(module.lora_A) == [ADAPTER]
@@ -37,6 +40,17 @@ def _is_plain(module: Any) -> bool:
         and module.lora_A[ADAPTER].bias is None
         and module.lora_B[ADAPTER].bias is None
     )
+
+
+def merged_weight(module: Any) -> torch.Tensor:
+    """Return the weight of a linear layer, with its adapter's merged in where it has one: to the bit what peft's merging gives."""
+    weight: torch.Tensor = module.weight.detach()
+    return weight + module.get_delta_weight(ADAPTER).detach() if hasattr(module, "get_base_layer") else weight
+
+
+def bare(model: Any) -> Any:
+    """Return the model within a peft model, adapter layers in it; any other as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _forward(module: Any, peft_forward: Any, inputs: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

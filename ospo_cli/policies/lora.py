@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from ospo_cli.errors import OspoError, PolicyError, first_line
 from ospo_cli.executors import peers
@@ -70,9 +72,34 @@ def load_adapter(folder: Path, project: Path | None, *, trainable: bool) -> tupl
     return model, card
 
 
+def weights_over(model: Any, card: dict[str, Any], folder: Path, project: Path | None) -> dict[str, torch.Tensor] | None:
+    """Return the weights of a folder's adapter under the names that they have in a peft model, on its device.
+
+    None where the model, whose card is given, is no such adapter over the same base: another rank, scale, base or choice of layers.
+    """
+    _, other = base_of(folder, project)
+    scale = {name: other["lora"].get(name) for name in ("rank", "alpha")}
+    if {name: card["lora"].get(name) for name in scale} != scale or any(card.get(key) != other.get(key) for key in ("base_sha256", "bits")):
+        return None
+    try:
+        found = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise PolicyError(folder, "the adapter cannot be loaded", found=first_line(error)) from None
+    names = {name.replace(f".{fused_adapter.ADAPTER}.", "."): name for name, weight in model.named_parameters() if weight.requires_grad}
+    own = dict(model.named_parameters())
+    if set(found) != set(names) or any(weight.shape != own[names[key]].shape for key, weight in found.items()):
+        return None
+    return {names[key]: weight.to(own[names[key]]) for key, weight in found.items()}
+
+
 def is_adapter(folder: Path) -> bool:
     """Tell whether a policy folder holds an adapter."""
     return (folder / CONFIGURATION).is_file()
+
+
+def is_over_4_bits(folder: Path) -> bool:
+    """Tell whether an adapter's card says that its base lies in 4 bits."""
+    return (folder / folders.CARD).is_file() and files.read_json(folder / folders.CARD).get("bits") == four_bits.BITS
 
 
 def base_of(folder: Path, project: Path | None) -> tuple[Path, dict[str, Any]]:

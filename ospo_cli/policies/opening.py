@@ -12,7 +12,7 @@ import torch
 
 from ospo_cli.errors import PolicyError, first_line
 from ospo_cli.executors import kept, peers
-from ospo_cli.policies import chat_template, declarations, lora, plain_llama
+from ospo_cli.policies import chat_template, declarations, llama_kinds, lora, plain_llama
 from ospo_cli.policies.folder import (
     CARD,
     LoadedPolicy,
@@ -26,36 +26,40 @@ from ospo_cli.policies.folder import (
 from ospo_cli.policies.token_pieces import TokenPieces
 from ospo_cli.tables.files import read_json, write_json
 
-# Of a policy that is kept from stage to stage: a larger one takes memory that other stages may need, and its steps take so long that
-# loading is nothing beside them.
-MOST_KEPT_BYTES = 1 << 28
+# Of a policy that is kept from stage to stage, an adapter's base included: a larger one takes memory that other stages may need, and its
+# steps take so long that loading is little beside them.
+MOST_KEPT_BYTES = 1 << 30
 
 
 def open_policy(folder: Path, threads: int, *, trainable: bool = False, made_by: str = "", project: Path | None = None) -> LoadedPolicy:
     """Return the policy of a folder as `load_policy` does; within `ospo run`, the one that an earlier stage left (`keep`).
 
-    One that is to be trained belongs to the caller alone: its weights are about to move.
+    One that is to be trained belongs to the caller alone: its weights are about to move. Where an adapter is kept, it lies beside its base
+    for sampling too, which merges the two as it packs the weights (`LlamaDecoder`).
     """
     check_folder(folder, made_by)
     policy: LoadedPolicy | None = kept.take("policy", _origin(folder)) if kept.is_on() else None
     if policy is None:
-        policy = load_policy(folder, threads, trainable=trainable, made_by=made_by, project=project)
+        is_apart = kept.is_on() and lora.is_adapter(folder) and not lora.is_over_4_bits(folder)
+        policy = load_policy(folder, threads, trainable=trainable or is_apart, made_by=made_by, project=project)
+        if is_apart and not trainable and not is_kept(policy):
+            policy.model = policy.model.merge_and_unload()
     torch.set_num_threads(threads)
     if is_kept(policy):
-        policy.model.requires_grad_(trainable)
+        if not policy.is_adapter:  # of an adapter the base never trains
+            policy.model.requires_grad_(trainable)
         if not trainable:
             keep(policy)
     return policy
 
 
 def is_kept(policy: LoadedPolicy) -> bool:
-    """Tell whether `ospo run` keeps a policy for the next stage: a small plain one, which rollout and update load alike.
-
-    Adapters are not: rollout has them merged into their base, update beside it, so that both would be held.
-    """
-    if not kept.is_on() or not isinstance(policy.model, plain_llama.PlainLlama) or peers.count() > 1:
+    """Tell whether `ospo run` keeps a policy for the next stage: a small plain one, which rollout and update use alike."""
+    is_alike = isinstance(policy.model, plain_llama.PlainLlama) or (policy.is_adapter and llama_kinds.fits(policy.model))
+    if not kept.is_on() or not is_alike or peers.count() > 1:
         return False
-    return sum(weight.nbytes for weight in policy.model.parameters()) <= MOST_KEPT_BYTES
+    held: int = sum(weight.nbytes for weight in policy.model.parameters())
+    return held <= MOST_KEPT_BYTES
 
 
 def keep(policy: LoadedPolicy) -> None:
@@ -69,13 +73,15 @@ def keeping(policy: LoadedPolicy, folder: Path) -> Iterator[None]:
     if not is_kept(policy):
         yield
         return
-    weights = {name: weight.detach().clone() for name, weight in policy.model.named_parameters()}
+    weights = {weight: weight.detach().clone() for weight in policy.model.parameters() if weight.requires_grad}
     yield
     with torch.no_grad():
-        for name, weight in policy.model.named_parameters():
-            weight.copy_(weights[name])
+        for weight, value in weights.items():
+            weight.copy_(value)
     policy.tokenizer.name_or_path = str(folder)
-    policy.model.model.is_recomputed = False
+    policy.model.eval()
+    if isinstance(policy.model, plain_llama.PlainLlama):
+        policy.model.model.is_recomputed = False
     keep(dataclasses.replace(policy, folder=folder, content_hash=content_hash(folder)))
 
 

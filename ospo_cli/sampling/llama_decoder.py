@@ -8,42 +8,27 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from ospo_cli.policies.plain_llama import PlainLlama
+from ospo_cli.policies.fused_adapter import bare, merged_weight
+from ospo_cli.policies.llama_kinds import fits as fits
 
 Linear = Callable[[torch.Tensor], torch.Tensor]
 
-_KINDS = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-_ROPES = ("default", "linear", "llama3")  # others change their angles with the length of the row
 _BLOCK = 8  # places of a prompt that are read together
 # Widths of the attention to earlier places: multiples of 16 from 32 on. Then appended places (of probability 0) change no sum's order.
 _LANES, _LEAST = 16, 32
-
-
-def fits(model: Any) -> bool:
-    """Tell whether LlamaDecoder computes what the model does: plain layers of a known kind, rotary positions, no sliding window."""
-    if isinstance(model, PlainLlama):
-        return True
-    if type(model).__name__ not in _KINDS or not type(model).__module__.startswith("transformers.models."):
-        return False
-    config = model.config
-    rope = getattr(config, "rope_parameters", None) or {}
-    linear = [module for name, module in model.named_modules() if name.endswith(("_proj", "lm_head"))]
-    return (
-        rope.get("rope_type", "default") in _ROPES
-        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-        and all(type(module) is torch.nn.Linear for module in linear)
-    )
 
 
 class LlamaDecoder:
     """Decodes rows that may share what they have in common.
 
     A row's token at position p lies at place p of its cache, whatever else is in the batch: no sum over a row depends on its neighbours'
-    lengths. Weights are copied (fused, packed for the CPU's matrix kernels) when the decoder is made; later training is not seen.
+    lengths. Weights are copied (adapters merged in, fused, packed for the CPU's matrix kernels) when the decoder is made; later training
+    is not seen.
     """
 
     def __init__(self, model: Any) -> None:
-        self.model, config = model, model.config
+        self.model = model = bare(model)
+        config = model.config
         self.kv_heads, self.heads = config.num_key_value_heads, config.num_attention_heads
         layers = model.model.layers
         self.head_width = layers[0].self_attn.head_dim
@@ -181,7 +166,7 @@ def linear(modules: Sequence[torch.nn.Linear]) -> Linear:
 
     On a CPU the weights are packed for oneDNN: 1.2 to 3 times faster than a plain product at few rows, where packing at each call costs.
     """
-    weight = torch.cat([module.weight.detach() for module in modules])
+    weight = torch.cat([merged_weight(module) for module in modules])
     biases = [module.bias.detach() for module in modules if module.bias is not None]
     if biases and len(biases) < len(modules):
         biases = [module.weight.new_zeros(len(module.weight)) if module.bias is None else module.bias.detach() for module in modules]

@@ -197,10 +197,9 @@ def build(
         TableError: the tables do not fit each other.
         PolicyError: token ids do not spell their completions, or the update needs more memory than is free.
     """
-    from ospo_cli.policies.opening import open_policy
     from ospo_cli.training import row_building
-    from ospo_cli.training.cut_weights import cut
     from ospo_cli.training.memory_plan import check_memory
+    from ospo_cli.training.reference import reference_for
     from ospo_cli.training.rows import chosen
     from ospo_cli.training.update_metrics import token_class_sizes
 
@@ -223,8 +222,7 @@ def build(
     }
     reference, is_measured = None, settings.reference_groups > 0 and iteration > 1
     if objective.needs_reference or is_measured:
-        reference = open_policy(layout.policy(0), params.policy.threads, made_by="ospo warm-start", project=layout.root)
-        reference = cut(reference, settings.precision)
+        reference = reference_for(policy, layout.policy(0), params.policy.threads, layout.root, settings.precision)
     is_sampler = learned.is_sampled and temperature == params.rollout.temperature
     rows = row_building.prepared(sampled, groups, policy, reference if objective.needs_reference else None, settings, is_sampler)
     if reference is not None and not objective.needs_reference:

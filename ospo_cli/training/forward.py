@@ -14,6 +14,7 @@ from ospo_cli.errors import PolicyError
 from ospo_cli.executors import peers
 from ospo_cli.params.update import Update
 from ospo_cli.policies.folder import LoadedPolicy
+from ospo_cli.policies.fused_adapter import bare
 from ospo_cli.policies.plain_llama import PlainLlama
 from ospo_cli.training import token_batches
 from ospo_cli.training.rows import Rows
@@ -82,7 +83,7 @@ def checkpoint_layers(policy: LoadedPolicy) -> None:
         return
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    base = policy.model.get_base_model() if hasattr(policy.model, "get_base_model") else policy.model
+    base = bare(policy.model)
     if not base.supports_gradient_checkpointing:
         raise PolicyError(policy.folder, "this model has no gradient checkpointing", remedy="set update.gradient_checkpointing: false")
     # transformers renames it: the old name warns from 5.2x on.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from ospo_cli.policies.fused_adapter import bare
 from ospo_cli.policies.unspelled import never_drawn
 from ospo_cli.training.token_batches import TokenBatch
 
@@ -41,7 +42,7 @@ def of_model(
     model: Any, batch: TokenBatch, temperature: float, want_entropy: bool, entropy_has_gradient: bool, unspelled: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return `token_logprobs` of a model whose weights are whole: a model that is cut gathers some before, by its METHOD."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = bare(model)
     places = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "attention_mask": batch.mask, "use_cache": False}
     wants = (want_entropy, entropy_has_gradient, unspelled)
     if base.config.model_type not in _PLAIN_HEADS:

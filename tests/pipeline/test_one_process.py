@@ -30,7 +30,21 @@ CHANGES = {
 def both(tmp_path_factory):
     """A project whose iterations one process has run, another whose stages were run one by one, and what the first loaded."""
     by_hand, together = (tmp_path_factory.mktemp(name) / "project" for name in ("by_hand", "together"))
-    params = miniature.make(by_hand, **CHANGES)
+    return run_both(by_hand, together, miniature.make(by_hand, **CHANGES))
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory, both):
+    """The same of a project that trains an adapter over the other one's warm-started policy."""
+    by_hand, together = (tmp_path_factory.mktemp(name) / "project" for name in ("by_hand", "together"))
+    policy = {"base": "data/pretrained/small", "lora_rank": 4, "lora_alpha": 8.0, "threads": 1}
+    changes = CHANGES | {"train": {"iterations": 2}, "warm_start": {"teacher": "none"}}
+    params = miniature.make(by_hand, **changes, policy=policy)
+    shutil.copytree(both[0] / "data/policies/000", by_hand / "data/pretrained/small")
+    return run_both(by_hand, together, params)
+
+
+def run_both(by_hand, together, params):
     for wanted in nodes.plan(params)[:2]:
         runner.execute(wanted, Layout(by_hand), params)
     shutil.copytree(by_hand, together)
@@ -71,15 +85,22 @@ def files_of(project, *patterns):
     return {str(path.relative_to(data)): path.read_bytes() for pattern in patterns for path in sorted(data.glob(pattern))}
 
 
-def test_every_table_and_policy_has_the_bytes_of_stages_run_one_by_one(both):
-    by_hand, together, _ = both
+@pytest.mark.parametrize(("made", "weights"), [("both", "003/model"), ("adapters", "002/adapter_model")])
+def test_every_table_and_policy_has_the_bytes_of_stages_run_one_by_one(made, weights, request):
+    by_hand, together, _ = request.getfixturevalue(made)
     found, expected = (miniature.tables(project) for project in (together, by_hand))
     assert len(expected) > 30
     assert found == expected
     outputs = ("policies/*/*", "iterations/*/update_steps.json", "evaluation/summary.json", "evaluation/curves.json")
     found, expected = (files_of(project, *outputs) for project in (together, by_hand))
-    assert {"policies/003/model.safetensors", "policies/003/optimizer.safetensors", "evaluation/curves.json"} <= set(expected)
+    assert {f"policies/{weights}.safetensors", "policies/002/optimizer.safetensors", "evaluation/curves.json"} <= set(expected)
     assert found == expected
+
+
+def test_an_adapter_and_its_base_are_loaded_once_in_all_iterations(adapters):
+    _, _, loads = adapters
+    iterated = Counter({key: count for key, count in loads.items() if key[0].partition("@")[0] in ITERATED and key[1] == "policy"})
+    assert iterated == {("rollout@1", "policy", "000"): 1}  # as a reference its weights are put into the model that trains
 
 
 def test_a_policy_is_loaded_once_and_index_and_prompts_once_in_all_iterations(both):
