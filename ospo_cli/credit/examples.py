@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from ospo_cli.credit.rollout_rows import REWARD_TOLERANCE
 from ospo_cli.errors import CreditError
 from ospo_cli.params.attribute import Attribute
 from ospo_cli.tables.attribute import PREFERENCE_PAIRS, TARGETS
@@ -76,13 +77,22 @@ def asks_for_made(settings: Attribute, most_moves: int, iteration: int) -> bool:
     return bool(asked)
 
 
-def check_made(rollouts: pl.DataFrame, made: pl.DataFrame, iteration: int) -> None:
-    """Raise CreditError where recombined answers are of other rollouts."""
-    strangers = made.join(rollouts, left_on=["start_rollout_id", "prompt_id"], right_on=["rollout_id", "prompt_id"], how="anti")
+def check_made(rewards: pl.DataFrame, made: pl.DataFrame, format_weight: float, iteration: int) -> None:
+    """Raise CreditError where recombined answers are of other rollouts, or were made under another reward than table rewards."""
+    remedy = f"run `{RECOMBINED.command(iteration)}` again"
+    strangers = made.join(rewards, left_on=["start_rollout_id", "prompt_id"], right_on=["rollout_id", "prompt_id"], how="anti")
     if strangers.height:
         raise CreditError(
             "table recombined", "holds other rollouts than rollouts.parquet", found=strangers["start_rollout_id"][0],
-            expected="the same", remedy=f"run `{RECOMBINED.command(iteration)}` again",
+            expected="the same", remedy=remedy,
+        )  # fmt: skip
+    best = rewards.group_by("prompt_id").agg(best=(pl.col("reward") - format_weight * pl.col("format")).max())
+    odd = made.join(best, on="prompt_id").filter((pl.col("best_value") - pl.col("best")).abs() > REWARD_TOLERANCE)
+    if odd.height:
+        first = odd.sort("rollout_id").row(0, named=True)
+        raise CreditError(
+            f"table recombined, {first['rollout_id']}", "best_value is not what the group's best answer is worth: values of another reward",
+            found=f"{first['best_value']:.9g}", expected=f"{first['best']:.9g}", remedy=remedy,
         )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ class GameMethod:
 
 
 def estimate_group_game(
-    rows: Rows, compared: Compared, spliced_values: pl.DataFrame, method: GameMethod, estimate: Estimate
+    rows: Rows, compared: Compared, values: tuple[pl.DataFrame, pl.DataFrame], method: GameMethod, estimate: Estimate
 ) -> tuple[Estimate, GroupCredit]:
     """Return the estimate with the group game's special cases and gap, shares as they were, and the credit; 0 in degenerate groups.
 
@@ -45,18 +45,20 @@ def estimate_group_game(
     Args:
         rows: all rollouts.
         compared: their rewards.
-        spliced_values: table.
+        values: tables spliced_values and coalition_values.
         method: the group game.
         estimate: of the shares for people.
 
     Raises:
         CreditError: values of other rollouts or of another reward, or texts that were not evaluated.
     """
+    spliced_values, coalition_values = values
     check_own(spliced_values, rows.rollout_ids, "spliced_values", method.iteration)
     others = np.bincount(rows.group)[rows.group] - 1
     active = ~compared.is_degenerate  # a group of one answer is
     game = method.game.name
-    mean_value = _means(rows, spliced_values.filter(pl.col("game") == game), method, active, others)
+    spliced = spliced_values.filter(pl.col("game") == game)
+    mean_value = _means(rows, spliced, method, active, others)
     row_of_place = np.repeat(np.arange(len(rows.rollout_ids)), rows.segments + 1)
     # A splice ends as the other answer did; an answer with one segment swapped ends as it did itself, but at its last place.
     is_last = _last_places(rows)
@@ -66,7 +68,7 @@ def estimate_group_game(
     if game == STOPPING:
         baseline = np.where(is_last, baseline, _mean_of_others(compared.reward, rows, others)[row_of_place])
     credit = group_credit(game, baseline, rows.segments, compared.reward, method.trace)
-    gap = np.zeros(len(rows.rollout_ids))
+    gap = _known_texts(rows, compared, spliced, coalition_values, method)
     if game == SPLICE:
         earned = np.bincount(rows.segment_row, weights=credit.share, minlength=len(gap)) + credit.end
         expected = compared.reward - _mean_of_others(compared.reward, rows, others)
@@ -102,6 +104,35 @@ def _check_sums(rows: Rows, earned: Values, expected: Values, gap: Values, itera
         expected=f"{expected[row]:.9g}",
         remedy=f"run `ospo score-coalitions --iter {iteration}` with the present parameters",
     )
+
+
+def _known_texts(rows: Rows, compared: Compared, spliced: pl.DataFrame, coalition_values: pl.DataFrame, method: GameMethod) -> Values:
+    """Return [rows] how far spliced texts that are an answer of the rollout group are at most from what that answer is worth.
+
+    This alone is known of the texts of `swap` and `stopping`: their advantages have no sum that every reward keeps.
+
+    Raises:
+        CreditError: a value is another, where the reward is checked.
+    """
+    own = pl.DataFrame({"rollout_id": rows.rollout_ids, "group": rows.group, "row": range(len(rows.group))}).with_columns(
+        worth=compared.reward - compared.format_part
+    )
+    whole = coalition_values.filter(~pl.col("coalition").str.contains("0")).select("rollout_id", "query")
+    answers = whole.join(own, on="rollout_id").unique(["group", "query"]).select("group", "query", "worth")
+    known = spliced.join(own.drop("worth"), on="rollout_id").join(answers, on=["group", "query"])
+    known = known.with_columns(gap=(pl.col("spliced_value") - pl.col("worth")).abs()).sort("gap", "rollout_id", descending=[True, False])
+    if method.is_checked and known.height and known["gap"][0] > REWARD_TOLERANCE:
+        odd = known.row(0, named=True)
+        raise CreditError(
+            f"rollout {odd['rollout_id']}, place {odd['place']} with {odd['other_rollout_id']}",
+            f"a text of estimator {method.game.name} that is an answer of the group is worth something else: values of another reward",
+            found=f"{odd['spliced_value']:.9g}",
+            expected=f"{odd['worth']:.9g}",
+            remedy=f"run `ospo score-coalitions --iter {method.iteration}` with the present parameters",
+        )
+    gap = np.zeros(len(rows.rollout_ids))
+    np.maximum.at(gap, known["row"].to_numpy(), known["gap"].to_numpy())
+    return gap
 
 
 def _means(rows: Rows, found: pl.DataFrame, method: GameMethod, active: NDArray[np.bool_], others: Indices) -> Values:

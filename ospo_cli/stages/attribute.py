@@ -99,7 +99,7 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     made = RECOMBINED.empty()
     if examples.asks_for_made(params.attribute, params.score_coalitions.recombine, iteration):
         made = placed.read(RECOMBINED, layout, iteration)
-        examples.check_made(scored.rollouts, made, iteration)
+        examples.check_made(scored.rewards, made, params.score_coalitions.format_weight, iteration)
     chosen = (scored.rollouts, scored.rewards, params.attribute, made)
     targets, pairs = examples.targets(*chosen), examples.preference_pairs(*chosen)
     placed.write(targets, TARGETS, layout, iteration)
@@ -147,7 +147,7 @@ def attribute(
     names = [f"rollout {rollout_id}" for rollout_id in rows.rollout_ids]
     if game is not None:
         played = GameMethod(game, settings.splice_trace, game.name in scoring.estimators, is_reward, iteration)
-        estimate, earned = estimate_group_game(rows, compared, scored.spliced_values, played, estimate)
+        estimate, earned = estimate_group_game(rows, compared, (scored.spliced_values, scored.coalition_values), played, estimate)
         if shown is None:
             estimate = replace(
                 estimate, share=np.full_like(estimate.share, np.nan), n_contributions=np.zeros_like(estimate.n_contributions)

@@ -117,8 +117,18 @@ def test_made_answers_that_are_missing_or_of_other_rollouts_are_refused():
     for asking in (Attribute(targets="recombined"), Attribute(pairs="recombined-worst")):
         with pytest.raises(CreditError, match=r"no recombined answers were made.*score-coalitions --iter 3"):
             asks_for_made(asking, 0, 3)
-    rollouts, _ = tables(GROUPS)
-    check_made(rollouts, made_of(("p0:1", "p0", 0.95)), 1)
+    rewards = tables(GROUPS)[1].with_columns(format=0.0)
+    check_made(rewards, made_of(("p0:1", "p0", 0.95)).with_columns(best_value=0.9), 0.1, 1)
     for start, prompt in (("p9:0", "p9"), ("p0:1", "p1")):
         with pytest.raises(CreditError, match="other rollouts"):
-            check_made(rollouts, made_of((start, prompt, 0.9)), 1)
+            check_made(rewards, made_of((start, prompt, 0.9)), 0.1, 1)
+
+
+def test_answers_that_were_made_under_another_reward_are_refused():
+    made = made_of(("p3:1", "p3", 0.5), ("p0:1", "p0", 1.2)).with_columns(best_value=pl.Series([0.3, 1.0]))
+    rewards = tables(GROUPS)[1]
+    check_made(rewards.with_columns(reward=pl.col("reward") - 0.1, format=-1.0).filter(prompt_id="p3"), made[:1], 0.1, 1)
+    with pytest.raises(
+        CreditError, match=r"recombined, p0:1/recombined: best_value .*another reward: found 1, expected 0\.9; run `ospo score-"
+    ):
+        check_made(rewards.with_columns(format=0.0), made, 0.1, 1)

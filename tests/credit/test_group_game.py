@@ -337,6 +337,29 @@ def test_the_baseline_of_stopping_alone_is_another_than_that_of_going_on_which_i
     assert 0.5 < cosine < 0.999
 
 
+@pytest.mark.parametrize(("first", "low", "high"), [((0.0, 0.0, -1.0), 0.02, 0.025), ((3.0, -3.0, -1.0), 0.0, 0.001)])
+def test_swap_is_biased_where_answers_say_the_same_words_in_either_order(first: tuple[float, ...], low: float, high: float) -> None:
+    # Each word is worth something by itself; the other one mostly follows.
+    logits = np.array([first, (-1.0, 1.5, 0.0), (1.5, -1.0, 0.0)])
+    expected, exact = gradients(logits, additive({"a": 1.0, "b": 0.6}), 0.0, "group", game="swap")
+    assert low <= np.abs(expected - exact)[0].max() < high
+    assert np.abs(exact[0]).max() > 0.02
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_swaps_of_answers_of_one_length_sum_to_the_reward_over_the_mean_of_the_others_where_words_add_up(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    answers = [tuple(rng.permutation(list("abcdefg"))[:4]) for _ in range(3)]
+    weights = dict(zip("abcdefg", rng.random(7).tolist(), strict=True))
+
+    def worth(words: Said) -> float:  # a word said twice earns twice
+        return sum(weights[word] for word in words)
+
+    rewards = np.array([worth(answer) for answer in answers])
+    found = credited(answers, worth, game="swap", alignment="index")
+    assert found.advantage.reshape(3, 4).sum(axis=1) == pytest.approx(rewards - (rewards.sum() - rewards) / 2)
+
+
 @pytest.mark.parametrize("alignment", ["group", "index"])
 @pytest.mark.parametrize("game", ["splice", "swap"])
 def test_without_a_trace_it_is_the_exact_one_for_words_that_are_drawn_apart_whatever_they_earn_together(game: str, alignment: str) -> None:

@@ -341,6 +341,24 @@ def test_searches_in_shards_of_any_size_give_equal_bytes_and_counts_and_are_not_
     assert not layout.iteration(1, "searched.parquet").exists()
 
 
+def test_a_text_that_another_prompts_answer_is_counts_where_it_was_searched() -> None:
+    params = recombining(degenerate_groups="evaluate", recombine=1)
+    rows = [
+        rollout("p0", 0, ["red", "coat"]),
+        rollout("p0", 1, ["blue"]),
+        rollout("p1", 0, ["red", "blue"]),
+        rollout("p1", 1, ["red", "coat"]),
+    ]
+    tables = scored(params, rows)
+    scorer = TextScorer(JudgedReward(prepared(), params), params.score_coalitions)
+    of_p0 = pl.col("rollout_id").str.contains(":p0:")
+    frames_of = (tables.rollouts, tables.segments, tables.rewards)
+    alone = score_coalitions.recombine(*(frame.filter(of_p0) for frame in frames_of), scorer)[1]
+    together = score_coalitions.recombine(*frames_of, scorer)[1]
+    assert together.filter(prompt_id="p0").equals(alone)
+    assert alone.height == 1
+
+
 @pytest.mark.parametrize(("degenerate", "searched"), [("skip", {"p0"}), ("evaluate", {"p0", "p1"})])
 def test_groups_of_equal_rewards_are_searched_only_where_that_is_asked(degenerate: str, searched: set[str]) -> None:
     rows = [row for row in sampled_rows() if row[0].prompt_id == "p0"] + [rollout("p1", index, ["wool", "coat"]) for index in range(3)]
@@ -408,11 +426,44 @@ def test_texts_that_were_not_evaluated_are_named_with_their_remedy(cut: Any, gam
         credited(unasked, short)
 
 
-def test_values_of_another_reward_are_refused() -> None:
-    tables = scored(changed())
-    others = scored(changed({"metric": "ndcg@2"}))
-    with pytest.raises(CreditError, match="values of another reward"):
-        credited(changed(), dataclasses.replace(tables, spliced_values=others.spliced_values))
+@pytest.mark.parametrize("game", list(GROUP_GAMES))
+def test_values_of_another_reward_are_refused(game: str) -> None:
+    params = changed(estimator=game)
+    tables, others = scored(params), scored(changed({"metric": "ndcg@2"}))
+    with pytest.raises(CreditError, match=r"values of another reward: found .*; run `ospo score-coalitions --iter 1` with the present"):
+        credited(params, dataclasses.replace(tables, spliced_values=others.spliced_values))
+
+
+def altered(tables: attribute.Scored, game: str, is_answer: bool) -> attribute.Scored:
+    """The values of a game's texts behind the first place a little higher: of those that are answers of the group, or of the others."""
+    prompts = tables.rollouts.select("rollout_id", "prompt_id")
+    whole = tables.coalition_values.filter(~pl.col("coalition").str.contains("0")).join(prompts, on="rollout_id")
+    own = tables.spliced_values.filter(pl.col("game") == game, pl.col("place") > 0).join(prompts, on="rollout_id")
+    known = own.join(whole, on=["prompt_id", "query"], how="semi")
+    chosen = known if is_answer else own.join(known, on=tables.spliced_values.columns[:4], how="anti")
+    assert chosen.height > 5
+    higher = chosen.select(*tables.spliced_values.columns[:4], more=pl.lit(1e-3))
+    values = tables.spliced_values.join(higher, on=tables.spliced_values.columns[:4], how="left", maintain_order="left")
+    values = values.with_columns(pl.col("spliced_value") + pl.col("more").fill_null(0.0)).drop("more")
+    return dataclasses.replace(tables, spliced_values=values)
+
+
+@pytest.mark.parametrize("game", list(GROUP_GAMES))
+def test_a_spliced_text_that_is_an_answer_of_the_group_is_worth_what_that_answer_is(game: str) -> None:
+    params = changed({"format_weight": 0.5}, estimator=game)
+    tables = scored(params)
+    assert credited(params, tables).metrics["efficiency_gap_max"] < 1e-12
+    with pytest.raises(CreditError, match=rf"place \d with 001:p\d:\d\d: a text of estimator {game} that is an answer of the group"):
+        credited(params, altered(tables, game, True))
+
+
+@pytest.mark.parametrize("game", ["swap", "stopping"])
+def test_swap_and_stopping_keep_no_sum_whatever_other_texts_are_worth(game: str) -> None:
+    params = changed({"format_weight": 0.5}, estimator=game)
+    tables = scored(params)
+    found, other = (credited(params, each) for each in (tables, altered(tables, game, False)))
+    assert other.metrics["efficiency_gap_max"] < 1e-12
+    assert not other.token_advantages.equals(found.token_advantages)
 
 
 @pytest.mark.parametrize("column", ["rollout_id", "other_rollout_id"])
