@@ -92,6 +92,38 @@ def test_what_no_move_improves_is_no_recombined_answer() -> None:
     assert not recombined_answers([[answer("r0", "a"), answer("r1", "b")]], rewards({"r0": 0.5, "r1": 0.2}), scorer)[0].height  # type: ignore[arg-type]
 
 
+def test_a_neutral_move_is_not_taken_even_if_the_next_one_would_gain() -> None:
+    worth = {"a": 0.5, "a b": 0.5, "a b c": 0.9}
+    group = [answer("r0", "a"), answer("r1", "b"), answer("r2", "c")]
+    known = rewards({"r0": 0.5, "r1": 0.1, "r2": 0.1})
+    assert not recombined_answers([group], known, Scorer(lambda text: worth.get(text, 0.1)))[0].height  # type: ignore[arg-type]
+    worth["a b"] = 0.6
+    found, _ = recombined_answers([group], known, Scorer(lambda text: worth.get(text, 0.1)))  # type: ignore[arg-type]
+    assert found.select("completion", "moves").rows() == [("<a>a b c</a>", 2)]
+
+
+def test_of_equal_moves_the_first_is_taken_a_swap_before_an_addition() -> None:
+    worth = {"a, b": 0.5, "b, c": 0.8, "a, c": 0.8, "a, b, c": 0.8}
+    group = [answer("r0", "ab"), answer("r1", "bc")]
+    scorer = Scorer(lambda text: worth.get(text, 0.1), most=1)
+    found, _ = recombined_answers([group], rewards({"r0": 0.5, "r1": 0.2}), scorer)  # type: ignore[arg-type]
+    assert found["completion"].to_list() == ["<a>b, c</a>"]  # of the segment that stands first
+
+
+def test_of_equal_answers_the_search_starts_at_the_first() -> None:
+    group = [answer(name, said) for name, said in (("r0", "c"), ("r1", "a"), ("r2", "b"))]
+    found, _ = recombined_answers([group], rewards({"r0": 0.1, "r1": 0.5, "r2": 0.5}), Scorer(len))  # type: ignore[arg-type]
+    assert found["start_rollout_id"].to_list() == ["r1"]
+
+
+def test_of_joints_that_are_as_frequent_the_first_by_its_characters_is_taken() -> None:
+    for names in (("r0", "r1"), ("r1", "r0")):
+        group = [answer(names[0], "ab", "; "), answer(names[1], "cd", ", ")]
+        found, _ = recombined_answers([group], rewards(dict.fromkeys(names, 0.1)), Scorer(len))  # type: ignore[arg-type]
+        assert ", " in found["completion"][0]
+        assert ";" not in found["completion"][0]
+
+
 def test_a_call_takes_no_further_group_once_it_has_texts_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = [[answer(f"{prompt}:{word}", word, prompt=prompt) for word in "abcdef"] for prompt in ("p0", "p1", "p2")]
     known = rewards({each.rollout_id: 0.1 for group in groups for each in group})
