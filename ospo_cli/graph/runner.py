@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ospo_cli.executors import engines, kept
+from ospo_cli.executors import engines, heap, kept
 from ospo_cli.executors.usage import Usage
 from ospo_cli.graph import before_training
 from ospo_cli.graph.declared import Node
@@ -40,6 +40,7 @@ def execute(wanted: Node, layout: Layout, params: Params, records: Records | Non
         records.name_doubtful(wanted)
     with engines.engaged(params.execution, [*wanted.command.split()[1:], "--project", str(layout.root)]):
         result, took = measured(wanted, layout, params)
+    heap.give_back()
     # What `ospo plan` takes its rates from and is compared with; no stage reads it.
     files.write_json(layout.plan(f"actual/{wanted.label}.json"), took)
     records.keep(wanted, key)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ospo_cli.errors import PolicyError, first_line
-from ospo_cli.executors import kept, peers
+from ospo_cli.executors import heap, kept, peers
 from ospo_cli.policies import chat_template, declarations, llama_kinds, lora, plain_llama
 from ospo_cli.policies.folder import (
     CARD,
@@ -113,6 +113,8 @@ def load_policy(folder: Path, threads: int, *, trainable: bool = False, made_by:
         model.requires_grad_(trainable)
     model.eval()  # dropout only where a training step turns it on
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        heap.keep_freed()
     if not peers.cuts_weights():  # else each process takes its part there
         model.to(device)
     return _loaded(folder, model, model.config, tokenizer, device, (base, card))

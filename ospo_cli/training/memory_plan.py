@@ -50,7 +50,7 @@ def needed_bytes(policy: LoadedPolicy, groups: Sequence[Group], settings: Update
     parts = micro_batches(arranged(groups, attention_window(config)), settings.tokens_per_micro_batch)
     widest = max(map(activations, parts), default=0)
     targets = max((sum(group.tokens for group in part) for part in parts), default=0)
-    logits = min(3 * LOGITS_AT_ONCE, 3 * targets * vocabulary)
+    logits = min(6 * LOGITS_AT_ONCE, 3 * targets * vocabulary)
     head = 2 * hidden * vocabulary if head_trains else 0  # the output embedding's gradient of a part, before it is added
     if settings.precision != "float32":
         # Frozen weights are kept in 16 bits for the backward pass.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from ospo_cli.executors import heap
 from ospo_cli.policies.fused_adapter import bare
 from ospo_cli.policies.unspelled import never_drawn
 from ospo_cli.training.token_batches import TokenBatch
@@ -15,8 +16,9 @@ from ospo_cli.training.token_batches import TokenBatch
 # Models whose logits are the output embedding of the last hidden state and nothing else (no soft cap, no scale): there the embedding
 # is applied to the tokens that are asked for alone.
 _PLAIN_HEADS = ("llama", "mistral", "qwen2", "qwen3")
-# Logits held at once, 64 MiB in float32: a vocabulary of 49,152 entries times every token of a micro-batch would be gigabytes.
-LOGITS_AT_ONCE = 1 << 24
+# Logits held at once, just under 32 MiB in float32, the largest block that a heap keeps (executors/heap.py): a vocabulary of 49,152
+# entries times every token of a micro-batch would be gigabytes.
+LOGITS_AT_ONCE = heap.LARGEST // 4 - 1024
 # A model's own way to them, where it has one.
 METHOD = "token_logprobs"
 
