@@ -9,7 +9,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from ospo_cli.cli import app
 from ospo_cli.errors import CreditError, OspoError, TableError
 from ospo_cli.instruments import export, foreign_credit
 from ospo_cli.params.attribute import Attribute
@@ -265,17 +267,14 @@ def test_the_command_exits_1_with_one_line_and_2_on_wrong_usage(shop, tmp_path):
     (shop.root / "params.yaml").write_text(presets.render(PARAMS), encoding="utf-8")
     source = write_json_lines(tmp_path / "x.jsonl", changed(prompt_id="nobody"))
 
-    def ospo(*arguments):
-        command = [sys.executable, "-m", "ospo_cli", *arguments]
-        return subprocess.run(
-            command, cwd=shop.root, capture_output=True, text=True, env={"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-        )
-
-    bad = ospo("attribute", "--rollouts", str(source), "--out", str(tmp_path / "out"))
+    arguments = ["attribute", "--rollouts", str(source), "--out", str(tmp_path / "out")]
+    environment = {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    bad = subprocess.run([sys.executable, "-m", "ospo_cli", *arguments], cwd=shop.root, capture_output=True, text=True, env=environment)
     assert (bad.returncode, len(bad.stderr.strip().splitlines())) == (1, 1), bad.stderr
     assert "unknown prompt_id" in bad.stderr
-    good = ospo("attribute", "--rollouts", str(write_json_lines(source, foreign_rows())), "--out", str(tmp_path / "out"))
+    write_json_lines(source, foreign_rows())
+    good = CliRunner().invoke(app, [*arguments, "--project", str(shop.root)])
     assert "12 rollouts in 3 groups" in good.stderr
-    assert (good.returncode, (tmp_path / "out" / "token_advantages.parquet").is_file()) == (0, True)
-    assert ospo("attribute").returncode == 2
-    assert ospo("export", "--to", "jsonl").returncode == 2
+    assert (good.exit_code, (tmp_path / "out" / "token_advantages.parquet").is_file()) == (0, True)
+    assert CliRunner().invoke(app, ["attribute"]).exit_code == 2
+    assert CliRunner().invoke(app, ["export", "--to", "jsonl"]).exit_code == 2
