@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TextIO
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol, TextIO
 
 import numpy as np
 import polars as pl
@@ -32,6 +33,7 @@ from ospo_cli.rewards.oracle import Sections as OracleSections
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.rewards.unfound import say_unfound
 from ospo_cli.tables import files, parquet, placed
+from ospo_cli.tables.declare import Column, Table
 from ospo_cli.tables.evaluate import DECODED
 from ospo_cli.tables.headroom import HEADROOM, HEADROOM_QUERIES
 from ospo_cli.tables.rollout import ROLLOUTS
@@ -40,7 +42,17 @@ from ospo_cli.text.word_edits import EDITS, greedy_edits, single_edits
 
 RAW_QUERY, IDEAL = "raw query", "ideal ranking"
 _PROMPTS_PER_SHARD = 64
+_SEARCHED_PER_SHARD = 8  # prompts, each of which takes hundreds of rankings
+_VERSION = "headroom.search 1"
 Values = NDArray[np.float64]
+Found = tuple[list[str], Values]  # the query of each prompt, and its value
+# What a shard of the search holds: headroom_queries of one retriever.
+_SEARCHED = Table(
+    "searched",
+    "what each system finds for a prompt",
+    ("place", "prompt_id"),
+    (Column("place", pl.Int64, "of the system, from 0"), *HEADROOM_QUERIES.columns[1:]),
+)
 
 
 class Reads(RewardSections, OracleSections, Protocol):
@@ -87,6 +99,11 @@ class Answers:
 
     name: str
     queries: dict[str, list[str]]
+
+    @cached_property
+    def size(self) -> int:
+        """Most completions of a prompt."""
+        return max(map(len, self.queries.values()))
 
 
 def execute(layout: Layout, params: Reads, request: Request) -> tuple[pl.DataFrame, dict[str, Any]]:
@@ -142,17 +159,17 @@ def headroom(
     store = Store(layout.store)
     for name in request.retrievers or params.evaluate.retrievers:
         reward = JudgedReward(tables, params, retriever=name, metric=request.metric or None, cache=layout.cache, store=store)
-        found = _systems(reward, tables.documents, chosen, answers, params, request)
-        raw = found[RAW_QUERY][1]
+        found = _searched(_Search(reward, tables.documents, answers, params, request), chosen, layout)
+        raw = found.filter(system=RAW_QUERY)["value"].to_numpy()
         say_unfound("headroom", reward, ids, chosen["query"].to_list(), raw)
-        for system, (queries, values) in found.items():
+        for system in found["system"].unique(maintain_order=True):
+            values = found.filter(system=system)["value"].to_numpy()
             mean = draws.mean(values)
             against: tuple[float | None, ...] = (None,) * 5
             if system != RAW_QUERY:
                 against = (*draws.difference(values, raw)[:4], float(np.mean(values > raw + 1e-12)))
             rows.append((name, reward.metric.name, _split(chosen), system, *mean, *against, chosen.height))
-            columns = {"prompt_id": ids, "query": queries, "value": values.tolist()}
-            details.append(pl.DataFrame({"retriever": [name] * len(ids), "system": [system] * len(ids)} | columns))
+        details.append(found.with_columns(retriever=pl.lit(name)).select(list(HEADROOM_QUERIES.schema)))
     return pl.DataFrame(rows, schema=HEADROOM.schema, orient="row"), pl.concat(details)
 
 
@@ -175,52 +192,112 @@ def print_result(table: pl.DataFrame, facts: dict[str, Any], stream: TextIO | No
         output.line("No policy yet: samples are left out (ospo warm-start, or --iter K for saved rollouts).", style="dim")
 
 
-def _systems(
-    reward: JudgedReward, documents: pl.DataFrame, chosen: pl.DataFrame, answers: Answers | None, params: Reads, request: Request
-) -> dict[str, tuple[list[str], Values]]:
-    """Return system -> (query of each prompt, its value); the same order of systems for every retriever."""
-    ids, raw = chosen["prompt_id"].to_list(), chosen["query"].to_list()
-    is_append = params.score_coalitions.composition == "append"
-    starts = [[] if is_append else query.split() for query in raw]
-    search = OracleSearch(reward, documents, params)
-    candidates = [search.candidates(prompt_id)[: request.words] for prompt_id in ids]
+class _Search(NamedTuple):
+    """What the systems of one retriever rest on."""
 
-    def composed(index: int, chosen_words: Sequence[str]) -> str:
-        return compose(raw[index], " ".join(chosen_words), params.score_coalitions.composition)
+    reward: JudgedReward
+    documents: pl.DataFrame
+    answers: Answers | None
+    params: Reads
+    request: Request
 
-    def score(indices: list[int], texts: list[tuple[str, ...]]) -> Values:
-        return reward.values([ids[index] for index in indices], [composed(*pair) for pair in zip(indices, texts, strict=True)])
 
-    found = {RAW_QUERY: (raw, reward.values(ids, raw))}
-    if reward.retriever.name == "bm25":
-        for system, expanded in Feedback(reward, documents, params.retrieval).expanded(ids, raw).items():
-            found[system] = [each.text for each in expanded], reward.ranking_values(ids, [each.ranking for each in expanded])
-    for kind in ("add",) if is_append else EDITS:
-        tried = [(index, words) for index, start in enumerate(starts) for words in single_edits(kind, start, candidates[index])]
-        values = score([index for index, _ in tried], [words for _, words in tried])
-        found[f"best word: {kind}"] = _best_of(found[RAW_QUERY], [(index, composed(index, words)) for index, words in tried], values)
-    edited = greedy_edits(starts, candidates, score, request.edits, swaps=not is_append)
-    queries = [composed(index, best.words) for index, best in enumerate(edited)]
-    # The raw query stays where its words, joined anew, are worth less than it is.
-    values = np.array([best.value for best in edited])
-    found[f"best {request.edits} words, greedy"] = _best_of(found[RAW_QUERY], list(enumerate(queries)), values)
-    if answers is not None:
+def _searched(search: _Search, chosen: pl.DataFrame, layout: Layout) -> pl.DataFrame:
+    """Return what each system of a retriever finds for each prompt, in the order of the systems; searched in shards."""
+    reward, params, request, answers = search.reward, search.params, search.request, search.answers
+    known = [
+        _VERSION,
+        reward.about([reward.metric.name]),
+        asdict(params.retrieval),
+        reward.composition,
+        params.evaluate.oracle_words,
+        [request.edits, request.words],
+    ]
+    shards = []
+    for part in chosen.select("prompt_id", "query").iter_slices(_SEARCHED_PER_SHARD):
+        ids = part["prompt_id"].to_list()
+        own = [answers.name, answers.size, [answers.queries[prompt_id] for prompt_id in ids]] if answers else []
+        judged = [reward.fingerprint(prompt_id).hex() for prompt_id in ids]
+        shards.append(Shard(content_key(known, judged, own, part.rows()), part.height, part))
+    systems = _Systems(search)
+
+    def work(part: pl.DataFrame) -> dict[str, pl.DataFrame]:
+        rows = []
+        for place, (system, (queries, values)) in enumerate(systems.of(part).items()):
+            frame = pl.DataFrame({"prompt_id": part["prompt_id"], "query": queries, "value": values.tolist()})
+            rows.append(frame.with_columns(system=pl.lit(system), place=pl.lit(place, dtype=pl.Int64)))
+        return {"searched": pl.concat(rows).select(list(_SEARCHED.schema))}
+
+    executor = ShardFolder(layout.cache / "headroom")
+    made = executor.map_shards(work, shards, {"searched": _SEARCHED}, f"headroom, {reward.retriever.name}", "prompts", reward.tally)
+    return pl.concat([found["searched"] for found in made]).sort("place", "prompt_id")
+
+
+class _Systems:
+    """The systems of one retriever; what is made from the whole catalogue is made with the first prompts."""
+
+    def __init__(self, search: _Search) -> None:
+        self.search = search
+        self.reward, self.is_append = search.reward, search.reward.composition == "append"
+
+    @cached_property
+    def _oracle(self) -> OracleSearch:
+        return OracleSearch(self.reward, self.search.documents, self.search.params)
+
+    @cached_property
+    def _feedback(self) -> Feedback:
+        return Feedback(self.reward, self.search.documents, self.search.params.retrieval)
+
+    def of(self, prompts: pl.DataFrame) -> dict[str, Found]:
+        """Return system -> (query of each prompt, its value); the same order of systems whatever the prompts."""
+        reward, ids, raw = self.reward, prompts["prompt_id"].to_list(), prompts["query"].to_list()
+        found = {RAW_QUERY: (raw, reward.values(ids, raw))}
+        if reward.retriever.name == "bm25":
+            for system, expanded in self._feedback.expanded(ids, raw).items():
+                found[system] = [each.text for each in expanded], reward.ranking_values(ids, [each.ranking for each in expanded])
+        found |= self._edited(ids, raw, found[RAW_QUERY])
+        found |= self._answered(ids)
+        found[IDEAL] = ([""] * len(ids), np.array([_ideal(reward, prompt_id) for prompt_id in ids]))
+        return found
+
+    def _edited(self, ids: list[str], raw: list[str], start: Found) -> dict[str, Found]:
+        request, found = self.search.request, dict[str, Found]()
+        starts = [[] if self.is_append else query.split() for query in raw]
+        candidates = [self._oracle.candidates(prompt_id)[: request.words] for prompt_id in ids]
+
+        def composed(index: int, chosen_words: Sequence[str]) -> str:
+            return compose(raw[index], " ".join(chosen_words), self.reward.composition)
+
+        def score(indices: list[int], texts: list[tuple[str, ...]]) -> Values:
+            return self.reward.values([ids[index] for index in indices], [composed(*pair) for pair in zip(indices, texts, strict=True)])
+
+        for kind in ("add",) if self.is_append else EDITS:
+            tried = [(index, words) for index, own in enumerate(starts) for words in single_edits(kind, own, candidates[index])]
+            values = score([index for index, _ in tried], [words for _, words in tried])
+            found[f"best word: {kind}"] = _best_of(start, [(index, composed(index, words)) for index, words in tried], values)
+        edited = greedy_edits(starts, candidates, score, request.edits, swaps=not self.is_append)
+        queries = [composed(index, best.words) for index, best in enumerate(edited)]
+        # The raw query stays where its words, joined anew, are worth less than it is.
+        values = np.array([best.value for best in edited])
+        return found | {f"best {request.edits} words, greedy": _best_of(start, list(enumerate(queries)), values)}
+
+    def _answered(self, ids: list[str]) -> dict[str, Found]:
+        if (answers := self.search.answers) is None:
+            return {}
+        reward, size = self.reward, answers.size
         own = [(index, query) for index, prompt_id in enumerate(ids) for query in answers.queries[prompt_id]]
         values = reward.values([ids[index] for index, _ in own], [query for _, query in own])
         counts = np.bincount([index for index, _ in own], minlength=len(ids))
         sums = np.bincount([index for index, _ in own], weights=values, minlength=len(ids))
-        size = int(counts.max())
-        found[f"{answers.name}: mean of {size}"] = ([""] * len(ids), sums / counts)
+        found = {f"{answers.name}: mean of {size}": ([""] * len(ids), sums / counts)}
         nothing = ([""] * len(ids), np.full(len(ids), -1.0))
         if not isinstance(reward.retriever, TellingRetriever):  # a checker scores all alike
             firsts = reward.rankings([ids[index] for index, _ in own], [query for _, query in own], 1)
             found[f"{answers.name}: one of {size} by its score"] = _chosen_by([each.scores.sum() for each in firsts], own, values, len(ids))
-        found[f"{answers.name}: best of {size}"] = _best_of(nothing, own, values)
-    found[IDEAL] = ([""] * len(ids), np.array([_ideal(reward, prompt_id) for prompt_id in ids]))
-    return found
+        return found | {f"{answers.name}: best of {size}": _best_of(nothing, own, values)}
 
 
-def _best_of(start: tuple[list[str], Values], tried: list[tuple[int, str]], values: Values) -> tuple[list[str], Values]:
+def _best_of(start: Found, tried: list[tuple[int, str]], values: Values) -> Found:
     """Return the best query of each prompt: the start's, or one of those tried that is better; the first of equal ones."""
     queries, best = list(start[0]), start[1].copy()
     for (index, query), value in zip(tried, values, strict=True):

@@ -36,6 +36,7 @@ from ospo_cli.rewards.judged_reward import JudgedReward
 from ospo_cli.rewards.judged_reward import Sections as RewardSections
 from ospo_cli.rewards.judgments import Prepared, read_prepared
 from ospo_cli.rewards.oracle import OracleSearch
+from ospo_cli.rewards.ranked_pairs import ranked
 from ospo_cli.rewards.remembered import Tally
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.rewriting import decision, gated, setup
@@ -93,7 +94,7 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     decoded = _composed(held_out.answers(prompts, folders, params, cache), prompts, params)
     tried = _composed(held_out.answers(choosing, folders, params, cache), choosing, params) if choosing.height else []
     parts.begin("choice")
-    chosen_by = _choice_values(choosing, tried, training, parse_metric(params.evaluate.metric).name)
+    chosen_by = _choice_values(choosing, tried, training, params, cache)
     chosen = verdict.choice(chosen_by, params.evaluate.choose_on, reason)
     parts.begin("oracle")
     made += _oracle_completions(training, documents, prompts, layout, params)
@@ -102,7 +103,7 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
         prompts, folders, gates, setup.of_project(params), cache, _engine(rewards, documents, params, layout.cache)
     )
     completions = pl.concat([*(frame.with_columns(problem=pl.lit("")) for frame in made), *decoded, *gated_answers])
-    query_metrics, run, single = evaluate(completions, rewards, params, parts)
+    query_metrics, run, single = evaluate(completions, rewards, params, parts, cache)
     _say_unfound(prompts, run)
     parts.begin("intervals and verdict")
     summary = summarise(query_metrics, params, chosen.get("decodings", {}))
@@ -141,7 +142,7 @@ def _say_malformed(malformed: dict[str, dict[str, float]]) -> None:
 
 
 def evaluate(
-    completions: pl.DataFrame, rewards: dict[str, JudgedReward], params: Reads, parts: Parts
+    completions: pl.DataFrame, rewards: dict[str, JudgedReward], params: Reads, parts: Parts, cache: Path
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Rank every query with every retriever.
 
@@ -150,23 +151,23 @@ def evaluate(
         retriever's evaluate.metric of every single completion (system, decoding, prompt_id, sample_index, value).
     """
     headline_metric = parse_metric(params.evaluate.metric).name
-    pairs = completions.select("prompt_id", "query").unique().sort("prompt_id", "query")
-    pair_ids, pair_queries = pairs["prompt_id"].to_list(), pairs["query"].to_list()
-    shown = completions.filter(pl.col("decoding").is_in(["none", "greedy"]))
+    is_shown = pl.col("decoding").is_in(["none", "greedy"])
+    asked = completions.select("prompt_id", "query", is_shown=is_shown)
+    shown = completions.filter(is_shown).select("system", "prompt_id", "query")
     measured, runs, single = [], [], pl.DataFrame()
     for name, reward in rewards.items():
         parts.begin(f"ranking by {name}")
-        metrics = [metric for metric in METRICS if metric != "ndcg@pool" or reward.pool(pair_ids[0]) is not None]
+        metrics = [metric for metric in METRICS if metric != "ndcg@pool" or reward.pool(completions["prompt_id"][0]) is not None]
         metrics = list(dict.fromkeys([*metrics, reward.metric.name, headline_metric]))
-        values = reward.measures(pair_ids, pair_queries, metrics)
-        rows = completions.join(pairs.with_columns(pl.Series(metric, values[metric]) for metric in metrics), on=["prompt_id", "query"])
+        values, first = ranked(reward, asked, metrics, RUN_DEPTH, cache, name)
+        rows = completions.join(values, on=["prompt_id", "query"])
         rows = rows.sort(*_KEYS, "sample_index")
         if name == params.score_coalitions.retriever:
             single = rows.select(*_KEYS, "sample_index", pl.col(headline_metric).alias("value"))
         means = rows.group_by(_KEYS, maintain_order=True).agg(pl.col(metrics).mean())
         long = means.unpivot(metrics, index=_KEYS, variable_name="metric", value_name="metric_value")
         measured.append(long.with_columns(retriever=pl.lit(name), split=pl.lit(params.evaluate.split)))
-        runs.append(_rankings(shown, reward).with_columns(retriever=pl.lit(name)))
+        runs.append(shown.join(first, on=["prompt_id", "query"]).with_columns(retriever=pl.lit(name)))
     query_metrics = pl.concat(measured).select(list(QUERY_METRICS.schema)).sort(QUERY_METRICS.key)
     return query_metrics, pl.concat(runs).select(list(RUN.schema)).sort(RUN.key), single
 
@@ -277,18 +278,18 @@ def _composed(answers: list[pl.DataFrame], prompts: pl.DataFrame, params: Reads)
     return [composed(frame) for frame in answers]
 
 
-def _choice_values(prompts: pl.DataFrame, tried: list[pl.DataFrame], reward: JudgedReward, metric: str) -> pl.DataFrame:
-    """Return table choice_values: this metric of the raw query and of each policy and decoding, per choosing prompt."""
+def _choice_values(prompts: pl.DataFrame, tried: list[pl.DataFrame], reward: JudgedReward, params: Reads, cache: Path) -> pl.DataFrame:
+    """Return table choice_values: evaluate.metric of the raw query and of each policy and decoding, per choosing prompt."""
     if not prompts.height:
         return CHOICE_VALUES.empty()
-    columns = ["system", "decoding", "prompt_id", "query"]
+    columns, metric = ["system", "decoding", "prompt_id", "query"], parse_metric(params.evaluate.metric).name
     rows = pl.concat(
         [_undecoded(RAW_QUERY, prompts["prompt_id"], prompts["query"].to_list()).select(columns)]
         + [frame.select(columns) for frame in tried]
     )
-    pairs = rows.select("prompt_id", "query").unique().sort("prompt_id", "query")
-    values = reward.measures(pairs["prompt_id"].to_list(), pairs["query"].to_list(), [metric])[metric]
-    found = rows.join(pairs.with_columns(value=pl.Series(values, dtype=pl.Float64)), on=["prompt_id", "query"])
+    asked = rows.select("prompt_id", "query", is_shown=pl.lit(False))
+    values, _ = ranked(reward, asked, [metric], 1, cache, "choice")
+    found = rows.join(values.rename({metric: "value"}), on=["prompt_id", "query"])
     return found.sort(*_KEYS, "query").group_by(_KEYS, maintain_order=True).agg(pl.col("value").mean())
 
 
@@ -342,20 +343,6 @@ def _oracle_completions(
     return [
         found["completions"] for found in executor.map_shards(answer, shards, {"completions": DECODED}, "oracle", "prompts", reward.tally)
     ]
-
-
-def _rankings(shown: pl.DataFrame, reward: JudgedReward) -> pl.DataFrame:
-    """Return system, prompt_id, rank, doc_id, score of each completion."""
-    found = reward.rankings(shown["prompt_id"].to_list(), shown["query"].to_list(), RUN_DEPTH)
-    counts = np.array([len(ranking.documents) for ranking in found], dtype=np.int64)
-    owner = np.repeat(np.arange(shown.height), counts)
-    ranks = np.concatenate([np.arange(1, count + 1, dtype=np.int32) for count in counts]) if counts.size else np.zeros(0, dtype=np.int32)
-    indices = np.concatenate([ranking.documents for ranking in found]).astype(np.int64)
-    return shown.select("system", "prompt_id")[owner].with_columns(
-        rank=pl.Series(ranks, dtype=pl.Int32),
-        doc_id=pl.Series(reward.doc_ids, dtype=pl.String)[indices],
-        score=pl.Series(np.concatenate([ranking.scores for ranking in found]), dtype=pl.Float64),
-    )
 
 
 def _headroom(single: pl.DataFrame, layout: Layout, params: Reads) -> dict[str, Any]:

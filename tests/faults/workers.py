@@ -1,9 +1,9 @@
 """Kills of workers and of their driver: whatever dies, and whenever, the same command then leaves the bytes of one process.
 
-The commands are `ospo rollout`, `score-coalitions`, `evaluate` and both audits of the miniature with two workers. Drivers and
+The commands are `ospo rollout`, `score-coalitions`, `evaluate`, `headroom` and both audits of the miniature with two workers. Drivers and
 workers are forked from processes that have loaded the libraries; engine, pool, worker and shards are what the command line has.
-`python -m tests.faults.workers 100` kills without the rest of the campaign, `… 20 ray` on a Ray cluster of this machine, whose head is
-killed too; then another one is started.
+`python -m tests.faults.workers 100` kills without the rest of the campaign, `… 60 processes audit headroom` in these commands alone,
+`… 20 ray` on a Ray cluster of this machine, whose head is killed too; then another one is started.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ COMMANDS = {
     "evaluate": "evaluation/*.parquet",
     "audit --iter 1": "iterations/001/audit*.parquet",
     "audit --iter 1 --gradients --prompts 4": "iterations/001/gradient_audit.parquet",
+    "headroom --split train": "headroom/*.parquet",
 }
 
 
@@ -198,7 +199,7 @@ class OnRay:
 
 
 def kills(place: Place, found: Found, random: Random) -> None:
-    """Kill `found.count` processes, three in four of them workers, command by command, over as many runs as that takes."""
+    """Kill `found.count` processes, three in five of them workers, command by command, over as many runs as that takes."""
     whole, engine = _several_shards(place), ByForking()
     try:
         _killed(place.root, whole, found, random, engine)
@@ -266,6 +267,7 @@ def _until_it_ends(folder: Path, command: tuple[str, ...], most: int, random: Ra
                 continue
             done += 1
             found.counts[f"{kind} killed"] += 1
+            found.counts[f"{kind} killed in {command[0]}"] += 1
         while (left := workers_of(folder)) and time.monotonic() < give_up:
             time.sleep(0.02)
         if left:
@@ -282,14 +284,14 @@ def _until_it_ends(folder: Path, command: tuple[str, ...], most: int, random: Ra
 
 
 def _victim(random: Random, driver: int, hired: Sequence[int], head: Sequence[int]) -> tuple[str, int]:
-    """Draw what is killed: a worker mostly, a driver in four, and with Ray in place of a worker its actor or the head."""
+    """Draw what is killed: a worker mostly, a driver in two of five, and with Ray in place of a worker its actor or the head."""
     drawn, worker = random.random(), random.choice(hired)
-    if drawn < 0.25:
+    if drawn < 0.4:
         return "driver", driver
-    if head and drawn < 0.4:
+    if head and drawn < 0.5:
         return "head", head[0]
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        if drawn < 0.6 and b"ray::" in Path(f"/proc/{parent_of(worker)}/cmdline").read_bytes():
+        if drawn < 0.7 and b"ray::" in Path(f"/proc/{parent_of(worker)}/cmdline").read_bytes():
             return "actor", parent_of(worker)
     return "worker", worker
 
@@ -319,8 +321,10 @@ def _is_worker(path: Path) -> bool:
     return os.getsid(int(path.name)) == int(path.name) and (path / "cmdline").read_bytes().find(b"ospo_cli") < 0
 
 
-def main(count: int, engine: str) -> int:
-    """Make the miniature, kill so many processes of one engine, and print what was found."""
+def main(count: int, engine: str = "processes", *stages: str) -> int:
+    """Make the miniature, kill so many processes of one engine, in these commands alone if any is named, and print what was found."""
+    for command in [each for each in COMMANDS if stages and each.split()[0] not in stages]:
+        del COMMANDS[command]
     commands.load()
     found = Found("workers", count)
     with tempfile.TemporaryDirectory(prefix="ospo-workers-") as folder:
@@ -334,4 +338,4 @@ def main(count: int, engine: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), *(sys.argv[2:] or ["processes"])))
+    sys.exit(main(int(sys.argv[1]), *sys.argv[2:]))

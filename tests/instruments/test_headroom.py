@@ -148,7 +148,26 @@ def test_a_policy_is_sampled_once_and_its_answers_are_found_again(layout: Layout
     tables = [stage.execute(layout, values_of(), REQUEST)[0] for _ in range(2)]
     assert tables[0].equals(tables[1])
     assert {"warm start: mean of 3", "warm start: best of 3"} < set(tables[0]["system"])
-    assert len(list((layout.cache / "headroom").rglob("*.parquet"))) == 1
+    assert len(list((layout.cache / "headroom").rglob("completions.parquet"))) == 1
+
+
+def test_the_search_is_the_same_however_its_prompts_are_cut_into_shards(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = dataclasses.replace(REQUEST, iteration=1)
+    whole = stage.execute(layout, values_of(), request)[0]
+    queries = parquet.read(layout.headroom("headroom_queries.parquet"), HEADROOM_QUERIES)
+    assert queries["prompt_id"].n_unique() > 2
+    monkeypatch.setattr(stage, "_SEARCHED_PER_SHARD", 1)
+    assert stage.execute(layout, values_of(), request)[0].equals(whole)
+    assert parquet.read(layout.headroom("headroom_queries.parquet"), HEADROOM_QUERIES).equals(queries)
+
+
+def test_another_question_is_searched_anew_and_the_same_one_is_found_again(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [REQUEST, REQUEST, dataclasses.replace(REQUEST, words=2), dataclasses.replace(REQUEST, metric="mrr")]
+    from_cache = []
+    for request in asked:
+        stage.execute(layout, values_of(), request)
+        from_cache.append("bm25: 6/6 prompts (6 from cache)" in capsys.readouterr().err)
+    assert from_cache == [False, True, False, False]
 
 
 def test_a_split_without_prompts_is_named(layout: Layout) -> None:
