@@ -14,6 +14,9 @@ from ospo_cli.cli.options import HERE, Project, Wait, alone, opened, say, spread
 Policy = Annotated[
     str, typer.Option("--policy", help="Number of a policy, or a folder.", show_default="the evaluation's choice, else the last")
 ]
+Ungated = Annotated[
+    bool, typer.Option("--ungated", help="Rewrite without a gate, also where the evaluation says that this finds less than the raw query.")
+]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads of torch.", show_default="policy.threads")]
 
 
@@ -52,12 +55,13 @@ def rewrite(
     threads: Threads = 0,
     query_column: Annotated[str, typer.Option("--query-column", help="Name of the column of queries.")] = "query",
     history_column: Annotated[str, typer.Option("--history-column", help="Name of the column of past titles, if any.")] = "history",
+    ungated: Ungated = False,
     project: Project = HERE,
 ) -> None:
     """Rewrite queries with a trained policy, without judgments; where there is no rewrite, the raw query comes back (docs/rewrite.md)."""
     from ospo_cli.instruments.rewrite.command import Request, execute, in_words
 
-    request = Request(policy, best, top, retriever, milliseconds, threads, query_column, history_column)
+    request = Request(policy, best, top, retriever, milliseconds, threads, query_column, history_column, ungated)
     if source == "-":
         if out is not None:
             raise typer.BadParameter("a stream is answered on standard output", param_hint="--out")
@@ -85,6 +89,7 @@ def serve(
     most: Annotated[int, typer.Option("--most", min=1, help="Queries in the largest request.")] = 64,
     threads: Threads = 0,
     log_queries: Annotated[bool, typer.Option("--log-queries", help="Write queries and rewrites to stderr.")] = False,
+    ungated: Ungated = False,
     project: Project = HERE,
 ) -> None:
     """Serve a trained policy over HTTP; late, overloaded or failing, it answers with the raw query (docs/serve.md)."""
@@ -93,7 +98,7 @@ def serve(
 
     settings = Settings(host, port, deadline / 1000, queue, batch, cache, body, most, command.token(), log_queries)
     try:
-        command.execute(project, policy, threads, settings)
+        command.execute(project, policy, threads, settings, ungated)
     except (Interrupted, KeyboardInterrupt):  # once all who waited have been answered
         say("serve", "ended")
 
@@ -117,5 +122,5 @@ def gate(
     made, curve, path = instrument.execute(project, policy, bound, confidence, retriever, not without_search)
     for line in [*instrument.in_words(made), *instrument.curve_lines(curve)]:
         typer.echo(line)
-    applied = "`ospo rewrite` applies it to this policy until the file is removed, `ospo evaluate` shows it"
+    applied = "`ospo rewrite` and `ospo serve` apply it to this policy, `ospo evaluate` shows it"
     say("gate", f"wrote {path} and {path.stem}_curve.parquet; {applied}")

@@ -23,7 +23,10 @@ from ospo_cli.tables.prepared import DOCUMENTS
 
 @dataclass(frozen=True)
 class Chosen:
-    """A policy that rewrites: its folder, how it is asked, the project that it belongs to (None: it stands alone), and why this one."""
+    """A policy that rewrites: its folder, how it is asked, the project that it belongs to (None: it stands alone), and why this one.
+
+    `ungated`: it rewrites without its gate, whatever the evaluation says.
+    """
 
     folder: Path
     setup: Setup
@@ -31,6 +34,7 @@ class Chosen:
     project: Layout | None
     params: Params | None
     why: str = "named by --policy"
+    ungated: bool = False
 
     @property
     def gate_path(self) -> Path:
@@ -58,12 +62,34 @@ def choose(project: Path, policy: str, threads: int = 0) -> Chosen:
     Raises:
         PolicyError: there is no such policy; or a folder has no card, and there is no params.yaml.
     """
+    return _said(_found(project, policy, threads), policy)
+
+
+def to_serve(project: Path, policy: str, threads: int = 0, ungated: bool = False) -> Chosen:
+    """Return what `choose` does for queries of people: where the evaluation found it worse than the raw query, its gate must be in force.
+
+    Raises:
+        PolicyError: as `choose`; or the verdict is on these weights, says worse, and no gate is in force; `ungated` insists.
+    """
+    found = _found(project, policy, threads, is_gated=not ungated)
+    if not ungated and found.project:
+        _refuse_harm(found.folder, found.project)
+    return _said(dataclasses.replace(found, ungated=ungated), policy)
+
+
+def _said(found: Chosen, policy: str) -> Chosen:
+    if not policy:
+        sys.stderr.write(f"policy {found.folder.name}: {found.why}\n")
+    return found
+
+
+def _found(project: Path, policy: str, threads: int, is_gated: bool = True) -> Chosen:
     layout = Layout(project)
     folder = None if not policy or policy.isdecimal() else Path(policy)
     has_card = folder is not None and (folder / CARD).is_file()
     if has_card and not layout.params.is_file():
         assert folder is not None
-        return Chosen(folder, _with(of_card(folder), threads), "", None, None, _with_gate(Chosen.why, folder, None))
+        return Chosen(folder, _with(of_card(folder), threads), "", None, None, _with_gate(Chosen.why, folder, None, is_gated))
     if folder is not None and not layout.params.is_file():
         raise PolicyError(
             folder, f"has no {CARD}, and there is no params.yaml here", expected="one of them, for the template and the composition",
@@ -75,12 +101,34 @@ def choose(project: Path, policy: str, threads: int = 0) -> Chosen:
         folder, made_by = layout.policy(number), f"ospo update --iter {number}" if number else "ospo warm-start"
     else:
         made_by = ""
-    why = _with_gate(why, folder, layout)
-    if not policy:
-        sys.stderr.write(f"policy {folder.name}: {why}\n")
+    why = _with_gate(why, folder, layout, is_gated)
     own = of_project(params)
     setup = dataclasses.replace(of_card(folder), threads=own.threads, batch_size=own.batch_size) if has_card else own
     return Chosen(folder, _with(setup, threads), made_by, layout, params, why)
+
+
+def _refuse_harm(folder: Path, layout: Layout) -> None:
+    """Raise PolicyError where the evaluation's verdict is on these weights and says worse, unless a gate holds rewrites back."""
+    path = layout.evaluation("summary.json")
+    if not path.is_file() or not folder.is_dir() or gate_path(folder, layout).is_file():
+        return  # another policy's gate, or one that cannot be read, is an error of its own when the policy is opened
+    summary = files.read_json(path, "ospo evaluate")
+    try:
+        found = summary["against_raw_query"]
+        if found["answer"] != "worse" or summary["policies"].get(found["system"]) != content_hash(folder):
+            return
+        apart = found["difference"]
+        figures = (
+            f"{summary['metric']} {found['value']:.3f} against {found['raw']:.3f} on {found['prompts']:,} {summary['split']} queries, "
+            f"{apart['mean']:+.3f} [{apart['low']:+.3f}, {apart['high']:+.3f}]"
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise FileError(path, "holds no verdict that can be read", found=repr(error), remedy="run `ospo evaluate` again") from None
+    raise PolicyError(
+        path, f"the verdict on policy {folder.name} is that rewritten queries find less than the queries as typed, and it has no gate",
+        found=figures, expected="a policy that is not worse, or a gate",
+        remedy="run `ospo gate`, which rewrites only where that is certified, or insist with --ungated",
+    )  # fmt: skip
 
 
 def by_default(layout: Layout) -> tuple[int, str]:
@@ -116,9 +164,9 @@ def _evaluated(layout: Layout, last: int, summary: dict[str, Any], choice: dict[
     return number, why + (f"; {last:03d} is not evaluated" if f"policy-{last:03d}" not in weights else "")
 
 
-def _with_gate(why: str, folder: Path, project: Layout | None) -> str:
+def _with_gate(why: str, folder: Path, project: Layout | None, is_gated: bool) -> str:
     """Return why this policy, and what its gate does if it has one."""
-    gate = _gate(folder, project)
+    gate = _gate(folder, project) if is_gated else "no gate is asked (--ungated)"
     return f"{why}; {gate}" if gate else why
 
 

@@ -18,7 +18,10 @@ from ospo_cli.tables import files
 FORMAT = "ospo-gate 2"
 POLICY_FEATURES = ("mean_logprob", "log_probability", "query_words", "rewrite_words", "words_kept", "words_new")
 _FARTHEST = 3.0  # deviations: a feature beyond is taken as that far out, so that no product of two grows without end
-_REMEDY = "run `ospo gate` again, or remove the file"
+_REMEDY = (
+    "run `ospo gate` again, or give `ospo rewrite` or `ospo serve` --ungated: then every query is rewritten, also where the evaluation "
+    "says that this finds less"
+)
 Values = NDArray[np.float64]
 
 

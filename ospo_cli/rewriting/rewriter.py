@@ -99,7 +99,7 @@ class Rewriter:
         """
         root = chosen.project.root if chosen.project else None
         policy = load_policy(chosen.folder, chosen.setup.threads, made_by=chosen.made_by, project=root)
-        gate = gates.read(chosen.gate_path, policy.content_hash) if with_gate else None
+        gate = gates.read(chosen.gate_path, policy.content_hash) if with_gate and not chosen.ungated else None
         return cls(policy, chosen.setup, gate, chosen.engine(gate.retriever, chosen.gate_path) if gate and gate.retriever else None)
 
     @property

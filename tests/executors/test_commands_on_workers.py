@@ -100,11 +100,11 @@ def test_evaluation_headroom_and_rewrites_of_two_workers_are_those_of_one_proces
     found = project.outputs(folder)
     assert found == {path: digest for path, digest in project.outputs(made).items() if path in found}
     (folder / "queries.txt").write_text("red coat\nblue hat\n", encoding="utf-8")
-    for command in (("headroom", "--split", "train", "--samples", "2"), ("rewrite", "queries.txt", "--out", "rewrites.csv")):
+    for command in (("headroom", "--split", "train", "--samples", "2"), ("rewrite", "queries.txt", "--ungated", "--out", "rewrites.csv")):
         on_workers(folder, *command)
     alone = project.copied(folder, tmp_path / "alone")
     project.remove(alone / "data" / "cache")
-    for command in (("headroom", "--split", "train", "--samples", "2"), ("rewrite", "queries.txt", "--out", "rewrites.csv")):
+    for command in (("headroom", "--split", "train", "--samples", "2"), ("rewrite", "queries.txt", "--ungated", "--out", "rewrites.csv")):
         subprocess.run([sys.executable, "-m", "ospo_cli", *command], cwd=alone, capture_output=True, check=True)
     for path in ("data/headroom/headroom_queries.parquet", "rewrites.csv"):
         assert (folder / path).read_bytes() == (alone / path).read_bytes()

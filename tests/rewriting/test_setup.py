@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from ospo_cli.errors import OspoError
+from ospo_cli.errors import OspoError, PolicyError
 from ospo_cli.layout import Layout
 from ospo_cli.params import written
 from ospo_cli.policies.folder import content_hash
@@ -108,6 +108,55 @@ def test_where_a_gate_is_in_force_what_it_does_is_said_in_the_place_of_advice(ow
     assert capsys.readouterr().err == ""
     own.gates("000.json").write_text("{")
     assert chosen.choose(own.root, "").why.endswith("without a gate")
+
+
+HARM = {
+    "against_raw_query": {
+        "answer": "worse", "system": "policy-000", "raw": 0.3, "value": 0.25, "prompts": 1240,
+        "difference": {"mean": -0.05, "low": -0.0714, "high": -0.0286},
+    },
+    "metric": "ndcg@10",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["", "0", "its folder"])
+def test_a_policy_that_the_verdict_finds_worse_serves_behind_its_gate_or_where_one_insists(own, name, capsys):
+    evaluated(own, **HARM)
+    name = name.replace("its folder", str(own.policy(0)))
+    with pytest.raises(PolicyError) as caught:
+        chosen.to_serve(own.root, name)
+    line = caught.value.line()
+    assert line.startswith(f"{own.evaluation('summary.json')}: the verdict on policy 000 is that rewritten queries find less than")
+    assert "found ndcg@10 0.250 against 0.300 on 1,240 test queries, -0.050 [-0.071, -0.029]" in line
+    assert "`ospo gate`" in line
+    assert line.endswith("insist with --ungated")
+    assert capsys.readouterr().err == ""
+    insisted = chosen.to_serve(own.root, name, ungated=True)
+    assert (insisted.folder, insisted.ungated) == (own.policy(0), True)
+    assert insisted.why.endswith("; no gate is asked (--ungated)")
+    gates.write(own.gates("000.json"), gate_of_words(content_hash(own.policy(0)), 2.0))
+    assert not chosen.to_serve(own.root, name).ungated
+
+
+def test_what_the_verdict_does_not_find_worse_serves_as_it_is(own):
+    assert chosen.to_serve(own.root, "").folder == own.policy(2)  # nothing is evaluated
+    for changed in (
+        {"against_raw_query": HARM["against_raw_query"] | {"answer": "not shown"}},
+        {"against_raw_query": HARM["against_raw_query"] | {"answer": "better"}},
+        {"policies": {"policy-000": "other weights"}} | HARM,
+    ):
+        evaluated(own, **changed)
+        assert not chosen.to_serve(own.root, "0").ungated
+    weights = own.policy(2) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    evaluated(own, **HARM)
+    assert chosen.to_serve(own.root, "2").folder == own.policy(2)  # the verdict is on another policy
+
+
+def test_a_verdict_that_cannot_be_read_is_one_line(own):
+    evaluated(own, against_raw_query={"answer": "worse", "system": "policy-000"})
+    with pytest.raises(OspoError, match=r"holds no verdict that can be read.*ospo evaluate"):
+        chosen.to_serve(own.root, "0")
 
 
 @pytest.mark.parametrize(

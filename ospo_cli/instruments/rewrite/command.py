@@ -21,7 +21,7 @@ from ospo_cli.executors.base import Shard
 from ospo_cli.executors.shard_folder import ShardFolder, content_key
 from ospo_cli.instruments.rewrite import inputs, outputs
 from ospo_cli.instruments.rewrite.rankings import both_rankings
-from ospo_cli.rewriting.chosen import Chosen, choose
+from ospo_cli.rewriting.chosen import Chosen, to_serve
 from ospo_cli.rewriting.rewriter import Asked, Rewriter
 from ospo_cli.tables.rewrite import ANSWERED, with_columns
 
@@ -41,6 +41,7 @@ class Request:
         milliseconds: whether to write the time of each query: then two runs differ.
         threads: 0 takes policy.threads.
         query_column, history_column: names in the input.
+        ungated: rewrite without the policy's gate, whatever the evaluation says.
     """
 
     policy: str = ""
@@ -51,6 +52,7 @@ class Request:
     threads: int = 0
     query_column: str = "query"
     history_column: str = "history"
+    ungated: bool = False
 
 
 def execute(
@@ -65,7 +67,7 @@ def execute(
     if kind_in not in inputs.FORMATS:
         raise OspoError("--from", "unknown format", found=kind_in, expected=", ".join(inputs.FORMATS))
     queries = inputs.read(source, kind_in, request.query_column, request.history_column)
-    chosen = choose(project, request.policy, request.threads)
+    chosen = to_serve(project, request.policy, request.threads, request.ungated)
     ranking = both_rankings(chosen, request.retriever) if request.top else None
     began = time.monotonic()
     with _cache(chosen, out) as cache:

@@ -13,7 +13,7 @@ from typing import IO, Any
 from ospo_cli.errors import OspoError
 from ospo_cli.instruments.rewrite import inputs, outputs
 from ospo_cli.instruments.rewrite.command import Request
-from ospo_cli.rewriting.chosen import choose
+from ospo_cli.rewriting.chosen import to_serve
 from ospo_cli.rewriting.rewriter import Asked, Rewrite, Rewriter, raw
 
 LINES_AT_ONCE = 64
@@ -33,7 +33,7 @@ def execute(project: Path, request: Request, kind_in: str = "", kind_out: str = 
         raise OspoError("--from", "cannot be read from a stream", found=kind_in, expected="text or jsonl")
     if kind_out == "csv" or request.top:
         raise OspoError("--top" if request.top else "--as csv", "does not go with a stream", expected="a file in place of -")
-    rewriter = Rewriter.opened(choose(project, request.policy, request.threads))
+    rewriter = Rewriter.opened(to_serve(project, request.policy, request.threads, request.ungated))
     return answer(sys.stdin.buffer, _to_stdout, rewriter, request, kind_in, kind_out)
 
 

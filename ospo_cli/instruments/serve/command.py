@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ospo_cli.errors import OspoError, of_extra
 from ospo_cli.instruments.serve.settings import Settings
-from ospo_cli.rewriting.chosen import choose
+from ospo_cli.rewriting.chosen import to_serve
 
 if TYPE_CHECKING:
     from ospo_cli.instruments.serve.batching import Pace
@@ -27,11 +27,12 @@ _REST_SECONDS = 30
 _WARMING = (1, 8)  # queries of batches that say, before the first request, how many fit into a deadline
 
 
-def execute(project: Path, policy: str, threads: int, settings: Settings) -> None:
+def execute(project: Path, policy: str, threads: int, settings: Settings, ungated: bool = False) -> None:
     """Serve until a signal ends it; requests under way are answered.
 
     Raises:
-        OspoError: the packages are not installed, there is no such policy, or the address reaches beyond this machine without a token.
+        OspoError: the packages are not installed, there is no such policy, it is worse than the raw query and neither gated nor
+            `ungated`, or the address reaches beyond this machine without a token.
     """
     missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
@@ -48,7 +49,7 @@ def execute(project: Path, policy: str, threads: int, settings: Settings) -> Non
 
     # One thread opens the policy and asks it: PyTorch keeps its number of threads for each thread apart.
     with ThreadPoolExecutor(1, thread_name_prefix="policy") as thread:
-        chosen = choose(project, policy, threads)
+        chosen = to_serve(project, policy, threads, ungated)
         rewriter = thread.submit(Rewriter.opened, chosen).result()
         service = Service(rewriter.rewrite, (rewriter.policy.content_hash, chosen.folder.name, chosen.why), settings, thread)
         thread.submit(warm, rewriter, service.batcher.pace).result()
