@@ -84,6 +84,13 @@ def test_the_floor_is_the_noise_between_prompts_whatever_the_noise_within(rng, m
         assert error < 0.6
 
 
+def test_the_floor_takes_the_length_of_the_mean_gradient_from_both_halves(rng, mean):
+    halves = drawn(rng, 6, mean, 1, 2, groups=2)
+    both = halves.mean(axis=0)
+    own = np.mean([first @ second for first, second in zip(*halves, strict=True)])
+    assert floor(halves)[0] == pytest.approx(own / by_pairs(both, both) - 1)
+
+
 def test_one_half_twice_is_no_floor(rng, mean):
     halves = drawn(rng, 20_000, mean, 5, 20, groups=1)
     assert floor(np.concatenate([halves, halves]))[0] == pytest.approx(25, abs=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ospo_cli.params import whole
 from ospo_cli.params.whole import Params
 from ospo_cli.rewards.answers import TextScorer, score_answers
 from ospo_cli.rewards.judged_reward import JudgedReward
+from ospo_cli.rewards.spliced_values import numbered_segments
 from ospo_cli.stages import attribute, score_coalitions
 from ospo_cli.tables import parquet
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, PROMPTS, QRELS
@@ -122,6 +124,28 @@ def test_an_order_that_the_group_does_not_have_is_that_of_the_batch_where_the_al
     assert found["query"].to_list() == [text]
 
 
+@pytest.mark.parametrize(("alignment", "text"), [("batch", "red blue coat"), ("group", "red coat"), ("group-first", "red coat")])
+def test_an_order_of_the_group_goes_before_that_of_the_batch_only_where_the_alignment_says_so(alignment: str, text: str) -> None:
+    rows = [
+        rollout("p0", 0, ["red"]),
+        rollout("p0", 1, ["blue", "red", "coat"]),
+        rollout("p1", 0, ["red", "blue"]),
+        rollout("p1", 1, ["red", "blue", "coat"]),
+    ]
+    params = changed({"alignment": alignment, "degenerate_groups": "evaluate"})
+    found = scored(params, rows).spliced_values.filter(game="splice", rollout_id="001:p0:00", place=1)
+    assert found["query"].to_list() == [text]
+
+
+def test_segments_of_equal_words_have_one_number_and_those_without_a_word_by_their_text() -> None:
+    numbered = numbered_segments(
+        *frames(rollout("p0", 0, ["!!", "??", "!!", "Red", "red."])), lambda text: re.findall(r"\w+", text.lower())
+    )
+    first, second, again, *red = numbered["said"].to_list()
+    assert first == again != second
+    assert red[0] == red[1] not in (first, second)
+
+
 @pytest.mark.parametrize(("degenerate", "groups"), [("skip", {"p0"}), ("evaluate", {"p0", "p1"})])
 def test_groups_of_equal_rewards_are_evaluated_only_where_that_is_asked(degenerate: str, groups: set[str]) -> None:
     rows = [row for row in sampled_rows() if row[0].prompt_id == "p0"] + [rollout("p1", index, ["wool", "coat"]) for index in range(3)]
@@ -146,6 +170,7 @@ def test_tokens_get_the_returns_of_their_places() -> None:
     params = changed(normalize="none", splice_trace=0.5)
     tables = scored(params)
     result = credited(params, tables)
+    assert result.metrics["splice_trace"] == 0.5
     means = tables.spliced_values.filter(game="splice").group_by("rollout_id", "place").agg(pl.col("spliced_value").mean())
     reward = dict(tables.rewards.select("rollout_id", "reward").iter_rows())
     form = dict(tables.rewards.select("rollout_id", 0.1 * pl.col("format")).iter_rows())
@@ -174,6 +199,7 @@ def test_swap_gives_each_segment_the_answer_less_itself_with_the_others_segment(
     expected = means.join(own, on="rollout_id").select(
         "rollout_id", pl.col("place").alias("segment_index"), gain=pl.col("v") - pl.col("spliced_value")
     )
+    assert "splice_trace" not in result.metrics
     compared = result.attributions.join(expected, on=["rollout_id", "segment_index"])
     assert compared.height > 20
     assert compared["credit"].to_numpy() == pytest.approx(compared["gain"].to_numpy(), abs=1e-12)
@@ -455,6 +481,16 @@ def test_a_spliced_text_that_is_an_answer_of_the_group_is_worth_what_that_answer
     assert credited(params, tables).metrics["efficiency_gap_max"] < 1e-12
     with pytest.raises(CreditError, match=rf"place \d with 001:p\d:\d\d: a text of estimator {game} that is an answer of the group"):
         credited(params, altered(tables, game, True))
+
+
+def test_an_answer_that_two_prompts_have_is_worth_under_each_what_that_prompt_says() -> None:
+    rows = [
+        rollout(prompt, index, words) for prompt in ("p0", "p1", "p2") for index, words in enumerate((["red", "coat"], ["wool", "belt"]))
+    ]
+    params = changed({"degenerate_groups": "evaluate"}, estimator="swap")
+    tables = scored(params, rows)
+    assert tables.rewards["retrieval"].n_unique() > 2
+    assert credited(params, tables).metrics["efficiency_gap_max"] < 1e-12
 
 
 @pytest.mark.parametrize("game", ["swap", "stopping"])

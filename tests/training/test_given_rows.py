@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from ospo_cli.params.update import Update
-from ospo_cli.training.given_rows import with_targets
+from ospo_cli.tables.score_coalitions import RECOMBINED
+from ospo_cli.training.given_rows import with_made, with_targets
 from ospo_cli.training.objectives.policy_gradient import PolicyGradient
 from ospo_cli.training.policy_loss import Tokens, clipped_loss, token_weights
 from ospo_cli.training.rows import Rows
@@ -32,6 +34,20 @@ def test_targets_are_rows_of_their_own_behind_the_rollouts() -> None:
     assert rows.group_by("prompt_id").agg(pl.col("sample_index").n_unique() == pl.len())["sample_index"].all()
     assert dict(marked.iter_rows())["target:made"] == [0.25]
     assert dict(marked.iter_rows())["p0:0"] == [0.5, 0.5]
+
+
+def test_a_made_answer_is_a_row_that_ended_by_itself_behind_its_prompts_rollouts() -> None:
+    rollouts = sampled_frame(("p0:0", "p0", "x", [1, 2]), ("p0:1", "p0", "y", [3]), ("p1:0", "p1", "z", [4]))
+    names = ["p0:0/recombined", "p1:0/recombined"]
+    made = pl.DataFrame([(name, name[:2], name[:4], "yx", 1.0, 0.5, 1) for name in names], schema=RECOMBINED.schema, orient="row")
+    tokenizer = SimpleNamespace(encode=lambda text, **options: [ord(letter) for letter in text])
+    policy = SimpleNamespace(tokenizer=tokenizer, end_token_id=9, context_length=4)
+    found = with_made(rollouts, made, names[:1], lambda: policy)  # type: ignore[arg-type,return-value]
+    row = found.row(by_predicate=pl.col("rollout_id") == names[0], named=True)
+    assert found["rollout_id"].to_list() == ["p0:0", "p0:1", "p1:0", names[0]]
+    assert (row["token_ids"], row["finish_reason"], row["sample_index"]) == ([ord("y"), ord("x"), 9], "stop", 2)
+    assert row["prompt_token_ids"] == rollouts["prompt_token_ids"][0].to_list()
+    assert with_made(rollouts, made, ["p0:0"], lambda: policy).equals(rollouts)  # type: ignore[arg-type,return-value]
 
 
 def rows_with_target() -> tuple[Rows, Group]:
