@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -23,6 +23,7 @@ from ospo_cli.maths.estimators import ESTIMATORS, Estimator
 from ospo_cli.maths.group_game import GROUP_GAMES
 from ospo_cli.params.evaluate import Evaluate
 from ospo_cli.params.score_coalitions import ScoreCoalitions
+from ospo_cli.params.train import Train
 from ospo_cli.params.whole import Params, to_mapping
 from ospo_cli.report import staleness
 from ospo_cli.rewards.judged_reward import JudgedReward, Sections
@@ -41,6 +42,15 @@ CONTROLS = ("uniform", "random")
 FEWEST_SEGMENTS, MOST_SEGMENTS = 2, 10  # two more are injected, and all coalitions of 12 are evaluated
 # Of params.yaml, what the result depends on besides its tables.
 SECTIONS = ("train.seed", "retrieval", "score_coalitions", "evaluate.retrievers", "evaluate.bootstrap")
+
+
+class Reads(Sections, Protocol):
+    """What an auditor reads of the parameters."""
+
+    @property
+    def train(self) -> Train: ...
+    @property
+    def evaluate(self) -> Evaluate: ...
 
 
 def execute(
@@ -68,7 +78,7 @@ def execute(
     chosen = _chosen_estimators([name for name in estimators if name != game] if estimators else None)
     rollouts, segments, rewards = (placed.read(table, layout, iteration) for table in (ROLLOUTS, SEGMENTS, REWARDS))
     drawn, counts = _drawn(rollouts, segments, rewards, rollout_count, params.train.seed, iteration)
-    auditor = _auditor(layout, params, unseen_retrievers(params.evaluate, params.score_coalitions), params.train.seed)
+    auditor = _auditor(layout, params)
     found = measured(auditor, drawn, Methods(chosen, game, credit), layout.cache / "audit")
     table = audit_table(found.found, measures_of(list(auditor.others)), params.train.seed, params.evaluate.bootstrap)
     written = [layout.iteration(iteration, f"{name}.parquet") for name in (AUDIT.name, AUDIT_CURVES.name)]
@@ -92,14 +102,14 @@ def execute(
     return table, metrics
 
 
-def _auditor(layout: Layout, params: Sections, unseen: Sequence[str], seed: int) -> Auditor:
+def _auditor(layout: Layout, params: Reads) -> Auditor:
     tables = read_prepared(layout)
-    others = {name: open_reward(layout, params, tables, name) for name in unseen}
+    others = {name: open_reward(layout, params, tables, name) for name in unseen_retrievers(params.evaluate, params.score_coalitions)}
     reward = open_reward(layout, params, tables)
     for other in others.values():  # one count of all: what workers counted is brought to one
         other.tally = reward.tally
     vocabulary = Vocabulary(tables.documents, params.retrieval.fields, params.retrieval.folding)
-    return Auditor(reward, others, vocabulary, params.score_coalitions, seed)
+    return Auditor(reward, others, vocabulary, params.score_coalitions, params.train.seed)
 
 
 def unseen_retrievers(evaluate: Evaluate, score_coalitions: ScoreCoalitions) -> list[str]:
