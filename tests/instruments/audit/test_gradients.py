@@ -300,6 +300,10 @@ def test_fresh_rollouts_are_two_groups_of_a_prompt_and_the_iterations_own_are_no
     assert reading(table, "uniform", "squared length")["n"] == 12
 
 
+def test_groups_of_four_are_large_enough_for_a_floor(measured):
+    assert reading(measured[0], "uniform", "floor")["value"] is not None
+
+
 def test_groups_too_small_to_halve_have_no_floor(project):
     layout, values = project
     small = dataclasses.replace(values, rollout=dataclasses.replace(values.rollout, group_size=3))
