@@ -107,7 +107,11 @@ def _first(daily: pl.DataFrame, choices: list[tuple[str, int]], usual: tuple[str
         if min(found["dev"], found["test"]) >= _wanted():
             changed: dict[str, object] = {"first_test_day": day} if day != usual[0] else {}
             changed |= {"minimum_impressions": minimum} if minimum != usual[1] else {}
-            names = [f"prepare_data.clicks.{name}: {value}" for name, value in changed.items()]
+            # In quotes: without them YAML reads a day as a date, which params.yaml refuses.
+            names = [
+                f"prepare_data.clicks.{name}: " + (f'"{value}"' if name == "first_test_day" else str(value))
+                for name, value in changed.items()
+            ]
             return f"{' and '.join(names)} ({_splits(found)})"
     return ""
 

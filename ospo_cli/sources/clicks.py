@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ospo_cli.errors import ParameterError, SourceError
+from ospo_cli.errors import ParameterError, SourceError, shorten
 from ospo_cli.maths.click_models import MODELS, ClickCounts, Relevance, grades, movement
 from ospo_cli.maths.seeding import uniforms
 from ospo_cli.params.prepare_data import PrepareData
@@ -27,6 +27,7 @@ OTHER_DAYS = (
 )
 WORDS = {"1": True, "true": True, "1.0": True, "0": False, "false": False, "0.0": False}
 TEST_SHARE = 0.2  # of the impressions, where no first test day is given
+FEW_BROKEN = 1000  # one row in so many may be broken: logs of real shops have some
 ONE_GRADE = 0.7  # of the judgments above 0: from this share on a warning
 # Below this share of impressions of products that changed places, a place and what stands there cannot be told apart.
 LITTLE_MOVEMENT = 0.05
@@ -40,18 +41,21 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
     test, dev or train by seed. Train queries are judged by the days before the first test day alone, the others by the days from it on.
 
     Raises:
-        SourceError: a file or column is missing, a position is no whole number ≥ 1, an event is not 0 or 1, no query is left.
+        SourceError: a file or column is missing, no query is left, or of more than one row in FEW_BROKEN a position is no whole number
+            ≥ 1, an event is not 0 or 1, a day no date, a product without id.
     """
     place = files.folder(root, params.path, REMEDY)
     paths = [files.require(place, name, remedy=REMEDY) for name in ("products", "clicks")]
     documents = tables.read_documents(paths[0], params)
     notes = tables.read_as(params, paths)
     log, names = _log(paths[1], params)
+    log, broken = _readable(log, names, paths[1], params.clicks.event)
     first_day, share = _first_test_day(log, names, paths[1], params)
     summed = _summed(log, first_day, paths[1])
-    _check(summed, log, paths[1], params.clicks.event)
+    _check(summed, paths[1], params.clicks.event)
     splits = _splits(summed, params, seed)
     kept, counts = _kept(summed.join(splits, on="key", how="left"), documents, params, bool(first_day))
+    counts = broken | counts
     if not kept.height:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
         raise SourceError(paths[1], "no product of any query is left to judge", found=reasons, expected="one at least")
@@ -102,9 +106,23 @@ def _log(path: Path, params: PrepareData) -> tuple[pl.LazyFrame, list[str]]:
         spellings.in_line(query).alias("query"), spellings.folded(query).alias("key"),
         columns.stripped(pl.col("product_id").cast(pl.String)).alias("doc_id"),
         pl.col("position").cast(pl.Int64, strict=False).alias("position"), hit.alias("hit"),
-        (pl.col("day").cast(pl.String) if "day" in names else pl.lit("")).alias("day"),
-        *(pl.col(name).cast(pl.String).alias(f"written {name}") for name in ("position", "product_id", settings.event)),
+        (_day() if "day" in names else pl.lit("")).alias("day"),
+        *(
+            pl.col(name).cast(pl.String).alias(f"written {name}")
+            for name in ("position", "product_id", settings.event, "day")
+            if name in names
+        ),
     ), names  # fmt: skip
+
+
+def _day() -> pl.Expr:
+    """Return the days of a log; of a time (2026-03-01T23:59:00+01:00) the day that is written there, whatever its zone."""
+    return pl.col("day").cast(pl.String).str.strip_chars().str.replace(r"^(.{10})[T ].*$", "$1")
+
+
+def _is_no_day(day: pl.Expr) -> pl.Expr:
+    # Their order as text is an order of time only where all are written in full.
+    return (day.str.len_chars() != 10).fill_null(True) | day.str.to_date("%Y-%m-%d", strict=False).is_null()
 
 
 def _truth(name: str) -> pl.Expr:
@@ -120,13 +138,9 @@ def _first_test_day(log: pl.LazyFrame, names: list[str], path: Path, params: Pre
         if given:
             raise ParameterError("prepare_data.clicks.first_test_day", "the log has no column day", found=given, expected="empty")
         return "", 0.0
+    if given and pl.select(_is_no_day(pl.lit(given))).item():
+        raise ParameterError("prepare_data.clicks.first_test_day", "is no day", found=given, expected='a day in quotes, "YYYY-MM-DD"')
     days = files.collect(log.group_by("day").agg(pl.len()), path).sort("day")
-    if days["day"].null_count():
-        raise SourceError(f"{path}: column day", "has empty rows", found=f"{days['len'][0]:,} of them", expected="a day in every row")
-    is_odd = ~pl.col("day").str.contains(r"^\d{4}-\d{2}-\d{2}")
-    if days.filter(is_odd).height:  # their order as text would be no order of time
-        row, found = _first_row(log, is_odd, path, "day")
-        raise SourceError(f"{path}: row {row}, column day", "is no date", found=found, expected="YYYY-MM-DD")
     total = int(days["len"].sum())
     late = days.with_columns(share=pl.col("len").reverse().cum_sum().reverse() / total)
     if not given:
@@ -148,23 +162,44 @@ def _summed(log: pl.LazyFrame, first_day: str, path: Path) -> pl.DataFrame:
         log.group_by("key", "doc_id", "position", late.alias("is_late")).agg(
             pl.len().cast(pl.Float64).alias("shown"),
             pl.col("hit").sum().cast(pl.Float64).alias("hits"),
-            pl.col("hit").null_count().alias("unclear"),
         ),
         path,
     ).sort("key", "doc_id", "position", "is_late")
 
 
-def _check(summed: pl.DataFrame, log: pl.LazyFrame, path: Path, event: str) -> None:
+def _readable(log: pl.LazyFrame, names: list[str], path: Path, event: str) -> tuple[pl.LazyFrame, dict[str, int]]:
+    """Return the rows that can be read, and how many were left out by reason, each with the row of the first.
+
+    Raises:
+        SourceError: these are more than one in FEW_BROKEN of all rows: named is the first row of one reason, and how many it has.
+    """
     position = pl.col("position")
-    for wrong, column, problem, expected in (
+    faults = [
         (position.is_null() | (position < 1), "position", "is no place in a list", "a whole number from 1"),
         (position > 10_000, "position", "is no place in a list", "at most 10,000"),
         (pl.col("hit").is_null(), event, "is neither true nor false", "0 or 1, true or false"),
         (pl.col("doc_id").fill_null("") == "", "product_id", "no id", "an id in every row"),
-    ):
-        if summed.filter(pl.col("unclear") > 0 if column == event else wrong).height:
-            row, found = _first_row(log, wrong, path, f"written {column}")
-            raise SourceError(f"{path}: row {row}, column {column}", problem, found=found, expected=expected)
+    ]
+    if "day" in names:
+        faults.append((_is_no_day(pl.col("day")), "day", "is no date", "YYYY-MM-DD"))
+    which = pl.coalesce(pl.when(wrong).then(pl.lit(number, dtype=pl.Int8)) for number, (wrong, *_) in enumerate(faults))
+    found = dict(files.collect(log.group_by(which.alias("fault")).agg(pl.len()), path).iter_rows())
+    total = sum(found.values())
+    broken = {number: found[number] for number in range(len(faults)) if number in found}
+    counts = {}
+    for number, count in broken.items():
+        _, column, problem, expected = faults[number]
+        row, written = _first_row(log, which == number, path, f"written {column}")
+        if sum(broken.values()) * FEW_BROKEN > total:
+            raise SourceError(
+                f"{path}: row {row}, column {column}", problem, found=f"{written} ({count:,} such of {total:,} rows)", expected=expected,
+                remedy=f"mend the log; up to one row in {FEW_BROKEN:,} is left out and counted",
+            )  # fmt: skip
+        counts[f"rows whose {column} {problem.replace('no id', 'is empty')} (the first is row {row}: {shorten(written, 40)})"] = count
+    return log.filter(which.is_null()) if broken else log, counts
+
+
+def _check(summed: pl.DataFrame, path: Path, event: str) -> None:
     if summed["hits"].sum() == summed["shown"].sum():
         raise SourceError(
             f"{path}: column {event}", "no row has 0, as if every place were looked at", found=f"1 in {summed['shown'].sum():,.0f} rows",

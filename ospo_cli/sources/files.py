@@ -165,13 +165,16 @@ def _joined(path: Path, frames: Sequence[tuple[Path, pl.DataFrame]]) -> pl.DataF
 
 
 def names(path: Path, quoting: str = "standard") -> list[str]:
-    """Return the names of a file's columns, as `read` gives them."""
+    """Return the names of a file's columns, as `read` gives them; raise SourceError where the file cannot be read."""
     if path.is_dir():
         return names(parts(path)[0], quoting)
     if kind(path) in (".parquet", ".jsonl"):
         return read(path).columns if kind(path) == ".jsonl" else list(parquet.schema(path))
-    with open_text(path) as stream:
-        return _header(stream, "\t" if kind(path) == ".tsv" else ",", quoting)
+    try:
+        with open_text(path) as stream:  # which decodes what lies behind the header too
+            return _header(stream, "\t" if kind(path) == ".tsv" else ",", quoting)
+    except (UnicodeDecodeError, OSError, csv.Error) as error:
+        raise unreadable(path, error) from None
 
 
 def empty_values(path: Path) -> int:

@@ -5,9 +5,11 @@ import re
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 from scipy.stats import spearmanr
 
 from ospo_cli.errors import OspoError
+from ospo_cli.params import whole
 from ospo_cli.params.prepare_data import Clicks, PrepareData
 from ospo_cli.sources.base import MORE_QUERIES
 from ospo_cli.stages.prepare_data import prepare
@@ -159,11 +161,67 @@ def test_queries_of_the_log_are_counted_and_a_setting_that_is_named_gives_what_i
     name, value, *numbers = re.search(
         r"set prepare_data\.clicks\.(\w+): (\S+) \((\d+) train, (\d+) dev, (\d+) test\)", card[MORE_QUERIES]
     ).groups()
-    again = read(tmp_path, "clicks", clicks=Clicks(**{name: int(value) if value.isdigit() else value}), **SHARES)
+    again = read(tmp_path, "clicks", clicks=Clicks(**{name: yaml.safe_load(value)}), **SHARES)
     found = dict(again.prompts["split"].value_counts().iter_rows())
     assert [found[split] for split in ("train", "dev", "test")] == list(map(int, numbers))
     assert min(map(int, numbers[1:])) > 64
     assert again.card[MORE_QUERIES] == ""
+
+
+def test_times_count_as_the_day_that_is_written_and_what_is_named_is_a_day_that_can_be_pasted(tmp_path):
+    folder = sparse(tmp_path)
+    by_day = read(folder, "clicks", **SHARES)
+    log = pl.read_parquet(folder / "clicks.parquet")
+    hour = (pl.int_range(pl.len()) % 24).cast(pl.String).str.zfill(2)
+    for written in (pl.col("day") + "T" + hour + ":39:41+01:00", (pl.col("day") + " " + hour + ":00").str.to_datetime("%Y-%m-%d %H:%M")):
+        log.with_columns(written.alias("day")).write_parquet(folder / "clicks.parquet")
+        by_time = read(folder, "clicks", **SHARES)
+        assert by_time.qrels.equals(by_day.qrels)
+        assert by_time.card[MORE_QUERIES] == by_day.card[MORE_QUERIES]
+    named = re.search(r'clicks\.(first_test_day: "[^"]+")', by_time.card[MORE_QUERIES])[1]
+    values = whole.to_mapping(whole.Params())
+    values["prepare_data"]["clicks"] |= yaml.safe_load(named)
+    assert whole.from_mapping(values).prepare_data.clicks.first_test_day in named
+
+
+FAULTS = {
+    "position": ([None, "0", "top"], "is no place in a list"),
+    "clicked": (["yes", None], "is neither true nor false"),
+    "product_id": ([""], "is empty"),
+    "day": ([None, "13/01/2026"], "is no date"),
+}
+
+
+def test_a_broken_row_in_a_thousand_is_left_out_and_counted_and_more_are_an_error_with_their_number(shop_with_clicks, tmp_path):
+    folder, log, _ = shop_with_clicks
+    sound = read(folder, "clicks")
+    write(tmp_path / "products.csv", pl.read_csv(folder / "products.csv"))
+    broken = log.select(pl.all().cast(pl.String)).rows()
+    names, at = log.columns, 7
+    for column, (values, _) in FAULTS.items():
+        for value in values:
+            broken.insert(
+                at,
+                tuple(
+                    value if name == column else "query 1" if name == "query" else old for name, old in zip(names, broken[0], strict=True)
+                ),
+            )
+            at += 11
+    broken.insert(at, ("query 1", "p0", None, None, None))  # a line that was cut short
+    write(tmp_path / "clicks.csv", pl.DataFrame(broken, schema=names, orient="row"))
+    data = read(tmp_path, "clicks")
+    assert data.qrels.equals(sound.qrels)
+    said = {reason: count for reason, count in data.card["counts"].items() if reason.startswith("rows whose")}
+    assert said == {
+        "rows whose position is no place in a list (the first is row 8: nothing)": 4,
+        "rows whose clicked is neither true nor false (the first is row 41: yes)": 2,
+        "rows whose product_id is empty (the first is row 63: nothing)": 1,
+        "rows whose day is no date (the first is row 74: nothing)": 2,
+    }
+    few = [row for row in broken if row[2] and row[2].isdigit() and int(row[2])][:5000] + [("query 1", "p0", "0", "1", "2026-01-01")] * 6
+    write(tmp_path / "clicks.csv", pl.DataFrame(few, schema=names, orient="row"))
+    with pytest.raises(OspoError, match=r"row 5001, column position: is no place in a list: found 0 \(6 such of 5,006 rows\)"):
+        read(tmp_path, "clicks")
 
 
 def test_grades_are_counted_and_warned_of_where_one_holds_most(shop_with_clicks, tmp_path):
@@ -201,20 +259,28 @@ def test_products_that_never_moved_are_warned_of(tmp_path):
 
 BROKEN = {
     "a position of 0": ({"position": [0] * 60}, {}, r"clicks\.csv: row 1, column position: is no place in a list: found 0"),
-    "a position that is a word": ({"position": ["top"] * 60}, {}, r"row 1, column position: .*found top, expected a whole number from 1"),
-    "a click of 2": ({"clicked": [2] * 60}, {}, r"column clicked: .*found 2, expected 0 or 1"),
+    "a position that is a word": (
+        {"position": ["top"] * 60},
+        {},
+        r"row 1, column position: .*found top \(60 such of 60 rows\), expected a whole number from 1",
+    ),
+    "a click of 2": ({"clicked": [2] * 60}, {}, r"column clicked: .*found 2 \(60 such of 60 rows\), expected 0 or 1"),
     "a yes": (
         {"clicked": ["1", "0", "yes", "no"] * 15},
         {},
-        r"row 3, column clicked: is neither true nor false: found yes, expected 0 or 1, true or false",
+        r"row 3, column clicked: is neither true nor false: found yes \(30 such of 60 rows\), expected 0 or 1, true or false",
     ),
     "clicks alone": ({"clicked": [1] * 60}, {}, r"column clicked: no row has 0.*expected a row for each product that was shown"),
     "days first": (
         {"day": ["2026-01-01", "13/01/2026"] * 30},
         {},
-        r"row 2, column day: is no date: found 13/01/2026, expected YYYY-MM-DD",
+        r"row 2, column day: is no date: found 13/01/2026 \(30 such of 60 rows\), expected YYYY-MM-DD",
     ),
-    "no product id": ({"product_id": [""] * 60}, {}, r"column product_id: no id: found nothing, expected an id in every row"),
+    "no product id": (
+        {"product_id": [""] * 60},
+        {},
+        r"column product_id: no id: found nothing \(60 such of 60 rows\), expected an id in every row",
+    ),
     "nothing known": ({"product_id": ["x"] * 60}, {}, r"no product of any query is left to judge: found 60 impressions of products"),
     "purchases asked for": ({}, {"clicks": Clicks(event="purchased")}, r"column purchased is missing"),
     "a test day without days": ({}, {"clicks": Clicks(first_test_day="2026-01-01")}, r"first_test_day: the log has no column day"),
@@ -222,6 +288,11 @@ BROKEN = {
         {"day": ["2026-01-01", "2026-01-02"] * 30},
         {"clicks": Clicks(first_test_day="2027-01-01")},
         r"leaves no day on one side",
+    ),
+    "a test time": (
+        {"day": ["2026-01-01", "2026-01-02"] * 30},
+        {"clicks": Clicks(first_test_day="2026-01-02T07:39:41")},
+        r"first_test_day: is no day: found 2026-01-02T07:39:41, expected a day in quotes",
     ),
     "one day": ({"day": ["2026-01-01"] * 60}, {}, r"leaves no day on one side"),
     "a column that is nowhere": ({}, {"columns": {"query": "search"}}, r"no file that may have it has a column search"),

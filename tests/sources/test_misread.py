@@ -33,6 +33,27 @@ def test_other_line_ends_and_encodings_are_called_by_their_names(tmp_path, chang
         read(folder)
 
 
+@pytest.mark.parametrize(
+    ("source", "name", "columns"),
+    [
+        ("tables", "products.csv", {"title": "name"}),
+        ("tables", "queries.csv", {"query": "text"}),
+        ("tables", "judgments.csv", {"grade": "label"}),
+        ("clicks", "products.csv", {"title": "name"}),
+        ("clicks", "clicks.csv", {"query": "text"}),
+    ],
+)
+@pytest.mark.parametrize("is_mapped", [False, True])
+def test_windows_1252_is_called_by_its_name_with_a_mapping_of_columns_too(tmp_path, source, name, columns, is_mapped):
+    folder = shop(tmp_path / "shop", ".csv")
+    (folder / "clicks.csv").write_text("query,product_id,position,clicked\ncoat,007,1,1\ncoat,12,2,0\n")
+    ((ours, theirs),) = columns.items()
+    foreign = (folder / name).read_text(encoding="utf-8").replace(ours, theirs if is_mapped else ours, 1) + "caf\u00e9,007,3,1\n"
+    (folder / name).write_bytes(foreign.encode("cp1252"))
+    with pytest.raises(SourceError, match=rf"{name}.*it looks like Latin-1 or Windows-1252"):
+        read(folder, source, columns=columns if is_mapped else {})
+
+
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
     folder = shop(tmp_path / "shop", ".csv")
     (folder / "products.csv").unlink()
