@@ -176,15 +176,17 @@ def fit(dev: Answered, wanted: Wanted, seed: int) -> tuple[Gate, dict[str, Any]]
         "certified": [float(SHARES[place]) for place in sorted(accepted)], "chosen_share": float(SHARES[best]) if is_found else 0.0,
         "dev_loss": [float(each.mean()) if len(each) else None for each in losses], "dev_gain": gains, "p_values": p_values,
     }  # fmt: skip
-    if not accepted:
-        facts["nearest"] = _nearest(losses, len(dev.raw), wanted)
+    if not accepted:  # what is tested first in a sequence decides whether anything passes
+        facts["nearest"] = _nearest([losses[place] for place in (order[0], HALF)], len(dev.raw), wanted)
+        facts["pass_alone"] = [float(share) for share, p in zip(SHARES, p_values, strict=True) if p <= level / SEQUENCES]
     return replace(made, threshold=float(thresholds[best]) if is_found else None), facts
 
 
 def _nearest(losses: Sequence[Values], dev_queries: int, wanted: Wanted) -> dict[str, Any] | None:
-    """Return the share that the fewest dev queries would certify, if further ones lost as these do; None: none is below the bound.
+    """Return which of the shares that are tested first the fewest dev queries would certify; None: none loses less than the bound.
 
-    Its queries, their mean loss, and the dev queries that are needed: as many times those of now as its losses must be repeated to pass.
+    Its queries, their mean loss, and the dev queries that are needed if further ones lose as these do: as many times
+    those of now as its losses must be repeated to pass.
     """
     found = []
     for each in losses:
@@ -271,7 +273,7 @@ def in_words(gate: Gate) -> Sequence[str]:
         lines = [
             f"nothing is certified: {facts['certified_on']} of {facts['dev_with_rewrite']} dev queries with a rewrite show for no share of "
             f"them, with {gate.confidence:.0%} confidence, that rewritten queries lose less than {gate.bound:g} on average.",
-            _needed(facts["nearest"], gate.bound, facts["dev_queries"]),
+            _needed(facts, gate.bound),
             "The gate gives the raw query always.",
         ]
     elif gate.threshold is None:
@@ -300,12 +302,23 @@ def in_words(gate: Gate) -> Sequence[str]:
     return lines
 
 
-def _needed(nearest: dict[str, Any] | None, bound: float, dev_queries: int) -> str:
+def _needed(facts: dict[str, Any], bound: float) -> str:
+    nearest, alone = facts["nearest"], facts["pass_alone"]
+    order = ""
+    if alone:
+        order = (
+            f" Of other shares ({alone[0]:.0%} is one) these queries would show it, were it the only test: shares are tested in an order "
+            "that was fixed before, until the first that fails, and one that is picked by its own test certifies nothing."
+        )
     if nearest is None:
-        return f"No share has a mean loss clearly below {bound:g}: more dev queries alone would certify nothing. Raise --bound."
+        return (
+            f"The shares that are tested first have no mean loss clearly below {bound:g}: more dev queries that lose as these do would "
+            f"certify nothing. Raise --bound.{order}"
+        )
     return (
-        f"The nearest share is of {nearest['queries']} queries with a mean loss of {nearest['loss']:.3f}: if further queries lose as "
-        f"these do, about {nearest['dev_queries']:,} dev queries are needed ({dev_queries:,} now). Judge more, or raise --bound."
+        f"Of the shares that are tested first the nearest is of {nearest['queries']} queries with a mean loss of {nearest['loss']:.3f}: if "
+        f"further queries lose as these do, about {nearest['dev_queries']:,} dev queries are needed ({facts['dev_queries']:,} now). Judge "
+        f"more, or raise --bound.{order}"
     )
 
 

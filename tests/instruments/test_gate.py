@@ -121,6 +121,22 @@ def test_without_a_signal_and_with_harm_nothing_is_certified_and_the_raw_query_s
     assert lines[0].startswith("nothing is certified")
 
 
+@pytest.mark.parametrize(("cut", "is_near"), [(0.54, True), (0.56, False)])
+def test_where_a_share_would_pass_alone_but_stands_behind_one_that_fails_what_is_named_is_not_what_is_there(cut, is_near):
+    # The half that fits never loses, so that all queries are tested first; in the other half whatever scores below the cut loses all.
+    place, has_chosen = np.concatenate([np.linspace(0, 1, 200)] * 2), np.arange(400) < 200
+    features = np.column_stack([place, *np.zeros((5, 400))])
+    rewritten = np.where(has_chosen, 0.9 + 0.05 * place, np.where(place > cut, 0.95, 0.0))
+    dev = Answered(features, np.full(400, 0.9), rewritten, np.full(400, True), has_chosen)
+    made, facts = fit(dev, Wanted("p", "", 0.1, 0.9), 0)
+    assert not facts["certified"]
+    assert 0 < max(facts["pass_alone"]) < 0.5
+    assert (facts["nearest"] is not None) == is_near
+    assert not is_near or facts["nearest"]["dev_queries"] > 400
+    said = in_words(dataclasses.replace(made, facts=facts | outcome(dev, made, 0)))[1]
+    assert "one that is picked by its own test certifies nothing" in said
+
+
 def test_what_would_certify_is_said_in_dev_queries_and_does_certify():
     draw = np.random.default_rng(2)
     dev = dataclasses.replace(queries(draw, 60), is_open=np.full(60, True))
@@ -140,7 +156,10 @@ def test_what_would_certify_is_said_in_dev_queries_and_does_certify():
     harmed = dataclasses.replace(dev, rewritten=dev.raw - 0.2)
     made, facts = fit(harmed, wanted, 0)
     assert facts["nearest"] is None
-    assert "more dev queries alone would certify nothing" in in_words(dataclasses.replace(made, facts=facts | outcome(dev, made, 0)))[1]
+    assert (
+        "more dev queries that lose as these do would certify nothing"
+        in in_words(dataclasses.replace(made, facts=facts | outcome(dev, made, 0)))[1]
+    )
 
 
 def test_the_curve_ends_at_all_rewrites_and_marks_the_gate():
