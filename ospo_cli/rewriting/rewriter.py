@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ospo_cli.rewriting.chosen import Chosen
 
 # Changes when equal queries may get other rewrites from an equal policy.
-VERSION = "rewrite 3"
+VERSION = "rewrite 4"
 QUERIES_AT_ONCE = 64
 
 
@@ -51,7 +51,7 @@ class Rewrite:
     Attributes:
         query: as it was asked.
         rewrite: the policy's answer in one line, used or not; empty where there is none.
-        engine_query: what the search engine is given: the composed query, or the raw query as it was asked.
+        engine_query: what the search engine is given: the composed query, or the raw query; either in one line (`one_line`).
         why: `decision.REWRITTEN`, or why the raw query is used.
         mean_logprob: mean natural log-probability of the greedy completion's tokens; None where the policy was not asked.
         probability: of the greedy completion; None likewise.
@@ -75,8 +75,8 @@ class Rewrite:
 
 
 def raw(asked: Asked, why: str) -> Rewrite:
-    """Return the raw query, for a reason."""
-    return Rewrite(asked.query, "", asked.query, why)
+    """Return the raw query, in one line, for a reason."""
+    return Rewrite(asked.query, "", one_line(asked.query), why)
 
 
 class Rewriter:
@@ -148,7 +148,8 @@ class Rewriter:
             return found
         trusted = iter(self.gate.passes(known_features(used, self.engine)))
         return [
-            one if not one.is_used or next(trusted) else replace(one, engine_query=one.query, why=decision.NOT_TRUSTED) for one in found
+            one if not one.is_used or next(trusted) else replace(one, engine_query=one_line(one.query), why=decision.NOT_TRUSTED)
+            for one in found
         ]
 
     def _unfit(self, query: str, history: Sequence[str], prompts: list[list[int]]) -> str:
@@ -183,7 +184,7 @@ class Rewriter:
             likeliest([(one_line(read(row.text).answer), row) for row in group], best) if best > 1 else [],
         )  # fmt: skip
         why = decision.decide(candidate)
-        given = compose(query, rewrite, self.setup.composition) if why == decision.REWRITTEN else asked.query
+        given = compose(query, rewrite, self.setup.composition) if why == decision.REWRITTEN else query
         return Rewrite(asked.query, rewrite, given, why, candidate.mean_logprob, candidate.probability, candidate.best)
 
 

@@ -23,6 +23,7 @@ from ospo_cli.rewriting import setup
 from ospo_cli.rewriting.rewriter import Rewriter
 from ospo_cli.tables import parquet
 from ospo_cli.tables.rewrite import with_columns
+from ospo_cli.text.prompt_template import one_line
 from tests.policies.tiny import tiny_params, write_project
 from tests.rewriting.scripted import scripted
 from tests.rewriting.test_rewriter import HOSTILE
@@ -137,7 +138,7 @@ def test_hostile_queries_come_through_every_format_as_they_were(project, answers
     else:
         rows = (pl.read_parquet(out) if kind_out == "parquet" else pl.read_ndjson(out)).to_dicts()
     assert [row["query"] for row in rows] == FOREIGN
-    assert all(row["engine_query"] == row["query"] for row in rows if row["is_used"] in (False, "false"))
+    assert all(row["engine_query"] == one_line(row["query"]) for row in rows if row["is_used"] in (False, "false"))
 
 
 def test_the_parquet_file_is_a_declared_table(project, answers, tmp_path):
