@@ -63,7 +63,7 @@ class PrepareData:
     html_entities: Literal["keep", "decode"] = parameter(
         "keep", "entities such as &amp; and &#39; in texts of products, queries and histories: keep, or decode (once)"
     )
-    columns: dict[str, str] = parameter({}, "own column names, layout's name -> name in the files (source: tables)")
+    columns: dict[str, str] = parameter({}, "own column names, layout's name -> name in the files (source: tables, clicks)")
     gains: dict[str, float] = parameter(
         {}, "gain of a judgment's label, over the source's own (esci: E 1, S .1, C .01, I 0; wands: Exact 1, Partial .5, Irrelevant 0)"
     )

@@ -128,7 +128,7 @@ def prepare(data: SourceData, params: PrepareData, seed: int, folding: str = STA
         "pools": filled,
         **query_text(documents, prompts, qrels, pools, folding).card(),
     }
-    card["warnings"] += _words_for_nothing(documents, prompts)
+    card["warnings"] += _words_for_nothing(documents, prompts) + _numbers(documents)
     bare = int((documents["title"].str.strip_chars() == "").sum())
     if 0 < bare < documents.height / 2:  # some collections have no titles at all
         card["warnings"].append(f"{bare:,} of {documents.height:,} products have no title")
@@ -143,6 +143,19 @@ def _words_for_nothing(documents: pl.DataFrame, prompts: pl.DataFrame) -> list[s
     said = ", ".join(f"{count:,} of {name}" for name, count in counts.items() if count)
     line = f"values that read {', '.join(NOTHING[:4])} or the like are text: {said}; leave a field empty where nothing is meant"
     return [line] if said else []
+
+
+def _numbers(documents: pl.DataFrame) -> list[str]:
+    # Prices, stocks, popularity: as words they match numbers that a query holds for another reason.
+    found = []
+    for name in documents.columns:
+        if name not in ("doc_id", "title", "category"):
+            values = documents[name].str.strip_chars()
+            values = values.filter(values != "")
+            if values.len() and values.str.contains(r"^[-+]?[$€£]?\s?\d[\d.,]*\s?[$€£%]?$").all():
+                found.append(name)
+    subject = f"{', '.join(found)} is a number: {'they are' if len(found) > 1 else 'it is'} searched as text"
+    return [f"every value of {subject}, unless retrieval.fields names others (numbers are no words that people search)"] if found else []
 
 
 def _check_contents(documents: pl.DataFrame, qrels: pl.DataFrame, where: str) -> None:

@@ -121,6 +121,13 @@ def test_words_for_nothing_are_counted_by_column(tmp_path):
     assert any(
         "values that read nan, NaN, None, NULL or the like are text: 2 of title, 2 of material, 1 of query;" in line for line in said
     )
+    priced = shop(
+        tmp_path / "priced",
+        products=PRODUCTS | {"price": [12.5, 99.0, None, 7.0], "ean": ["0042", "7", "12", "1"], "mark": ["10 €", "12,50 €", "x", ""]},
+    )
+    (said,) = [line for line in prepared(priced).card["warnings"] if "numbers" in line]
+    assert said.startswith("every value of price, ean is a number: they are searched as text, unless retrieval.fields names others")
+    assert not any("numbers" in line for line in prepared(shop(tmp_path / "plain")).card["warnings"])
     assert not any("values that read" in line for line in prepared(shop(tmp_path / "plain")).card["warnings"])
 
 
@@ -206,7 +213,7 @@ def test_a_click_log_is_read_through_the_door_of_the_other_tables(tmp_path):
         (log([*ROWS, ('"soft', *ROWS[0][1:]), *ROWS, ('tall"', *ROWS[0][1:])]), "line 98: a quote is opened here"),
         (log() + MARK + log(ROWS).split("\n", 1)[1], "row 97: another file begins here"),
         (log([*ROWS, (*ROWS[0][:4], "05/01/2026")]), r"column day: is no date: found 05/01/2026"),
-        (log([*ROWS, (*ROWS[0][:4], "\\N")]), r"column day: has empty rows"),
+        (log([*ROWS, (*ROWS[0][:4], "\\N")]), r"row 97, column day: is no date: found nothing"),
     ],
     ids=["quote", "joined", "dates", "null"],
 )
