@@ -96,7 +96,7 @@ def execute(
         if found.is_open.sum() < FEWEST_QUERIES:
             raise OspoError(
                 "ospo gate", f"too few {split} queries with a rewrite", found=f"{found.is_open.sum()} of {len(found.raw)}",
-                expected=f"at least {FEWEST_QUERIES}", remedy=_more_queries(chosen.project),
+                expected=f"at least {FEWEST_QUERIES}", remedy=_more_queries(chosen.project, len(found.raw)),
             )  # fmt: skip
     seed, number = chosen.params.train.seed, chosen.folder.name
     wanted = Wanted(rewriter.policy.content_hash, name if looks_at_lists else "", bound, confidence)
@@ -109,7 +109,9 @@ def execute(
     return made, table, path
 
 
-def _more_queries(project: Layout) -> str:
+def _more_queries(project: Layout, judged: int) -> str:
+    if judged >= 2 * FEWEST_QUERIES:
+        return "the policy leaves the others as typed, which harms nothing and needs no gate; `ospo headroom` says what there is to gain"
     path = project.prepared("card.json")
     known = files.read_json(path).get(MORE_QUERIES) if path.is_file() else ""
     return known or "judge more queries, or raise prepare_data.dev_share and test_share"
@@ -128,7 +130,8 @@ def answered(chosen: Chosen, rewriter: Rewriter, split: str, retriever: str) -> 
     raw, rewritten = (reward.values(ids, texts) for texts in (prompts["query"].to_list(), [one.engine_query for one in found]))
     is_open = np.array([one.is_used for one in found], dtype=bool)
     features = np.zeros((len(found), len(feature_names(retriever if rewriter.engine else ""))))
-    features[is_open] = known_features([one for one in found if one.is_used], rewriter.engine)
+    if is_open.any():
+        features[is_open] = known_features([one for one in found if one.is_used], rewriter.engine)
     has_chosen = prompts["prompt_id"].is_in(choosing_prompts(every, chosen.params)[0]["prompt_id"].to_list()).to_numpy()
     return Answered(features, raw, rewritten, is_open, has_chosen)
 

@@ -1,4 +1,4 @@
-"""A teacher made from judgments: per prompt, the title of a relevant document whose answer earns nearly as much as the best."""
+"""A teacher made from judgments: per prompt, the title of a relevant document whose answer earns nearly as much as the best, or nothing."""
 
 from __future__ import annotations
 
@@ -57,13 +57,14 @@ def judged_answers(
     Which document helps most depends on the whole list of judgments and can hardly be learned from a query; so of the documents whose
     answer earns nearly as much as the best (within `warm_start.value_tolerance`) the one that is relevant to most of the train prompts is
     named, then the better, then the shorter answer, then the first in the alphabet. Prompts without a relevant document that has a
-    title get no pair.
+    title get no pair. Where no title earns more than the query as typed, by that same tolerance, the teacher leaves the query as it is:
+    with an empty answer where answers are appended, else with the query.
 
     Args:
         prompts: rows of table prompts that get pairs.
         documents: table documents.
         qrels: judgments of train prompts alone: how often a document is relevant is counted over all of them.
-        reward: composes an answer with the query and scores it.
+        reward: composes an answer with the query, says which composition that is, and scores texts.
         settings: section warm_start.
     """
     answers = _answers(documents, settings)
@@ -81,12 +82,25 @@ def judged_answers(
     candidates: dict[str, list[tuple[float, str]]] = {}
     for (prompt_id, answer), value in zip(rows, _values(rows, reward), strict=True):
         candidates.setdefault(prompt_id, []).append((value, answer))
-    pairs = []
+    pairs, left = [], 0
+    typed = _as_typed(prompts.filter(pl.col("prompt_id").is_in(list(candidates))), reward)
     for prompt_id, found in sorted(candidates.items()):
-        enough = max(value for value, _ in found) - settings.value_tolerance
-        kept = [(-popularity[answer], -value, len(answer), answer) for value, answer in found if value >= enough]
-        pairs.append((prompt_id, 0, f"<answer>{min(kept)[-1]}</answer>"))
+        most, (query, value_as_typed) = max(value for value, _ in found), typed[prompt_id]
+        kept = [(-popularity[answer], -value, len(answer), answer) for value, answer in found if value >= most - settings.value_tolerance]
+        answer = min(kept)[-1]
+        if most <= value_as_typed + settings.value_tolerance:
+            answer, left = "" if reward.composition == "append" else query, left + 1
+        pairs.append((prompt_id, 0, f"<answer>{answer}</answer>"))
+    if left:
+        sys.stderr.write(f"warm-start: {left:,} of {len(pairs):,} queries are left as typed, since no title helps them\n")
     return pl.DataFrame(pairs, schema=TEACHER_PAIRS.schema, orient="row")
+
+
+def _as_typed(prompts: pl.DataFrame, reward: JudgedReward) -> dict[str, tuple[str, float]]:
+    """Return the query of each prompt, without what would be a tag, and what it is worth as typed."""
+    ids, queries = prompts["prompt_id"].to_list(), prompts["query"].to_list()
+    values = reward.values(ids, queries).tolist()
+    return {own: (whole_words(query, len(query)), value) for own, query, value in zip(ids, queries, values, strict=True)}
 
 
 def _values(rows: list[tuple[str, str]], reward: JudgedReward) -> list[float]:

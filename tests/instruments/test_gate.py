@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -23,12 +24,13 @@ from ospo_cli.retrievers.opening import build
 from ospo_cli.rewriting import gate as gates
 from ospo_cli.rewriting.chosen import Chosen
 from ospo_cli.rewriting.gate import POLICY_FEATURES, Gate, feature_names
-from ospo_cli.rewriting.rewriter import Asked, Rewriter
+from ospo_cli.rewriting.rewriter import Asked, Rewrite, Rewriter
 from ospo_cli.rewriting.search_signs import SEARCH_FEATURES, search_features
 from ospo_cli.rewriting.setup import GATE
 from ospo_cli.sources.base import MORE_QUERIES
 from ospo_cli.tables import files, parquet
 from ospo_cli.tables.gate import GATE_CURVE
+from ospo_cli.tables.prepared import PROMPTS
 from tests.pipeline import miniature
 from tests.policies.tiny import write_tiny_policy
 from tests.rewriting.scripted import SETUP, ScriptedSampler, gate_of_words, scripted
@@ -249,6 +251,23 @@ def test_a_refusal_of_few_queries_says_what_prepare_data_found_to_do(tmp_path, m
     message = rf"too few dev queries with a rewrite: found 30 of 31, expected at least 40; {remedy}"
     with pytest.raises(OspoError, match=message):
         instrument.execute(tmp_path, "", 0.05, 0.9, looks_at_lists=False)
+
+
+@pytest.mark.parametrize("looks_at_lists", [True, False])
+def test_a_policy_that_leaves_all_queries_as_typed_needs_no_gate(tmp_path, monkeypatch, looks_at_lists):
+    ids = [f"{number:03d}" for number in range(90)]
+    prompts = pl.DataFrame([(own, "dev", f"coat {own}", [], "") for own in ids], schema=PROMPTS.schema, orient="row")
+    layout = Layout(tmp_path)
+    parquet.write(prompts, layout.prepared("prompts.parquet"), PROMPTS)
+    as_typed = [Rewrite(query, "", query, "malformed: empty", -0.1, 0.9) for query in prompts["query"]]
+    rewriter = SimpleNamespace(rewrite_all=lambda asked: as_typed, engine=object() if looks_at_lists else None)
+    monkeypatch.setattr(instrument, "choose", lambda project, policy: Chosen(tmp_path, SETUP, "", layout, Params()))
+    monkeypatch.setattr(instrument.Rewriter, "opened", lambda chosen, with_gate: rewriter)
+    monkeypatch.setattr(Chosen, "engine", lambda own, name, command: rewriter.engine)
+    monkeypatch.setattr(instrument, "open_reward", lambda *given, **named: SimpleNamespace(values=lambda ids, texts: np.zeros(len(texts))))
+    message = r"too few dev queries with a rewrite: found 0 of 90, expected at least 40; the policy leaves the others as typed"
+    with pytest.raises(OspoError, match=message):
+        instrument.execute(tmp_path, "", 0.05, 0.9, looks_at_lists=looks_at_lists)
 
 
 def test_result_lists_say_how_sure_they_are_and_how_far_they_agree():

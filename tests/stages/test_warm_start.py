@@ -143,23 +143,23 @@ def test_a_source_without_pairs_says_what_to_set(tmp_path):
 class WordOverlap:
     """A reward that counts the words of the composed text that the wanted text has."""
 
-    def __init__(self, wanted):
-        self.wanted = wanted
+    def __init__(self, wanted, composition="append"):
+        self.wanted, self.composition = wanted, composition
 
     def compose(self, prompt_id, text):
         return f"{prompt_id} {text}"
 
     def values(self, prompt_ids, queries):
-        return np.array([len(set(query.split()[1:]) & set(self.wanted.split())) / 4 for query in queries])
+        return np.array([len(set(query.split()) & set(self.wanted.split())) / 4 for query in queries])
 
 
-def answers_for(titles, wanted, also_relevant=(), **settings):
+def answers_for(titles, wanted, also_relevant=(), query="query", composition="append", **settings):
     schema = {**DOCUMENTS.schema, "year": pl.String}
     documents = pl.DataFrame([(f"d{i}", title, "", f"{1990 + i} (est.), x") for i, title in enumerate(titles)], schema=schema, orient="row")
     judged = [("p", f"d{i}", 1.0) for i in range(len(titles))] + [("other", f"d{i}", 1.0) for i in also_relevant]
     qrels = pl.DataFrame(judged, schema=QRELS.schema, orient="row")
-    prompts = pl.DataFrame([("p", "train", "query", [], "query")], schema=PROMPTS.schema, orient="row")
-    return judged_answers(prompts, documents, qrels, WordOverlap(wanted), tiny_params(warm_start=settings).warm_start)[
+    prompts = pl.DataFrame([("p", "train", query, [], query)], schema=PROMPTS.schema, orient="row")
+    return judged_answers(prompts, documents, qrels, WordOverlap(wanted, composition), tiny_params(warm_start=settings).warm_start)[
         "completion"
     ].to_list()
 
@@ -176,16 +176,26 @@ def test_how_many_titles_are_scored_is_said_before_the_first_is_and_parts_change
     monkeypatch.setattr(WordOverlap, "values", lambda own, *given: said.append(capsys.readouterr().err) or real(own, *given), raising=True)
     monkeypatch.setattr("ospo_cli.rewards.judged_teacher._AT_ONCE", 2)
     assert answers_for(*asked) == whole
-    assert (len(said), said[0]) == (2, "warm-start: 3 titles of relevant products are scored, to name to each query one that helps\n")
-    assert capsys.readouterr().err.startswith("warm-start: 3/3 titles scored")
+    assert (len(said), said[0]) == (3, "warm-start: 3 titles of relevant products are scored, to name to each query one that helps\n")
+    assert said[-1].startswith("warm-start: 3/3 titles scored")
 
 
 def test_of_titles_that_earn_the_same_the_shorter_is_named():
     assert answers_for(["towers of the world", "towers"], "towers") == ["<answer>towers</answer>"]
 
 
+@pytest.mark.parametrize(("composition", "answer"), [("append", ""), ("replace", "wool coat/ b")])
+def test_a_query_that_no_title_helps_by_more_than_the_tolerance_is_left_as_typed(composition, answer, capsys):
+    asked = ["wool coat red", "boots"], "wool coat red <coat/> b"
+    query = "wool <coat/>  b"
+    assert answers_for(*asked, query=query, composition=composition, value_tolerance=0.25) == [f"<answer>{answer}</answer>"]
+    assert "warm-start: 1 of 1 queries are left as typed" in capsys.readouterr().err
+    assert answers_for(*asked, query="wool", composition=composition, value_tolerance=0.25) == ["<answer>wool coat red</answer>"]
+    assert "left as typed" not in capsys.readouterr().err
+
+
 def test_titles_are_cut_to_whole_words():
-    assert answers_for(["the lord of the rings"], "x", title_characters=13) == ["<answer>the lord of</answer>"]
+    assert answers_for(["the lord of the rings"], "the lord", title_characters=13) == ["<answer>the lord of</answer>"]
 
 
 def test_a_document_relevant_to_more_prompts_is_named_where_little_is_lost():
@@ -195,7 +205,7 @@ def test_a_document_relevant_to_more_prompts_is_named_where_little_is_lost():
 
 
 def test_first_entries_of_further_fields_follow_the_title_without_brackets():
-    assert answers_for(["boots", "coat"], "coat", title_fields=["year"]) == ["<answer>coat, 1991</answer>"]
+    assert answers_for(["boots", "coat"], "coat, 1991", title_fields=["year"]) == ["<answer>coat, 1991</answer>"]
 
 
 @pytest.mark.parametrize("fields", [["title"], ["doc_id"], ["genres", "genres"]])
