@@ -25,6 +25,7 @@ def test_the_page_names_the_preset_and_the_commands_of_the_path():
     lines = commands()
     assert [line.split(" #")[0] for line in lines if line.startswith("ospo ") and "init" not in line] == [
         "ospo prepare-data", "ospo run", "ospo gate", "ospo run", "ospo serve --port 8017",
+        "ospo prepare-data", "ospo run", "ospo gate", "ospo serve --port 8018",
     ]  # fmt: skip
     (made,) = [line.split() for line in lines if line.startswith("ospo init")]
     assert made[-1] in presets.NAMES
