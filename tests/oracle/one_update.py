@@ -220,7 +220,7 @@ def our_step(layout: Layout, setup: Setup) -> Step:
     rows = prepared(sampled, groups, policy, reference, setup.params.update)
     measures = gradient_step.accumulate(policy, rows, rows.groups, setup.params.update)
     gradient = flat({name: weight.grad for name, weight in policy.model.named_parameters()})
-    update.execute(layout, setup.params.rollout, ITERATION)
+    update.execute(layout, setup.params, ITERATION)
     return Step(measures["loss"], gradient, flat(load_file(layout.policy(ITERATION) / "model.safetensors")))
 
 
