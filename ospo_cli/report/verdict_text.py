@@ -22,6 +22,8 @@ def claim(summary: Mapping[str, Any]) -> str:
         return f"Rewriting helps: {values}."
     if found["answer"] == "worse":
         return f"Do not switch this on: rewritten queries find less than the queries as typed, {values}."
+    if not found["better"]["count"] and not found["worse"]["count"]:
+        return f"Rewriting changes nothing: each query finds as much as it does as typed, {values}."
     return f"Not shown to help: rewritten queries against the queries as typed, {values}."
 
 
@@ -34,9 +36,10 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
         _gains_and_losses(found),
         _chosen(summary, what),
         f"Difference to the queries as typed: {signed(difference['mean'])} {interval(difference, with_sign=True)}, "
-        f"{p_value(difference['p_value'])} ({what}; over prompts, for this trained policy). "
-        f"With this many queries a true difference of {plain(difference['detectable'])} would be shown four times in five.",
+        f"{p_value(difference['p_value'])} ({what}; over prompts, for this trained policy).",
     ]
+    if difference["detectable"] > 0:  # where nothing varies, nothing can be said of what would have been shown
+        text[-1] += f" With this many queries a true difference of {plain(difference['detectable'])} would be shown four times in five."
     text += _sampled(summary) + _warm_start(summary)
     if found["other_retrievers"]:
         others = ", ".join(

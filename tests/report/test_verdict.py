@@ -51,6 +51,22 @@ def test_what_is_chosen_is_what_is_served_however_good_its_samples_are():
     assert (found["best"], found["best_policy"]) == ("raw-query", "policy-000")
 
 
+def test_a_policy_that_leaves_each_query_as_it_is_changes_nothing_and_no_power_is_claimed():
+    none = {"count": 0, "share": 0.0, "mean": 0.0}
+    difference = {"mean": 0.0, "low": 0.0, "high": 0.0, "p_value": 1.0, "detectable": 0.0}
+    found = {
+        "prompts": 9, "value": 0.7, "raw": 0.7, "answer": "not shown", "better": none, "worse": none, "equal": 9, "difference": difference,
+        "system": "policy-001", "decoding": "greedy", "other_retrievers": {},
+    }  # fmt: skip
+    summary = {"against_raw_query": found, "metric": "ndcg@10", "choice": verdict.choice(choice_values(), "dev"), "retrievers": ["bm25"]}
+    assert verdict_text.claim(summary).startswith("Rewriting changes nothing: each query finds as much as it does as typed, nDCG@10 0.700")
+    assert "four times in five" not in " ".join(verdict_text.sentences(summary))
+    one = {"count": 1, "share": 1 / 9, "mean": 0.2}
+    summary["against_raw_query"] = found | {"better": one, "equal": 8, "difference": difference | {"detectable": 0.05}}
+    assert verdict_text.claim(summary).startswith("Not shown to help")
+    assert "a true difference of 0.050 would be shown four times in five" in " ".join(verdict_text.sentences(summary))
+
+
 def test_of_equal_means_the_raw_query_and_greedy_answers_are_taken():
     rows = [(system, decoding, "p", 0.5) for system, decoding in reversed(VALUES)]
     found = verdict.choice(pl.DataFrame(rows, schema=["system", "decoding", "prompt_id", "value"], orient="row"), "dev")
