@@ -93,10 +93,11 @@ def execute(
         rewriter.engine = chosen.engine(name, "ospo gate")
     dev, test = (answered(chosen, rewriter, split, name) for split in ("dev", "test"))
     for split, found in (("dev", dev), ("test", test)):
-        if found.is_open.sum() < FEWEST_QUERIES:
+        if (rewritten := int(found.is_open.sum())) < FEWEST_QUERIES:
             raise OspoError(
-                "ospo gate", f"too few {split} queries with a rewrite", found=f"{found.is_open.sum()} of {len(found.raw)}",
-                expected=f"at least {FEWEST_QUERIES}", remedy=_more_queries(chosen.project, len(found.raw)),
+                "ospo gate", f"too few {split} queries with a rewrite", found=f"{rewritten} of {len(found.raw)}",
+                expected=f"at least {FEWEST_QUERIES}",
+                remedy=_LEFT_AS_TYPED if 2 * rewritten < len(found.raw) else _more_queries(chosen.project),
             )  # fmt: skip
     seed, number = chosen.params.train.seed, chosen.folder.name
     wanted = Wanted(rewriter.policy.content_hash, name if looks_at_lists else "", bound, confidence)
@@ -109,9 +110,10 @@ def execute(
     return made, table, path
 
 
-def _more_queries(project: Layout, judged: int) -> str:
-    if judged >= 2 * FEWEST_QUERIES:
-        return "the policy leaves the others as typed, which harms nothing and needs no gate; `ospo headroom` says what there is to gain"
+_LEFT_AS_TYPED = "most stay as typed, which harms nothing and needs no gate; `ospo headroom` says what there is to gain"
+
+
+def _more_queries(project: Layout) -> str:
     path = project.prepared("card.json")
     known = files.read_json(path).get(MORE_QUERIES) if path.is_file() else ""
     return known or "judge more queries, or raise prepare_data.dev_share and test_share"
@@ -130,8 +132,7 @@ def answered(chosen: Chosen, rewriter: Rewriter, split: str, retriever: str) -> 
     raw, rewritten = (reward.values(ids, texts) for texts in (prompts["query"].to_list(), [one.engine_query for one in found]))
     is_open = np.array([one.is_used for one in found], dtype=bool)
     features = np.zeros((len(found), len(feature_names(retriever if rewriter.engine else ""))))
-    if is_open.any():
-        features[is_open] = known_features([one for one in found if one.is_used], rewriter.engine)
+    features[is_open] = known_features([one for one in found if one.is_used], rewriter.engine)
     has_chosen = prompts["prompt_id"].is_in(choosing_prompts(every, chosen.params)[0]["prompt_id"].to_list()).to_numpy()
     return Answered(features, raw, rewritten, is_open, has_chosen)
 

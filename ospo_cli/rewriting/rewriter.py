@@ -192,8 +192,10 @@ def known_features(found: Sequence[Rewrite], engine: Retriever | None) -> Values
     """Return what a gate looks at of rewrites that are used but for it, float64[n, features]; without an engine the policy's part alone."""
     own = [gates.policy_features(one.query, one.rewrite, one.mean_logprob or 0.0, one.probability or 0.0) for one in found]
     features = np.array(own).reshape(-1, len(gates.POLICY_FEATURES))
-    if engine is None or not found:
+    if engine is None:
         return features
+    if not found:
+        return np.zeros((0, len(gates.feature_names(engine.name))))
     return np.concatenate([features, search_features(engine, [one.query for one in found], [one.engine_query for one in found])], axis=1)
 
 

@@ -260,12 +260,12 @@ def test_a_policy_that_leaves_all_queries_as_typed_needs_no_gate(tmp_path, monke
     layout = Layout(tmp_path)
     parquet.write(prompts, layout.prepared("prompts.parquet"), PROMPTS)
     as_typed = [Rewrite(query, "", query, "malformed: empty", -0.1, 0.9) for query in prompts["query"]]
-    rewriter = SimpleNamespace(rewrite_all=lambda asked: as_typed, engine=object() if looks_at_lists else None)
+    rewriter = SimpleNamespace(rewrite_all=lambda asked: as_typed, engine=SimpleNamespace(name="bm25") if looks_at_lists else None)
     monkeypatch.setattr(instrument, "choose", lambda project, policy: Chosen(tmp_path, SETUP, "", layout, Params()))
     monkeypatch.setattr(instrument.Rewriter, "opened", lambda chosen, with_gate: rewriter)
     monkeypatch.setattr(Chosen, "engine", lambda own, name, command: rewriter.engine)
     monkeypatch.setattr(instrument, "open_reward", lambda *given, **named: SimpleNamespace(values=lambda ids, texts: np.zeros(len(texts))))
-    message = r"too few dev queries with a rewrite: found 0 of 90, expected at least 40; the policy leaves the others as typed"
+    message = r"too few dev queries with a rewrite: found 0 of 90, expected at least 40; most stay as typed"
     with pytest.raises(OspoError, match=message):
         instrument.execute(tmp_path, "", 0.05, 0.9, looks_at_lists=looks_at_lists)
 
