@@ -69,6 +69,8 @@ def test_only_what_has_changed_is_ranked_again(tmp_path, monkeypatch):
         counts.append(reward.tally.asked)
     pairs, of_q3 = (asked().filter(keep).select("prompt_id", "query").unique().height for keep in (True, pl.col("prompt_id") == "q3"))
     assert counts == [pairs, 0, of_q3, pairs, pairs]
+    # Another depth is another table of first products.
+    assert ranked_pairs.ranked(make(), asked(), METRICS, 2, tmp_path, "test")[1]["rank"].max() == 2
 
 
 def test_queries_that_retrieve_nothing_have_no_products(tmp_path):

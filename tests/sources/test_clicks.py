@@ -222,6 +222,12 @@ def test_a_broken_row_in_a_thousand_is_left_out_and_counted_and_more_are_an_erro
     write(tmp_path / "clicks.csv", pl.DataFrame(few, schema=names, orient="row"))
     with pytest.raises(OspoError, match=r"row 5001, column position: is no place in a list: found 0 \(6 such of 5,006 rows\)"):
         read(tmp_path, "clicks")
+    # Three of each of two kinds are six too.
+    sound_rows = log.select(pl.all().cast(pl.String)).rows()[:5000]
+    few = sound_rows + [("query 1", "p0", "0", "1", "2026-01-01"), ("query 1", "p0", "1", "yes", "2026-01-01")] * 3
+    write(tmp_path / "clicks.csv", pl.DataFrame(few, schema=names, orient="row"))
+    with pytest.raises(OspoError, match=r"row 5001, column position: is no place in a list: found 0 \(3 such of 5,006 rows\)"):
+        read(tmp_path, "clicks")
 
 
 def test_grades_are_counted_and_warned_of_where_one_holds_most(shop_with_clicks, tmp_path):
