@@ -22,7 +22,7 @@ from ospo_cli.training.rows import Rows
 from ospo_cli.training.token_batches import Group
 
 FACTORS = (0.5, 2.0)  # of the move, beside none and the whole
-MEASURED_GROUPS = 16  # of 96; of smaller batches a sixth, but six, so that a forward pass over them stays cheap beside the update
+MEASURED_GROUPS = 16  # at most: of 96 a sixth
 
 
 def after_the_steps(
@@ -44,7 +44,7 @@ def after_the_steps(
     names = ("after_kl", "after_clipped_fraction", "taken_share", "line_half", "line_whole", "line_double", "line_factor")
     found: dict[str, Any] = dict.fromkeys(names)
     some = [group for group in rows.groups if group.tokens]
-    groups = spaced(some, min(MEASURED_GROUPS, max(6, len(some) // 6)))
+    groups = spaced(some, how_many(len(some)))
     if not groups:
         return found
     own, places = forward.logprobs_without_dropout(policy, rows, groups, settings), rows.tokens_of(groups)
@@ -63,6 +63,15 @@ def after_the_steps(
     if move is not None and few:
         found |= _line(policy, rows, settings, few, own, move)
     return found
+
+
+def how_many(groups: int) -> int:
+    """Return how many groups are measured: a sixth of a large batch, of a small one a quarter up to six, to stay cheap beside the steps.
+
+    >>> [how_many(groups) for groups in (1, 4, 16, 24, 96, 384)]
+    [1, 2, 4, 6, 16, 16]
+    """
+    return min(groups, MEASURED_GROUPS, max(groups // 6, min(groups // 4, 6), 2))
 
 
 def _line(
