@@ -45,7 +45,7 @@ from ospo_cli.tables import files, placed
 from ospo_cli.tables.attribute import ATTRIBUTIONS, INTERACTIONS, PREFERENCE_PAIRS, TARGETS, TOKEN_ADVANTAGES
 from ospo_cli.tables.rollout import read_rollouts
 from ospo_cli.tables.score_coalitions import COALITION_VALUES, RECOMBINED, REWARDS, SPLICED_VALUES
-from ospo_cli.tables.segment import SEGMENTS
+from ospo_cli.tables.segment import SEGMENTS, check_worded
 
 
 class Reads(Protocol):
@@ -133,6 +133,8 @@ def attribute(
     game, is_reward = GROUP_GAMES.get(settings.estimator), scoring.grand_value == "reward"
     rule = _rule(settings, own_rules, scoring.grand_value)
     rows = rollout_rows(scored.rollouts, scored.segments, iteration)
+    if is_reward:
+        check_worded(scored.rollouts, scored.segments, iteration)
     check_own(scored.coalition_values, rows.rollout_ids, "coalition_values", iteration)
     compared = compared_rewards(rows, scored.rewards, scoring.format_weight, settings, iteration)
     # Beside a group game shares are for people alone; without any it reads no coalition but the grand one, which every answer has.

@@ -33,7 +33,7 @@ from ospo_cli.rewards.unfound import say_unfound
 from ospo_cli.tables import files, parquet, placed
 from ospo_cli.tables.rollout import read_rollouts
 from ospo_cli.tables.score_coalitions import COALITION_VALUES, RECOMBINED, REWARDS, SEARCHED, SPLICED_VALUES
-from ospo_cli.tables.segment import SEGMENTS
+from ospo_cli.tables.segment import SEGMENTS, check_worded
 from ospo_cli.text.words import Reader
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def execute(layout: Layout, params: Reads, iteration: int) -> dict[str, Any]:
     segments = placed.read(SEGMENTS, layout, iteration)
     _check_segments(rollouts, segments, made_by=SEGMENTS.command(iteration))
     settings = params.score_coalitions
+    if settings.grand_value == "reward":
+        check_worded(rollouts, segments, iteration)
     index_seconds = time.monotonic() - start_seconds
     if iteration == 1 and getattr(reward.retriever, "reads_words_alone", False):  # others may be slow, or ask a server
         prompt_ids = rollouts["prompt_id"].unique().sort().to_list()

@@ -420,6 +420,17 @@ def test_an_answer_without_segments_gets_what_stopping_at_once_is_worth_on_every
     assert set(advantages(result)["001:p0:00"]) == {np.float32(own - np.mean(list(rewards.values())))}
 
 
+@pytest.mark.parametrize("game", ["splice", "swap", "stopping"])
+def test_an_answer_that_has_words_and_no_segment_is_refused_and_not_credited_as_an_empty_one(game: str) -> None:
+    params = changed(estimator=game)
+    tables = scored(params)
+    cut = dataclasses.replace(tables, segments=tables.segments.filter(pl.col("rollout_id") != "001:p0:00"))
+    with pytest.raises(
+        CreditError, match=r"table segments, rollout 001:p0:00: an answer that has words has no segment.*`ospo segment --iter 1`"
+    ):
+        credited(params, cut)
+
+
 def test_rollout_groups_of_unequal_size_are_each_compared_with_their_own() -> None:
     params = changed()
     result = credited(params, scored(params, sampled_rows()[:-2]))

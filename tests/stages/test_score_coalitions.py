@@ -292,6 +292,23 @@ def test_segments_of_another_sampling_are_refused(tmp_path):
         stage.execute(layout, Params(), 1)
 
 
+def test_an_answer_that_has_words_and_no_segment_is_refused_unless_segments_need_not_be_worth_the_reward(tmp_path):
+    layout = project(tmp_path)
+    segments = parquet.read(layout.iteration(1, "segments.parquet"), SEGMENTS)
+    parquet.write(segments.filter(pl.col("rollout_id") != "001:p0:01"), layout.iteration(1, "segments.parquet"), SEGMENTS)
+    with pytest.raises(
+        CreditError, match=r"table segments, rollout 001:p0:01: an answer that has words has no segment: found .*grand_value: any"
+    ):
+        stage.execute(layout, Params(), 1)
+    assert not layout.iteration(1, "rewards.parquet").exists()
+    stage.execute(layout, changed(grand_value="any"), 1)
+    found = {
+        table.name: set(parquet.read(layout.iteration(1, f"{table.name}.parquet"), table)["rollout_id"])
+        for table in (REWARDS, COALITION_VALUES)
+    }
+    assert found["rewards"] - found["coalition_values"] == {"001:p0:01"}
+
+
 def test_no_rollouts_at_all_are_an_error(tmp_path):
     layout = project(tmp_path)
     parquet.write(ROLLOUTS.empty(), layout.iteration(1, "rollouts.parquet"), ROLLOUTS)
