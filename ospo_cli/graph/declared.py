@@ -97,6 +97,8 @@ CREDIT_READS = (
     "estimators", "families", "alignment", "recombine", "contiguous_width", "contiguous_cap", "exact_coalitions", "orders", "budget",
     "further_coalitions", "grand_value", "degenerate_groups", "calls", "empty_value",
 )  # fmt: skip
+# Of score_coalitions, what the retriever's value of a text depends on: raw queries, the titles of a teacher, looks at dev prompts.
+RETRIEVAL_READS = tuple(f"score_coalitions.{name}" for name in ("retriever", "metric", "composition"))
 _AT = Layout(Path())
 T = TypeVar("T")
 
@@ -142,7 +144,7 @@ def _score_queries(retrieval: Retrieval, score_coalitions: ScoreCoalitions) -> N
     return Node(
         inputs=prepared(*PREPARED) + retriever_files(retrieval, [score_coalitions.retriever]),
         outputs=(str(_AT.once("raw_query_values.parquet")),),
-        sections=("retrieval", "score_coalitions"),
+        sections=("retrieval", *RETRIEVAL_READS),
         uses=_retrievers(retrieval, [score_coalitions.retriever]),
     )
 
@@ -155,7 +157,7 @@ def _warm_start(warm_start: WarmStart, policy: Policy, retrieval: Retrieval, sco
     looks = ("looks",) if warm_start.look_every else ()
     if teacher == "judgments" or looks:
         inputs += prepared("qrels", "pools") + retriever_files(retrieval, training)
-        sections += ("retrieval", "score_coalitions", *(("rollout",) if looks else ()))
+        sections += ("retrieval", *RETRIEVAL_READS, *(("rollout",) if looks else ()))
     if teacher == "file":
         inputs += (warm_start.pairs_file,)
     if policy.base != "config":

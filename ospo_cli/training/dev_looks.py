@@ -56,7 +56,8 @@ def looker(layout: Layout, params: Reads, prompts: pl.DataFrame) -> tuple[Callab
     dev = dev[sorted(order.tolist())]
     own = [placed.read(table, layout).join(dev.select("prompt_id"), on="prompt_id", how="semi") for table in (QRELS, POOLS)]
     reward = JudgedReward(Prepared(placed.read(DOCUMENTS, layout), dev, *own), params, cache=layout.cache, store=Store(layout.store))
-    composition = params.score_coalitions.composition
+    scoring = params.score_coalitions
+    composition = scoring.composition
 
     def look(policy: LoadedPolicy) -> dict[str, float]:
         was_training = policy.model.training
@@ -73,5 +74,6 @@ def looker(layout: Layout, params: Reads, prompts: pl.DataFrame) -> tuple[Callab
         drawn = values[:, 1:]
         return {"greedy": float(values[:, 0].mean()), "sampled": float(drawn.mean()), "best_of_8": float(drawn.max(axis=1).mean())}
 
-    sections = [dataclasses.asdict(section) for section in (params.rollout, params.retrieval, params.score_coalitions)]
+    sections = [dataclasses.asdict(section) for section in (params.rollout, params.retrieval)]
+    sections.append({"retriever": scoring.retriever, "metric": scoring.metric, "composition": composition})
     return look, content_key(sections, [sha256_of(table.path(layout)) for table in (DOCUMENTS, PROMPTS, QRELS, POOLS)])

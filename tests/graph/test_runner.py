@@ -14,6 +14,7 @@ from ospo_cli.layout import Layout
 from ospo_cli.params.whole import Params
 from ospo_cli.tables.prepared import PROMPTS
 from ospo_cli.tables.rollout import ROLLOUTS
+from tests.policies.tiny import tiny_params, write_prepared
 from tests.tables.sampled import sampled_frame
 
 PARAMS = Params()
@@ -133,3 +134,26 @@ def test_by_hand_inputs_that_are_not_what_their_stage_wrote_are_named(layout, ca
     )
     monkeypatch.setenv("DVC_STAGE", "segment@1")  # DVC has looked
     assert said(key, "0") == ""
+
+
+HEADROOM = {"rollout": {"prompts": "headroom"}, "warm_start": {"teacher": "judgments", "steps": 2}}
+
+
+def test_another_credit_rule_neither_scores_raw_queries_nor_teaches_again(tmp_path):
+    layout, old = write_prepared(tmp_path), tiny_params(**HEADROOM)
+    first = [nodes.node(name, None, old) for name in ("score-queries", "warm-start")]
+    for wanted in first:
+        runner.execute(wanted, layout, old)
+    credit = {"estimators": ["uniform"], "families": [], "orders": 8, "format_weight": 0.5}
+    new = tiny_params(**HEADROOM, score_coalitions=credit, attribute={"estimator": "uniform", "rule": "uniform"})
+    assert all(Records(layout, new).is_current(nodes.node(wanted.stage, None, new)) for wanted in first)
+    other = tiny_params(**HEADROOM, score_coalitions={"metric": "recall@10"})
+    assert not any(Records(layout, other).is_current(nodes.node(wanted.stage, None, other)) for wanted in first)
+
+
+def test_looks_of_a_warm_start_read_no_more_than_it_declares(tmp_path):
+    layout = write_prepared(tmp_path)
+    prompts = pl.read_parquet(PROMPTS.path(layout)).with_columns(split=pl.col("split").replace("test", "dev"))
+    prompts.write_parquet(PROMPTS.path(layout))
+    params = tiny_params(warm_start={"steps": 2, "look_every": 1}, evaluate={"split": "dev"})
+    assert len(runner.execute(nodes.node("warm-start", None, params), layout, params)["looks"]) == 2
