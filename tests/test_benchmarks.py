@@ -149,19 +149,39 @@ def test_shapley_values_of_the_group_game_are_those_of_its_orders_and_sum_to_the
     assert len(lines) == len(INTERACTIONS) * 5
 
 
-def test_discounts_and_credit_for_parts_of_an_answer_are_compared_by_their_progress(tmp_path):
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory):
     from ospo_cli.stages import prepare_data, rollout, warm_start
     from tests.pipeline import miniature
 
-    values = miniature.make(tmp_path, warm_start={"steps": 60}, rollout={"max_new_tokens": 32, "prompts_per_iteration": 12})
+    root = tmp_path_factory.mktemp("sampled")
+    values = miniature.make(root, warm_start={"steps": 60}, rollout={"max_new_tokens": 32, "prompts_per_iteration": 12})
     for stage in (prepare_data, warm_start):
-        stage.execute(Layout(tmp_path), values)
-    rollout.execute(Layout(tmp_path), values, 1)
-    lines = run("credit_of_parts.py", tmp_path, "--groups", 8)
+        stage.execute(Layout(root), values)
+    rollout.execute(Layout(root), values, 1)
+    return root
+
+
+def test_discounts_and_credit_for_parts_of_an_answer_are_compared_by_their_progress(sampled):
+    lines = run("credit_of_parts.py", sampled, "--groups", 8)
     names = [line[:32].strip() for line in lines[1:-2]]
     assert len(names) == len(set(names)) == 1 + 3 + 12 + 6
     assert {"uniform, none", "splice(0.25), none", "group-additive, std | stop"} <= set(names)
     assert [sum(map(int, re.findall(r": (\d+)", line))) for line in lines[-2:]] == [200, 200]
+
+
+def test_ideas_between_splice_and_the_floor_are_compared_at_equal_tokens(sampled):
+    _, _, *rows, floor = (
+        [cell.strip() for cell in line.strip("|").split(" | ")] for line in run("toward_the_floor.py", sampled, "--prompts", 4)
+    )
+    found = {name: cells for name, *cells in rows}
+    assert len(found) == len(rows) == 6 + 10 + 4 + 3
+    assert floor[0].startswith("floor")
+    assert found["splice"][-1] == found["uniform"][-2] == "0.000 ± 0.000"
+    tokens = {name: int(cells[0]) for name, cells in found.items()}
+    # A tree of four roots takes fewer tokens than the continuations of all eight answers beside them.
+    assert tokens["splice, groups of 4"] < tokens["splice"] < tokens["splice, groups of 16"]
+    assert tokens["splice, groups of 4"] < tokens["tree, exact prefix values"] < tokens["continuations alone (VinePPO)"]
 
 
 @pytest.mark.slow
