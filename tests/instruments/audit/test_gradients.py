@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from ospo_cli import presets
@@ -288,9 +289,41 @@ def test_gradients_that_are_kept_are_those_of_their_own_advantages(project):
     assert lengths[0] == lengths[2] != lengths[1]
 
 
+def test_gradients_that_are_kept_are_those_of_their_own_policy(project):
+    layout, values = project
+    weights = layout.policy(0) / "model.safetensors"
+    kept = weights.read_bytes()
+    free = dataclasses.replace(values, update=dataclasses.replace(values.update, max_logprob_mismatch=100.0))
+    request, lengths = Request(prompts=4, rules=["uniform"]), []
+    try:
+        for scale in (1.0, 1.1):
+            save_file({name: scale * value for name, value in load_file(weights).items()}, weights, {"format": "pt"})
+            lengths.append(reading(gradient_audit.execute(layout, free, 1, request)[0], "uniform", "squared length")["value"])
+    finally:
+        weights.write_bytes(kept)
+    assert lengths[0] != lengths[1]
+
+
+def test_where_an_adapter_trains_the_gradient_is_of_its_weights_alone(project):
+    layout, values = project
+    lora = dataclasses.replace(values, policy=dataclasses.replace(values.policy, lora_rank=1))
+    weights = [
+        gradient_audit.execute(layout, own, 1, Request(prompts=4, rules=["uniform"]))[1]["trained_weights"] for own in (lora, values)
+    ]
+    assert 0 < weights[0] < weights[1] / 10
+
+
+def test_a_rule_of_prefixes_is_judged_where_the_project_evaluates_none(project):
+    layout, values = project
+    bare = dataclasses.replace(values, score_coalitions=dataclasses.replace(values.score_coalitions, families=[]))
+    table, _ = gradient_audit.execute(layout, bare, 1, Request(prompts=4, rules=["potential"]))
+    assert reading(table, "potential", "squared length")["value"] is not None
+
+
 def test_fresh_rollouts_are_two_groups_of_a_prompt_and_the_iterations_own_are_not_read(project, measured):
     layout, values = project
-    table, metrics = gradient_audit.execute(layout, values, 1, Request(prompts=12, fresh=True, rules=["uniform"]))
+    few = dataclasses.replace(values, rollout=dataclasses.replace(values.rollout, prompts_per_iteration=6))
+    table, metrics = gradient_audit.execute(layout, few, 1, Request(prompts=12, fresh=True, rules=["uniform"]))
     assert metrics["rollouts"] == 12 * 2 * 4
     assert metrics["group_size"] == 4
     assert "data/iterations/001/rollouts.parquet" not in metrics["inputs"]
@@ -304,13 +337,15 @@ def test_groups_of_four_are_large_enough_for_a_floor(measured):
     assert reading(measured[0], "uniform", "floor")["value"] is not None
 
 
-def test_groups_too_small_to_halve_have_no_floor(project):
+@pytest.mark.parametrize("large", [0, 1])
+def test_groups_too_small_to_halve_have_no_floor(project, large):
     layout, values = project
     small = dataclasses.replace(values, rollout=dataclasses.replace(values.rollout, group_size=3))
     rollouts = placed.read(ROLLOUTS, layout, 1)
+    is_large = pl.col("prompt_id").is_in(rollouts["prompt_id"].unique().sort()[:large].to_list())
     with_three = Layout(layout.root)
     try:
-        placed.write(rollouts.filter(pl.col("sample_index") < 3), ROLLOUTS, with_three, 1)
+        placed.write(rollouts.filter((pl.col("sample_index") < 3) | is_large), ROLLOUTS, with_three, 1)
         table, _ = gradient_audit.execute(with_three, small, 1, Request(rules=["uniform"]))
     finally:
         placed.write(rollouts, ROLLOUTS, layout, 1)
@@ -346,6 +381,8 @@ def test_without_names_the_projects_own_rule_and_the_shipped_ones_are_judged(pro
         ("myerson", "group-additive", "std"),
         ("splice", "none", "std"),
     ]
+    plain = dataclasses.replace(values.attribute, normalize="none")
+    assert gradient_audit._methods(plain, Request(rules=["signed"]), layout)[2:] == [("myerson", "signed", "none")]
     both = gradient_audit._methods(values.attribute, Request(rules=["signed"], normalisations=["std", "none"]), layout)
     assert both[2:] == [("myerson", "signed", "std"), ("myerson", "signed", "none")]
 
@@ -419,6 +456,20 @@ def test_the_grid_says_what_each_column_is(measured):
     columns = [name for name, _, _ in GRADIENT_COLUMNS]
     assert lines[1].split()[:6] == ["estimator", "rule", "normalize", "B", "direction", "floor"]
     assert [line.partition(":")[0] for line in lines if line.partition(":")[0] in columns] == columns
+
+
+def test_methods_stand_by_their_progress_in_the_steps_in_use_and_errors_that_are_not_finite_are_left_out(measured):
+    rng = np.random.default_rng(3)
+    noisy = np.array([1.0, 0, 0]) + 2.0 * rng.standard_normal((1, 400, 1, 3))
+    biased = np.array([1.0, 1.0, 0]) + 0.1 * rng.standard_normal((1, 400, 1, 3))  # the better one in steps of one group, not of many
+    methods = [gradient_audit.TRUE, gradient_audit.GRPO, gradient_audit.Method("myerson", "signed", "std")]
+    table = gradient_audit._table(methods, Vectors(np.stack([noisy, noisy, biased]).astype(np.float32), None, ("segments",)), 64)
+    for in_use, first in ((1, "signed"), (64, "uniform")):
+        stream = io.StringIO()
+        print_result(table, measured[1] | {"groups_per_step": in_use}, stream)
+        assert stream.getvalue().splitlines()[2].split()[1] == first
+    odd = gradient_audit._rows(methods[0], "all", [("saving", 1, np.array([1.0, 0.5, np.inf]))], 2)
+    assert odd[0][-3:] == (1.0, None, 2)
 
 
 @pytest.mark.parametrize(
