@@ -24,6 +24,13 @@ __all__ = ["after_training", "app", "before_training", "exchange", "looking", "l
 
 def main() -> None:
     """Run a command; what a person can repair ends as one line on stderr and exit status 1."""
+    try:
+        _run()
+    finally:  # nothing is left to be done in order, and the interpreter would print at its end what a handler raises
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _run() -> None:
     if sys.getfilesystemencoding() != "utf-8":  # else the libraries beneath cannot open a path that the locale cannot spell
         os.execv(sys.executable, [sys.executable, "-X", "utf8", "-m", "ospo_cli", *sys.argv[1:]])  # noqa: S606
     _open_streams()

@@ -60,7 +60,7 @@ app = typer.Typer(
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
     engine: Annotated[str, typer.Option("--engine", help="Where shards run (docs/scale.md).", show_default="execution.engine")] = "",
-    workers: Annotated[int, typer.Option("--workers", min=0, help="Workers of the engine.", show_default="execution.workers")] = 0,
+    workers: Annotated[int | None, typer.Option("--workers", help="Workers of the engine.", show_default="execution.workers")] = None,
 ) -> None:
     if version:
         from ospo_cli import __version__
@@ -68,4 +68,4 @@ def _root(
         typer.echo(f"ospo {__version__}")
         raise typer.Exit
     # As variables they reach what this command calls, and `dvc repro` can be given them.
-    os.environ.update({name: str(value) for name, value in (("OSPO_ENGINE", engine), ("OSPO_WORKERS", workers)) if value})
+    os.environ.update({name: str(value) for name, value in (("OSPO_ENGINE", engine), ("OSPO_WORKERS", workers)) if value not in ("", None)})

@@ -40,10 +40,13 @@ def launch(count: int, arguments: Sequence[str]) -> None:
         OspoError: a process was ended from outside, or torchrun cannot start them.
         SystemExit: a process has failed, and said why.
     """
+    import torch
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    if not torch.cuda.is_available():
+        sys.stderr.write(f"{arguments[0]}: no GPU is found here: {count} processes share the processor\n")
     logging.disable(logging.CRITICAL)  # torchrun's own reports
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # what has no password listens on this machine alone

@@ -104,8 +104,8 @@ def chosen(settings: Execution, environment: Mapping[str, str]) -> Execution:
     """Return the settings with what the environment says in place of the file."""
     found = {name: environment[variable] for name, variable in _OVERRIDES.items() if environment.get(variable)}
     if found.get("engine", "local") not in ENGINES:
-        raise ParameterError(_OVERRIDES["engine"], "no such engine", found=found["engine"], expected=", ".join(ENGINES))
+        raise ParameterError(f"--engine or {_OVERRIDES['engine']}", "no such engine", found=found["engine"], expected=", ".join(ENGINES))
     workers = found.get("workers", str(settings.workers))
     if not (workers.isascii() and workers.isdigit() and 1 <= int(workers) <= 100_000):
-        raise ParameterError(_OVERRIDES["workers"], "is no number of workers", found=workers, expected="1 to 100000")
+        raise ParameterError(f"--workers or {_OVERRIDES['workers']}", "is no number of workers", found=workers, expected="1 to 100000")
     return dataclasses.replace(settings, engine=found.get("engine", settings.engine), workers=int(workers))

@@ -58,6 +58,7 @@ class _Member:
     worker: Hired
     place: str
     since: float
+    number: int
     at: str = ""
     doing: int | None = None
     has_worked: bool = False
@@ -81,7 +82,9 @@ class Pool:
         self._members: dict[int, _Member] = {}
         self._events: queue.Queue[tuple[int, str]] = queue.Queue()
         self._passed: set[str] = set()
-        self._hired = self.failed_starts = 0
+        self._hired = 0
+        # Of workers in a row that did not come as far as a shard: those of one place, and under None all together.
+        self.failed_starts = Counter[int | None]()
 
     def run(self, job: Job, progress: Progress) -> set[int]:
         """Have all unfinished shards computed."""
@@ -112,7 +115,7 @@ class Pool:
             number, self._hired = self._hired, self._hired + 1
             # A worker that takes the place of another also takes its number: its GPUs.
             place = next(free for free in range(wanted) if free not in self._members)
-            member = _Member(self.hire(place), f"worker {place + 1}", time.monotonic())
+            member = _Member(self.hire(place), f"worker {place + 1}", time.monotonic(), place)
             self._members[place] = member
             member.listener = threading.Thread(target=self._listen, args=(place, member), daemon=True, name=f"worker {number}")
             member.listener.start()
@@ -147,8 +150,8 @@ class Pool:
         member = self._members.pop(place)
         member.why = member.why or member.worker.last_words()
         if not member.has_worked and member.doing is None:  # at its start, or on the way to a later job
-            self.failed_starts += 1
-            if self.failed_starts >= self.settings.attempts:
+            self.failed_starts.update((place, None))
+            if max(self.failed_starts[place], self.failed_starts[None]) >= self.settings.attempts:
                 raise WorkerError(
                     f"execution, {member.place}",
                     "ended before its first shard",
@@ -225,7 +228,8 @@ class _Round:
 
     def _done(self, member: _Member, message: dict[str, Any]) -> None:
         number, member.doing, member.has_worked = int(message["done"]), None, True
-        self.pool.failed_starts = 0
+        for whose in (member.number, None):
+            del self.pool.failed_starts[whose]
         if number not in self.left:
             return
         if not is_visible(self.job, number):

@@ -17,6 +17,7 @@ from ospo_cli.params.execution import Execution
 # Threads of the libraries beneath, which would each take all cores; policy.threads, which changes bits, is set by the stages.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")
 _LAST_BYTES = 4096
+PER_CORE = 32
 
 
 class Program:
@@ -85,7 +86,11 @@ class Process(Program):
 
 
 def processes(settings: Execution, command: Sequence[str]) -> Pool:
-    """Return the engine: as many processes as section execution says."""
+    """Return the engine: as many processes as section execution says.
+
+    Raises:
+        ParameterError: there are fewer GPUs than that takes, or so many processes would end the machine.
+    """
     gpus = visible_gpus() if settings.gpus_per_worker else []
     needed = settings.workers * settings.gpus_per_worker
     if needed > len(gpus):
@@ -93,16 +98,31 @@ def processes(settings: Execution, command: Sequence[str]) -> Pool:
             "execution.gpus_per_worker", "fewer GPUs than asked", found=f"{len(gpus)} here", expected=needed,
             remedy="lower execution.workers or execution.gpus_per_worker",
         )  # fmt: skip
+    if settings.workers > (most := most_processes()):
+        raise ParameterError(
+            "execution.workers", "more processes than this machine may have", found=settings.workers,
+            expected=f"at most {most}, {PER_CORE} a core", remedy="lower it, or use --engine ray on several machines",
+        )  # fmt: skip
     program = [sys.executable, "-m", "ospo_cli", *command]
     return Pool(lambda place: Process(program, environment_of(place, settings, gpus)), settings)
 
 
 def environment_of(place: int, settings: Execution, gpus: Sequence[str]) -> dict[str, str]:
     """Return what the worker at a place has in its environment: its share of the cores, and its GPUs."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = own_cores()
     threads = {name: str(max(1, cores // settings.workers)) for name in _THREADS if name not in os.environ}
     each = settings.gpus_per_worker
     return threads | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus[place * each : (place + 1) * each])} if each else {})
+
+
+def own_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def most_processes() -> int:
+    """Return how many processes one command may start on this machine without GPUs: some may wait, but each takes memory."""
+    return PER_CORE * own_cores()
 
 
 def visible_gpus() -> list[str]:

@@ -198,6 +198,8 @@ def refusal(error: Exception, address: str) -> OspoError:
 def _meet(address: str) -> None:
     # Ray itself would try for minutes, also where something else listens.
     host, _, port = address.rpartition(":")
+    if not (host and port.isascii() and port.isdigit()):
+        raise ValueError("is not host:port")
     with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS) as meeting:
         if os.environ.get("RAY_USE_TLS", "0") == "0":
             meeting.sendall(_PREFACE)

@@ -1,6 +1,8 @@
 """A command in several processes of torchrun: one of them prints, and whatever goes wrong ends as one line."""
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -8,12 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from ospo_cli.cli import launching
 from ospo_cli.errors import OspoError
-from ospo_cli.executors import peers
+from ospo_cli.executors import peers, worker
 from ospo_cli.params.written import render
 from ospo_cli.tables.files import write_text
 from tests.policies.tiny import tiny_params
@@ -38,7 +41,10 @@ def ended(layout, *arguments, **environment):
     """Return exit status, stdout and the lines of stderr."""
     process = begun(layout, *arguments, **environment)
     stdout, stderr = process.communicate(timeout=1800)
-    return process.returncode, stdout, stderr.splitlines()
+    is_note = re.compile(r"update: no GPU is found here: \d processes share the processor").fullmatch
+    lines = stderr.splitlines()
+    assert torch.cuda.is_available() or sum(map(bool, map(is_note, lines))) == ("--gpus" in arguments)
+    return process.returncode, stdout, [line for line in lines if not is_note(line)]
 
 
 def test_an_update_in_two_processes_prints_and_writes_once(layout):
@@ -137,6 +143,21 @@ def test_fewer_gpus_than_processes_or_no_nccl_is_refused(monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
     with pytest.raises(OspoError, match="this build of PyTorch has no NCCL"):
         launching.wanted(2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="processes share GPUs by their number")
+def test_so_many_processes_without_gpus_that_the_machine_would_end_are_refused():
+    with pytest.raises(OspoError, match=r"--gpus: is too large for a machine without GPUs: found 10000, expected at most \d+"):
+        launching.wanted(10_000)
+
+
+def test_a_process_of_other_versions_is_refused_by_name(monkeypatch):
+    theirs = worker.versions() | {"torch": "1.0"}
+    monkeypatch.setattr(peers, "gathered", lambda own: [own, {"own": np.array(json.dumps(theirs))}])
+    with pytest.raises(OspoError) as caught:
+        peers.check_versions_alike()
+    expected = f"found 1.0, expected {worker.versions()['torch']}; install the same versions on all machines"
+    assert caught.value.line() == f"torchrun, process 1: has another version of torch: {expected}"
 
 
 def test_without_company_nothing_travels_and_the_process_speaks():

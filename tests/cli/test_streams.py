@@ -125,6 +125,15 @@ def test_ctrl_c_and_a_polite_end_say_how_to_go_on_and_leave_no_lock(tmp_path):
         assert not (folder / "data/project.lock").exists()
 
 
+def test_a_process_that_is_told_to_end_while_it_ends_prints_nothing():
+    # torchrun tells those that end because another one was killed.
+    lines = "import atexit, os, sys; atexit.register(os.kill, os.getpid(), 15); sys.argv = ['ospo', '--version']; import ospo_cli.cli as c; c.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", lines], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGTERM, "")
+
+
 @pytest.mark.parametrize(("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
 def test_an_interruption_of_which_a_library_made_another_error_is_still_one(monkeypatch, capsys, number, status, word):
     def swallowing():

@@ -17,6 +17,7 @@ from ospo_cli.executors import engines, pool, processes, ray_actors, worker
 from ospo_cli.executors.base import Job, Shard
 from ospo_cli.params.execution import Execution
 from tests.executors import toy
+from tests.faults import project
 from tests.policies.tiny import folder_bytes
 
 TWO = Execution(workers=2, attempts=2)
@@ -194,6 +195,27 @@ def test_a_worker_that_is_ended_while_its_shard_arrives_is_given_no_other(tmp_pa
     assert workers[0].is_ended
 
 
+def test_workers_of_one_place_that_never_come_as_far_as_a_shard_are_given_up_though_those_of_another_work(tmp_path):
+    job, done = scripted_job(tmp_path, "uneven", 50)
+    hired = []
+
+    def follow(message):  # each shard is done only after one more worker of the other place has ended at its start
+        give_up = time.monotonic() + 60
+        while "do" in message and len(hired) < message["do"] + 2 and time.monotonic() < give_up:
+            time.sleep(0.005)
+        return [{"done": message["do"], "counts": {}}] if "do" in message and not done.add(message["do"]) else []
+
+    def hire(place):
+        hired.append(place)
+        return Scripted(follow, at(job)) if place == 0 else Scripted(lambda _: [], None)
+
+    with engines.using(pool.Pool(hire, Execution(workers=2, attempts=3))), pytest.raises(OspoError) as caught:
+        engines.run(job)
+    assert caught.value.line().startswith("execution, worker 2: ended before its first shard: found has ended")
+    assert hired == [0, 1, 1, 1]
+    assert done
+
+
 def test_what_the_driver_does_between_two_loops_is_not_counted_as_a_workers_start(tmp_path):
     (first, one), (second, two) = scripted_job(tmp_path, "first", 2), scripted_job(tmp_path, "second", 2)
 
@@ -230,6 +252,17 @@ def test_each_worker_has_its_share_of_the_cores_and_its_own_gpus(monkeypatch):
     assert (found["OMP_NUM_THREADS"], found["CUDA_VISIBLE_DEVICES"]) == ("2", "6,7")
 
 
+def test_so_many_processes_that_the_machine_would_end_are_refused_before_one_is_started(monkeypatch):
+    monkeypatch.setattr(processes, "own_cores", lambda: 2)
+    assert processes.processes(Execution(workers=64), ["rollout"]).count == 0
+    with pytest.raises(ParameterError) as caught:
+        processes.processes(Execution(workers=10_000), ["rollout"])
+    assert caught.value.line() == (
+        "execution.workers: more processes than this machine may have: found 10000, expected at most 64, 32 a core; "
+        "lower it, or use --engine ray on several machines"
+    )
+
+
 def test_fewer_gpus_than_asked_is_refused(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
     with pytest.raises(ParameterError, match="fewer GPUs than asked: found 3 here, expected 4"):
@@ -249,3 +282,22 @@ def test_a_variable_of_no_meaning_is_refused(variable, value, monkeypatch):
     monkeypatch.setenv(variable, value)
     with pytest.raises(ParameterError, match=f"{variable}: .*found {value}"), engines.engaged(Execution(), ()):
         pass
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--workers", "0"), "ospo: --workers or OSPO_WORKERS: is no number of workers: found 0, expected 1 to 100000\n"),
+        (("--workers", "-3"), "ospo: --workers or OSPO_WORKERS: is no number of workers: found -3, expected 1 to 100000\n"),
+        (("--engine", "dask"), "ospo: --engine or OSPO_ENGINE: no such engine: found dask, expected local, processes, ray\n"),
+    ],
+)
+def test_an_option_of_no_meaning_is_one_line_and_nothing_is_written(option, said, tmp_path):
+    folder = project.make(tmp_path / "project")
+    before = folder_bytes(folder)
+    command = [sys.executable, "-m", "ospo_cli", *option, "prepare-data", "--project", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+    after = folder_bytes(folder)
+    after.pop("data/cache/code.json", None)  # hashes of the code
+    assert after == before
