@@ -76,6 +76,15 @@ class OracleSearch:
         ranked = sorted(weights, key=lambda word: (-weights[word] * math.log(1 + total / self._document_counts[word]), word))
         return ranked[: self.params.evaluate.oracle_words]
 
+    @property
+    def knows_words(self) -> bool:
+        """Whether the catalogue's words have been read."""
+        return "_document_counts" in vars(self)
+
+    def read_words(self) -> None:
+        """Read the words of the whole catalogue, which the first candidates need."""
+        self._document_counts  # noqa: B018
+
     @cached_property
     def _document_words(self) -> list[set[str]]:
         return [set(self.reward.words(text)) for text in Catalogue.from_documents(self.documents, self.params.retrieval.fields).texts]

@@ -97,7 +97,7 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     chosen_by = _choice_values(choosing, tried, training, params, cache)
     chosen = verdict.choice(chosen_by, params.evaluate.choose_on, reason)
     parts.begin("oracle")
-    made += _oracle_completions(training, documents, prompts, layout, params)
+    made += _oracle_completions(training, documents, prompts, layout, params, parts)
     parts.begin("gated answers")
     gated_answers = gated.answers(
         prompts, folders, gates, setup.of_project(params), cache, _engine(rewards, documents, params, layout.cache)
@@ -132,7 +132,8 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     tally.report("evaluate")
     parts.report()
     _say_malformed(summary["malformed"])
-    return summary | {"completions": sum(frame.height for frame in (*decoded, *tried)), "parts": parts.seconds}
+    answered = sum(frame.height for frame in (*decoded, *tried))
+    return summary | {"completions": answered, "ranked": completions.height, "parts": parts.seconds}
 
 
 def _say_malformed(malformed: dict[str, dict[str, float]]) -> None:
@@ -312,7 +313,7 @@ def malformed(completions: pl.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def _oracle_completions(
-    reward: JudgedReward, documents: pl.DataFrame, prompts: pl.DataFrame, layout: Layout, params: Reads
+    reward: JudgedReward, documents: pl.DataFrame, prompts: pl.DataFrame, layout: Layout, params: Reads, parts: Parts
 ) -> list[pl.DataFrame]:
     """Return the oracle's queries: greedy single-word edits of the raw query, scored by the reward's retriever and metric."""
     if params.evaluate.oracle_edits == 0:
@@ -337,6 +338,10 @@ def _oracle_completions(
         shards.append(Shard(key, part.height, part))
 
     def answer(part: pl.DataFrame) -> dict[str, pl.DataFrame]:
+        if not search.knows_words:  # once, however many prompts there are: a part of its own for `ospo plan`
+            parts.begin("words of the catalogue")
+            search.read_words()
+            parts.begin("oracle")
         return {"completions": _undecoded(ORACLE, part["prompt_id"], search.queries(part))}
 
     executor = ShardFolder(layout.cache / "evaluate")

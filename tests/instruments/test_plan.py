@@ -64,9 +64,16 @@ def values() -> Params:
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, pl.DataFrame, dict]:
     """A project of which nothing but the data set is there, and its plan."""
-    layout = Layout(tmp_path_factory.mktemp("plan"))
+    layout, one_round = Layout(tmp_path_factory.mktemp("plan")), planning._round
     shop(layout.root / "catalogue")
-    return layout, *planning.plan(layout, values(), sample=True)
+
+    def looked_at(scratch: Layout, params: Params) -> dict:
+        assert list((scratch.cache / "index").iterdir())  # an iteration finds the index
+        return one_round(scratch, params)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "_round", looked_at)
+        return layout, *planning.plan(layout, values(), sample=True)
 
 
 def test_every_stage_has_a_cost_from_the_sample_and_only_the_data_is_up_to_date(planned: tuple[Layout, pl.DataFrame, dict]) -> None:
@@ -95,6 +102,21 @@ def test_it_prints_stages_in_the_order_of_the_work_and_the_sum(planned: tuple[La
     planning.print_plan(*planned[1:], stream)
     expected = [*(stage for stage in UNITS if stage != "score-queries"), "to do"]
     assert [line.split("  ")[0] for line in stream.getvalue().splitlines()[1:]][: len(expected)] == expected
+
+
+def test_making_an_index_is_planned_for_the_first_stage_that_scores_alone(
+    planned: tuple[Layout, pl.DataFrame, dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alike = record(**dict.fromkeys(("prompts", "steps", "answers", "rollouts", "completions", "distinct_values", "iterations"), 10))
+    stages = {made.stage for made in nodes.plan(values())}
+    making = {planning.INDEX: [{"seconds": 9000.0, "cpu_seconds": 7000.0}]}
+    monkeypatch.setattr(planning, "_sampled", lambda *_: {stage: [alike] for stage in stages} | making)
+    layout = Layout(planned[0].root.with_name("unplanned"))
+    shop(layout.root / "catalogue")
+    table, _ = planning.plan(layout, values(), sample=True)
+    dear = table.filter(pl.col("seconds") > 9000)
+    assert dear.select("stage", "iteration", pl.col("cpu_seconds") > 7000).rows() == [("score-coalitions", 1, True)]
+    assert "score-coalitions" in table.filter(pl.col("iteration") == 2)["stage"]
 
 
 def test_counts_come_before_any_sample_and_can_be_all(planned: tuple[Layout, pl.DataFrame, dict], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,6 +234,17 @@ def test_the_oracle_is_planned_by_prompts_and_the_rest_of_the_evaluation_by_comp
     own = {"evaluate": [record(completions=6)], planning.ORACLE: [record(prompts=2)]}
     units, _, tokens, seconds, cpu, size, _ = planning._expected("evaluate", exact, own)
     assert (units, tokens, seconds, cpu, size) == (60, 720, 20.0 + 10.0, 10.0 + 5.0, 100 + 50)
+
+
+def test_full_rankings_are_planned_by_the_answers_to_evaluated_prompts_counted_as_the_evaluation_counts_them(run: Layout) -> None:
+    counted = planning.counts(run, values())[planning.RANKED][0]
+    assert counted == json.loads(run.plan("actual/evaluate.json").read_text(encoding="utf-8"))["counts"]["ranked"] > 0
+    exact = {"evaluate": (60, 60, 720), planning.RANKED: (40, 40, 0)}
+    own = {
+        "evaluate": [record(completions=6)],
+        planning.RANKED: [record(ranked=size) | {"cpu_seconds": took} for size, took in ((4, 3.0), (8, 5.0))],
+    }
+    assert planning._expected("evaluate", exact, own)[4] == pytest.approx(10.0 + 1.0 + 40 * 0.5)
 
 
 def test_what_an_evaluation_does_once_is_planned_once_and_named_as_the_stage_names_it() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import math
 import os
 import shutil
 import statistics
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,9 +51,15 @@ SECONDS, CPU_SECONDS = 60.0, 10.0  # where a round of one rollout group takes lo
 MOST_STEPS = 4  # of the warm start in a round
 WARM_SECONDS = 5.0  # of the processor, which the warm start's further sample may take
 EVALUATED = 16  # most prompts of a round's evaluation
-# Parts of an evaluation that do not grow with its answers: the oracle's with its prompts, the others not at all.
-ONCE = "evaluate: once"
-PARTS = {ORACLE: ("oracle",), ONCE: ("policies and tables", "index of ", "intervals and verdict")}
+# Parts of an evaluation that do not grow with all its answers: the oracle's with its prompts, the rankings with the answers to the
+# evaluated prompts (to the whole depth: those by which is chosen are ranked to the metric's), the others not at all.
+RANKED, ONCE = "evaluate: ranked", "evaluate: once"
+INDEX = "the index of the catalogue"
+PARTS = {
+    ORACLE: ("oracle",),
+    RANKED: ("ranking by ",),
+    ONCE: ("policies and tables", "index of ", "words of the catalogue", "intervals and verdict"),
+}
 Record = dict[str, Any]
 Counts = Mapping[str, tuple[int, int, int]]  # stage -> what its time grows with, its units, and its tokens
 
@@ -93,10 +101,12 @@ def plan(
             else:
                 found |= _sampled(layout, scratch, params)
         records |= {stage: runs for stage, runs in found.items() if stage in missing or (stage in PARTS and "evaluate" in missing)}
-    rows = []
+    rows, making = [], found.get(INDEX, [])
     for made, by in made_by:
         rate = "run" if made.stage not in missing else "rule" if made.stage in ruled else "sample"
         took = _by_rule(made.stage, exact, ruled) if rate == "rule" else _expected(made.stage, exact, records)
+        if rate == "sample" and made.stage in ("score-queries", "score-coalitions") and making:
+            took = _also(took, making.pop())
         rows.append((made.stage, made.iteration or 0, *took, rate, bool(by)))
     table = pl.DataFrame(rows, schema=PLAN.schema, orient="row")
     placed.write(table, PLAN, layout)
@@ -143,7 +153,8 @@ def _counted(prompts: pl.DataFrame, params: Params, pairs: int | None) -> dict[s
     evaluated = min(held_out.height, params.evaluate.max_prompts or held_out.height)
     chosen_on = choosing_prompts(prompts, params)[0].height
     per_prompt = sum(each.samples + each.greedy_rows for each in passes(rollout, params.evaluate))
-    answers = (evaluated + chosen_on) * len(params.evaluated_iterations) * per_prompt
+    of_policies = len(params.evaluated_iterations) * per_prompt
+    answers, ranked = (evaluated + chosen_on) * of_policies, evaluated * (1 + (params.evaluate.oracle_edits > 0) + of_policies)
     updates = update.epochs * -(-min(groups, update.max_groups or groups) // update.groups_per_step)
     # Unless it is said otherwise below, a stage works on the prompts, or on an iteration's answers.
     number = {name: completions if stage.is_iterated else prompts.height for name, stage in declared.STAGES.items()}
@@ -153,6 +164,7 @@ def _counted(prompts: pl.DataFrame, params: Params, pairs: int | None) -> dict[s
         "update": (completions, updates, completions * most * update.epochs),
         "evaluate": (answers, answers, answers * most),
         ORACLE: (evaluated, evaluated, 0),
+        RANKED: (ranked, ranked, 0),
         ONCE: (1, 1, 0),
         "report": (params.train.iterations, params.train.iterations, 0),
     }
@@ -188,6 +200,10 @@ def _expected(stage: str, exact: Mapping[str, tuple[int, int, int]], records: Ma
     return (units, UNITS[stage][0], tokens, *took[:2], round(took[2]), max(record["peak_bytes"] for record in own))
 
 
+def _also(took: tuple[Any, ...], further: Record) -> tuple[Any, ...]:
+    return (*took[:3], took[3] + further["seconds"], took[4] + further["cpu_seconds"], *took[5:])
+
+
 def _by_rule(stage: str, exact: Counts, ruled: Mapping[str, Record]) -> tuple[Any, ...]:
     own = ruled[stage]
     return (own["units"], UNITS[stage][0], exact[stage][2], *(own[name] for name in ("seconds", "cpu_seconds", "bytes", "peak_bytes")))
@@ -196,7 +212,7 @@ def _by_rule(stage: str, exact: Counts, ruled: Mapping[str, Record]) -> tuple[An
 def _work(stage: str, record: Record) -> float:
     if stage == ONCE:
         return 1.0
-    name = {"score-coalitions": "rollouts", "update": "rollouts", ORACLE: "prompts"}.get(stage) or UNITS[stage][1]
+    name = {"score-coalitions": "rollouts", "update": "rollouts", ORACLE: "prompts", RANKED: "ranked"}.get(stage) or UNITS[stage][1]
     return max(float(record["counts"][name]), 1.0)
 
 
@@ -234,10 +250,13 @@ class _Scratch(Layout):
 def _sampled(layout: Layout, scratch: _Scratch, params: Params) -> dict[str, list[Record]]:
     """Return stage -> records of two rounds of the loop on prepared tables: of one rollout group, and of as many as one batch samples.
 
+    What the retriever keeps of the catalogue, such as its index, is made once in a run: by the warm start where it asks for rewards, and so
+    in its samples; else by the first stage that scores. It is made before the rounds, so that their scores are those of a later iteration.
+
     Policy 000 of the project is sampled where it is there. Else the one of the warm start's sample is, which may hardly ever stop: it may
     go on for as many tokens as the teacher's answers have in the mean.
     """
-    _begin(scratch, _few(params, 1))
+    making = _begin(scratch, _few(params, 1))
     warm, policy, most = _warm_starts(layout, scratch, params)
     rounds: list[dict[str, Record]] = []
     batch = max(2, params.rollout.batch_size // params.rollout.group_size)
@@ -246,10 +265,13 @@ def _sampled(layout: Layout, scratch: _Scratch, params: Params) -> dict[str, lis
         own = _Scratch(scratch.root, scratch.folder / f"round-{len(rounds)}")
         shutil.copytree(scratch.prepared(""), own.prepared(""))
         shutil.copytree(policy, own.policy(0))
+        shutil.copytree(scratch.cache, own.cache, copy_function=os.link)
         seconds, cpu = (sum(record[name] for record in rounds[-1].values()) if rounds else 0.0 for name in ("seconds", "cpu_seconds"))
         few = _few(params, min(groups, 2) if seconds > SECONDS * stretched or cpu > CPU_SECONDS else groups)
         rounds.append(_round(own, _replaced(few, {"rollout": {"max_new_tokens": most}})))
     found: dict[str, list[Record]] = {"warm-start": warm} | {stage: [each[stage] for each in rounds] for stage in rounds[0]}
+    if not (params.warm_start.teacher == "judgments" or params.warm_start.look_every):
+        found[INDEX] = [making]
     if declared.uses_raw_query_values(params.rollout):
         found["score-queries"] = [runner.measured(nodes.node("score-queries", None, params), scratch, _few(params, 1))[1]]
     return found
@@ -277,8 +299,12 @@ def _warm_starts(layout: Layout, scratch: _Scratch, params: Params) -> tuple[lis
     return records, own.policy(0), min(most, math.ceil(result.get("mean_completion_tokens", most)))
 
 
-def _begin(layout: Layout, params: Sections) -> None:
-    """Pay what a process pays once, so that the first round does not: imports, a first step, the reward's compiled loops."""
+def _begin(layout: Layout, params: Sections) -> Record:
+    """Pay what a process pays once, so that the first round does not: imports, a first step, the reward's compiled loops.
+
+    Returns:
+        What it took to make what the retriever keeps of the catalogue: opening it the first time less opening it again.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -288,7 +314,13 @@ def _begin(layout: Layout, params: Sections) -> None:
     model(torch.zeros((1, 2), dtype=torch.long)).logits.sum().backward()
     torch.optim.AdamW(model.parameters()).step()
     first = placed.read(PROMPTS, layout).head(1)
-    open_reward(layout, params).values(first["prompt_id"].to_list(), first["query"].to_list())
+    layout.cache.mkdir(parents=True, exist_ok=True)
+    began = [(time.monotonic(), time.process_time())]
+    for _ in range(2):
+        open_reward(layout, params).values(first["prompt_id"].to_list(), first["query"].to_list())
+        began.append((time.monotonic(), time.process_time()))
+    twice = [[after - before for before, after in zip(*pair, strict=True)] for pair in itertools.pairwise(began)]
+    return {name: max(one - again, 0.0) for name, one, again in zip(("seconds", "cpu_seconds"), *twice, strict=True)}
 
 
 def _further_steps(one: float, four: float, planned: int) -> int:
