@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.faults import commands, company, disk, flips, hostile, kills, project, workers
+from tests.faults import commands, company, disk, flips, hostile, kills, project, torchrun, workers
 from tests.faults.found import Found, Place
 
 # Full counts; --scale multiplies them.
@@ -23,6 +23,7 @@ FULL = {
     "kills at a write": 200,
     "kills of dvc repro": 20,
     "workers": 100,
+    "torchrun": 24,
     "flips": 2000,
     "disk": 200,
     "company": 50,
@@ -34,6 +35,7 @@ PARTS = {
     "kills at a write": kills.at_writes,
     "kills of dvc repro": kills.of_dvc,
     "workers": workers.kills,
+    "torchrun": torchrun.kills,
     "flips": flips.flips,
     "disk": disk.refusals,
     "company": company.together,

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from random import Random
 
-from tests.faults import commands, kills, project
+from tests.faults import commands, kills, peer, project
 from tests.faults.found import Found, Place
 
 ERRORS = {
@@ -65,7 +65,7 @@ def _refuse_at(last: int, error: int) -> None:
         if number == last:
             raise OSError(error, ERRORS[error], path)  # the system's own errors of these calls name it too
 
-    kills.count_writes(refuse)
+    peer.count_writes(refuse)
 
 
 def _on_a_small_disk(place: Place, count: int, random: Random, found: Found) -> None:

@@ -8,19 +8,16 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
 from ospo_cli.tables.unfinished import remove
 from tests.faults import commands, project
 from tests.faults.found import Found, Place
+from tests.faults.peer import count_writes
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-# Events of the interpreter that come with a change on the disk.
-WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "tempfile.mkstemp", "tempfile.mkdtemp", "sqlite3.connect")
 
 
 def durations(errors: str) -> dict[str, float]:
@@ -70,26 +67,6 @@ def at_writes(place: Place, found: Found, random: Random) -> None:
         found.ended(killed, what)
         found.compare(folder, place, what, is_whole=False)
         found.mended(folder, place, output, f"{what} ({number})")
-
-
-def is_write(event: str, arguments: tuple[object, ...]) -> bool:
-    """Tell whether an event of the interpreter comes with a change on the disk."""
-    if event == "open":
-        path, flags = arguments[0], arguments[2]
-        return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR)) and not str(path).startswith(("/dev", "/proc"))
-    return event in WRITES
-
-
-def count_writes(do: Callable[[int, object], object]) -> None:
-    """Call `do(number, path)` before each change on the disk, numbered from 0, in this process from now on."""
-    counted = [0]
-
-    def hook(event: str, arguments: tuple[object, ...]) -> None:
-        if is_write(event, arguments):
-            counted[0] += 1
-            do(counted[0] - 1, arguments[0])
-
-    sys.addaudithook(hook)
 
 
 def _kill_at(last: int) -> None:
