@@ -26,6 +26,16 @@ def made_alone(folder, stage):
     runner.execute(nodes.node(stage, 1, params), Layout(folder), params)
 
 
+def test_headroom_is_that_of_one_process(made, cluster, tmp_path):  # noqa: F811
+    folder, alone = (project.copied(made, tmp_path / name) for name in ("project", "alone"))
+    asked = ("headroom", "--split", "train", "--samples", "2")
+    assert " workers" in on_ray(folder, cluster, *asked)
+    subprocess.run([sys.executable, "-m", "ospo_cli", *asked], cwd=alone, capture_output=True, check=True)
+    tables = [path.name for path in sorted((alone / "data/headroom").glob("*.parquet"))]
+    assert "headroom_queries.parquet" in tables
+    assert all((folder / "data/headroom" / name).read_bytes() == (alone / "data/headroom" / name).read_bytes() for name in tables)
+
+
 def test_rollouts_scores_and_evaluation_are_those_of_one_process(made, cluster, tmp_path):  # noqa: F811
     folder = project.copied(made, tmp_path / "project")
     project.undo_from(folder, "rollout --iter 1")
