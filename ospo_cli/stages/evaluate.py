@@ -132,8 +132,7 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     tally.report("evaluate")
     parts.report()
     _say_malformed(summary["malformed"])
-    answered = sum(frame.height for frame in (*decoded, *tried))
-    return summary | {"completions": answered, "ranked": completions.height, "parts": parts.seconds}
+    return summary | {"completions": sum(each.height for each in (*decoded, *tried)), "ranked": completions.height, "parts": parts.seconds}
 
 
 def _say_malformed(malformed: dict[str, dict[str, float]]) -> None:
