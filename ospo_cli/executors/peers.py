@@ -103,7 +103,7 @@ def check_devices(wanted: int) -> None:
             raise OspoError(
                 "--gpus", "this build of PyTorch has no gloo", found=torch.__version__, remedy="install another, or use one process"
             )
-        from ospo_cli.executors.processes import most_processes
+        from ospo_cli.executors.usage import most_processes
 
         if wanted > most_processes():
             raise OspoError("--gpus", "is too large for a machine without GPUs", found=wanted, expected=f"at most {most_processes()}")

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 
 from ospo_cli.errors import ParameterError
 from ospo_cli.executors.pool import Pool
+from ospo_cli.executors.usage import PER_CORE, most_processes, own_cores
 from ospo_cli.params.execution import Execution
 
 # Threads of the libraries beneath, which would each take all cores; policy.threads, which changes bits, is set by the stages.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")
 _LAST_BYTES = 4096
-PER_CORE = 32
 
 
 class Program:
@@ -113,16 +113,6 @@ def environment_of(place: int, settings: Execution, gpus: Sequence[str]) -> dict
     threads = {name: str(max(1, cores // settings.workers)) for name in _THREADS if name not in os.environ}
     each = settings.gpus_per_worker
     return threads | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus[place * each : (place + 1) * each])} if each else {})
-
-
-def own_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def most_processes() -> int:
-    """Return how many processes one command may start on this machine without GPUs: some may wait, but each takes memory."""
-    return PER_CORE * own_cores()
 
 
 def visible_gpus() -> list[str]:

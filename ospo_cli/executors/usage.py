@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import resource
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+PER_CORE = 32  # processes, which may wait for a server; each takes memory
 
 
 class Usage:
@@ -51,3 +54,13 @@ def without_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+def own_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def most_processes() -> int:
+    """Return how many processes one command may start on this machine without GPUs."""
+    return PER_CORE * own_cores()

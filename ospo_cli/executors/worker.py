@@ -16,13 +16,15 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ospo_cli import __version__
 from ospo_cli.errors import FileError, OspoError
 from ospo_cli.executors.base import Job
 from ospo_cli.executors.progress import Progress
-from ospo_cli.params.execution import Execution
+
+if TYPE_CHECKING:
+    from ospo_cli.params.execution import Execution
 
 # What decides bits of a result. One that is not installed is the same everywhere or is missed when it is asked for.
 PACKAGES = (

@@ -253,7 +253,7 @@ def test_each_worker_has_its_share_of_the_cores_and_its_own_gpus(monkeypatch):
 
 
 def test_so_many_processes_that_the_machine_would_end_are_refused_before_one_is_started(monkeypatch):
-    monkeypatch.setattr(processes, "own_cores", lambda: 2)
+    monkeypatch.setattr(processes, "most_processes", lambda: 64)
     assert processes.processes(Execution(workers=64), ["rollout"]).count == 0
     with pytest.raises(ParameterError) as caught:
         processes.processes(Execution(workers=10_000), ["rollout"])
