@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from ospo_cli.cli.app import Interrupted
 from ospo_cli.errors import OspoError, first_line
 from ospo_cli.executors import peers
+from ospo_cli.executors.worker import check_versions, versions
 
 
 def wanted(gpus: int) -> int:
@@ -29,6 +31,14 @@ def spelled(options: Mapping[str, object]) -> list[str]:
     """Return options as arguments; those of None or False are left out, those of True stand alone."""
     given = {name: value for name, value in options.items() if value not in (None, False)}
     return [part for name, value in given.items() for part in ([name] if value is True else [name, str(value)])]
+
+
+def check_versions_alike() -> None:
+    """Raise WorkerError where another process has other packages, or other code of ospo."""
+    import numpy as np
+
+    for number, each in enumerate(peers.gathered({"own": np.array(json.dumps(versions()))})):
+        check_versions(json.loads(str(each["own"])), f"torchrun, process {number}")
 
 
 def launch(count: int, arguments: Sequence[str]) -> None:

@@ -24,6 +24,9 @@ def _run_stage(name: str, project: Path, wait: bool, iteration: int | None = Non
         if name not in SEVERAL:
             raise OspoError(f"ospo {name}", "is one process's work", found="torchrun", remedy="run it without torchrun")
         peers.join(cuts)
+        from ospo_cli.cli import launching
+
+        launching.check_versions_alike()
 
     layout, parameters = opened(project)
     wanted = node(name, iteration, parameters)

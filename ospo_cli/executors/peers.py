@@ -7,7 +7,6 @@ Arrays travel as bytes of NumPy's format, never as pickles.
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Mapping
 from datetime import timedelta
@@ -124,7 +123,7 @@ def join(cuts: bool = False, own: int | None = None, of: int | None = None, thro
         through: where they meet, as `torch.distributed.init_process_group` has it.
 
     Raises:
-        OspoError: there are fewer GPUs than processes on this machine, they cannot meet, or they have other versions.
+        OspoError: there are fewer GPUs than processes on this machine, or they cannot meet.
     """
     import torch
     import torch.distributed as dist
@@ -140,7 +139,6 @@ def join(cuts: bool = False, own: int | None = None, of: int | None = None, thro
         found = str(error).splitlines()[0]
         raise OspoError("torchrun", "its processes cannot meet", found=found, remedy="give another port or address") from None
     _state.update(rank=own, count=of, cuts=cuts and of > 1)
-    check_versions_alike()
 
 
 def leave() -> None:
@@ -248,16 +246,6 @@ def check_alike(what: str, own: str) -> None:
             f"its {what} are not those of process 0",
             remedy="give all machines the same folder and the same version of ospo",
         )
-
-
-def check_versions_alike() -> None:
-    """Raise WorkerError where another process has other packages, or other code of ospo."""
-    import numpy as np
-
-    from ospo_cli.executors.worker import check_versions, versions
-
-    for number, each in enumerate(gathered({"own": np.array(json.dumps(versions()))})):
-        check_versions(json.loads(str(each["own"])), f"torchrun, process {number}")
 
 
 def _store() -> Any:

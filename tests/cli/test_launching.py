@@ -155,7 +155,7 @@ def test_a_process_of_other_versions_is_refused_by_name(monkeypatch):
     theirs = worker.versions() | {"torch": "1.0"}
     monkeypatch.setattr(peers, "gathered", lambda own: [own, {"own": np.array(json.dumps(theirs))}])
     with pytest.raises(OspoError) as caught:
-        peers.check_versions_alike()
+        launching.check_versions_alike()
     expected = f"found 1.0, expected {worker.versions()['torch']}; install the same versions on all machines"
     assert caught.value.line() == f"torchrun, process 1: has another version of torch: {expected}"
 
