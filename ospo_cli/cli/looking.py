@@ -227,7 +227,8 @@ def keep(
             raise OspoError(
                 other.evaluation("summary.json"),
                 f"was not made with params.yaml as it is: `{again}` would run again",
-                remedy="run `ospo run` or `dvc repro`, or put params.yaml back; --stale keeps it all the same",
+                remedy="run `ospo run` or `dvc repro` (after `ospo gate` too, which evaluate reads), or put params.yaml back; "
+                "--stale keeps it all the same",
             )
         with alone(project, "keep", wait):
             replaced = stage.execute(layout, other, theirs, name)

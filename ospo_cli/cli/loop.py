@@ -205,9 +205,13 @@ def result(project: Project = HERE) -> None:
 def _print_result(layout: Any) -> None:
     from ospo_cli.report.evaluation_summary import read_summary
     from ospo_cli.report.result_table import print_result
+    from ospo_cli.tables import evaluated_data
     from ospo_cli.tables.files import read_json
 
-    print_result(read_summary(layout))
+    summary = read_summary(layout)
+    print_result(summary)
+    if moved := evaluated_data.moved_on(layout, summary):
+        typer.echo(f"warning: {moved}")
     for sign in read_json(layout.warnings(), "ospo report", list) if layout.warnings().is_file() else ():
         typer.echo(f"warning: {sign['name']}: {sign['found']} (threshold: {sign['threshold']}); {sign['advice']}")
     if layout.report().is_file():

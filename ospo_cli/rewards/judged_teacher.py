@@ -19,6 +19,7 @@ from ospo_cli.rewards.judgments import Prepared
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.tables import placed
 from ospo_cli.tables.prepared import DOCUMENTS, POOLS, QRELS, TEACHER_PAIRS
+from ospo_cli.tables.spellings import fold
 
 _AT_ONCE = 256  # titles between two lines of progress
 
@@ -97,10 +98,16 @@ def judged_answers(
 
 
 def _as_typed(prompts: pl.DataFrame, reward: JudgedReward) -> dict[str, tuple[str, float]]:
-    """Return the query of each prompt, without what would be a tag, and what it is worth as typed."""
+    """Return the query of each prompt as the policy sees it, without what would be a tag, and what it is worth as typed."""
     ids, queries = prompts["prompt_id"].to_list(), prompts["query"].to_list()
     values = reward.values(ids, queries).tolist()
-    return {own: (whole_words(query, len(query)), value) for own, query, value in zip(ids, queries, values, strict=True)}
+    seen = [_as_seen(*row) for row in zip(queries, fold(queries), prompts["prompt"].to_list(), strict=True)]
+    return {own: (whole_words(query, len(query)), value) for own, query, value in zip(ids, seen, values, strict=True)}
+
+
+def _as_seen(query: str, folded: str, prompt: str) -> str:
+    """Return the spelling that stands in the prompt: capitals that it does not hold cannot be copied."""
+    return folded if query not in prompt and folded in prompt else query
 
 
 def _values(rows: list[tuple[str, str]], reward: JudgedReward) -> list[float]:

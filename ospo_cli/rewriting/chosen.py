@@ -16,8 +16,8 @@ from ospo_cli.policies.folder import content_hash
 from ospo_cli.retrievers.base import Retriever
 from ospo_cli.retrievers.opening import build
 from ospo_cli.rewriting import gate as gates
-from ospo_cli.rewriting.setup import CARD, Setup, gate_path, of_card, of_project
-from ospo_cli.tables import files, placed
+from ospo_cli.rewriting.setup import CARD, Setup, gate_path, of_card, of_project, verdict_of_card
+from ospo_cli.tables import evaluated_data, files, placed
 from ospo_cli.tables.prepared import DOCUMENTS
 
 
@@ -72,13 +72,13 @@ def to_serve(project: Path, policy: str, threads: int = 0, ungated: bool = False
         PolicyError: as `choose`; or the verdict is on these weights, says worse, and no gate is in force; `ungated` insists.
     """
     found = _found(project, policy, threads, is_gated=not ungated)
-    if not ungated and found.project:
-        _refuse_harm(found.folder, found.project)
+    if not ungated:
+        _refuse_harm(found)
     return _said(dataclasses.replace(found, ungated=ungated), policy)
 
 
 def _said(found: Chosen, policy: str) -> Chosen:
-    if not policy:
+    if not policy or found.project is None:
         sys.stderr.write(f"policy {found.folder.name}: {found.why}\n")
     return found
 
@@ -89,7 +89,8 @@ def _found(project: Path, policy: str, threads: int, is_gated: bool = True) -> C
     has_card = folder is not None and (folder / CARD).is_file()
     if has_card and not layout.params.is_file():
         assert folder is not None
-        return Chosen(folder, _with(of_card(folder), threads), "", None, None, _with_gate(Chosen.why, folder, None, is_gated))
+        why = _with_gate(f"{Chosen.why}; {_carried(folder)}", folder, None, is_gated)
+        return Chosen(folder, _with(of_card(folder), threads), "", None, None, why)
     if folder is not None and not layout.params.is_file():
         raise PolicyError(
             folder, f"has no {CARD}, and there is no params.yaml here", expected="one of them, for the template and the composition",
@@ -107,26 +108,47 @@ def _found(project: Path, policy: str, threads: int, is_gated: bool = True) -> C
     return Chosen(folder, _with(setup, threads), made_by, layout, params, why)
 
 
-def _refuse_harm(folder: Path, layout: Layout) -> None:
-    """Raise PolicyError where the evaluation's verdict is on these weights and says worse, unless a gate holds rewrites back."""
+def verdict_on(folder: Path, layout: Layout) -> dict[str, str]:
+    """Return the evaluation's answer on these weights and its figures, in words; empty where it is not about them.
+
+    Raises:
+        FileError: the summary holds no verdict that can be read.
+    """
     path = layout.evaluation("summary.json")
-    if not path.is_file() or not folder.is_dir() or gate_path(folder, layout).is_file():
-        return  # another policy's gate, or one that cannot be read, is an error of its own when the policy is opened
+    if not path.is_file() or not folder.is_dir():
+        return {}
     summary = files.read_json(path, "ospo evaluate")
     try:
         found = summary["against_raw_query"]
-        if found["answer"] != "worse" or summary["policies"].get(found["system"]) != content_hash(folder):
-            return
+        system = found.get("system")
+        if system is None or summary["policies"].get(system) != content_hash(folder):
+            return {}
         apart = found["difference"]
         figures = (
             f"{summary['metric']} {found['value']:.3f} against {found['raw']:.3f} on {found['prompts']:,} {summary['split']} queries, "
             f"{apart['mean']:+.3f} [{apart['low']:+.3f}, {apart['high']:+.3f}]"
         )
+        return {"answer": found["answer"], "figures": figures}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FileError(path, "holds no verdict that can be read", found=repr(error), remedy="run `ospo evaluate` again") from None
+
+
+def _refuse_harm(found: Chosen) -> None:
+    """Raise PolicyError where a verdict is on these weights and says worse, unless a gate holds rewrites back.
+
+    A folder of `ospo merge` carries its verdict; a merged adapter has other weights than those that its project evaluated.
+    """
+    if found.gate_path.is_file():
+        return  # another policy's gate, or one that cannot be read, is an error of its own when the policy is opened
+    verdict, path = verdict_of_card(found.folder), found.folder / CARD
+    if not verdict and found.project:
+        verdict, path = verdict_on(found.folder, found.project), found.project.evaluation("summary.json")
+    if verdict.get("answer") != "worse":
+        return
     raise PolicyError(
-        path, f"the verdict on policy {folder.name} is that rewritten queries find less than the queries as typed, and it has no gate",
-        found=figures, expected="a policy that is not worse, or a gate",
+        path,
+        f"the verdict on policy {found.folder.name} is that rewritten queries find less than the queries as typed, and it has no gate",
+        found=verdict["figures"], expected="a policy that is not worse, or a gate",
         remedy="run `ospo gate`, which rewrites only where that is certified, or insist with --ungated",
     )  # fmt: skip
 
@@ -161,13 +183,24 @@ def _evaluated(layout: Layout, last: int, summary: dict[str, Any], choice: dict[
     if summary["against_raw_query"]["answer"] == "worse":
         why += f"; on {summary['split']} queries it finds less than they do as typed"
         why += "" if _gate(layout.policy(number), layout) else ": do not switch it on without a gate"
-    return number, why + (f"; {last:03d} is not evaluated" if f"policy-{last:03d}" not in weights else "")
+    why += f"; {last:03d} is not evaluated" if f"policy-{last:03d}" not in weights else ""
+    moved = evaluated_data.moved_on(layout, summary)
+    return number, why + (f"; {moved}" if moved else "")
 
 
 def _with_gate(why: str, folder: Path, project: Layout | None, is_gated: bool) -> str:
     """Return why this policy, and what its gate does if it has one."""
     gate = _gate(folder, project) if is_gated else "no gate is asked (--ungated)"
     return f"{why}; {gate}" if gate else why
+
+
+def _carried(folder: Path) -> str:
+    """Return the verdict that a policy folder alone carries, in words."""
+    verdict = verdict_of_card(folder)
+    if not verdict:
+        return "whether it finds more than the queries as typed is not known (no evaluation of these weights)"
+    said = {"better": "it finds more than", "worse": "it finds less than"}.get(verdict["answer"], "not shown to find more than")
+    return f"{said} the queries as typed ({verdict['figures']})"
 
 
 def _gate(folder: Path, project: Layout | None) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ospo_cli.errors import PolicyError
 from ospo_cli.layout import Layout
+from ospo_cli.policies.folder import content_hash
 from ospo_cli.tables import files
 from ospo_cli.tables.spellings import fold
 from ospo_cli.text.prompt_template import check_template
@@ -104,9 +105,28 @@ def of_card(folder: Path) -> Setup:
     return Setup(**{name: card[name] for name in kinds})
 
 
-def write_card(folder: Path, setup: Setup) -> None:
-    """Write the card into a policy folder."""
-    files.write_json(folder / CARD, setup.card, ensure_ascii=False)
+def write_card(folder: Path, setup: Setup, verdict: Mapping[str, str] | None = None) -> None:
+    """Write the card into a policy folder; `verdict`: what an evaluation said of it (answer, figures), kept with its weights' hash."""
+    known = {"verdict": {**verdict, "policy": content_hash(folder)}} if verdict else {}
+    files.write_json(folder / CARD, setup.card | known, ensure_ascii=False)
+
+
+def verdict_of_card(folder: Path) -> dict[str, str]:
+    """Return the verdict (answer, figures) that a folder carries; empty where it carries none, or has other weights now.
+
+    Raises:
+        PolicyError: it is not what `ospo merge` writes.
+    """
+    path = folder / CARD
+    verdict = files.read_json(path).get("verdict") if path.is_file() else None
+    if verdict is None:
+        return {}
+    names = ("answer", "figures", "policy")
+    if not isinstance(verdict, dict) or any(not isinstance(verdict.get(name), str) for name in names):
+        raise PolicyError(
+            path, "verdict is not what it should be", found=verdict, expected=", ".join(names), remedy="run `ospo merge` again"
+        )
+    return {name: verdict[name] for name in names[:2]} if verdict["policy"] == content_hash(folder) else {}
 
 
 def gate_path(folder: Path, project: Layout | None) -> Path:

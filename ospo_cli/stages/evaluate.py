@@ -41,7 +41,7 @@ from ospo_cli.rewards.remembered import Tally
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.rewriting import decision, gated, setup
 from ospo_cli.sampling import held_out
-from ospo_cli.tables import files, placed
+from ospo_cli.tables import evaluated_data, files, placed
 from ospo_cli.tables.evaluate import CHOICE_VALUES, COMPLETIONS, DECODED, QUERY_METRICS, RUN
 from ospo_cli.tables.score_coalitions import REWARDS
 from ospo_cli.text.composition import served
@@ -110,6 +110,7 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     judged, wins_and_losses = verdict.verdict(query_metrics, completions, prompts, chosen, params)
     summary |= {"against_raw_query": judged, "choice": chosen, "malformed": malformed(pl.concat(decoded))}
     summary["policies"] = {system: content for system, (_, content) in folders.items()}
+    summary["data"] = evaluated_data.of(layout)
     summary["gated"] = gated_systems.compared(gates, (query_metrics, completions), prompts, decision.NOT_TRUSTED, params)
     parts.begin("sharpness and tables")
     summary |= {

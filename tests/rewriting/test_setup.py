@@ -4,18 +4,20 @@ import dataclasses
 import json
 import shutil
 
+import polars as pl
 import pytest
 
 from ospo_cli.errors import OspoError, PolicyError
+from ospo_cli.instruments import merge
 from ospo_cli.layout import Layout
 from ospo_cli.params import written
 from ospo_cli.policies.folder import content_hash
 from ospo_cli.rewriting import chosen, setup
 from ospo_cli.rewriting import gate as gates
-from ospo_cli.tables import files
+from ospo_cli.tables import evaluated_data, files
 from ospo_cli.text.prompt_template import user_message
 from tests.policies.tiny import tiny_params, write_project
-from tests.rewriting.scripted import gate_of_words
+from tests.rewriting.scripted import SETUP, gate_of_words
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +143,9 @@ def test_a_policy_that_the_verdict_finds_worse_serves_behind_its_gate_or_where_o
 def test_what_the_verdict_does_not_find_worse_serves_as_it_is(own):
     assert chosen.to_serve(own.root, "").folder == own.policy(2)  # nothing is evaluated
     for changed in (
-        {"against_raw_query": HARM["against_raw_query"] | {"answer": "not shown"}},
-        {"against_raw_query": HARM["against_raw_query"] | {"answer": "better"}},
-        {"policies": {"policy-000": "other weights"}} | HARM,
+        HARM | {"against_raw_query": HARM["against_raw_query"] | {"answer": "not shown"}},
+        HARM | {"against_raw_query": HARM["against_raw_query"] | {"answer": "better"}},
+        HARM | {"policies": {"policy-000": "other weights"}},
     ):
         evaluated(own, **changed)
         assert not chosen.to_serve(own.root, "0").ungated
@@ -151,6 +153,66 @@ def test_what_the_verdict_does_not_find_worse_serves_as_it_is(own):
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     evaluated(own, **HARM)
     assert chosen.to_serve(own.root, "2").folder == own.policy(2)  # the verdict is on another policy
+
+
+def test_where_the_data_was_prepared_anew_since_the_verdict_the_line_says_so(own):
+    evaluated(own, data=evaluated_data.of(own))
+    assert chosen.by_default(own) == (0, "the best on 64 dev queries")
+    judgments = own.prepared("qrels.parquet")
+    pl.read_parquet(judgments).with_columns(pl.col("relevance") + 1).write_parquet(judgments)
+    assert chosen.by_default(own)[1].startswith("the best on 64 dev queries; evaluated on other data than `ospo prepare-data` wrote since")
+
+
+def test_a_merged_policy_carries_its_verdict_and_is_refused_alone_as_in_its_project(own, tmp_path, capsys):
+    evaluated(own, **HARM)
+    merged, elsewhere = tmp_path / "rewriter", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    merge.execute(own, 0, merged, SETUP)
+    with pytest.raises(PolicyError) as caught:
+        chosen.to_serve(elsewhere, str(merged))
+    line = caught.value.line()
+    assert line.startswith(f"{merged / setup.CARD}: the verdict on policy rewriter is that rewritten queries find less than")
+    assert "found ndcg@10 0.250 against 0.300 on 1,240 test queries, -0.050 [-0.071, -0.029]" in line
+    assert chosen.to_serve(elsewhere, str(merged), ungated=True).setup == SETUP
+    with pytest.raises(PolicyError, match="verdict on policy rewriter"):
+        chosen.to_serve(own.root, str(merged))  # its weights may be none that the project evaluated: an adapter's are not
+    gates.write(merged / setup.GATE, gate_of_words(content_hash(merged), 2.0))
+    capsys.readouterr()
+    chosen.to_serve(elsewhere, str(merged))
+    said = capsys.readouterr().err
+    assert said.startswith("policy rewriter: named by --policy; it finds less than the queries as typed (ndcg@10 0.250 against 0.300")
+    assert said.endswith("; gate: mean loss of rewritten queries below 0.05 with 90% confidence\n")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"answer": "better"}, "it finds more than the queries as typed (ndcg@10 0.250 against"),
+        ({"answer": "not shown"}, "not shown to find more than the queries as typed (ndcg@10 0.250 against"),
+        ({"system": "policy-002"}, "is not known (no evaluation of these weights)"),
+    ],
+)
+def test_what_is_known_of_a_policy_folder_alone_is_said(own, tmp_path, capsys, changed, said):
+    weights = own.policy(2) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    evaluated(own, **HARM | {"against_raw_query": HARM["against_raw_query"] | changed})
+    merge.execute(own, 0, tmp_path / "rewriter", SETUP)
+    found = chosen.to_serve(tmp_path, str(tmp_path / "rewriter"))
+    assert said in found.why
+    assert capsys.readouterr().err == f"policy rewriter: {found.why}\n"
+
+
+def test_the_verdict_of_a_folder_whose_weights_have_changed_is_not_believed_and_a_damaged_one_is_named(own, tmp_path):
+    evaluated(own, **HARM)
+    merged = tmp_path / "rewriter"
+    merge.execute(own, 0, merged, SETUP)
+    weights = merged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert "is not known" in chosen.to_serve(tmp_path, str(merged)).why
+    card = json.loads((merged / setup.CARD).read_text())
+    (merged / setup.CARD).write_text(json.dumps(card | {"verdict": {"answer": 3}}))
+    with pytest.raises(PolicyError, match=r"verdict is not what it should be.*run `ospo merge` again"):
+        chosen.to_serve(tmp_path, str(merged))
 
 
 def test_a_verdict_that_cannot_be_read_is_one_line(own):

@@ -153,12 +153,12 @@ class WordOverlap:
         return np.array([len(set(query.split()) & set(self.wanted.split())) / 4 for query in queries])
 
 
-def answers_for(titles, wanted, also_relevant=(), query="query", composition="append", **settings):
+def answers_for(titles, wanted, also_relevant=(), query="query", composition="append", prompt="", **settings):
     schema = {**DOCUMENTS.schema, "year": pl.String}
     documents = pl.DataFrame([(f"d{i}", title, "", f"{1990 + i} (est.), x") for i, title in enumerate(titles)], schema=schema, orient="row")
     judged = [("p", f"d{i}", 1.0) for i in range(len(titles))] + [("other", f"d{i}", 1.0) for i in also_relevant]
     qrels = pl.DataFrame(judged, schema=QRELS.schema, orient="row")
-    prompts = pl.DataFrame([("p", "train", query, [], query)], schema=PROMPTS.schema, orient="row")
+    prompts = pl.DataFrame([("p", "train", query, [], prompt or query)], schema=PROMPTS.schema, orient="row")
     return judged_answers(prompts, documents, qrels, WordOverlap(wanted, composition), tiny_params(warm_start=settings).warm_start)[
         "completion"
     ].to_list()
@@ -191,6 +191,12 @@ def test_a_query_that_no_title_helps_by_more_than_the_tolerance_is_left_as_typed
     assert "warm-start: 1 of 1 queries are left as typed" in capsys.readouterr().err
     assert answers_for(*asked, query=query, composition=composition, value_tolerance=0.2) == ["<answer>wool coat red</answer>"]
     assert "left as typed" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("prompt", "answer"), [("search: wool coat b", "wool coat b"), ("search: Wool Coat B", "Wool Coat B")])
+def test_where_the_query_is_the_answer_it_is_in_the_spelling_that_the_policy_sees(prompt, answer):
+    found = answers_for(["boots"], "wool coat", query="Wool Coat B", composition="replace", prompt=prompt, value_tolerance=0.5)
+    assert found == [f"<answer>{answer}</answer>"]
 
 
 def test_titles_are_cut_to_whole_words():
