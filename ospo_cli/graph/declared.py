@@ -149,15 +149,20 @@ def _score_queries(retrieval: Retrieval, score_coalitions: ScoreCoalitions) -> N
     )
 
 
+_ASKED = ("prepare_data.prompt_template", "prepare_data.source")  # how a policy is asked for a query
+
+
 @_stage("warm-start")
 def _warm_start(warm_start: WarmStart, policy: Policy, retrieval: Retrieval, score_coalitions: ScoreCoalitions) -> Node:
     inputs = prepared("documents", "prompts", "teacher_pairs")
     sections: tuple[str, ...] = ("train.seed", "policy", "warm_start")
     teacher, training = warm_start.teacher, [score_coalitions.retriever]
     looks = ("looks",) if warm_start.look_every else ()
-    if teacher == "judgments" or looks:
+    if teacher in ("judgments", "catalogue") or looks:
         inputs += prepared("qrels", "pools") + retriever_files(retrieval, training)
         sections += ("retrieval", *RETRIEVAL_READS, *(("rollout",) if looks else ()))
+    if teacher == "catalogue":
+        sections += _ASKED
     if teacher == "file":
         inputs += (warm_start.pairs_file,)
     if policy.base != "config":
@@ -241,9 +246,6 @@ def _update(update: Update, k: int) -> Node:
         sections=("train.seed", *length, "policy", "rollout.temperature", "rollout.max_new_tokens", "update"),
         uses=(("ospo_cli.training.objectives", (update.objective,)),),
     )
-
-
-_ASKED = ("prepare_data.prompt_template", "prepare_data.source")  # how a policy is asked for a query
 
 
 @_stage("evaluate")

@@ -20,6 +20,11 @@ class Clicks:
     minimum_dwell: float = parameter(0.0, "seconds that a click must last to count (column dwell); 0 counts all", minimum=0)
     minimum_impressions: int = parameter(10, "a product under a query is judged from this many impressions on", minimum=1)
     prior_impressions: float = parameter(1.0, "smoothing: further impressions at the query's mean, for every product", minimum=0.01)
+    unshown: Literal["irrelevant", "shared-words"] = parameter(
+        "irrelevant",
+        "products that a query was never shown with: irrelevant, or graded as the shown ones are where they have all words that the "
+        "clicked titles share (a guess)",
+    )
     levels: int = parameter(4, "grades above 0: attraction over the query's highest, in so many equal steps", minimum=1, maximum=100)
     first_test_day: str = parameter(
         "",

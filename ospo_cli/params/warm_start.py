@@ -13,30 +13,38 @@ from ospo_cli.params.declare import parameter
 class WarmStart:
     """Supervised start of the policy."""
 
-    teacher: Literal["source", "judgments", "file", "none"] = parameter(
-        "source", "pairs: source (made by prepare-data), judgments (made here), file, or none (copy the base)"
+    teacher: Literal["source", "judgments", "catalogue", "file", "none"] = parameter(
+        "source",
+        "pairs: source (made by prepare-data), judgments (made here), catalogue (made here from phrases of its texts, and train queries), "
+        "file, or none (copy the base)",
     )
     pairs_file: str = parameter("", "Parquet of prompt_id and completion (teacher: file)")
-    steps: int = parameter(900, "optimiser steps", minimum=0, when="teacher: source, judgments or file")
+    steps: int = parameter(900, "optimiser steps", minimum=0, when="teacher: source, judgments, catalogue or file")
     max_epochs: float = parameter(
         0.0,
         "stop after this many passes over the pairs if that is fewer steps; 0 is no limit",
         minimum=0,
-        when="teacher: source, judgments or file",
+        when="teacher: source, judgments, catalogue or file",
     )
-    batch_size: int = parameter(32, "pairs per step", minimum=1, when="teacher: source, judgments or file")
-    learning_rate: float = parameter(3e-3, "peak of AdamW's learning rate", minimum=0, when="teacher: source, judgments or file")
+    batch_size: int = parameter(32, "pairs per step", minimum=1, when="teacher: source, judgments, catalogue or file")
+    learning_rate: float = parameter(3e-3, "peak of AdamW's learning rate", minimum=0, when="teacher: source, judgments, catalogue or file")
     schedule: Literal["cosine", "linear", "constant"] = parameter(
-        "cosine", "fall of the learning rate after its rise: cosine, linear or constant", when="teacher: source, judgments or file"
+        "cosine",
+        "fall of the learning rate after its rise: cosine, linear or constant",
+        when="teacher: source, judgments, catalogue or file",
     )
-    warmup_steps: int = parameter(20, "steps over which the learning rate rises", minimum=0, when="teacher: source, judgments or file")
-    weight_decay: float = parameter(0.0, "AdamW's weight decay", minimum=0, when="teacher: source, judgments or file")
-    max_gradient_norm: float = parameter(1.0, "gradient clipping; 0 never clips", minimum=0, when="teacher: source, judgments or file")
+    warmup_steps: int = parameter(
+        20, "steps over which the learning rate rises", minimum=0, when="teacher: source, judgments, catalogue or file"
+    )
+    weight_decay: float = parameter(0.0, "AdamW's weight decay", minimum=0, when="teacher: source, judgments, catalogue or file")
+    max_gradient_norm: float = parameter(
+        1.0, "gradient clipping; 0 never clips", minimum=0, when="teacher: source, judgments, catalogue or file"
+    )
     look_every: int = parameter(
         0,
         "steps between looks at 64 dev prompts (value of greedy answers, of 8 samples, of the best of them); 0 never looks",
         minimum=0,
-        when="teacher: source, judgments or file",
+        when="teacher: source, judgments, catalogue or file",
     )
     patience: int = parameter(
         0, "stop where so many looks in a row have not raised the best of 8; 0 takes all steps", minimum=0, when="look_every not 0"

@@ -13,6 +13,7 @@ from ospo_cli.maths.seeding import uniforms
 from ospo_cli.params.prepare_data import PrepareData
 from ospo_cli.sources import click_queries, columns, files, tables
 from ospo_cli.sources.base import MORE_QUERIES, SourceData
+from ospo_cli.sources.unshown import guessed, title_texts
 from ospo_cli.tables import spellings
 
 NEEDED = ("query", "product_id", "position", "clicked")
@@ -61,7 +62,13 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
         raise SourceError(paths[1], "no product of any query is left to judge", found=reasons, expected="one at least")
     parts = [_judged(frame, params, period) for (period,), frame in kept.group_by("is_late", maintain_order=True)]
     queries = _queries(log, splits, paths[1])
-    qrels = pl.concat([part for part, _ in parts]).join(queries, on="key").select("prompt_id", "doc_id", "relevance")
+    grades_found = [part for part, _ in parts]
+    by_shown = pl.concat(grades_found)["relevance"]
+    guesses: list[str] = []
+    if params.clicks.unshown == "shared-words":
+        more, guesses = _guessed(grades_found, documents)
+        grades_found += more
+    qrels = pl.concat(grades_found).join(queries, on="key").select("prompt_id", "doc_id", "relevance")
     prompts = queries.join(qrels, on="prompt_id", how="semi").select(
         "prompt_id", "split", "query", pl.lit([], dtype=pl.List(pl.String)).alias("history")
     )
@@ -77,7 +84,7 @@ def read(params: PrepareData, seed: int, root: Path) -> SourceData:
         remedy = click_queries.remedy(usual, params, first_day, paths[1])
         few = click_queries.warning(judged, remedy)
     said = [period, click_queries.in_words(judged, counts, asked, params.clicks.minimum_impressions)]
-    said += [note for _, of_fit in parts for note in of_fit] + _grades_in_words(qrels["relevance"]) + [few] * bool(few)
+    said += [note for _, of_fit in parts for note in of_fit] + _grades_in_words(by_shown) + guesses + [few] * bool(few)
     card = {
         "licence": tables.licence_of(place),
         "inputs": files.hashes(paths, place),
@@ -252,6 +259,17 @@ def _judged(frame: pl.DataFrame, params: PrepareData, is_late: object) -> tuple[
     grade = grades(counts, found.attraction, params.clicks.levels)
     judged = items.select("key", "doc_id").with_columns(pl.Series("relevance", grade))
     return judged, _fit_in_words(counts, found, params, "test days" if is_late else "train days")
+
+
+def _guessed(parts: list[pl.DataFrame], documents: pl.DataFrame) -> tuple[list[pl.DataFrame], list[str]]:
+    """Return guessed grades of each period, each by its own days, and what to say of them."""
+    titles = title_texts(documents)
+    more = [guessed(part, documents, titles) for part in parts]
+    count, queries = sum(part.height for part in more), sum(part["key"].n_unique() for part in more)
+    return more, [
+        f"further {count:,} judgments of {queries:,} queries are guesses: products that were not shown, with all words that the clicked "
+        "titles share (unshown: shared-words)"
+    ]
 
 
 def _fit_in_words(counts: ClickCounts, found: Relevance, params: PrepareData, period: str) -> list[str]:

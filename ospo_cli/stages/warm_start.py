@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     from ospo_cli.policies.folder import LoadedPolicy
 
 # What is loaded only where warm_start.teacher or look_every asks for it: then the first policy depends on the reward, and the graph knows.
-LOADED = {"judgments": "ospo_cli.rewards.judged_teacher:teacher_pairs", "looks": "ospo_cli.training.dev_looks:looker"}
+LOADED = {
+    "judgments": "ospo_cli.rewards.judged_teacher:teacher_pairs",
+    "catalogue": "ospo_cli.rewards.catalogue_teacher:pairs_and_prompts",
+    "looks": "ospo_cli.training.dev_looks:looker",
+}
 Look = Callable[["LoadedPolicy"], dict[str, float]]
 
 
@@ -53,23 +57,31 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
 
     settings = params.warm_start
     prompts = placed.read(PROMPTS, layout)
-    pairs = teacher_pairs(layout, params, prompts)
+    pairs, asked = _pairs_and_prompts(layout, params, prompts)
     target = layout.policy(0)
     metrics: dict[str, Any] = {"teacher": settings.teacher, "pairs": pairs.height, "steps": planned_steps(pairs.height, settings)}
     is_first = peers.is_first()
     with files.replacing_folder(target) if is_first else contextlib.nullcontext(target) as own:
         if is_first:
-            write_starting_point(own, layout.root, params.policy, params.train.seed, lambda: tokenizer_texts(layout, prompts, pairs))
+            write_starting_point(own, layout.root, params.policy, params.train.seed, lambda: tokenizer_texts(layout, asked, pairs))
         temporary = Path(peers.told_by_first(str(own)))
         if metrics["steps"]:
             policy = cut(load_policy(temporary, params.policy.threads, trainable=True, project=layout.root))
             look, looked_at = _looker(layout, params, prompts) if settings.look_every else (None, "")
-            metrics |= warm_start(policy, prompts, pairs, params, layout.cache / "warm_start", look, looked_at)
+            metrics |= warm_start(policy, asked, pairs, params, layout.cache / "warm_start", look, looked_at)
             save_policy(policy, temporary)
         if is_first:
             # No durations in this file: it lies in the policy folder, and equal input is to give equal bytes there.
             files.write_json(temporary / "warm_start_metrics.json", metrics, ensure_ascii=False)
     return metrics
+
+
+def _pairs_and_prompts(layout: Layout, params: Reads, prompts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the pairs, and the prompts that they are of: a catalogue's phrases are no prompts of the data set."""
+    if params.warm_start.teacher != "catalogue" or params.warm_start.steps == 0:
+        return teacher_pairs(layout, params, prompts), prompts
+    made: tuple[pl.DataFrame, pl.DataFrame] = pkgutil.resolve_name(LOADED["catalogue"])(layout, params, prompts)
+    return made
 
 
 def _looker(layout: Layout, params: Reads, prompts: pl.DataFrame) -> tuple[Look, str]:

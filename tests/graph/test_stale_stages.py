@@ -189,6 +189,7 @@ CHANGED = [
     ("rewards/judged_reward.py", EVERYTHING_AFTER_REWARDS),
     ("rewards/oracle.py", {"evaluate"}),
     ("rewards/judged_teacher.py", set()),
+    ("rewards/catalogue_teacher.py", set()),
     ("rewards/alive_groups.py", set()),
     ("retrievers/lexical/bm25.py", EVERYTHING_AFTER_REWARDS),
     ("retrievers/lexical/tfidf_char.py", {"evaluate"}),

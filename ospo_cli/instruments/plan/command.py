@@ -122,8 +122,12 @@ def counts(layout: Layout, params: Params) -> dict[str, tuple[int, int, int]]:
     """Return stage -> what its time grows with, its units, and its tokens: exact, but for tokens and steps of update, which are at most."""
     from ospo_cli.stages.warm_start import teacher_pairs
 
-    prompts, warm = placed.read(PROMPTS, layout), params.warm_start
-    return _counted(prompts, params, None if warm.teacher == "judgments" else teacher_pairs(layout, params, prompts).height)
+    prompts, teacher = placed.read(PROMPTS, layout), params.warm_start.teacher
+    if teacher == "catalogue":
+        from ospo_cli.rewards.catalogue_teacher import PHRASES, REPEATS
+
+        return _counted(prompts, params, PHRASES + REPEATS * prompts.filter(pl.col("split") == "train").height)
+    return _counted(prompts, params, None if teacher == "judgments" else teacher_pairs(layout, params, prompts).height)
 
 
 def on_paper(params: Params, prompts: Mapping[str, int]) -> pl.DataFrame:
