@@ -108,13 +108,8 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     parts.begin("intervals and verdict")
     summary = summarise(query_metrics, params, chosen.get("decodings", {}))
     judged, wins_and_losses = verdict.verdict(query_metrics, completions, prompts, chosen, params)
-    summary |= {
-        "against_raw_query": judged,
-        "choice": chosen,
-        "malformed": malformed(pl.concat(decoded)),
-        "data": evaluated_data.of(layout),
-    }
-    summary["policies"] = {system: content for system, (_, content) in folders.items()}
+    summary |= {"against_raw_query": judged, "choice": chosen, "malformed": malformed(pl.concat(decoded))}
+    summary |= {"policies": {system: content for system, (_, content) in folders.items()}, "data": evaluated_data.of(layout)}
     summary["gated"] = gated_systems.compared(gates, (query_metrics, completions), prompts, decision.NOT_TRUSTED, params)
     parts.begin("sharpness and tables")
     summary |= {
