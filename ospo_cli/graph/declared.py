@@ -249,9 +249,10 @@ def _update(update: Update, k: int) -> Node:
 
 
 @_stage("evaluate")
-def _evaluate(train: Train, evaluate: Evaluate, retrieval: Retrieval, evaluated_iterations: list[int]) -> Node:
+def _evaluate(train: Train, evaluate: Evaluate, prepare_data: PrepareData, retrieval: Retrieval, evaluated_iterations: list[int]) -> Node:
     policies = tuple(str(_AT.policy(k)) for k in evaluated_iterations)
     rewards = of(train.iterations, "rewards.parquet") if train.iterations else ()
+    clicks = ("prepare_data.clicks",) if prepare_data.source == "clicks" else ()  # whether judgments are guesses
     names = (
         *(f"{name}.parquet" for name in ("completions", "run", "query_metrics", "choice_values")),
         *("trec", "summary.json", "curves.json", "wins_and_losses.csv"),
@@ -260,7 +261,7 @@ def _evaluate(train: Train, evaluate: Evaluate, retrieval: Retrieval, evaluated_
         inputs=prepared(*PREPARED) + retriever_files(retrieval, evaluate.retrievers) + policies + rewards,
         outputs=tuple(str(_AT.evaluation(name)) for name in names),
         metrics=tuple(str(_AT.evaluation(name)) for name in ("metrics.json", "score_metrics.json")),
-        sections=("train", "policy", "retrieval", "rollout", "score_coalitions", "evaluate", *_ASKED),
+        sections=("train", "policy", "retrieval", "rollout", "score_coalitions", "evaluate", *_ASKED, *clicks),
         uses=(("ospo_cli.sampling", ()), *_retrievers(retrieval, evaluate.retrievers)),  # its sampler is imported
         optional=tuple(str(_AT.gates(f"{k:03d}.json")) for k in evaluated_iterations),
     )

@@ -79,6 +79,11 @@ class PrepareData:
     clicks: Clicks = group(Clicks, when="source: clicks")
 
     @property
+    def has_guesses(self) -> bool:
+        """Whether some judgments are guesses, of products that no shopper was shown."""
+        return self.source == "clicks" and self.clicks.unshown != "irrelevant"
+
+    @property
     def folds_spellings(self) -> bool:
         """Whether spellings of a query that differ in capitals or blanks are one, which alone the policy sees."""
         return self.source == "clicks"

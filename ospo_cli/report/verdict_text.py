@@ -40,7 +40,7 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
     ]
     if difference["detectable"] > 0:  # where nothing varies, nothing can be said of what would have been shown
         text[-1] += f" With this many queries a true difference of {plain(difference['detectable'])} would be shown four times in five."
-    text += _sampled(summary) + _warm_start(summary)
+    text += _guesses(summary) + _sampled(summary) + _warm_start(summary)
     if found["other_retrievers"]:
         others = ", ".join(
             f"{name} {each['answer']} ({signed(each['mean'])} {interval(each, with_sign=True)})"
@@ -49,6 +49,16 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
         )
         text.append(f"With search engines that gave no reward: {others}.")
     return text + gated_systems.sentences(summary)
+
+
+def _guesses(summary: Mapping[str, Any]) -> list[str]:
+    """Return what judgments from clicks cannot say where those of products never shown are guesses."""
+    if not summary.get("has_guessed_judgments"):
+        return []
+    return [
+        "Part of the judgments are guesses: products that no shopper was shown, graded by words that the clicked titles share. A rewriter "
+        "that adds such words gains by them; whether shoppers do, a test on the site says (prepare_data.clicks.unshown)."
+    ]
 
 
 def _sampled(summary: Mapping[str, Any]) -> list[str]:

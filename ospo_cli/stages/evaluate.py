@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -110,6 +112,7 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     judged, wins_and_losses = verdict.verdict(query_metrics, completions, prompts, chosen, params)
     summary |= {"against_raw_query": judged, "choice": chosen, "malformed": malformed(pl.concat(decoded))}
     summary |= {"policies": {system: content for system, (_, content) in folders.items()}, "data": evaluated_data.of(layout)}
+    summary["has_guessed_judgments"] = params.prepare_data.has_guesses
     summary["gated"] = gated_systems.compared(gates, (query_metrics, completions), prompts, decision.NOT_TRUSTED, params)
     parts.begin("sharpness and tables")
     summary |= {
@@ -124,10 +127,8 @@ def execute(layout: Layout, params: Reads) -> dict[str, Any]:
     trec_files.write(run, _of(prompts, qrels, "qrels"), summary["systems"], summary["retrievers"], layout.evaluation("trec"))
     files.write_json(layout.evaluation("summary.json"), summary)
     files.write_json(layout.evaluation("curves.json"), curves(summary))
-    tally = Tally()
-    for reward in rewards.values():
-        tally += reward.tally
     files.write_json(layout.evaluation("metrics.json"), headline(summary))
+    tally = functools.reduce(operator.iadd, (reward.tally for reward in rewards.values()), Tally())
     files.write_json(layout.evaluation("score_metrics.json"), tally.metrics())
     tally.report("evaluate")
     parts.report()

@@ -1,13 +1,17 @@
 """The verdict against the raw query: what is chosen, what is said, and the file of wins and losses."""
 
 import csv
+import dataclasses
 import io
 import json
 
 import polars as pl
 import pytest
 
+from ospo_cli import presets
 from ospo_cli.errors import FileError, MissingInputError
+from ospo_cli.graph.nodes import node
+from ospo_cli.params.declared import Declared
 from ospo_cli.report import verdict, verdict_text
 from ospo_cli.report.evaluation_summary import OWN_BEST, read_summary, summarise
 from ospo_cli.report.result_table import print_result
@@ -253,3 +257,23 @@ def test_other_retrievers_stand_in_the_order_of_the_parameters(project):
         line for line in verdict_text.sentences(summary | found | {"retrievers": ["bm25", "tfidf-char", "lsa"]}) if "no reward" in line
     ]
     assert line.index("tfidf-char") < line.index("lsa")
+
+
+def test_guessed_judgments_are_named_beside_the_verdict(project):
+    _, _, summary = project
+    said = "Part of the judgments are guesses"
+    assert said not in " ".join(verdict_text.sentences(summary))
+    assert said in " ".join(verdict_text.sentences(summary | {"has_guessed_judgments": True}))
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "expected"),
+    [("clicks", {}, True), ("clicks", {"unshown": "irrelevant"}, False), ("demo", {"unshown": "shared-words"}, False)],
+)
+def test_judgments_of_a_click_log_may_be_guesses_and_an_evaluation_depends_on_it(preset, changes, expected):
+    params = presets.load(preset)
+    clicks = dataclasses.replace(params.prepare_data.clicks, **changes)
+    params = dataclasses.replace(params, prepare_data=dataclasses.replace(params.prepare_data, clicks=clicks))
+    assert params.prepare_data.has_guesses is expected
+    wanted = node("evaluate", None, params)
+    assert Declared(params, wanted.sections, "ospo evaluate").prepare_data.has_guesses is expected

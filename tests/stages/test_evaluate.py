@@ -101,6 +101,7 @@ def test_only_prompts_of_the_split_are_evaluated_and_each_system_answers_all_of_
     prompts = parquet.read(layout.prepared("prompts.parquet"), PROMPTS).filter(pl.col("split") == "test")["prompt_id"].to_list()
     counts = completions.group_by("system", "decoding").agg(pl.col("prompt_id").n_unique(), pl.len().alias("rows"))
     assert summary["systems"] == ["raw-query", "policy-000", "policy-001", "oracle"]
+    assert summary["has_guessed_judgments"] is False
     assert set(completions["prompt_id"]) == set(prompts)
     assert set(counts["prompt_id"]) == {len(prompts)}
     assert dict(counts.filter(pl.col("decoding") == "sampled").select("system", "rows").iter_rows()) == {
