@@ -16,6 +16,7 @@ from ospo_cli.executors.progress import Progress
 from ospo_cli.layout import Layout
 from ospo_cli.maths.gradient_noise import FEWEST_PROMPTS
 from ospo_cli.maths.step_advice import (
+    FEWEST_STEPS,
     WORTH_CHANGING,
     Noise,
     Rate,
@@ -138,7 +139,8 @@ def _reasoned(noise: Noise, now: Training, wanted: Training) -> list[tuple[str, 
         (
             "update.groups_per_step", now.groups_per_step, step,
             f"a step of {step} groups takes {rollouts_over_least(step, noise.scale) - 1:.0%} more rollouts than the smallest, "
-            f"{short(steps_over_exact(step, noise.scale))} of them progress as one exact step does; above {scale} averaging stops paying",
+            f"{short(steps_over_exact(step, noise.scale))} of them progress as one exact step does; above {scale} averaging stops paying"
+            + (f"; an iteration has {FEWEST_STEPS} steps or more" if step * 2 * FEWEST_STEPS > wanted.groups else ""),
         ),
         (
             "rollout.prompts_per_iteration", now.groups, wanted.groups,
@@ -185,12 +187,12 @@ def _rate(found: Rate | None, wanted: Training, now: Training, judges: int) -> t
     if found is None:
         reason = f"by the square root of groups per step; {judges} judging rollout groups show no gain at any rate, so none is found"
         return wanted.learning_rate, reason
-    value = float(f"{found.value:.2g}")
+    value = float(f"{found.value / found.factor:.2g}")  # too large a rate harms more than one that is as much too small
     is_same = wanted.groups_per_step == now.groups_per_step and 1 / WORTH_CHANGING <= value / now.learning_rate <= WORTH_CHANGING
     edge = "" if found.is_inside else f", or {'more' if found.kept[-1] > found.kept[0] / 2 else 'less'}"
     reason = (
-        f"trained on a half of the batch, others' gain stays within a quarter of proportional up to {value:.2g}{edge} "
-        f"(times or over {found.factor:.2g}, one standard error)"
+        f"trained on a half of the batch, others' gain stays within a quarter of proportional up to {found.value:.2g}{edge}; taken is the "
+        f"lower end of one standard error (times or over {found.factor:.2g})"
     )
     return now.learning_rate if is_same else value, reason
 

@@ -11,6 +11,7 @@ import pytest
 from ospo_cli.errors import CreditError, MissingInputError, ParameterError
 from ospo_cli.instruments import advise
 from ospo_cli.layout import Layout
+from ospo_cli.maths.step_advice import proportional_rate
 from ospo_cli.params.whole import Params, to_mapping
 from ospo_cli.report import staleness
 from ospo_cli.tables import parquet, placed
@@ -156,6 +157,22 @@ def test_the_learning_rate_is_half_of_the_best_one_of_the_halves_or_the_nearest_
     table = placed.read(RATE_SEARCH, layout, 1)
     assert table["judging_groups"].unique().to_list() == [8]
     assert (table["gain"] / table["learning_rate"]).is_sorted(descending=True)
+
+
+def test_of_a_rate_that_is_known_to_a_factor_the_lower_end_is_taken(tmp_path, monkeypatch):
+    layout, params = audited(tmp_path)
+    best = np.linspace(3.0, 7.5, 8)
+    seen = []
+
+    def gains(layout, params, iteration, wanted, rates):
+        steps = np.array(rates)[:, None] / wanted.learning_rate
+        seen.append(proportional_rate(rates, steps - steps**2 / (2 * best)))
+        return steps - steps**2 / (2 * best)
+
+    monkeypatch.setattr(advise, "held_out", gains)
+    row = advised_rate(layout, params)
+    assert seen[0].factor > 1.08
+    assert row["advised"] == pytest.approx(seen[0].value / seen[0].factor, rel=0.02)
 
 
 @pytest.mark.parametrize("prompts", [0, 2])

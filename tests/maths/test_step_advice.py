@@ -138,3 +138,11 @@ def test_gains_in_other_units_and_rates_in_other_units_change_nothing_else(unit,
     assert found.value == pytest.approx(best / 2, rel=0.08)
     assert found.is_inside
     np.testing.assert_allclose(found.kept, scaled.kept)
+
+
+@pytest.mark.parametrize(("groups", "step"), [(24, 4), (96, 16), (16, 4), (3, 1)])
+def test_an_iteration_has_four_steps_or_more_as_far_as_it_has_groups(groups, step):
+    for now in (1, 2, groups):
+        wanted = advised(Noise(156.0, 40.0, None), Training(now, groups, 16, 1, 2.5e-4))
+        assert (wanted.groups, wanted.groups_per_step) == (groups, step)
+        assert wanted.learning_rate == pytest.approx(2.5e-4 * (step / now) ** 0.5)
