@@ -21,6 +21,7 @@ from ospo_cli.rewards.judgments import read_prepared
 from ospo_cli.rewards.store.folder import Store
 from ospo_cli.tables import spellings
 from ospo_cli.tables.prepared import PROMPTS, TEACHER_PAIRS
+from ospo_cli.tables.title_words import title_texts
 from ospo_cli.text.prompt_template import user_message
 from ospo_cli.text.shared_words import Texts
 from ospo_cli.text.words import words
@@ -48,7 +49,7 @@ def pairs_and_prompts(layout: Layout, params: Reads, prompts: pl.DataFrame) -> t
     fields = [field.partition("^")[0] for field in params.retrieval.fields] or [
         name for name in tables.documents.columns if name != "doc_id"
     ]
-    titles = Texts(tables.documents.select(pl.concat_str("title", "category", separator=" ", ignore_nulls=True)).to_series().to_list())
+    titles = title_texts(tables.documents)
     draw = seeding.generator(params.train.seed, "catalogue phrases")
     found = phrases(tables.documents.select(fields), titles, draw)
     train = prompts.filter(pl.col("split") == "train").sort("prompt_id")

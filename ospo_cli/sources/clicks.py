@@ -13,8 +13,9 @@ from ospo_cli.maths.seeding import uniforms
 from ospo_cli.params.prepare_data import PrepareData
 from ospo_cli.sources import click_queries, columns, files, tables
 from ospo_cli.sources.base import MORE_QUERIES, SourceData
-from ospo_cli.sources.unshown import guessed, title_texts
+from ospo_cli.sources.unshown import guessed
 from ospo_cli.tables import spellings
+from ospo_cli.tables.title_words import title_texts
 
 NEEDED = ("query", "product_id", "position", "clicked")
 OPTIONAL = ("purchased", "dwell", "day")

@@ -39,8 +39,3 @@ def guessed(judged: pl.DataFrame, documents: pl.DataFrame, titles: Texts) -> pl.
         if len(having) <= MOST:
             found += [(str(key), ids[row], grade) for row in np.setdiff1d(having, rows).tolist()]
     return pl.DataFrame(found, schema=judged.schema, orient="row")
-
-
-def title_texts(documents: pl.DataFrame) -> Texts:
-    """Return the words of title and category of each document."""
-    return Texts(documents.select(pl.concat_str("title", "category", separator=" ", ignore_nulls=True)).to_series().to_list())

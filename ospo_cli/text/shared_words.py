@@ -41,7 +41,12 @@ class Texts:
 
     def shared(self, rows: Sequence[int], weights: Sequence[float]) -> list[str]:
         """Return the words that texts of SHARE of the weight have, LIFT times as often as all and hardly by chance, in the order in which
-        they mostly stand."""
+        they mostly stand.
+
+        Args:
+            rows: of N texts.
+            weights: of each, from 0; those of weight 0 count in the whole alone.
+        """
         found: dict[str, float] = {}
         for row, weight in zip(rows, weights, strict=True):
             for word in self.words[row] if weight > 0 else ():

@@ -4,8 +4,9 @@ import polars as pl
 
 from ospo_cli.params.prepare_data import Clicks
 from ospo_cli.sources import unshown
-from ospo_cli.sources.unshown import guessed, title_texts
+from ospo_cli.sources.unshown import guessed
 from ospo_cli.tables.prepared import DOCUMENTS
+from ospo_cli.tables.title_words import title_texts
 from tests.sources.own_data import read, write
 
 TITLES = ["Swim Shorts red"] * 3 + ["Swim Shorts blue"] * 2 + ["Swim Shorts green"] * 2 + ["Swim Goggles"] * 3 + ["Wool Coat"] * 600
