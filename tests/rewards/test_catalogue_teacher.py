@@ -122,3 +122,10 @@ def test_a_train_query_is_left_as_typed_where_the_shared_words_lower_its_value(w
     train = pl.DataFrame({"prompt_id": ["p"], "query": ["trunks"]})
     found = query_answers(train, judged, frame, Texts(frame["title"].to_list()), Told({"trunks swim shorts": worth}))
     assert found == {"p": answer}
+
+
+def test_a_train_query_is_not_taught_words_that_it_has():
+    frame = texts().with_row_index("doc_id").with_columns(pl.col("doc_id").cast(pl.String))
+    judged = pl.DataFrame({"prompt_id": ["p"] * 3, "doc_id": ["0", "1", "2"], "relevance": [1.0, 1.0, 2.0]})
+    train = pl.DataFrame({"prompt_id": ["p"], "query": ["Shorts"]})
+    assert query_answers(train, judged, frame, Texts(frame["title"].to_list()), Told({})) == {"p": ["swim"]}
