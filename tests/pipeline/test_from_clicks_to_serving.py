@@ -40,10 +40,10 @@ def done(*arguments):
 
 
 def shortened(project):
-    """Make the parameters of preset clicks small: one iteration of a policy that has hardly learned."""
+    """Make the parameters of preset clicks small: one iteration of a policy that has learned some words."""
     content = whole.to_mapping(whole.load(project / "params.yaml"))
     content["train"]["iterations"] = 1
-    content["warm_start"].update(steps=60)
+    content["warm_start"].update(steps=400)
     content["rollout"].update(prompts_per_iteration=8)
     content["evaluate"].update(retrievers=["bm25"], samples=1, temperatures=[], oracle_edits=0, bootstrap=200)
     (project / "params.yaml").write_text(presets.render(whole.from_mapping(content)), encoding="utf-8")
@@ -53,7 +53,7 @@ def shortened(project):
 def test_a_catalogue_and_a_click_log_become_a_gated_rewriter_behind_http(tmp_path):
     project = tmp_path / "my-shop"
     done("init", project, "--preset", "clicks")
-    shop = [sys.executable, ROOT / "docs" / "examples" / "simulated_shop.py", project / "catalogue", "--queries", "240"]
+    shop = [sys.executable, ROOT / "docs" / "examples" / "simulated_shop.py", project / "catalogue", "--queries", "400"]
     subprocess.run(shop, check=True, env={"PYTHONPATH": str(ROOT)})
     shortened(project)
     done("prepare-data", "--project", project)
